@@ -1,0 +1,1 @@
+"""What the model is: configuration, checkpoint layout, and one definition of each graph."""

@@ -1,0 +1,1 @@
+"""Files and messages to the arrays that the graphs take: NumPy, Pillow and PyAV only."""
