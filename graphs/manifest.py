@@ -1,0 +1,129 @@
+"""The bundle's contract: manifest.json, the only thing that the exporter and the runtime share.
+
+A bundle is a folder. `manifest.json` is written last, so a folder without one is not a bundle; it names every other file
+with its size and SHA-256.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from ernie_export.graphs.errors import UserError
+
+SCHEMA = 1
+NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The figures of the model that the runtime needs; sizes in elements, ids in the tokenizer's vocabulary."""
+
+    hidden_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_positions: int
+    patch_size: int
+    in_channels: int
+    spatial_merge_size: int
+    temporal_merge_size: int
+    image_token_id: int
+    image_start_token_id: int
+    image_end_token_id: int
+    video_token_id: int
+    video_start_token_id: int
+    video_end_token_id: int
+    eos_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 in hexadecimal digits."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle holds. `graphs` maps vision, resampler, decoder and decode to files; `files` lists every file."""
+
+    target: str
+    precision: str
+    model: ModelFacts
+    graphs: dict[str, str]
+    files: dict[str, FileEntry]
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json into `folder`."""
+        document = {"schema": SCHEMA} | asdict(self)
+        (folder / NAME).write_text(json.dumps(document, indent=1) + "\n")
+
+    @staticmethod
+    def read(folder: Path) -> "Manifest":
+        """Read manifest.json of the bundle `folder`; UserError if it is missing, newer than this code, or malformed."""
+        path = folder / NAME
+        if not folder.is_dir():
+            raise UserError(f"{folder}: expected a bundle (a folder with {NAME}), found no folder")
+        if not path.is_file():
+            raise UserError(f"{folder}: expected a bundle, found no {NAME} (an unfinished export, or a checkpoint?)")
+        try:
+            document = json.loads(path.read_bytes())
+        except (ValueError, UnicodeDecodeError, RecursionError) as e:
+            raise UserError(f"{path}: expected JSON, found {' '.join(str(e).split())}") from e
+        schema = document.get("schema") if isinstance(document, dict) else None
+        if schema != SCHEMA:
+            newer = isinstance(schema, int) and schema > SCHEMA
+            hint = " (made by a newer ernie-export: update this one)" if newer else ""
+            raise UserError(f"{path}: expected schema {SCHEMA}, found {schema!r}{hint}")
+        try:
+            facts = dict(document["model"])
+            facts["eos_token_ids"] = tuple(facts["eos_token_ids"])
+            manifest = Manifest(
+                target=document["target"],
+                precision=document["precision"],
+                model=ModelFacts(**facts),
+                graphs=dict(document["graphs"]),
+                files={name: FileEntry(**entry) for name, entry in document["files"].items()},
+            )
+            manifest.check_types(path)
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise UserError(f"{path}: not a manifest of schema {SCHEMA}: {type(e).__name__} {e}") from e
+        return manifest
+
+    def check_types(self, path: Path) -> None:
+        """Refuse values of the wrong type and file names that leave the bundle."""
+        for field in fields(self.model):
+            value = getattr(self.model, field.name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not all(type(number) is int and number >= 0 for number in numbers):
+                raise UserError(f"{path}: model.{field.name}: expected whole numbers, found {value!r}")
+        for name, entry in self.files.items():
+            if Path(name).name != name or type(entry.bytes) is not int or not isinstance(entry.sha256, str):
+                raise UserError(f"{path}: files: expected plain file names with bytes and sha256, found {name!r}")
+        for graph, name in self.graphs.items():
+            if name not in self.files:
+                raise UserError(f"{path}: graphs.{graph}: expected a file listed under files, found {name!r}")
+
+    def check_files(self, folder: Path, hash_limit: int) -> None:
+        """Compare the files in `folder` with the manifest: sizes always, contents up to `hash_limit` bytes a file.
+
+        Raises UserError naming the first file that is missing or differs.
+        """
+        for name, entry in self.files.items():
+            path = folder / name
+            if not path.is_file():
+                raise UserError(f"{path}: expected {entry.bytes} bytes (listed in {NAME}), found no file")
+            size = path.stat().st_size
+            if size != entry.bytes:
+                raise UserError(f"{path}: expected {entry.bytes} bytes (listed in {NAME}), found {size}")
+            if size <= hash_limit and (found := sha256(path)) != entry.sha256:
+                raise UserError(f"{path}: expected sha256 {entry.sha256[:16]}… (listed in {NAME}), found {found[:16]}…")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal digits, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
