@@ -1,0 +1,302 @@
+"""All initializers of a bundle streamed into one safetensors file, whatever the checkpoint's size.
+
+Every tensor is made of pieces that are read, cast and written block by block, so memory stays at a few blocks. The file
+is plain safetensors: graphs point into it by offset, and any safetensors reader opens it.
+
+Alignment: the format allows no holes between tensors, so tensors are ordered by the largest power of two (up to a page)
+that divides their size. Each then starts at a multiple of that power: tensors of whole pages on a page, none ever off
+its element size. The header is padded with spaces (which the format allows) to a whole page.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from ernie_export.graphs.checkpoint import Checkpoint
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.tensor_file import NUMPY, TensorEntry
+
+PAGE = 4096
+BLOCK = (
+    4 * 2**20
+)  # bytes of one block: large enough that calls cost nothing, small enough to stay in the processor's cache
+BLOCKS = 4  # blocks in flight between reading and hashing
+FORMAT_NAMES = {
+    np.dtype(np.float32): "F32",
+    np.dtype(np.float16): "F16",
+    np.dtype(ml_dtypes.bfloat16): "BF16",
+    np.dtype(np.int64): "I64",
+    np.dtype(np.int32): "I32",
+    np.dtype(np.int8): "I8",
+    np.dtype(np.uint8): "U8",
+    np.dtype(np.bool_): "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The source tensor as it lies."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class SourceSlice:
+    """Rows `start` to `stop` of the source tensor."""
+
+    source: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """The transpose of a 2-D source tensor, which is read whole: for small ones such as routers."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class Interleaved:
+    """Two source tensors of one shape (n, ...) as 2n rows: row 2i is row i of `gate`, row 2i + 1 is row i of `up`."""
+
+    gate: str
+    up: str
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An array that is at hand."""
+
+    array: np.ndarray
+
+
+Piece = Rows | SourceSlice | Transposed | Interleaved | Constant
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor of the file: its pieces, cast to `dtype` and written one after the other, fill `shape` in C order."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything goes: `weights` in file order, `offsets` in bytes from the start of the file."""
+
+    header: bytes
+    weights: tuple[Weight, ...]
+    offsets: dict[str, int]
+    nbytes: int
+
+
+def plan(weights: Sequence[Weight]) -> Layout:
+    """Order the weights and place each; ValueError if two share a name."""
+    names = [weight.name for weight in weights]
+    if len(set(names)) != len(names):
+        raise ValueError(f"two weights named {next(name for name in names if names.count(name) > 1)}")
+    ordered = sorted(weights, key=lambda weight: -alignment(weight.nbytes))
+    members, offsets, end = {}, {}, 0
+    for weight in ordered:
+        kind = FORMAT_NAMES[np.dtype(weight.dtype)]
+        span = [end, end + weight.nbytes]
+        members[weight.name] = {"dtype": kind, "shape": list(weight.shape), "data_offsets": span}
+        offsets[weight.name] = end
+        end += weight.nbytes
+    text = json.dumps(members, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % PAGE)
+    header = len(text).to_bytes(8, "little") + text
+    offsets = {name: len(header) + offset for name, offset in offsets.items()}
+    return Layout(header, tuple(ordered), offsets, len(header) + end)
+
+
+def alignment(nbytes: int) -> int:
+    """The largest power of two up to a page that divides `nbytes` (a page for 0)."""
+    return math.gcd(nbytes, PAGE)
+
+
+def write(layout: Layout, checkpoint: Checkpoint, path: Path, on_progress: Callable[[int], None]) -> str:
+    """Write the file and return its SHA-256 in hexadecimal digits; `on_progress` is told the bytes of each block.
+
+    Reading, casting and writing run here and hashing beside them in a second thread. The file is flushed to the disk
+    before this returns, and removed if it fails. Raises UserError if the disk is full or not writable, or a source
+    cannot be read; ValueError if a weight's pieces do not fill its shape.
+    """
+    for weight in layout.weights:
+        check_pieces(weight, checkpoint)
+    free = free_bytes(path)
+    if free < layout.nbytes:
+        raise UserError(f"{path}: expected {layout.nbytes} bytes of free disk space, found {free}")
+    try:
+        with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as hashing:
+            sink = Sink(file.fileno(), hashing)
+            sink.put(np.frombuffer(layout.header, np.uint8))
+            on_progress(len(layout.header))
+            for weight in layout.weights:
+                for piece in weight.pieces:
+                    for block in blocks(piece, np.dtype(weight.dtype), checkpoint, sink):
+                        sink.put(block)
+                        on_progress(block.nbytes)
+            digest = sink.hexdigest()
+            os.fsync(file.fileno())
+    except BaseException as e:
+        path.unlink(missing_ok=True)
+        if not isinstance(e, OSError):
+            raise
+        raise UserError(
+            f"{path}: expected room and leave to write {layout.nbytes} bytes, found: {e.strerror} ({free} bytes free)"
+        ) from e
+    return digest
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes on the disk that is to hold `path`; UserError if its folder is missing."""
+    try:
+        return shutil.disk_usage(path.parent).free
+    except OSError as e:
+        raise UserError(f"{path.parent}: expected a folder to write to, found: {e.strerror}") from e
+
+
+class Sink:
+    """The file being written: a ring of blocks, written here and hashed in the other thread before they are reused."""
+
+    def __init__(self, descriptor: int, hashing: ThreadPoolExecutor) -> None:
+        self.descriptor = descriptor
+        self.hashing = hashing
+        self.hash = hashlib.sha256()
+        self.ring = [np.empty(BLOCK, np.uint8) for _ in range(BLOCKS)]
+        self.pending: list[Future[None]] = []
+
+    def block(self, nbytes: int) -> np.ndarray:
+        """`nbytes` (uint8) to fill; a new array if that is more than a block holds."""
+        while len(self.pending) >= BLOCKS:
+            self.pending.pop(0).result()
+        self.ring.append(self.ring.pop(0))
+        return self.ring[-1][:nbytes] if nbytes <= BLOCK else np.empty(nbytes, np.uint8)
+
+    def put(self, data: np.ndarray) -> None:
+        """Append `data` (uint8, 1-D), which stays untouched until `block` has gone once round the ring."""
+        view = data.data
+        self.pending.append(self.hashing.submit(self.hash.update, view))
+        done = 0
+        while done < len(view):
+            done += os.write(self.descriptor, view[done:])
+
+    def hexdigest(self) -> str:
+        """SHA-256 of everything put so far."""
+        for future in self.pending:
+            future.result()
+        return self.hash.hexdigest()
+
+
+def sources(piece: Piece) -> tuple[str, ...]:
+    """Names of the checkpoint tensors that a piece reads."""
+    if isinstance(piece, Constant):
+        return ()
+    return (piece.gate, piece.up) if isinstance(piece, Interleaved) else (piece.source,)
+
+
+def check_pieces(weight: Weight, checkpoint: Checkpoint) -> None:
+    """Compare the pieces' elements with the weight's; ValueError where they differ."""
+    count = 0
+    for piece in weight.pieces:
+        shapes = [checkpoint.tensors[name].shape for name in sources(piece)]
+        if isinstance(piece, SourceSlice) and not 0 <= piece.start <= piece.stop <= shapes[0][0]:
+            raise ValueError(f"{weight.name}: {piece} of {shapes[0]}")
+        if isinstance(piece, Interleaved) and (shapes[0] != shapes[1] or not shapes[0]):
+            raise ValueError(f"{weight.name}: {piece} of {shapes[0]} and {shapes[1]}")
+        if isinstance(piece, Transposed) and len(shapes[0]) != 2:
+            raise ValueError(f"{weight.name}: {piece} of {shapes[0]}")
+        if isinstance(piece, Constant):
+            count += piece.array.size
+        elif isinstance(piece, SourceSlice):
+            count += (piece.stop - piece.start) * math.prod(shapes[0][1:])
+        else:
+            count += sum(math.prod(shape) for shape in shapes)
+    if count != math.prod(weight.shape):
+        raise ValueError(f"{weight.name}: pieces of {count} elements for shape {weight.shape}")
+
+
+def blocks(piece: Piece, dtype: np.dtype, checkpoint: Checkpoint, sink: Sink) -> Iterator[np.ndarray]:
+    """The bytes of one piece, cast to `dtype`, in blocks (uint8) of the sink."""
+    if isinstance(piece, Constant):
+        yield from array_blocks(piece.array, dtype, sink)
+    elif isinstance(piece, Transposed):
+        rows = checkpoint.tensors[piece.source].shape[0]
+        yield from array_blocks(checkpoint.read_rows(piece.source, 0, rows).T, dtype, sink)
+    elif isinstance(piece, Interleaved):
+        yield from interleaved_blocks(checkpoint, piece, dtype, sink)
+    else:
+        entry = checkpoint.tensors[piece.source]
+        start, stop = 0, math.prod(entry.shape)
+        if isinstance(piece, SourceSlice):
+            start, stop = (row * math.prod(entry.shape[1:]) for row in (piece.start, piece.stop))
+        yield from flat_blocks(checkpoint, entry, start, stop, dtype, sink)
+
+
+def array_blocks(array: np.ndarray, dtype: np.dtype, sink: Sink) -> Iterator[np.ndarray]:
+    """An array in memory, block by block."""
+    data = np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
+    for start in range(0, data.size, BLOCK):
+        block = sink.block(min(BLOCK, data.size - start))
+        block[:] = data[start : start + BLOCK]
+        yield block
+
+
+def flat_blocks(
+    checkpoint: Checkpoint, entry: TensorEntry, start: int, stop: int, dtype: np.dtype, sink: Sink
+) -> Iterator[np.ndarray]:
+    """Elements `start` to `stop` of a source tensor; read straight into the block where no cast is needed."""
+    stored = NUMPY[entry.dtype]
+    count = BLOCK // max(dtype.itemsize, stored.itemsize)
+    raw = np.empty(0 if stored == dtype else min(count, stop - start), stored)
+    for first in range(start, stop, count):
+        size = min(count, stop - first)
+        block = sink.block(size * dtype.itemsize)
+        if stored == dtype:
+            checkpoint.read_into(entry, first * stored.itemsize, block)
+        else:
+            checkpoint.read_into(entry, first * stored.itemsize, raw[:size].view(np.uint8))
+            cast(raw[:size], block.view(dtype))
+        yield block
+
+
+def interleaved_blocks(checkpoint: Checkpoint, piece: Interleaved, dtype: np.dtype, sink: Sink) -> Iterator[np.ndarray]:
+    """Rows of two source tensors in turn."""
+    entries = [checkpoint.tensors[name] for name in (piece.gate, piece.up)]
+    rows, width = entries[0].shape[0], math.prod(entries[0].shape[1:])
+    count = min(max(BLOCK // (2 * width * max(dtype.itemsize, 4)), 1), rows) if width else rows
+    raws = [np.empty((count, width), NUMPY[entry.dtype]) for entry in entries]
+    for first in range(0, rows, count):
+        size = min(count, rows - first)
+        block = sink.block(2 * size * width * dtype.itemsize)
+        pairs = block.view(dtype).reshape(size, 2, width)
+        for place, (entry, raw) in enumerate(zip(entries, raws, strict=True)):
+            checkpoint.read_into(entry, first * width * raw.itemsize, raw[:size].reshape(-1).view(np.uint8))
+            cast(raw[:size], pairs[:, place])
+        yield block
+
+
+def cast(source: np.ndarray, target: np.ndarray) -> None:
+    """Copy `source` to `target` of one shape; to a wider dtype exactly, to a narrower one rounding to nearest even."""
+    if source.dtype == ml_dtypes.bfloat16 and target.dtype == np.float32:
+        np.left_shift(source.view(np.uint16), 16, out=target.view(np.uint32), dtype=np.uint32)
+    else:
+        target[...] = source
