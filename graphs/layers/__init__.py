@@ -1,0 +1,1 @@
+"""Fragments that two graphs share."""

@@ -1,0 +1,1 @@
+"""Custom operators, one room each: spec, NumPy reference, ONNX function bodies."""

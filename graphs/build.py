@@ -1,0 +1,122 @@
+"""A small graph builder over onnx_ir: path-named nodes, checked calls of our own operators, weights that stay on disk."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from ernie_export.graphs.ops.library import OPSETS, SPECS, functions
+from ernie_export.graphs.ops.spec import DOMAIN
+from ernie_export.graphs.weights import Rows, Weight
+
+IR_VERSION = 11
+
+
+class Placed(Protocol):
+    """Where a weight lies in the data file: absolute `offset` and `nbytes`, in bytes."""
+
+    offset: int
+    nbytes: int
+
+
+class GraphBuilder:
+    """Collects nodes in order; `weights` holds the description of every initializer that lives in the data file."""
+
+    def __init__(
+        self, name: str, dtype: ir.DataType, inputs: Sequence[tuple[str, ir.DataType, Sequence[int | str]]]
+    ) -> None:
+        """`dtype`: of weights and activations. `inputs`: name, dtype and shape; a string is a dynamic dimension."""
+        self.dtype = dtype
+        values = [ir.val(n, dtype, shape) for n, dtype, shape in inputs]
+        self.graph = ir.Graph(values, [], nodes=[], name=name, opset_imports=dict(OPSETS))
+        self.inputs = {value.name: value for value in values}
+        self.weights: dict[str, Weight] = {}
+        self._path: list[str] = []
+        self._nodes: dict[str, ir.Node] = {}
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Name the nodes made inside under `name`, as a folder."""
+        self._path.append(name)
+        yield
+        self._path.pop()
+
+    def op(
+        self, op_type: str, *inputs: ir.Value, name: str | None = None, outputs: int = 1, domain: str = "", **attrs: Any
+    ) -> Any:
+        """Append a node named by the scope's path; returns its output value, or a tuple of them."""
+        path = "/" + "/".join([*self._path, name or op_type])
+        if path in self._nodes:
+            raise ValueError(f"two nodes named {path}")
+        node = ir.node(op_type, list(inputs), attrs, domain=domain, num_outputs=outputs, name=path)
+        for index, value in enumerate(node.outputs):
+            value.name = f"{path}/output_{index}"
+        self.graph.append(node)
+        self._nodes[path] = node
+        return node.outputs[0] if outputs == 1 else tuple(node.outputs)
+
+    def custom(self, op_type: str, *inputs: ir.Value, **attrs: Any) -> tuple[ir.Value, ...]:
+        """Append a call of one of our operators; its declaration settles inputs, attributes and outputs."""
+        spec = SPECS[op_type]
+        if len(inputs) != len(spec.inputs) or set(attrs) != set(spec.attributes):
+            raise ValueError(f"{op_type} takes {spec.inputs} and {spec.attributes}, was given {len(inputs)}, {attrs}")
+        result = self.op(op_type, *inputs, domain=DOMAIN, outputs=len(spec.outputs), **attrs)
+        return result if isinstance(result, tuple) else (result,)
+
+    def weight(self, weight: Weight) -> ir.Value:
+        """The initializer of this name in the data file; made once, however often it is asked for."""
+        if weight.name in self.weights:
+            return self.graph.initializers[weight.name]
+        self.weights[weight.name] = weight
+        dtype = ir.DataType.from_numpy(np.dtype(weight.dtype))
+        value = ir.val(weight.name, dtype, list(weight.shape))
+        value.const_value = ir.LazyTensor(_not_data, dtype=dtype, shape=ir.Shape(weight.shape), name=weight.name)
+        self.graph.register_initializer(value)
+        return value
+
+    def tensor(self, name: str, shape: Sequence[int], dtype: ir.DataType | None = None) -> ir.Value:
+        """The checkpoint's tensor `name` as it lies, in the graph's dtype unless another is given."""
+        return self.weight(Weight(name, (dtype or self.dtype).numpy(), tuple(shape), (Rows(name),)))
+
+    def constant(self, name: str, array: np.ndarray) -> ir.Value:
+        """A small initializer kept in the graph itself, named by the scope's path."""
+        path = "/" + "/".join([*self._path, name])
+        value = ir.val(path, const_value=ir.tensor(array, name=path))
+        self.graph.register_initializer(value)
+        return value
+
+    def named(self, node: str, output: int) -> ir.Value:
+        """Output number `output` of the node named `node`."""
+        return self._nodes[node].outputs[output]
+
+    def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+        """Declare `value` a graph output called `name`."""
+        value.name, value.dtype, value.shape = name, dtype, ir.Shape(shape)
+        self.graph.outputs.append(value)
+
+    def save(self, path: Path, lowering: str, data_file: str, placed: Mapping[str, Placed]) -> None:
+        """Write the model: our operators' bodies for `lowering`, and each weight by its place in `data_file`."""
+        for name, weight in self.weights.items():
+            self.graph.initializers[name].const_value = ir.ExternalTensor(
+                data_file,
+                placed[name].offset,
+                placed[name].nbytes,
+                ir.DataType.from_numpy(np.dtype(weight.dtype)),
+                shape=ir.Shape(weight.shape),
+                name=name,
+            )
+        model = ir.Model(self.graph, ir_version=IR_VERSION, producer_name="ernie-export")
+        used = {node.op_type for node in self.graph if node.domain == DOMAIN}
+        if "MoEDispatch" in used:
+            used.add("ExpertBank")
+        for function in functions(lowering, self.dtype.name.lower()):
+            if function.name in used:
+                model.functions[function.identifier()] = function
+        onnx.save_model(ir.to_proto(model), str(path))
+
+
+def _not_data() -> ir.TensorProtocol:
+    raise RuntimeError("a weight's values lie in the checkpoint until the data file is written")

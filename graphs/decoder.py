@@ -1,0 +1,148 @@
+"""The decoder: token ids, vision features and a KV cache in, next-token logits and the cache out.
+
+B rows, S new tokens (right-padded where rows differ), N vision features, C cache capacity (>= tokens so far + S),
+H hidden size, K kv heads, D head size, V vocabulary. {i} runs over the layers.
+
+| input | shape | dtype | meaning |
+| --- | --- | --- | --- |
+| input_ids | (B, S) | int64 | |
+| feature_index * | (B, S) | int64 | 0: embed the token; n > 0: take row n - 1 of features instead |
+| features * | (N, H) | float | the resampler's output, in any order that feature_index knows |
+| token_types * | (B, S) | int64 | 0 text experts, otherwise vision experts (`moe_mm_token_type_ids`) |
+| position_ids | (3, B, S) | int64 | temporal, height, width |
+| past_lengths | (B,) | int64 | tokens already in the cache |
+| lengths | (B,) | int64 | new tokens that are not padding |
+| past_key.{i}, past_value.{i} | (B, K, C, D) | float | |
+| output logits | (B, V) | float32 | after each row's last new token |
+| output present_key.{i}, present_value.{i} | (B, K, C, D) | float | may be the past buffers themselves |
+
+* absent from the decode graph (`vision=False`), which knows text tokens only and none of the vision experts.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from ernie_export.graphs.build import GraphBuilder
+from ernie_export.graphs.config import ErnieConfig, TextConfig
+from ernie_export.graphs.layers.linear import linear, rms_norm
+from ernie_export.graphs.layers.mlp import sparse, swiglu
+from ernie_export.graphs.ops.mrope.reference import axes, inverse_frequencies
+
+INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
+
+
+def build(config: ErnieConfig, dtype: ir.DataType, vision: bool) -> GraphBuilder:
+    """The decoder graph in `dtype`; without `vision` the decode graph."""
+    text = config.text
+    cache = ("batch", text.num_kv_heads, "capacity", text.head_dim)
+    vision_inputs = [
+        ("feature_index", INT64, ("batch", "sequence")),
+        ("features", dtype, ("features", text.hidden_size)),
+        ("token_types", INT64, ("batch", "sequence")),
+    ]
+    g = GraphBuilder(
+        "decoder" if vision else "decode",
+        dtype,
+        [
+            ("input_ids", INT64, ("batch", "sequence")),
+            *(vision_inputs if vision else []),
+            ("position_ids", INT64, (3, "batch", "sequence")),
+            ("past_lengths", INT64, ("batch",)),
+            ("lengths", INT64, ("batch",)),
+            *((f"past_{part}.{i}", dtype, cache) for i in range(text.num_layers) for part in ("key", "value")),
+        ],
+    )
+    with g.scope("model"):
+        hidden, table = embed(g, config, vision)
+        token_types = None
+        if vision:
+            token_types = g.op("Reshape", g.inputs["token_types"], g.constant("flat", np.array([-1])), name="types")
+        batch_sequence = g.op("Shape", g.inputs["input_ids"])
+        split = g.op("Concat", batch_sequence, g.constant("rest", np.array([-1])), axis=0, name="by_row")
+        for index in range(text.num_layers):
+            with g.scope(f"layers.{index}"):
+                hidden = layer(g, text, index, hidden, token_types, split)
+        last = last_tokens(g, hidden, split)
+        last = rms_norm(g, last, "model.norm", text.hidden_size, text.rms_norm_eps)
+    head = table if config.tie_word_embeddings else g.tensor("lm_head.weight", (text.vocab_size, text.hidden_size))
+    with g.scope("lm_head"):
+        logits = g.op("Gemm", last, head, transB=1)
+        if dtype != FLOAT:
+            logits = g.op("Cast", logits, to=FLOAT)
+    # Declared outputs follow the inputs' order: logits, then every layer's cache.
+    g.output(logits, "logits", FLOAT, ("batch", text.vocab_size))
+    for index in range(text.num_layers):
+        for part in ("key", "value"):
+            value = g.named(f"/model/layers.{index}/self_attn/CachedAttention", ("", "key", "value").index(part))
+            g.output(value, f"present_{part}.{index}", dtype, cache)
+    return g
+
+
+def embed(g: GraphBuilder, config: ErnieConfig, vision: bool) -> tuple[ir.Value, ir.Value]:
+    """Rows (B·S, H) of token embeddings, with vision features in their places; and the embedding table (V, H)."""
+    table = g.tensor("model.embed_tokens.weight", (config.text.vocab_size, config.text.hidden_size))
+    with g.scope("embed_tokens"):
+        flat = g.constant("flat", np.array([-1]))
+        tokens = g.op("Gather", table, g.op("Reshape", g.inputs["input_ids"], flat, name="ids"), axis=0)
+        if not vision:
+            return tokens, table
+        # A row of zeros stands at 0, so that text tokens have something to gather.
+        zero = g.constant("zero", np.zeros((1, config.text.hidden_size), g.dtype.numpy()))
+        index = g.op("Reshape", g.inputs["feature_index"], flat, name="index")
+        rows = g.op("Gather", g.op("Concat", zero, g.inputs["features"], axis=0), index, axis=0, name="features")
+        none = g.constant("none", np.array(0))
+        is_text = g.op("Unsqueeze", g.op("Equal", index, none), g.constant("last", np.array([-1])), name="is_text")
+        return g.op("Where", is_text, tokens, rows), table
+
+
+def layer(
+    g: GraphBuilder, text: TextConfig, index: int, hidden: ir.Value, token_types: ir.Value | None, split: ir.Value
+) -> ir.Value:
+    """One pre-norm decoder layer over hidden (B·S, H); `split` holds the shape [B, S, -1]."""
+    prefix = f"model.layers.{index}"
+    x = rms_norm(g, hidden, f"{prefix}.input_layernorm", text.hidden_size, text.rms_norm_eps)
+    with g.scope("self_attn"):
+        attended = attention(g, text, index, x, split)
+    hidden = g.op("Add", hidden, attended, name="after_attention")
+    x = rms_norm(g, hidden, f"{prefix}.post_attention_layernorm", text.hidden_size, text.rms_norm_eps)
+    if text.layer_types[index] == "sparse":
+        fed = sparse(g, x, token_types, f"{prefix}.mlp", text)
+    else:
+        fed = swiglu(g, x, f"{prefix}.mlp", text.hidden_size, text.intermediate_size, text.use_bias)
+    return g.op("Add", hidden, fed, name="after_mlp")
+
+
+def attention(g: GraphBuilder, text: TextConfig, index: int, x: ir.Value, split: ir.Value) -> ir.Value:
+    """Rotated, cached, causal attention over x (B·S, H)."""
+    prefix = f"model.layers.{index}.self_attn"
+    width, kv_width = text.num_heads * text.head_dim, text.num_kv_heads * text.head_dim
+    q, k, v = (
+        g.op(
+            "Reshape",
+            linear(g, x, f"{prefix}.{name}_proj", size, text.hidden_size, text.use_bias),
+            split,
+            name=f"{name}_by_row",
+        )
+        for name, size in (("q", width), ("k", kv_width), ("v", kv_width))
+    )
+    heads = {"num_heads": text.num_heads, "kv_num_heads": text.num_kv_heads}
+    q, k = g.custom(
+        "MultimodalRope",
+        q,
+        k,
+        g.inputs["position_ids"],
+        inv_freq=inverse_frequencies(text.head_dim, text.rope_theta).tolist(),
+        axes=axes(text.mrope_section).tolist(),
+        **heads,
+    )
+    past = [g.inputs[f"past_{part}.{index}"] for part in ("key", "value")]
+    y, _, _ = g.custom("CachedAttention", q, k, v, *past, g.inputs["past_lengths"], g.inputs["lengths"], **heads)
+    flat = g.op("Reshape", y, g.constant("flat", np.array([-1, width])), name="y_flat")
+    return linear(g, flat, f"{prefix}.o_proj", text.hidden_size, width, text.use_bias)
+
+
+def last_tokens(g: GraphBuilder, hidden: ir.Value, split: ir.Value) -> ir.Value:
+    """Rows (B, H) of hidden (B·S, H) at each row's last new token."""
+    by_row = g.op("Reshape", hidden, split, name="hidden_by_row")
+    last = g.op("Sub", g.inputs["lengths"], g.constant("one", np.array(1)), name="last_index")
+    index = g.op("Unsqueeze", last, g.constant("second", np.array([1])), name="last_column")
+    return g.op("GatherND", by_row, index, batch_dims=1, name="last")

@@ -1,0 +1,29 @@
+"""Linear layers and the norms around them. x is (rows, width) throughout; names are the checkpoint's."""
+
+import onnx_ir as ir
+from ernie_export.graphs.build import GraphBuilder
+
+
+def linear(g: GraphBuilder, x: ir.Value, tensor: str, outputs: int, inputs: int, bias: bool) -> ir.Value:
+    """x (T, inputs) by the checkpoint's `tensor`.weight (outputs, inputs), plus `tensor`.bias where there is one.
+
+    Gemm with transB reads the weight as the checkpoint stores it, so nothing is transposed at export.
+    """
+    operands = [x, g.tensor(f"{tensor}.weight", (outputs, inputs))]
+    if bias:
+        operands.append(g.tensor(f"{tensor}.bias", (outputs,)))
+    with g.scope(tensor.rsplit(".", 1)[-1]):
+        return g.op("Gemm", *operands, transB=1)
+
+
+def rms_norm(g: GraphBuilder, x: ir.Value, tensor: str, width: int, eps: float) -> ir.Value:
+    """x / sqrt(mean(x²) + eps) in float32, cast back, times the weight: the order that the reference keeps."""
+    with g.scope(tensor.rsplit(".", 1)[-1]):
+        return g.op("RMSNormalization", x, g.tensor(f"{tensor}.weight", (width,)), axis=-1, epsilon=eps, stash_type=1)
+
+
+def layer_norm(g: GraphBuilder, x: ir.Value, tensor: str, width: int, eps: float) -> ir.Value:
+    """LayerNorm over the last axis."""
+    weight, bias = g.tensor(f"{tensor}.weight", (width,)), g.tensor(f"{tensor}.bias", (width,))
+    with g.scope(tensor.rsplit(".", 1)[-1]):
+        return g.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)

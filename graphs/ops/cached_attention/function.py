@@ -1,0 +1,69 @@
+"""ONNX function bodies of CachedAttention.
+
+`portable`: opset-24 TensorScatter and Attention with an explicit mask. `onnxruntime`: com.microsoft's
+GroupQueryAttention, which writes into the past buffer when the caller binds it as the present one, and never forms a
+scores matrix of all tokens by all tokens.
+"""
+
+PORTABLE = """
+CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_lengths, lengths)
+        => (y, present_key, present_value) {
+    kv_heads_0d = Constant <value_int: int = @kv_num_heads> ()
+    heads_0d = Constant <value_int: int = @num_heads> ()
+    first = Constant <value_ints = [0]> ()
+    kv_heads = Unsqueeze (kv_heads_0d, first)
+    heads = Unsqueeze (heads_0d, first)
+    batch_length = Shape <start = 0, end = 2> (q)
+    rest = Constant <value_ints = [-1]> ()
+    kv_shape = Concat <axis = 0> (batch_length, kv_heads, rest)
+    q_shape = Concat <axis = 0> (batch_length, heads, rest)
+    k_split = Reshape (k, kv_shape)
+    v_split = Reshape (v, kv_shape)
+    q_split = Reshape (q, q_shape)
+    k_heads = Transpose <perm = [0, 2, 1, 3]> (k_split)
+    v_heads = Transpose <perm = [0, 2, 1, 3]> (v_split)
+    q_heads = Transpose <perm = [0, 2, 1, 3]> (q_split)
+    present_key = TensorScatter <axis = 2> (past_key, k_heads, past_lengths)
+    present_value = TensorScatter <axis = 2> (past_value, v_heads, past_lengths)
+    zero = Constant <value_int = 0> ()
+    one = Constant <value_int = 1> ()
+    length_1d = Shape <start = 1, end = 2> (q)
+    length = Squeeze (length_1d, first)
+    capacity_1d = Shape <start = 2, end = 3> (past_key)
+    capacity = Squeeze (capacity_1d, first)
+    new = Range (zero, length, one)
+    places = Range (zero, capacity, one)
+    column_axes = Constant <value_ints = [1, 2, 3]> ()
+    row_axes = Constant <value_ints = [0, 1, 3]> ()
+    past_4d = Unsqueeze (past_lengths, column_axes)
+    new_4d = Unsqueeze (new, row_axes)
+    last_visible = Add (past_4d, new_4d)
+    mask = LessOrEqual (places, last_visible)
+    y_heads = Attention (q_heads, present_key, present_value, mask)
+    y_split = Transpose <perm = [0, 2, 1, 3]> (y_heads)
+    y_shape = Concat <axis = 0> (batch_length, rest)
+    y = Reshape (y_split, y_shape)
+}
+"""
+
+ONNXRUNTIME = """
+CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_lengths, lengths)
+        => (y, present_key, present_value) {
+    one = Constant <value_int = 1> ()
+    ends = Add (past_lengths, lengths)
+    last = Sub (ends, one)
+    last32 = Cast <to = 6> (last)
+    length_1d = Shape <start = 1, end = 2> (q)
+    longest_past = ReduceMax <keepdims = 1> (past_lengths)
+    total = Add (longest_past, length_1d)
+    total32 = Cast <to = 6> (total)
+    y, present_key, present_value = com.microsoft.GroupQueryAttention
+        <num_heads: int = @num_heads, kv_num_heads: int = @kv_num_heads, do_rotary = 0>
+        (q, k, v, past_key, past_value, last32, total32)
+}
+"""
+
+
+def bodies(lowering: str, dtype: str) -> list[str]:
+    """Function text for `lowering` (portable, onnxruntime); the same for every dtype."""
+    return [{"portable": PORTABLE, "onnxruntime": ONNXRUNTIME}[lowering]]

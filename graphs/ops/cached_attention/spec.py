@@ -1,0 +1,25 @@
+"""Declaration of CachedAttention.
+
+B rows, S new tokens (right-padded where rows differ), C cache capacity, D head size, Nq and Nkv heads.
+
+| input | shape | dtype |
+| --- | --- | --- |
+| q | (B, S, Nq·D) | the graph's |
+| k, v | (B, S, Nkv·D) | the graph's |
+| past_key, past_value | (B, Nkv, C, D) | the graph's; C >= past_lengths + S |
+| past_lengths | (B,) | int64, tokens already in the cache |
+| lengths | (B,) | int64, new tokens that are not padding |
+| output y | (B, S, Nq·D) | rows of padding are undefined |
+| output present_key, present_value | (B, Nkv, C, D) | may share memory with the inputs |
+
+Attributes: `num_heads`, `kv_num_heads`. The scale is 1/sqrt(D).
+"""
+
+from ernie_export.graphs.ops.spec import OpSpec
+
+CACHED_ATTENTION = OpSpec(
+    "CachedAttention",
+    ("q", "k", "v", "past_key", "past_value", "past_lengths", "lengths"),
+    ("y", "present_key", "present_value"),
+    ("num_heads", "kv_num_heads"),
+)

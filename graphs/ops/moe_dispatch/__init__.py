@@ -1,0 +1,1 @@
+"""Mixture of experts: routing, one bank (`ExpertBank`) and two banks by token type (`MoEDispatch`)."""

@@ -1,0 +1,1 @@
+"""Rotary embedding of q and k over three position axes."""

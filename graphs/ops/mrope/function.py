@@ -1,0 +1,28 @@
+"""ONNX function body of MultimodalRope: one for every target that takes standard operators.
+
+cos and sin are the same in every layer; ONNX Runtime shares them between the inlined copies (common subexpressions).
+"""
+
+ROPE = """
+MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids) => (q_rotated, k_rotated) {
+    frequencies = Constant <value_floats: floats = @inv_freq> ()
+    pair_axes = Constant <value_ints: ints = @axes> ()
+    by_pair = Gather <axis = 0> (position_ids, pair_axes)
+    positions = Transpose <perm = [1, 2, 0]> (by_pair)
+    positions32 = Cast <to = 1> (positions)
+    angles = Mul (positions32, frequencies)
+    cos = Cos (angles)
+    sin = Sin (angles)
+    q32 = Cast <to = 1> (q)
+    k32 = Cast <to = 1> (k)
+    q_turned = RotaryEmbedding <interleaved = 1, num_heads: int = @num_heads> (q32, cos, sin)
+    k_turned = RotaryEmbedding <interleaved = 1, num_heads: int = @kv_num_heads> (k32, cos, sin)
+    q_rotated = CastLike (q_turned, q)
+    k_rotated = CastLike (k_turned, k)
+}
+"""
+
+
+def bodies(lowering: str, dtype: str) -> list[str]:
+    """Function texts; the same for every lowering and dtype."""
+    return [ROPE]

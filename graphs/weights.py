@@ -1,0 +1,56 @@
+"""How each initializer of a graph is made from the checkpoint's tensors: a description, no data.
+
+A weight is a list of pieces written one after the other in C order, so that a stacked tensor of all experts streams
+through memory one expert at a time.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The source tensor as it lies, cast to the weight's dtype."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class SourceSlice:
+    """Rows start to stop (exclusive) of the source's first axis."""
+
+    source: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Interleaved:
+    """Rows of two (rows, columns) sources in turn: row 2i is gate[i], row 2i + 1 is up[i].
+
+    The layout that the fused SwiGLU of ONNX Runtime's MoE op reads (`swiglu_fusion=1`).
+    """
+
+    gate: str
+    up: str
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Values that the checkpoint does not hold."""
+
+    array: np.ndarray
+
+
+Piece = Rows | SourceSlice | Interleaved | Constant
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor of the bundle's data file: `shape` and NumPy `dtype` as stored, `pieces` in C order."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
