@@ -23,6 +23,7 @@ import numpy as np
 from ernie_export.graphs.checkpoint import Checkpoint
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.tensor_file import NUMPY, TensorEntry
+from ernie_export.graphs.weights import Constant, Interleaved, Piece, Rows, SourceSlice, Weight
 
 PAGE = 4096
 BLOCK = (
@@ -39,62 +40,6 @@ FORMAT_NAMES = {
     np.dtype(np.uint8): "U8",
     np.dtype(np.bool_): "BOOL",
 }
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The source tensor as it lies."""
-
-    source: str
-
-
-@dataclass(frozen=True)
-class SourceSlice:
-    """Rows `start` to `stop` of the source tensor."""
-
-    source: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Transposed:
-    """The transpose of a 2-D source tensor, which is read whole: for small ones such as routers."""
-
-    source: str
-
-
-@dataclass(frozen=True)
-class Interleaved:
-    """Two source tensors of one shape (n, ...) as 2n rows: row 2i is row i of `gate`, row 2i + 1 is row i of `up`."""
-
-    gate: str
-    up: str
-
-
-@dataclass(frozen=True)
-class Constant:
-    """An array that is at hand."""
-
-    array: np.ndarray
-
-
-Piece = Rows | SourceSlice | Transposed | Interleaved | Constant
-
-
-@dataclass(frozen=True)
-class Weight:
-    """One tensor of the file: its pieces, cast to `dtype` and written one after the other, fill `shape` in C order."""
-
-    name: str
-    dtype: np.dtype
-    shape: tuple[int, ...]
-    pieces: tuple[Piece, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -222,8 +167,6 @@ def check_pieces(weight: Weight, checkpoint: Checkpoint) -> None:
             raise ValueError(f"{weight.name}: {piece} of {shapes[0]}")
         if isinstance(piece, Interleaved) and (shapes[0] != shapes[1] or not shapes[0]):
             raise ValueError(f"{weight.name}: {piece} of {shapes[0]} and {shapes[1]}")
-        if isinstance(piece, Transposed) and len(shapes[0]) != 2:
-            raise ValueError(f"{weight.name}: {piece} of {shapes[0]}")
         if isinstance(piece, Constant):
             count += piece.array.size
         elif isinstance(piece, SourceSlice):
@@ -238,9 +181,6 @@ def blocks(piece: Piece, dtype: np.dtype, checkpoint: Checkpoint, sink: Sink) ->
     """The bytes of one piece, cast to `dtype`, in blocks (uint8) of the sink."""
     if isinstance(piece, Constant):
         yield from array_blocks(piece.array, dtype, sink)
-    elif isinstance(piece, Transposed):
-        rows = checkpoint.tensors[piece.source].shape[0]
-        yield from array_blocks(checkpoint.read_rows(piece.source, 0, rows).T, dtype, sink)
     elif isinstance(piece, Interleaved):
         yield from interleaved_blocks(checkpoint, piece, dtype, sink)
     else:
@@ -274,7 +214,7 @@ def flat_blocks(
             checkpoint.read_into(entry, first * stored.itemsize, block)
         else:
             checkpoint.read_into(entry, first * stored.itemsize, raw[:size].view(np.uint8))
-            cast(raw[:size], block.view(dtype))
+            block.view(dtype)[...] = raw[:size]
         yield block
 
 
@@ -290,13 +230,5 @@ def interleaved_blocks(checkpoint: Checkpoint, piece: Interleaved, dtype: np.dty
         pairs = block.view(dtype).reshape(size, 2, width)
         for place, (entry, raw) in enumerate(zip(entries, raws, strict=True)):
             checkpoint.read_into(entry, first * width * raw.itemsize, raw[:size].reshape(-1).view(np.uint8))
-            cast(raw[:size], pairs[:, place])
+            pairs[:, place] = raw[:size]
         yield block
-
-
-def cast(source: np.ndarray, target: np.ndarray) -> None:
-    """Copy `source` to `target` of one shape; to a wider dtype exactly, to a narrower one rounding to nearest even."""
-    if source.dtype == ml_dtypes.bfloat16 and target.dtype == np.float32:
-        np.left_shift(source.view(np.uint16), 16, out=target.view(np.uint32), dtype=np.uint32)
-    else:
-        target[...] = source

@@ -1,9 +1,9 @@
-"""A small graph builder over onnx_ir: path-named nodes, checked calls of our own operators, weights that stay on disk."""
+"""A small graph builder over onnx_ir: path-named nodes, checked calls of our operators, weights that stay on disk."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,13 +13,6 @@ from ernie_export.graphs.ops.spec import DOMAIN
 from ernie_export.graphs.weights import Rows, Weight
 
 IR_VERSION = 11
-
-
-class Placed(Protocol):
-    """Where a weight lies in the data file: absolute `offset` and `nbytes`, in bytes."""
-
-    offset: int
-    nbytes: int
 
 
 class GraphBuilder:
@@ -97,13 +90,13 @@ class GraphBuilder:
         value.name, value.dtype, value.shape = name, dtype, ir.Shape(shape)
         self.graph.outputs.append(value)
 
-    def save(self, path: Path, lowering: str, data_file: str, placed: Mapping[str, Placed]) -> None:
-        """Write the model: our operators' bodies for `lowering`, and each weight by its place in `data_file`."""
+    def save(self, path: Path, lowering: str, data_file: str, offsets: Mapping[str, int]) -> None:
+        """Write the model: our operators' bodies for `lowering`, and each weight by its byte offset in `data_file`."""
         for name, weight in self.weights.items():
             self.graph.initializers[name].const_value = ir.ExternalTensor(
                 data_file,
-                placed[name].offset,
-                placed[name].nbytes,
+                offsets[name],
+                weight.nbytes,
                 ir.DataType.from_numpy(np.dtype(weight.dtype)),
                 shape=ir.Shape(weight.shape),
                 name=name,

@@ -1,7 +1,7 @@
 """The bundle's contract: manifest.json, the only thing that the exporter and the runtime share.
 
-A bundle is a folder. `manifest.json` is written last, so a folder without one is not a bundle; it names every other file
-with its size and SHA-256.
+A bundle is a folder. `manifest.json` is written last, so a folder without one is not a bundle; it names every other
+file with its size and SHA-256.
 """
 
 import hashlib

@@ -5,7 +5,7 @@ F frames and P patches as they leave the vision encoder, C its hidden size, G pa
 | input | shape | dtype | meaning |
 | --- | --- | --- | --- |
 | hidden | (F, P, C) | float | patches in 2×2-block-major order |
-| first, second | (G,) | int64 | the frames of each pair; an image is paired with itself, a clip's frames go two by two |
+| first, second | (G,) | int64 | frames of each pair; an image is paired with itself, a clip's go two by two |
 | output features | (G, P/4, H) | float | |
 """
 

@@ -4,6 +4,7 @@ A weight is a list of pieces written one after the other in C order, so that a s
 through memory one expert at a time.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,3 +55,8 @@ class Weight:
     dtype: np.dtype
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes as stored."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize

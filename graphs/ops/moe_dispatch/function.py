@@ -48,7 +48,8 @@ EXPERTS_PORTABLE = """
     two_1d = Constant <value_ints = [2]> ()
     end = Constant <value_ints = [9223372036854775807]> ()
     scale = CastLike (weights, x)
-    y = Loop (trips, always, start) <body = one_expert (int64 e, bool again, {dtype}[T, H] sum) => (bool on, {dtype}[T, H] added) {{
+    y = Loop (trips, always, start) <
+      body = one_expert (int64 e, bool again, {dtype}[T, H] sum) => (bool on, {dtype}[T, H] added) {{
         on = Identity (again)
         hit = Equal (experts, e)
         places = NonZero (hit)
