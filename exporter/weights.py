@@ -23,7 +23,7 @@ import numpy as np
 from ernie_export.graphs.checkpoint import Checkpoint
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.tensor_file import NUMPY, TensorEntry
-from ernie_export.graphs.weights import Constant, Interleaved, Piece, Rows, SourceSlice, Weight
+from ernie_export.graphs.weights import Constant, Interleaved, Piece, SourceSlice, Weight
 
 PAGE = 4096
 BLOCK = (

@@ -1,0 +1,69 @@
+"""ernie-export: a checkpoint folder in, a bundle out."""
+
+import resource
+import time
+from pathlib import Path
+
+import click
+from ernie_export.graphs.manifest import Manifest
+from ernie_export.runtime.command import user_errors
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder of the bundle to write.")
+@click.option(
+    "--target",
+    type=click.Choice(["onnx", "onnx-portable"]),
+    default="onnx",
+    show_default=True,
+    help="onnx: ONNX Runtime's fused kernels. onnx-portable: standard operators only, for any ONNX runtime.",
+)
+@click.option("--precision", type=click.Choice(["fp32"]), default="fp32", show_default=True)
+@user_errors
+def main(checkpoint: Path, output: Path, target: str, precision: str) -> None:
+    """Export the Hugging Face CHECKPOINT folder to a bundle that ernie-run answers from."""
+    try:
+        from ernie_export.exporter.export import Progress, export
+    except ModuleNotFoundError as e:
+        raise click.UsageError(f"exporting needs the extra 'export' (no module {e.name}): pip install .[export]") from e
+    console = Console(stderr=True)
+    started = time.monotonic()
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    with Bars(*columns, TimeRemainingColumn(), console=console) as bars:
+
+        def stage(name: str, total: int) -> None:
+            bars.add_task(name, total=total or None, visible=total > 0)
+            if not total:
+                bars.console.print(name)
+
+        def advance(count: int) -> None:
+            bars.advance(bars.task_ids[-1], count)
+
+        manifest = export(checkpoint, output, target, precision, Progress(stage, advance))
+    console.print(summary(manifest, output, time.monotonic() - started))
+
+
+def summary(manifest: Manifest, output: Path, seconds: float) -> Table:
+    """Files and sizes, seconds and peak memory of this process."""
+    total = sum(entry.bytes for entry in manifest.files.values())
+    # ru_maxrss is in KiB on Linux.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    table = Table(title=f"{output} ({manifest.target}, {manifest.precision})", title_justify="left")
+    table.add_column("file")
+    table.add_column("MiB", justify="right")
+    for name, entry in manifest.files.items():
+        table.add_row(name, f"{entry.bytes / 2**20:.2f}")
+    table.add_section()
+    table.add_row(f"{len(manifest.files)} files", f"{total / 2**20:.2f}")
+    table.caption = f"{seconds:.1f} s, peak memory {peak:.0f} MiB"
+    table.caption_justify = "left"
+    return table
+
+
+if __name__ == "__main__":
+    main()

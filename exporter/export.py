@@ -1,0 +1,126 @@
+"""Checkpoint to bundle, from the first check to the last rename."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ernie_export.exporter import weights
+from ernie_export.exporter.bundle import writing_bundle
+from ernie_export.exporter.targets import onnx
+from ernie_export.graphs.build import GraphBuilder
+from ernie_export.graphs.checkpoint import Checkpoint
+from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.layout import check_layout
+from ernie_export.graphs.manifest import FileEntry, Manifest, ModelFacts, sha256
+
+DATA_FILE = "weights.safetensors"
+PROCESSOR_FILES = {  # name: required
+    "config.json": True,
+    "tokenizer.json": True,
+    "tokenizer_config.json": True,
+    "preprocessor_config.json": False,
+    "video_preprocessor_config.json": False,
+    "processor_config.json": False,
+    "chat_template.jinja": False,
+    "chat_template.json": False,
+    "generation_config.json": False,
+    "special_tokens_map.json": False,
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an export reports: `stage` names what begins and its bytes (0: no measure), `advance` adds to it."""
+
+    stage: Callable[[str, int], None]
+    advance: Callable[[int], None]
+
+
+def export(folder: Path, output: Path, target: str, precision: str, progress: Progress) -> Manifest:
+    """Export the checkpoint in `folder` to the bundle `output`; returns its manifest.
+
+    Raises UserError on anything wrong with the checkpoint or the output; `output` is then as it was.
+    """
+    progress.stage("Reading the checkpoint", 0)
+    config = ErnieConfig.from_hf(folder)
+    checkpoint = Checkpoint.open(folder)
+    check_layout(checkpoint, config)
+    processor_files = find_processor_files(folder)
+    graphs = onnx.build_graphs(config, precision)
+    layout = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
+    with writing_bundle(output) as partial:
+        progress.stage("Writing weights", layout.nbytes)
+        digest = weights.write(layout, checkpoint, partial / DATA_FILE, progress.advance)
+        progress.stage("Writing graphs", 0)
+        for name, graph in graphs.items():
+            graph.save(partial / f"{name}.onnx", onnx.LOWERINGS[target], DATA_FILE, layout.offsets)
+        for path in processor_files:
+            shutil.copyfile(path, partial / path.name)
+        manifest = describe(partial, config, graphs, target, precision, digest)
+        manifest.write(partial)
+        progress.stage("Moving the bundle into place", 0)
+    return manifest
+
+
+def find_processor_files(folder: Path) -> list[Path]:
+    """What the runtime reads besides the graphs: tokenizer, template, processors' settings and the timestamps' font."""
+    for name, required in PROCESSOR_FILES.items():
+        if required and not (folder / name).is_file():
+            raise UserError(f"{folder / name}: expected a file, found none")
+    found = [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
+    for name in ("video_preprocessor_config.json", "processor_config.json"):
+        font = video_font(folder / name)
+        if font is not None:
+            if Path(font).name != font or not (folder / font).is_file():
+                raise UserError(f"{folder / name}: font: expected the name of a file in the checkpoint, found {font!r}")
+            return [*found, folder / font]
+    return found
+
+
+def video_font(path: Path) -> str | None:
+    """The font that a video processor's settings name, if this file holds such settings."""
+    if not path.is_file():
+        return None
+    try:
+        settings = json.loads(path.read_bytes())
+    except ValueError as e:
+        raise UserError(f"{path}: expected JSON, found {' '.join(str(e).split())}") from e
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(settings).__name__}")
+    settings = settings.get("video_processor", settings)
+    font = settings.get("font") if isinstance(settings, dict) else None
+    return font if isinstance(font, str) else None
+
+
+def describe(
+    partial: Path, config: ErnieConfig, graphs: dict[str, GraphBuilder], target: str, precision: str, digest: str
+) -> Manifest:
+    """The manifest of the files in `partial`; `digest` is the data file's, known from writing it."""
+    text, vision = config.text, config.vision
+    facts = ModelFacts(
+        hidden_size=text.hidden_size,
+        num_layers=text.num_layers,
+        num_kv_heads=text.num_kv_heads,
+        head_dim=text.head_dim,
+        vocab_size=text.vocab_size,
+        max_positions=text.max_positions,
+        patch_size=vision.patch_size,
+        in_channels=vision.in_channels,
+        spatial_merge_size=vision.spatial_merge_size,
+        temporal_merge_size=vision.temporal_merge_size,
+        image_token_id=config.image_token_id,
+        image_start_token_id=config.image_start_token_id,
+        image_end_token_id=config.image_end_token_id,
+        video_token_id=config.video_token_id,
+        video_start_token_id=config.video_start_token_id,
+        video_end_token_id=config.video_end_token_id,
+        eos_token_ids=config.eos_token_ids,
+    )
+    files = {
+        path.name: FileEntry(path.stat().st_size, digest if path.name == DATA_FILE else sha256(path))
+        for path in sorted(partial.iterdir())
+    }
+    return Manifest(target, precision, facts, {name: f"{name}.onnx" for name in graphs}, files)

@@ -1,0 +1,28 @@
+"""The ONNX target: four graphs over one data file, for ONNX Runtime's fused kernels or for any ONNX runtime.
+
+| graph | from | to |
+| --- | --- | --- |
+| vision | frames of one size | patch embeddings |
+| resampler | patch embeddings | features of the decoder's width |
+| decoder | prompt tokens and features | logits and KV cache |
+| decode | one text token a row | logits and KV cache, without the vision experts |
+"""
+
+import onnx_ir as ir
+from ernie_export.graphs import decoder, resampler, vision
+from ernie_export.graphs.build import GraphBuilder
+from ernie_export.graphs.config import ErnieConfig
+
+DTYPES = {"fp32": ir.DataType.FLOAT}
+LOWERINGS = {"onnx": "onnxruntime", "onnx-portable": "portable"}
+
+
+def build_graphs(config: ErnieConfig, precision: str) -> dict[str, GraphBuilder]:
+    """Every graph of the bundle by name; weights are described, not read."""
+    dtype = DTYPES[precision]
+    return {
+        "vision": vision.build(config.vision, dtype),
+        "resampler": resampler.build(config, dtype),
+        "decoder": decoder.build(config, dtype, vision=True),
+        "decode": decoder.build(config, dtype, vision=False),
+    }

@@ -1,0 +1,97 @@
+"""The ONNX Runtime engine: four sessions over one memory-mapped weights file, the KV cache updated in place."""
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import onnxruntime as ort
+from ernie_export.graphs.manifest import Manifest
+from ernie_export.runtime.engines import PromptChunk
+from ernie_export.runtime.kv_cache import KVCache
+
+FLOATS = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+
+
+class OnnxRuntimeEngine:
+    """See `Engine`. Prefill runs `decoder` (both expert banks), decode runs `decode` (text experts only)."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None) -> None:
+        """`threads`: cores for one operator; None leaves the choice to ONNX Runtime (all physical cores)."""
+        self._facts = manifest.model
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors only: its warnings are about shapes it infers, not about the results
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._sessions = {
+            name: ort.InferenceSession(bundle / file, options, providers=["CPUExecutionProvider"])
+            for name, file in manifest.graphs.items()
+        }
+        self.dtype = FLOATS[self._sessions["resampler"].get_outputs()[0].type]
+
+    def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+        """See `Engine.encode`."""
+        frames = {"pixel_values": pixel_values, "coordinates": coordinates}
+        (hidden,) = self._sessions["vision"].run(["hidden"], frames)
+        paired = {"hidden": hidden, "first": pairs[0], "second": pairs[1]}
+        (features,) = self._sessions["resampler"].run(["features"], paired)
+        return features
+
+    def new_cache(self, rows: int, capacity: int) -> KVCache:
+        """See `Engine.new_cache`."""
+        facts = self._facts
+        return KVCache(facts.num_layers, rows, facts.num_kv_heads, capacity, facts.head_dim, self.dtype)
+
+    def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> np.ndarray:
+        """See `Engine.prefill`."""
+        length = len(chunk.input_ids)
+        arrays = {
+            "input_ids": chunk.input_ids[None],
+            "feature_index": chunk.feature_index[None],
+            "features": chunk.features,
+            "token_types": chunk.token_types[None],
+            "position_ids": chunk.position_ids[:, None],
+            "past_lengths": cache.lengths[row : row + 1],
+            "lengths": np.array([length]),
+        }
+        (logits,) = self._run("decoder", arrays, cache, slice(row, row + 1))
+        cache.lengths[row] += length
+        return logits
+
+    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """See `Engine.decode`."""
+        rows = len(tokens)
+        arrays = {
+            "input_ids": tokens[:, None],
+            "position_ids": np.broadcast_to(positions[:, None], (3, rows, 1)),
+            "past_lengths": cache.lengths[:rows],
+            "lengths": np.ones(rows, np.int64),
+        }
+        logits = self._run("decode", arrays, cache, slice(0, rows))
+        cache.lengths[:rows] += 1
+        return logits
+
+    def _run(self, graph: str, arrays: dict[str, np.ndarray], cache: KVCache, rows: slice) -> np.ndarray:
+        """Run a decoder graph with each cache buffer bound as past and present alike: it is updated in place."""
+        binding = self._sessions[graph].io_binding()
+        kept = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        for name, array in kept.items():
+            binding.bind_cpu_input(name, array)
+        for part, buffers in (("key", cache.keys), ("value", cache.values)):
+            for layer, buffer in enumerate(buffers):
+                view = buffer[rows]
+                place = ("cpu", 0, view.dtype, view.shape, view.ctypes.data)
+                binding.bind_input(f"past_{part}.{layer}", *place)
+                binding.bind_output(f"present_{part}.{layer}", *place)
+        binding.bind_output("logits", "cpu")
+        self._sessions[graph].run_with_iobinding(binding)
+        return binding.get_outputs()[-1].numpy()
+
+    def close(self) -> None:
+        """Free the sessions and with them the mapping of the weights."""
+        self._sessions.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
