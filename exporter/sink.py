@@ -14,14 +14,15 @@ FLUSH = 64 * 2**20  # bytes between two requests to write back, which would othe
 
 
 class Sink:
-    """A new file at `path` as a context manager. Raises OSError as the file system does.
+    """A new file at `path` as a context manager; removed if the block fails. Raises OSError as the file system does.
 
     SHA-256 takes longer than reading and writing together, so it runs in a thread of its own (hashlib releases the
     interpreter's lock); a second thread waits for the disk.
     """
 
     def __init__(self, path: Path) -> None:
-        self.file = path.open("wb", buffering=0)
+        self.path = path
+        self.file = path.open("xb", buffering=0)
         self.hash = hashlib.sha256()
         self.hashing = ThreadPoolExecutor(1)
         self.flushing = ThreadPoolExecutor(1)
@@ -33,10 +34,12 @@ class Sink:
     def __enter__(self) -> "Sink":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         self.hashing.shutdown()
         self.flushing.shutdown()
         self.file.close()
+        if failure is not None:
+            self.path.unlink(missing_ok=True)
 
     def block(self, nbytes: int) -> np.ndarray:
         """`nbytes` (uint8) to fill and `put`: the ring's oldest block, or a new array if that is too small."""

@@ -8,28 +8,22 @@ that divides their size. Each then starts at a multiple of that power: tensors o
 its element size. The header is padded with spaces (which the format allows) to a whole page.
 """
 
-import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from ernie_export.exporter.sink import BLOCK, Sink
 from ernie_export.graphs.checkpoint import Checkpoint
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.tensor_file import NUMPY, TensorEntry
 from ernie_export.graphs.weights import Constant, Interleaved, Piece, SourceSlice, Weight
 
 PAGE = 4096
-BLOCK = (
-    4 * 2**20
-)  # bytes of one block: large enough that calls cost nothing, small enough to stay in the processor's cache
-BLOCKS = 4  # blocks in flight between reading and hashing
 FORMAT_NAMES = {
     np.dtype(np.float32): "F32",
     np.dtype(np.float16): "F16",
@@ -80,9 +74,8 @@ def alignment(nbytes: int) -> int:
 def write(layout: Layout, checkpoint: Checkpoint, path: Path, on_progress: Callable[[int], None]) -> str:
     """Write the file and return its SHA-256 in hexadecimal digits; `on_progress` is told the bytes of each block.
 
-    Reading, casting and writing run here and hashing beside them in a second thread. The file is flushed to the disk
-    before this returns, and removed if it fails. Raises UserError if the disk is full or not writable, or a source
-    cannot be read; ValueError if a weight's pieces do not fill its shape.
+    The file is flushed to the disk before this returns, and removed if anything fails. Raises UserError if `path` exists,
+    the disk is full or not writable, or a source cannot be read; ValueError if a weight's pieces do not fill its shape.
     """
     for weight in layout.weights:
         check_pieces(weight, checkpoint)
@@ -90,8 +83,7 @@ def write(layout: Layout, checkpoint: Checkpoint, path: Path, on_progress: Calla
     if free < layout.nbytes:
         raise UserError(f"{path}: expected {layout.nbytes} bytes of free disk space, found {free}")
     try:
-        with path.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as hashing:
-            sink = Sink(file.fileno(), hashing)
+        with Sink(path) as sink:
             sink.put(np.frombuffer(layout.header, np.uint8))
             on_progress(len(layout.header))
             for weight in layout.weights:
@@ -99,16 +91,10 @@ def write(layout: Layout, checkpoint: Checkpoint, path: Path, on_progress: Calla
                     for block in blocks(piece, np.dtype(weight.dtype), checkpoint, sink):
                         sink.put(block)
                         on_progress(block.nbytes)
-            digest = sink.hexdigest()
-            os.fsync(file.fileno())
-    except BaseException as e:
-        path.unlink(missing_ok=True)
-        if not isinstance(e, OSError):
-            raise
-        raise UserError(
-            f"{path}: expected room and leave to write {layout.nbytes} bytes, found: {e.strerror} ({free} bytes free)"
-        ) from e
-    return digest
+            return sink.finish()
+    except OSError as e:
+        found = f"{e.strerror or e} ({free} bytes free)"
+        raise UserError(f"{path}: expected a new file of {layout.nbytes} bytes, found: {found}") from e
 
 
 def free_bytes(path: Path) -> int:
@@ -117,38 +103,6 @@ def free_bytes(path: Path) -> int:
         return shutil.disk_usage(path.parent).free
     except OSError as e:
         raise UserError(f"{path.parent}: expected a folder to write to, found: {e.strerror}") from e
-
-
-class Sink:
-    """The file being written: a ring of blocks, written here and hashed in the other thread before they are reused."""
-
-    def __init__(self, descriptor: int, hashing: ThreadPoolExecutor) -> None:
-        self.descriptor = descriptor
-        self.hashing = hashing
-        self.hash = hashlib.sha256()
-        self.ring = [np.empty(BLOCK, np.uint8) for _ in range(BLOCKS)]
-        self.pending: list[Future[None]] = []
-
-    def block(self, nbytes: int) -> np.ndarray:
-        """`nbytes` (uint8) to fill; a new array if that is more than a block holds."""
-        while len(self.pending) >= BLOCKS:
-            self.pending.pop(0).result()
-        self.ring.append(self.ring.pop(0))
-        return self.ring[-1][:nbytes] if nbytes <= BLOCK else np.empty(nbytes, np.uint8)
-
-    def put(self, data: np.ndarray) -> None:
-        """Append `data` (uint8, 1-D), which stays untouched until `block` has gone once round the ring."""
-        view = data.data
-        self.pending.append(self.hashing.submit(self.hash.update, view))
-        done = 0
-        while done < len(view):
-            done += os.write(self.descriptor, view[done:])
-
-    def hexdigest(self) -> str:
-        """SHA-256 of everything put so far."""
-        for future in self.pending:
-            future.result()
-        return self.hash.hexdigest()
 
 
 def sources(piece: Piece) -> tuple[str, ...]:
