@@ -142,10 +142,11 @@ def test_barred_tokens_are_never_drawn():
     assert {choose.next(logits_of(-math.inf, 0, -math.inf, 0, -math.inf)) for _ in range(200)} == {1, 3}
 
 
-def test_a_draw_at_the_rounded_end_is_a_possible_token():
+@pytest.mark.parametrize(("uniform", "position"), [(0.0, 1), (0.39, 1), (0.41, 2), (1.0, 2)])
+def test_a_draw_at_either_end_is_a_possible_token(uniform, position):
     choose = sampler(temperature=1.0)
-    choose._random = type("Last", (), {"random": lambda self: 1.0})()  # a uniform number can round up to the whole sum
-    assert choose._draw(np.array([0.0, 0.4, 0.6, 0.0])) == 2
+    choose._random = type("Fixed", (), {"random": lambda self: uniform})()  # 1.0: the product may round up to the sum
+    assert choose._draw(np.array([0.0, 0.4, 0.6, 0.0])) == position
 
 
 def test_seeded_runs_repeat():

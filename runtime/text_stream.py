@@ -1,0 +1,143 @@
+"""Text as tokens arrive: what is shown never has to be taken back, and stop strings are never shown."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+REPLACEMENT = "\ufffd"
+LONGEST_WINDOW = 12  # tokens decoded together before the older ones are dropped
+SHORTEST_WINDOW = 4  # tokens kept then: an unfinished UTF-8 character spans three tokens at most
+
+
+def byte_token_ids(vocabulary: Mapping[str, int]) -> frozenset[int]:
+    """Ids of the byte-fallback pieces `<0x00>` to `<0xFF>` of a vocabulary (piece -> id)."""
+    return frozenset(id for piece, id in vocabulary.items() if re.fullmatch("<0x[0-9A-F]{2}>", piece))
+
+
+class TextStream:
+    """Turns token ids into pieces of text. Joined together, the pieces are `decode(all ids)` cut before a stop string.
+
+    Two kinds of text are held back. First, what later tokens may change: a byte-fallback decoder shows a run of byte
+    tokens as text only if the whole run is valid UTF-8 (else each byte is U+FFFD), so a run is held until another token
+    ends it; a byte-level decoder shows an unfinished character as U+FFFD, so one at the end is held. Second, an ending
+    that may grow into a stop string.
+
+    A decoder drops the first space of what it is given, so a token is decoded after the few that precede it. Its cost
+    is bounded, except within a run of byte tokens when there are stop strings: each token then decodes the run so far,
+    since a stop string such as a line feed would otherwise be seen one token late.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[list[int]], str],
+        stop: Iterable[str] = (),
+        byte_tokens: frozenset[int] = frozenset(),
+    ):
+        """`decode`: ids to text, special tokens left out. `byte_tokens`: as from `byte_token_ids`, if there are any."""
+        self.stopped = False
+        self._decode = decode
+        self._byte_tokens = byte_tokens
+        self._window: list[int] = []
+        self._done = 0  # characters of the decoded window that have been taken
+        self._finder = _StopFinder(tuple(stop))
+        self._held = ""  # taken, not shown: the beginning of a stop string
+        self._pieces: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """Everything returned so far."""
+        return "".join(self._pieces)
+
+    def push(self, token: int) -> str:
+        """Take one more token; returns new text, perhaps none. Once `stopped`, always none."""
+        # A special token decodes to nothing however often it stands; a lone space too, but not two of them.
+        if self.stopped or not self._decode([token, token]):
+            return ""
+        self._window.append(token)
+        if token in self._byte_tokens:
+            return self._stop_within_run()
+        text = self._decode(self._window)
+        end = len(text) - text.endswith(REPLACEMENT)
+        new, self._done = text[self._done : end], end
+        if len(self._window) > LONGEST_WINDOW:
+            self._window = self._window[-SHORTEST_WINDOW:]
+            text = self._decode(self._window)
+            self._done = len(text) - text.endswith(REPLACEMENT)
+        return self._show(new)
+
+    def finish(self) -> str:
+        """Take the end of the answer; returns the text that was held back."""
+        rest = self._decode(self._window)[self._done :]
+        self._window, self._done = [], 0
+        return self._show(rest, last=True)
+
+    def _stop_within_run(self) -> str:
+        """Look for a stop string in a run of byte tokens that is still open; returns text only if there is one."""
+        if not self._finder.stop:
+            return ""
+        run = self._decode(self._window)[self._done :]
+        if run.endswith(REPLACEMENT) or not self._finder.would_stop(run):
+            return ""
+        return self._show(run)
+
+    def _show(self, new: str, last: bool = False) -> str:
+        """Return what can be shown of the held text and `new`; all of it if this is the last."""
+        if self.stopped:
+            return ""
+        start = self._finder.feed(new)
+        text = self._held + new
+        if start is not None:
+            self.stopped = True
+            cut = len(self._held) + start
+        else:
+            cut = len(text) if last else len(text) - self._finder.partial
+        self._held = "" if self.stopped else text[cut:]
+        if cut:
+            self._pieces.append(text[:cut])
+        return text[:cut]
+
+
+class _StopFinder:
+    """Knuth, Morris and Pratt's search for several strings at once, fed in pieces; the first to be complete wins."""
+
+    def __init__(self, stop: tuple[str, ...]):
+        self.stop = stop
+        self._fallbacks = [_borders(text) for text in stop]
+        self._matched = [0] * len(stop)  # for each string, how much of its beginning the text ends with
+
+    @property
+    def partial(self) -> int:
+        """Length of the longest ending of the text that begins a stop string."""
+        return max(self._matched, default=0)
+
+    def feed(self, text: str) -> int | None:
+        """Read `text`; returns where in it the stop string begins (below 0: in an earlier text), None if none ends."""
+        for position, character in enumerate(text if self.stop else ""):
+            for i, (stop, fallback) in enumerate(zip(self.stop, self._fallbacks, strict=True)):
+                matched = self._matched[i]
+                while matched and stop[matched] != character:
+                    matched = fallback[matched - 1]
+                self._matched[i] = matched + (stop[matched] == character)
+            complete = [
+                len(stop) for stop, matched in zip(self.stop, self._matched, strict=True) if len(stop) == matched
+            ]
+            if complete:
+                return position + 1 - max(complete)
+        return None
+
+    def would_stop(self, text: str) -> bool:
+        """Whether `feed(text)` would find a stop string; changes nothing."""
+        before = list(self._matched)
+        found = self.feed(text) is not None
+        self._matched = before
+        return found
+
+
+def _borders(text: str) -> list[int]:
+    """For each beginning of `text`, the length of its longest proper ending that begins `text` too."""
+    borders = [0] * len(text)
+    for i in range(1, len(text)):
+        length = borders[i - 1]
+        while length and text[length] != text[i]:
+            length = borders[length - 1]
+        borders[i] = length + (text[length] == text[i])
+    return borders
