@@ -46,6 +46,7 @@ def export(folder: Path, output: Path, target: str, precision: str, progress: Pr
     """
     progress.stage("Reading the checkpoint", 0)
     config = ErnieConfig.from_hf(folder)
+    onnx.check_target(config, target)
     checkpoint = Checkpoint.open(folder)
     check_layout(checkpoint, config)
     processor_files = find_processor_files(folder)

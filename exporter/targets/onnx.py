@@ -12,9 +12,20 @@ import onnx_ir as ir
 from ernie_export.graphs import decoder, resampler, vision
 from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.errors import UserError
 
 DTYPES = {"fp32": ir.DataType.FLOAT}
 LOWERINGS = {"onnx": "onnxruntime", "onnx-portable": "portable"}
+
+
+def check_target(config: ErnieConfig, target: str) -> None:
+    """Refuse what the target's operators can't run; UserError names the key."""
+    # com.microsoft::GroupQueryAttention takes no other head size.
+    if target == "onnx" and config.text.head_dim % 8:
+        raise UserError(
+            f"text_config.head_dim: expected a multiple of 8 for --target onnx, found {config.text.head_dim} "
+            "(--target onnx-portable takes any)"
+        )
 
 
 def build_graphs(config: ErnieConfig, precision: str) -> dict[str, GraphBuilder]:

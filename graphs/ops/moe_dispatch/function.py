@@ -16,7 +16,7 @@ ROUTING = """
     axis = Constant <value_ints = [-1]> ()
     k_1d = Unsqueeze (k, zero_1d)
     best, experts = TopK <axis = -1, largest = 1, sorted = 1> (scores, k_1d)
-    chosen = GatherElements <axis = -1> (probs, experts)
+    chosen = GatherElements <axis = 1> (probs, experts)
     total = ReduceSum <keepdims = 1> (chosen, axis)
     least = Constant <value_float: float = @norm_min> ()
     divisor = Max (total, least)
@@ -28,7 +28,7 @@ EXPERTS_ONNXRUNTIME = """
     shape = Shape (probs)
     low = Constant <value = float {-1e30}> ()
     lows = Expand (low, shape)
-    router32 = ScatterElements <axis = -1> (lows, experts, logs)
+    router32 = ScatterElements <axis = 1> (lows, experts, logs)
     router = CastLike (router32, x)
     mixed = com.microsoft.MoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1,
         activation_alpha = 1.0, activation_beta = 0.0, normalize_routing_weights = 0> (x, router, gate_up, , down)

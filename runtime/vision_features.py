@@ -1,0 +1,71 @@
+"""Media to features: frames of one size go through the encoder together, in calls of bounded size."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from ernie_export.runtime.engines import Engine
+from ernie_export.runtime.preprocess.positions import vision_coordinates
+
+# Patches in one encoder call. More gains nothing on a CPU, and an encoder's activations grow by about 50 KB a patch;
+# a single frame of more patches than this still goes whole, since its patches attend to each other.
+PATCHES_PER_CALL = 4096
+
+
+def encode_media(
+    engine: Engine, pixels: list[np.ndarray], grids: list[tuple[int, int, int]], merge: int
+) -> list[np.ndarray]:
+    """Features of each image or clip, (tokens, hidden) each.
+
+    pixels: (t·h·w, values) float32 of each item; grids: its (t, h, w) in patches, t = 1 for an image. Items of one
+    (h, w) share calls; a frame never sees another, so the grouping changes no value.
+    """
+    features: list[list[np.ndarray]] = [[] for _ in pixels]
+    for (height, width), items in by_frame_size(grids).items():
+        coordinates = vision_coordinates(height, width, merge)
+        for call in calls(items, grids, height * width):
+            frames, first, second = [], [], []
+            for item, start, stop in call:
+                place = sum(len(f) for f in frames)
+                frames.append(pixels[item].reshape(grids[item][0], height * width, -1)[start:stop])
+                # A clip's frames go two by two; an image stands on both sides of its pair.
+                pairs = np.arange(place, place + stop - start).reshape(-1, 1 if grids[item][0] == 1 else 2)
+                first.append(pairs[:, 0])
+                second.append(pairs[:, -1])
+            merged = engine.encode(
+                np.concatenate(frames), coordinates, np.stack([np.concatenate(first), np.concatenate(second)])
+            )
+            split = np.split(merged, np.cumsum([len(pairs) for pairs in first])[:-1])
+            for (item, _, _), part in zip(call, split, strict=True):
+                features[item].append(part.reshape(-1, part.shape[-1]))
+    return [np.concatenate(parts) for parts in features]
+
+
+def by_frame_size(grids: list[tuple[int, int, int]]) -> dict[tuple[int, int], list[int]]:
+    """Numbers of the items of each (h, w), in order."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for item, (_, height, width) in enumerate(grids):
+        groups.setdefault((height, width), []).append(item)
+    return groups
+
+
+def calls(items: list[int], grids: list[tuple[int, int, int]], patches: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Cut items of one frame size into encoder calls: lists of (item, first frame, last frame + 1).
+
+    A clip is cut between pairs of frames only.
+    """
+    room = max(PATCHES_PER_CALL // patches, 1)
+    call: list[tuple[int, int, int]] = []
+    used = 0
+    for item in items:
+        frames = grids[item][0]
+        step = 1 if frames == 1 else 2
+        start = 0
+        while start < frames:
+            if call and used + step > room:
+                yield call
+                call, used = [], 0
+            stop = min(frames, start + max((room - used) // step, 1) * step)
+            call.append((item, start, stop))
+            used += stop - start
+            start = stop
+    yield call

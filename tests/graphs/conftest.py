@@ -1,0 +1,46 @@
+"""A one-operator model, run by ONNX Runtime or by the ONNX project's own evaluator."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from ernie_export.graphs.build import GraphBuilder
+from onnx.reference import ReferenceEvaluator
+
+Run = Callable[..., list[np.ndarray]]
+
+
+@pytest.fixture
+def run_op(tmp_path: Path) -> Run:
+    """run_op(op_type, lowering, inputs, attributes, outputs): `outputs` are (dtype, rank) of each."""
+
+    def run(
+        op_type: str,
+        lowering: str,
+        inputs: dict[str, np.ndarray],
+        attributes: dict[str, object],
+        outputs: list[tuple[type, int]],
+        evaluator: str = "onnxruntime",
+    ) -> list[np.ndarray]:
+        declared = [
+            (name, ir.DataType.from_numpy(a.dtype), [f"{name}_{axis}" for axis in range(a.ndim)])
+            for name, a in inputs.items()
+        ]
+        g = GraphBuilder("one", ir.DataType.FLOAT, declared)
+        for index, value in enumerate(g.custom(op_type, *g.inputs.values(), **attributes)):
+            dtype, rank = outputs[index]
+            shape = [f"out{index}_{axis}" for axis in range(rank)]
+            g.output(value, f"out{index}", ir.DataType.from_numpy(np.dtype(dtype)), shape)
+        path = tmp_path / "one.onnx"
+        g.save(path, lowering, "weights", {})
+        if evaluator == "onnx":
+            return ReferenceEvaluator(onnx.load(path)).run(None, inputs)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]).run(None, inputs)
+
+    return run

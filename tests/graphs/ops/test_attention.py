@@ -1,0 +1,55 @@
+"""Function bodies of the two attention operators against their NumPy references."""
+
+import numpy as np
+import pytest
+from ernie_export.graphs.ops.cached_attention.reference import cached_attention
+from ernie_export.graphs.ops.vision_attention.reference import vision_attention
+
+BODIES = [("portable", "onnxruntime"), ("onnxruntime", "onnxruntime"), ("portable", "onnx")]
+STEPS = {  # past, new tokens of each row, tokens in the call
+    "prefill": ([0], [6], 6),
+    "ragged prefill": ([0, 0, 0], [5, 2, 7], 7),
+    "chunk after a past": ([3], [4], 4),
+    "ragged decode": ([4, 9, 0], [1, 1, 1], 1),
+}
+
+
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 2, 8), (5, 1, 16), (3, 3, 24)])
+@pytest.mark.parametrize(("lowering", "evaluator"), BODIES)
+def test_cached_attention(run_op, lowering, evaluator, heads, kv_heads, dim, step):
+    rng = np.random.default_rng(heads)
+    past, new, tokens = (np.array(x) for x in STEPS[step])
+    rows, capacity = len(past), 16
+    cache = (rows, kv_heads, capacity, dim)
+    arrays = {
+        "q": normal(rng, rows, tokens, heads * dim),
+        "k": normal(rng, rows, tokens, kv_heads * dim),
+        "v": normal(rng, rows, tokens, kv_heads * dim),
+        "past_key": normal(rng, *cache),
+        "past_value": normal(rng, *cache),
+        "past_lengths": past,
+        "lengths": new,
+    }
+    expected = cached_attention(*arrays.values(), heads, kv_heads)
+    outputs = [(np.float32, 3), (np.float32, 4), (np.float32, 4)]
+    attributes = {"num_heads": heads, "kv_num_heads": kv_heads}
+    y, keys, values = run_op("CachedAttention", lowering, arrays, attributes, outputs, evaluator)
+    real = np.arange(tokens) < new[:, None]
+    np.testing.assert_allclose(y[real], expected[0][real], rtol=0, atol=2e-6)
+    filled = np.arange(capacity) < (past + new)[:, None]
+    for found, wanted in ((keys, expected[1]), (values, expected[2])):
+        assert np.array_equal(found.transpose(0, 2, 1, 3)[filled], wanted.transpose(0, 2, 1, 3)[filled])
+
+
+@pytest.mark.parametrize(("lowering", "evaluator"), BODIES)
+def test_vision_attention(run_op, lowering, evaluator):
+    rng = np.random.default_rng(0)
+    q, k, v = (normal(rng, 3, 20, 32) for _ in range(3))
+    arrays = {"q": q, "k": k, "v": v}
+    (y,) = run_op("VisionAttention", lowering, arrays, {"num_heads": 4}, [(np.float32, 3)], evaluator)
+    np.testing.assert_allclose(y, vision_attention(q, k, v, 4), rtol=0, atol=2e-6)

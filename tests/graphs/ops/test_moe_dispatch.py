@@ -1,0 +1,80 @@
+"""Both function bodies of the mixture of experts against the NumPy reference."""
+
+import numpy as np
+import pytest
+from ernie_export.graphs.ops.moe_dispatch import reference
+
+NAMES = ("gate", "bias", "gate_up", "down")
+BODIES = [("portable", "onnxruntime"), ("onnxruntime", "onnxruntime"), ("portable", "onnx")]
+MIXES = {"mixed": lambda t: t % 3, "text only": lambda t: t * 0, "vision only": lambda t: t * 0 + 2}
+
+
+def bank(rng: np.random.Generator, hidden: int, experts: int, width: int) -> tuple[np.ndarray, ...]:
+    shapes = (hidden, experts), (experts,), (experts, 2 * width, hidden), (experts, hidden, width)
+    return tuple(rng.normal(0, 0.3, shape).astype(np.float32) for shape in shapes)
+
+
+def case(seed: int) -> tuple[np.ndarray, tuple, tuple, int]:
+    rng = np.random.default_rng(seed)
+    tokens, hidden, experts = (int(n) for n in rng.integers((1, 4, 2), (40, 33, 12)))
+    k = int(rng.integers(1, experts + 1))
+    banks = [bank(rng, hidden, experts, int(width)) for width in rng.integers(1, 20, 2)]
+    return rng.standard_normal((tokens, hidden)).astype(np.float32), *banks, k
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize(("lowering", "evaluator"), BODIES)
+@pytest.mark.parametrize("seed", range(4))
+def test_body_equals_reference(run_op, seed, lowering, evaluator, mix):
+    x, text, vision, k = case(seed)
+    types = MIXES[mix](np.arange(len(x)))
+    expected, experts = reference.moe_dispatch(x, types, text, vision, k, 1e-12)
+    inputs = {"x": x, "token_types": types}
+    inputs |= {f"{name}_{kind}": a for kind, arrays in (("t", text), ("v", vision)) for name, a in zip(NAMES, arrays)}
+    outputs = [(np.float32, 2), (np.int64, 2)]
+    y, chosen = run_op("MoEDispatch", lowering, inputs, {"k": k, "norm_min": 1e-12}, outputs, evaluator)
+    assert np.array_equal(chosen, experts)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("lowering", "evaluator"), BODIES)
+def test_bias_chooses_but_does_not_weigh(run_op, lowering, evaluator):
+    """A bias that lifts an unlikely expert changes who is asked, and the answer weighs by unbiased probabilities."""
+    x, text, _, _ = case(0)
+    gate, _, gate_up, down = text
+    bias = np.zeros(gate.shape[1], np.float32)
+    bias[1] = 5
+    inputs = dict(zip(("x", *NAMES), (x, gate, bias, gate_up, down)))
+    outputs = [(np.float32, 2), (np.int64, 2)]
+    y, chosen = run_op("ExpertBank", lowering, inputs, {"k": 2, "norm_min": 1e-12}, outputs, evaluator)
+    assert (chosen[:, 0] == 1).all()
+    probs = np.exp(x @ gate) / np.exp(x @ gate).sum(-1, keepdims=True)
+    pair = np.take_along_axis(probs, chosen, -1)
+    weights = pair / pair.sum(-1, keepdims=True)
+    expected = sum(
+        weights[t, j]
+        * reference.swiglu(x[t : t + 1], gate_up[chosen[t, j]], down[chosen[t, j]])
+        * (np.arange(len(x)) == t)[:, None]
+        for t in range(len(x))
+        for j in range(2)
+    )
+    np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("lowering", ["portable", "onnxruntime"])
+def test_norm_min_bounds_the_weights(run_op, lowering):
+    """Where the chosen experts' probabilities are below norm_min together, their weights come to less than 1."""
+    x, text, _, _ = case(1)
+    gate, _, gate_up, down = text
+    gate = gate * 0
+    gate[:, 0] = np.float32(40) * np.sign(x[0])  # token 0 wants expert 0, nearly surely
+    bias = np.zeros(gate.shape[1], np.float32)
+    bias[1] = 2
+    inputs = dict(zip(("x", *NAMES), (x[:1], gate, bias, gate_up, down)))
+    attributes = {"k": 1, "norm_min": 1e-12}
+    expected, _ = reference.expert_bank(x[:1], gate, bias, gate_up, down, 1, 1e-12)
+    y, chosen = run_op("ExpertBank", lowering, inputs, attributes, [(np.float32, 2), (np.int64, 2)])
+    assert chosen[0, 0] == 1
+    full = reference.swiglu(x[:1], gate_up[1], down[1])
+    assert np.abs(expected).max() < 0.5 * np.abs(full).max(), "the case does not reach norm_min"
+    np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6 * np.abs(full).max())
