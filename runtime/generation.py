@@ -21,7 +21,7 @@ class Prompt:
     """One request as the decoder takes it.
 
     input_ids, token_types: (S,) int64. feature_index: (S,) int64, rows of `features` counted from 1, 0 for text.
-    position_ids: (3, S) int64. features: (n, hidden). next_position: of the first generated token on all three axes.
+    position_ids: (3, S) int64. features: (n, hidden).
     """
 
     input_ids: np.ndarray
@@ -29,7 +29,6 @@ class Prompt:
     feature_index: np.ndarray
     position_ids: np.ndarray
     features: np.ndarray
-    next_position: int
 
     def chunk(self, start: int, stop: int) -> PromptChunk:
         """Tokens start to stop with just the features they use."""
@@ -73,9 +72,9 @@ class Sequence:
         return len(self.prompt.input_ids) + self.max_new
 
     @property
-    def position(self) -> int:
-        """Position of the token that was chosen last, on all three axes."""
-        return self.prompt.next_position + len(self.tokens) - 1
+    def position(self) -> np.ndarray:
+        """Position (3,) of the token that was chosen last: each axis counts on from the prompt's last token."""
+        return self.prompt.position_ids[:, -1] + len(self.tokens)
 
 
 class Batch:
@@ -111,7 +110,7 @@ class Batch:
         """Append one token to every running sequence; returns each with the text that its token completes."""
         sequences = list(self.running)
         tokens = np.array([sequence.tokens[-1] for sequence in sequences])
-        positions = np.array([sequence.position for sequence in sequences])
+        positions = np.stack([sequence.position for sequence in sequences], axis=1)
         logits = self._engine.decode(self._cache, tokens, positions)
         pieces = [sequence.take(row) for sequence, row in zip(sequences, logits, strict=True)]
         self._drop_finished()

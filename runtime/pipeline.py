@@ -13,8 +13,9 @@ from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from ernie_export.runtime.generation import Batch, Prompt, Sequence
 from ernie_export.runtime.preprocess import Preprocessor
+from ernie_export.runtime.preprocess.positions import rope_positions
 from ernie_export.runtime.sampling import Sampler, SamplingParams
-from ernie_export.runtime.text_stream import TextStream
+from ernie_export.runtime.text_stream import TextStream, byte_token_ids
 from ernie_export.runtime.vision_features import encode_media
 
 # Files up to this size are hashed whole on load (0.2 s for one of this size); a larger one's size alone is compared.
@@ -53,6 +54,7 @@ class Model:
         self.manifest = manifest
         self._preprocessor = preprocessor
         self._engine = engine
+        self._byte_tokens = byte_token_ids(preprocessor.chat.tokenizer.backend.get_vocab())
 
     def preprocess(self, messages: Messages) -> dict[str, np.ndarray]:
         """The arrays that the reference's processor makes of one conversation, under its names."""
@@ -108,23 +110,32 @@ class Model:
         if length >= limit:
             raise UserError(f"prompt: expected fewer than {limit} tokens (the model's position limit), found {length}")
         eos = frozenset(self.manifest.model.eos_token_ids)
-        text = TextStream(self._preprocessor.chat.decode, params.stop, self._preprocessor.chat.byte_tokens)
+        text = TextStream(self._preprocessor.chat.decode, params.stop, self._byte_tokens)
         sampler = Sampler(params, eos, prompt.input_ids)
         return Sequence(prompt, sampler, text, eos, min(params.max_new_tokens, limit - length))
 
     def _prompt(self, messages: Messages) -> Prompt:
+        facts = self.manifest.model
         prepared = self._preprocessor.prepare(messages)
-        arrays, merge = prepared.arrays, self.manifest.model.spatial_merge_size
-        features = encode_media(self._engine, *prepared.media(), merge)
-        is_feature = arrays["mm_token_type_ids"][0] != 0
-        width = self.manifest.model.hidden_size
+        inputs = prepared.inputs
+        pixels = {"image": inputs.get("pixel_values"), "video": inputs.get("pixel_values_videos")}
+        items = [pixels[medium.kind][medium.rows] for medium in prepared.media]
+        features = encode_media(self._engine, items, [m.grid for m in prepared.media], facts.spatial_merge_size)
+        position_ids, _ = rope_positions(
+            inputs["input_ids"],
+            inputs["mm_token_type_ids"],
+            inputs.get("image_grid_thw"),
+            inputs.get("video_grid_thw"),
+            spatial_merge_size=facts.spatial_merge_size,
+            temporal_merge_size=facts.temporal_merge_size,
+        )
+        is_feature = inputs["mm_token_type_ids"][0] != 0
         return Prompt(
-            input_ids=arrays["input_ids"][0],
-            token_types=arrays["moe_mm_token_type_ids"][0],
+            input_ids=inputs["input_ids"][0],
+            token_types=inputs["moe_mm_token_type_ids"][0],
             feature_index=np.where(is_feature, np.cumsum(is_feature), 0),
-            position_ids=prepared.position_ids[:, 0],
-            features=np.concatenate(features) if features else np.zeros((0, width), np.float32),
-            next_position=int(prepared.next_position[0]),
+            position_ids=position_ids[:, 0],
+            features=np.concatenate(features) if features else np.zeros((0, facts.hidden_size), np.float32),
         )
 
     @staticmethod

@@ -62,7 +62,7 @@ class OnnxRuntimeEngine:
         rows = len(tokens)
         arrays = {
             "input_ids": tokens[:, None],
-            "position_ids": np.broadcast_to(positions[:, None], (3, rows, 1)),
+            "position_ids": positions[:, :, None],
             "past_lengths": cache.lengths[:rows],
             "lengths": np.ones(rows, np.int64),
         }
