@@ -9,33 +9,43 @@ import numpy as np
 from ernie_export.runtime.preprocess.chat import ChatProcessor, check_counts
 from ernie_export.runtime.preprocess.image import ImageProcessor
 from ernie_export.runtime.preprocess.messages import Message, media
-from ernie_export.runtime.preprocess.positions import IMAGE, VIDEO, token_types
-from ernie_export.runtime.preprocess.video import TEMPORAL_PATCH, VideoProcessor
+from ernie_export.runtime.preprocess.positions import IMAGE, VIDEO, rope_positions, token_types
+from ernie_export.runtime.preprocess.video import VideoProcessor
 from numpy.typing import NDArray
 
-__all__ = ["ChatProcessor", "ImageProcessor", "Medium", "Preprocessor", "Prompt", "VideoProcessor"]
+__all__ = ["ChatProcessor", "ImageProcessor", "Medium", "Prepared", "Preprocessor", "VideoProcessor"]
 
 
 @dataclass(frozen=True)
 class Medium:
     """One picture or clip of a prompt.
 
-    `grid` is (t, h, w) in patches; `rows` its rows of pixel_values (kind "image") or pixel_values_videos ("video");
-    `tokens` its placeholder tokens in the prompt.
+    `grid` is (t, h, w) in patches; `pixels` float32 (t·h·w, 3·patch²), its rows of pixel_values (kind "image") or
+    pixel_values_videos ("video"), as a view; `tokens` where its placeholder tokens lie in the prompt.
     """
 
     kind: str
     grid: tuple[int, int, int]
-    rows: slice
+    pixels: NDArray[np.float32]
     tokens: slice
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One conversation: its arrays, named as the reference's processor names them, and its media in prompt order."""
+class Prepared:
+    """One conversation: its arrays, named as the reference's processor names them, and what follows from them.
 
-    inputs: dict[str, NDArray[Any]]
-    media: tuple[Medium, ...]
+    `items` are its media in prompt order; `position_ids` int64 (3, 1, tokens) and `next_position` int64 (1,) are those
+    of `rope_positions`.
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    items: tuple[Medium, ...]
+    position_ids: NDArray[np.int64]
+    next_position: NDArray[np.int64]
+
+    def media(self) -> tuple[list[NDArray[np.float32]], list[tuple[int, int, int]]]:
+        """Pixels and grids of the media in prompt order."""
+        return [item.pixels for item in self.items], [item.grid for item in self.items]
 
 
 @dataclass(frozen=True)
@@ -63,8 +73,9 @@ class Preprocessor:
         variables: Mapping[str, Any] | None = None,
     ) -> dict[str, NDArray[Any]]:
         """The arrays of one conversation (batch of 1), as `prepare` makes them."""
-        prompt = self.prepare(messages, add_generation_prompt=add_generation_prompt, base=base, variables=variables)
-        return prompt.inputs
+        return self.prepare(
+            messages, add_generation_prompt=add_generation_prompt, base=base, variables=variables
+        ).arrays
 
     def prepare(
         self,
@@ -73,7 +84,7 @@ class Preprocessor:
         add_generation_prompt: bool = True,
         base: Path | None = None,
         variables: Mapping[str, Any] | None = None,
-    ) -> Prompt:
+    ) -> Prepared:
         """Preprocess one conversation.
 
         `base` is the folder of relative paths; `variables` go to the chat template. The arrays are input_ids,
@@ -86,38 +97,48 @@ class Preprocessor:
         text = self.chat.render(messages, add_generation_prompt, variables)
         places = self.chat.placeholders(text)
         check_counts(places, len(sources.images), len(sources.videos))
-        inputs: dict[str, NDArray[Any]] = {}
+        arrays: dict[str, NDArray[Any]] = {}
+        pixels: dict[str, NDArray[np.float32]] = {}
         grids: dict[str, NDArray[np.int64]] = {}
         if sources.images:
-            pixels, grids["image"] = self.images([self.images.load(source) for source in sources.images])
-            inputs |= {"pixel_values": pixels, "image_grid_thw": grids["image"]}
+            pixels["image"], grids["image"] = self.images([self.images.load(source) for source in sources.images])
+            arrays |= {"pixel_values": pixels["image"], "image_grid_thw": grids["image"]}
         if sources.videos:
             clips = [self.videos.load(source, fps) for source, fps in zip(sources.videos, sources.fps, strict=True)]
-            pixels, grids["video"] = self.videos(clips)
-            inputs |= {"pixel_values_videos": pixels, "video_grid_thw": grids["video"]}
+            pixels["video"], grids["video"] = self.videos(clips)
+            arrays |= {"pixel_values_videos": pixels["video"], "video_grid_thw": grids["video"]}
         ids = np.array([self.chat.encode(text, grids.get("image"), grids.get("video"))], dtype=np.int64)
         types, moe_types = token_types(ids, self.chat.token_ids)
-        tokens = {
+        arrays |= {
             "input_ids": ids,
             "attention_mask": np.ones_like(ids),
             "mm_token_type_ids": types,
             "moe_mm_token_type_ids": moe_types,
         }
-        return Prompt(tokens | inputs, self._media(places, grids, types[0]))
+        positions, following = rope_positions(
+            ids, types, grids.get("image"), grids.get("video"), spatial_merge_size=self.chat.merge_size
+        )
+        items = self._items(places, pixels, grids, types[0])
+        return Prepared(arrays, items, positions, following)
 
-    def _media(
-        self, places: list[str], grids: dict[str, NDArray[np.int64]], types: NDArray[np.int64]
+    def _items(
+        self,
+        places: list[str],
+        pixels: dict[str, NDArray[np.float32]],
+        grids: dict[str, NDArray[np.int64]],
+        types: NDArray[np.int64],
     ) -> tuple[Medium, ...]:
-        columns = {"image": np.flatnonzero(types == IMAGE), "video": np.flatnonzero(types == VIDEO)}
-        merge = {"image": self.chat.image_merge**2, "video": self.chat.video_merge**2 * TEMPORAL_PATCH}
-        seen = {"image": 0, "video": 0}
-        row, token = dict(seen), dict(seen)
-        result = []
+        queues = {}
+        for kind, number in (("image", IMAGE), ("video", VIDEO)):
+            rows = grids.get(kind, np.zeros((0, 3), np.int64))
+            counts = self.chat.token_counts(kind, rows)
+            first_tokens = np.flatnonzero(types == number)[np.cumsum(counts) - counts]
+            last_rows = np.cumsum(rows.prod(axis=1))
+            queues[kind] = iter(zip(rows, counts, first_tokens, last_rows, strict=True))
+        items = []
         for kind in places:
-            t, h, w = (int(n) for n in grids[kind][seen[kind]])
-            rows, count = t * h * w, t * h * w // merge[kind]
-            first = int(columns[kind][token[kind]])
-            spans = slice(row[kind], row[kind] + rows), slice(first, first + count)
-            result.append(Medium(kind, (t, h, w), *spans))
-            seen[kind], row[kind], token[kind] = seen[kind] + 1, row[kind] + rows, token[kind] + count
-        return tuple(result)
+            grid, count, token, end = next(queues[kind])
+            t, h, w = (int(n) for n in grid)
+            span = slice(int(token), int(token + count))
+            items.append(Medium(kind, (t, h, w), pixels[kind][end - t * h * w : end], span))
+        return tuple(items)

@@ -21,6 +21,7 @@ from ernie_export.runtime.preprocess import image, video
 from ernie_export.runtime.preprocess.messages import Message, normalise
 from ernie_export.runtime.preprocess.settings import NESTED_FILE, Section, processor_section, read_json
 from ernie_export.runtime.preprocess.tokenizer import CONFIG_FILE, ChatTokenizer
+from ernie_export.runtime.text_stream import byte_token_ids
 from numpy.typing import NDArray
 
 TEMPLATE_FILE = "chat_template.jinja"
@@ -30,12 +31,15 @@ _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
 @dataclass(frozen=True)
 class ChatProcessor:
-    """A checkpoint's chat template and tokenizer, with the merge sizes that placeholder counts depend on."""
+    """A checkpoint's chat template and tokenizer, with the spatial merge size that placeholder counts depend on.
+
+    `byte_tokens` are the ids of the pieces that stand for single bytes.
+    """
 
     tokenizer: ChatTokenizer
     template: jinja2.Template
-    image_merge: int
-    video_merge: int
+    merge_size: int
+    byte_tokens: frozenset[int]
 
     @classmethod
     def from_folder(cls, folder: Path) -> "ChatProcessor":
@@ -51,12 +55,13 @@ class ChatProcessor:
             template = _environment().from_string(text)
         except jinja2.TemplateError as e:
             raise UserError(f"{source}: expected a chat template, found {_line(e)}") from e
-        merges = []
-        for section, filename in (("image_processor", image.FILE), ("video_processor", video.FILE)):
-            size = Section(*processor_section(folder, section, filename)).whole("merge_size", 2)
-            assert size is not None  # it has a default
-            merges.append(size)
-        return cls(tokenizer, template, merges[0], merges[1])
+        images = Section(*processor_section(folder, "image_processor", image.FILE))
+        videos = Section(*processor_section(folder, "video_processor", video.FILE))
+        merge = images.whole("merge_size", 2)
+        assert merge is not None  # it has a default
+        if videos.whole("merge_size", 2) != merge:
+            raise videos.fail("merge_size", f"{merge}, as for images")
+        return cls(tokenizer, template, merge, byte_token_ids(tokenizer.backend.get_vocab()))
 
     def render(
         self,
@@ -87,8 +92,8 @@ class ChatProcessor:
     ) -> list[int]:
         """Expand each placeholder to its number of tokens, then tokenize.
 
-        Grids are int64 (n, 3) of (t, h, w) in patches; an image takes t·h·w / merge² tokens, a video half as many for
-        each frame. Raises UserError where placeholders and media differ in number.
+        Grids are int64 (n, 3) of (t, h, w) in patches; an image takes t·h·w / merge² tokens, a video half as many.
+        Raises UserError where placeholders and media differ in number.
         """
         grids = {
             "image": np.zeros((0, 3), np.int64) if image_grids is None else np.asarray(image_grids),
@@ -96,10 +101,7 @@ class ChatProcessor:
         }
         found = self.placeholders(text)
         check_counts(found, len(grids["image"]), len(grids["video"]))
-        lengths = {
-            "image": iter(grids["image"].prod(axis=1) // self.image_merge**2),
-            "video": iter(grids["video"].prod(axis=1) // (self.video_merge**2 * video.TEMPORAL_PATCH)),
-        }
+        lengths = {kind: iter(self.token_counts(kind, rows)) for kind, rows in grids.items()}
         kinds = iter(found)
         expanded = self._pattern.sub(lambda match: match.group() * int(next(lengths[next(kinds)])), text)
         ids = self.tokenizer.encode(expanded)
@@ -109,6 +111,10 @@ class ChatProcessor:
             if ids.count(token) != expected:
                 raise UserError(f"prompt: expected {expected} {kind} tokens, found {ids.count(token)} after tokenizing")
         return ids
+
+    def token_counts(self, kind: str, grids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Placeholder tokens, int64 (n,), of "image" or "video" grids (n, 3)."""
+        return grids.prod(axis=1) // (self.merge_size**2 * (video.TEMPORAL_PATCH if kind == "video" else 1))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""

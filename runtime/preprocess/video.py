@@ -161,6 +161,8 @@ class VideoProcessor:
                 if not container.streams.video:
                     raise UserError(f"{name}: expected a video, found no video stream")
                 stream = container.streams.video[0]
+                if stream.codec_context is None:  # a file cut before the stream's description is complete
+                    raise UserError(f"{name}: expected a video that can be decoded, found no known codec")
                 self._check_pixels(stream.width, stream.height, name)
                 total = stream.frames or _count(name)  # some containers do not state it
                 rate = stream.average_rate or stream.guessed_rate
