@@ -74,8 +74,9 @@ def alignment(nbytes: int) -> int:
 def write(layout: Layout, checkpoint: Checkpoint, path: Path, on_progress: Callable[[int], None]) -> str:
     """Write the file and return its SHA-256 in hexadecimal digits; `on_progress` is told the bytes of each block.
 
-    The file is flushed to the disk before this returns, and removed if anything fails. Raises UserError if `path` exists,
-    the disk is full or not writable, or a source cannot be read; ValueError if a weight's pieces do not fill its shape.
+    The file is flushed to the disk before this returns, and removed if anything fails. Raises UserError if `path` is
+    there already, the disk is full or not writable, or a source cannot be read; ValueError if a weight's pieces do not
+    fill its shape.
     """
     for weight in layout.weights:
         check_pieces(weight, checkpoint)

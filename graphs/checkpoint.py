@@ -107,7 +107,8 @@ class Checkpoint:
 def read_shards(folder: Path, index: Path) -> dict[str, TensorEntry]:
     """The tensors of every shard that `index` names; UserError where index and shards disagree.
 
-    Shard files may be symbolic links (a hub cache is made of them); their names may not leave the folder.
+    Shard files may be symbolic links (a hub cache is made of them); their names may not leave the folder. The index's
+    `total_size` is not compared: loaders never read it, and every tensor's size is checked against its shard.
     """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -142,5 +143,5 @@ def read_shards(folder: Path, index: Path) -> dict[str, TensorEntry]:
 def no_weights(folder: Path) -> UserError:
     """The refusal of a folder without safetensors weights."""
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
-    found = f"{one_line(pickled[0])} (a pickled checkpoint is never opened)" if pickled else "neither"
+    found = f"{one_line(pickled[0])} (a pickled checkpoint is never unpickled)" if pickled else "neither"
     return UserError(f"{folder}: expected {SINGLE} or {INDEX}, found {found}")

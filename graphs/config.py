@@ -64,6 +64,7 @@ class TextConfig:
     @staticmethod
     def from_section(section: Section) -> "TextConfig":
         """Read and check `text_config`; UserError naming the key."""
+        refuse_original(section)
         section.expect("model_type", "ernie4_5_vl_moe_text")
         section.expect("hidden_act", "silu")
         num_layers = section.size("num_hidden_layers", limit=COUNT_LIMIT)
@@ -92,7 +93,7 @@ class TextConfig:
             num_shared_experts=section.size("moe_num_shared_experts", least=0, limit=COUNT_LIMIT),
             norm_min=section.positive("moe_norm_min"),
         )
-        section.refuse_unknown(TEXT_BOOKKEEPING, ORIGINAL_SPELLING)
+        section.refuse_unknown(TEXT_BOOKKEEPING)
         config.check(section, rope)
         return config
 
@@ -133,6 +134,7 @@ class VisionConfig:
     @staticmethod
     def from_section(section: Section) -> "VisionConfig":
         """Read and check `vision_config`; UserError naming the key."""
+        refuse_original(section)
         section.expect("model_type", "ernie4_5_vl_moe_vision")
         section.expect("hidden_act", "quick_gelu")
         # 5.7 writes no rope_parameters here, and the class turns "default" into "axial".
@@ -149,7 +151,7 @@ class VisionConfig:
             norm_eps=section.positive("rms_norm_eps"),
             rope_theta=rope_theta(section, rope, default=10000.0),
         )
-        section.refuse_unknown(BOOKKEEPING, ORIGINAL_SPELLING)
+        section.refuse_unknown(BOOKKEEPING)
         if config.temporal_merge_size != 2:  # the reference's frame pairing is written for 2 alone
             raise section.error("temporal_merge_size", "2", config.temporal_merge_size)
         if config.hidden_size % (4 * config.num_heads):
@@ -177,7 +179,7 @@ class ErnieConfig:
     def from_hf(folder: Path) -> "ErnieConfig":
         """Read config.json (and generation_config.json) of a checkpoint folder; UserError naming file and key."""
         section = Section(folder / "config.json", "", read_json(folder / "config.json"))
-        section.refuse_original(ORIGINAL_SPELLING)
+        refuse_original(section)
         section.expect("model_type", "ernie4_5_vl_moe")
         if section.get("quantization_config") is not None:
             raise section.error(
@@ -188,7 +190,7 @@ class ErnieConfig:
         vision = VisionConfig.from_section(section.section("vision_config"))
         media = {key: section.size(key, least=0, limit=SIZE_LIMIT) for key in MEDIA_TOKENS}
         tied = section.flag("tie_word_embeddings")
-        section.refuse_unknown(BOOKKEEPING, ORIGINAL_SPELLING)
+        section.refuse_unknown(BOOKKEEPING)
         for key, token in media.items():
             if token >= text.vocab_size:
                 raise section.error(key, f"a token below text_config.vocab_size {text.vocab_size}", token)
@@ -199,6 +201,13 @@ class ErnieConfig:
         return ErnieConfig(text=text, vision=vision, tie_word_embeddings=tied, eos_token_ids=eos, **media)
 
 
+def refuse_original(section: Section) -> None:
+    """Refuse the original code's spelling, where one list also counts the experts of both banks, by its first key."""
+    for key, value in section.members.items():
+        if key in ORIGINAL_SPELLING or (key == "moe_num_experts" and isinstance(value, list)):
+            raise section.error(key, "the transformers spelling", "the original remote-code spelling (not covered yet)")
+
+
 def rope_section(section: Section, types: tuple[str, ...], keys: set[str]) -> Section:
     """The rotary parameters: `rope_parameters`, or the older `rope_scaling`; refuses types other than `types`."""
     if section.get("rope_parameters") and section.get("rope_scaling"):
@@ -207,7 +216,7 @@ def rope_section(section: Section, types: tuple[str, ...], keys: set[str]) -> Se
     found = rope.get("rope_type", rope.get("type", types[0]))
     if found not in types:
         raise rope.error("rope_type", " or ".join(types), found)
-    rope.refuse_unknown({"rope_type", "type", "rope_theta", *keys}, frozenset())
+    rope.refuse_unknown({"rope_type", "type", "rope_theta", *keys})
     return rope
 
 

@@ -1,7 +1,6 @@
 """A JSON object read key by key, so that every refusal names file and key and no key goes unread."""
 
 import json
-import math
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,16 @@ from typing import Any
 from ernie_export.graphs.errors import UserError
 
 JSON_LIMIT = 64 * 2**20  # bytes; an index of the released model is below 4 MiB
+FLOAT32_MAX = 3.4028234e38
 ABSENT = object()
 
 
 def one_line(value: object, limit: int = 80) -> str:
     """`value` as JSON-like text of one line, shortened to `limit` characters."""
     try:
-        text = value if isinstance(value, str) and value.isprintable() else json.dumps(value, default=repr)
-    except (ValueError, RecursionError):
+        plain = isinstance(value, str) and value.strip() and value.isprintable()
+        text = str(value) if plain else json.dumps(value, default=repr)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; nesting
         text = f"a {type(value).__name__}"
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -107,10 +108,11 @@ class Section:
         return tuple(found)
 
     def positive(self, key: str) -> float:
-        """A finite number above 0."""
-        found = self.need(key, "a number above 0")
-        if type(found) not in (int, float) or not found > 0 or not math.isfinite(found):
-            raise self.error(key, "a number above 0", found)
+        """A number above 0 that float32 can hold."""
+        expected = "a number above 0 that fits float32"
+        found = self.need(key, expected)
+        if type(found) not in (int, float) or not 0 < found <= FLOAT32_MAX:
+            raise self.error(key, expected, found)
         return float(found)
 
     def flag(self, key: str) -> bool:
@@ -135,17 +137,8 @@ class Section:
             raise self.error(key, "an object", found if key in self else "no such key")
         return Section(self.path, f"{self.prefix}{key}.", found)
 
-    def refuse_original(self, original: Collection[str]) -> None:
-        """Refuse a config in the spelling of the model's original code, by its first such key."""
-        for key in self.members:
-            if key in original:
-                raise self.error(
-                    key, "the transformers spelling", "a key of the original code's spelling (not covered yet)"
-                )
-
-    def refuse_unknown(self, known: Collection[str], original: Collection[str]) -> None:
+    def refuse_unknown(self, known: Collection[str]) -> None:
         """Refuse keys that were neither read nor listed in `known`."""
-        self.refuse_original(original)
         for key in self.members:
             if key not in self.read and key not in known:
                 raise self.error(key, "only keys of Ernie4_5_VLMoeConfig", "an unknown key")
