@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 from ernie_export.graphs.manifest import Manifest
-from ernie_export.runtime.command import user_errors
+from ernie_export.runtime.command import run
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
@@ -24,8 +24,7 @@ from rich.table import Table
     help="onnx: ONNX Runtime's fused kernels. onnx-portable: standard operators only, for any ONNX runtime.",
 )
 @click.option("--precision", type=click.Choice(["fp32"]), default="fp32", show_default=True)
-@user_errors
-def main(checkpoint: Path, output: Path, target: str, precision: str) -> None:
+def command(checkpoint: Path, output: Path, target: str, precision: str) -> None:
     """Export the Hugging Face CHECKPOINT folder to a bundle that ernie-run answers from."""
     try:
         from ernie_export.exporter.export import Progress, export
@@ -63,6 +62,11 @@ def summary(manifest: Manifest, output: Path, seconds: float) -> Table:
     table.caption = f"{seconds:.1f} s, peak memory {peak:.0f} MiB"
     table.caption_justify = "left"
     return table
+
+
+def main() -> None:
+    """Entry point of ernie-export."""
+    run(command)
 
 
 if __name__ == "__main__":
