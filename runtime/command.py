@@ -1,0 +1,71 @@
+"""What every command line of this project shares: one line for an error, and the exit codes.
+
+0: done. 2: bad input or bad usage. 130: interrupted with Ctrl-C. 141: the reader of a pipe went away, as for a program
+that SIGPIPE ends.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from ernie_export.graphs.errors import UserError
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn the errors that a user or the machine causes into one line on stderr and an exit code, without a traceback.
+
+    Standard output is flushed within, so that a full disk or a closed pipe is noticed here. Any other exception is a
+    defect of this program and passes through.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except UserError as e:
+        _fail(str(e))
+    except click.ClickException as e:
+        _fail(e.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+    except BrokenPipeError:
+        _discard_output()
+        sys.exit(141)
+    except OSError as e:
+        _fail(f"{e.filename or 'output'}: {e.strerror or e}")
+
+
+def run(command: click.Command) -> None:
+    """Run `command` on the arguments of this process and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an answer may hold what a terminal that is not UTF-8 cannot show
+    status = 0
+    with user_errors():
+        # click's own main() would print several lines for a mistake, and turn a broken pipe into exit code 1.
+        try:
+            with command.make_context(Path(sys.argv[0]).name, sys.argv[1:]) as context:
+                command.invoke(context)
+        except click.exceptions.Exit as e:  # --help
+            status = e.exit_code
+    sys.exit(status)
+
+
+def _fail(message: str) -> None:
+    """One line, whatever a file name or a library put into the message: control characters come out escaped."""
+    printable = (c if c.isprintable() else " " if c == "\n" else c.encode("unicode_escape").decode() for c in message)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard_output()
+    print("error:", "".join(printable), file=sys.stderr)
+    sys.exit(2)
+
+
+def _discard_output() -> None:
+    """Send standard output to nowhere: Python flushes it once more on its way out, and would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

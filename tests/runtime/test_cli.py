@@ -1,0 +1,312 @@
+"""ernie-run on a model that records what it is asked: arguments, output, and one line for every mistake."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from ernie_export.graphs.errors import UserError
+from ernie_export.runtime import cli
+from ernie_export.runtime.sampling import SamplingParams
+
+PLAIN = [{"role": "user", "content": [{"type": "text", "text": "Hello?"}]}]
+GREEDY = {
+    "max_new_tokens": 128, "min_new_tokens": 0, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0,
+    "seed": None, "stop": (),
+}  # fmt: skip
+# A program that runs the command on a model with the answer of its first argument, for what needs a real process.
+PROGRAM = """
+import sys, time
+from dataclasses import dataclass
+from ernie_export.runtime import cli
+
+@dataclass(frozen=True)
+class Result:
+    text: str
+    tokens: tuple
+    prompt_tokens: int
+    finish_reason: str
+
+class Model:
+    __enter__ = lambda self: self
+    __exit__ = lambda *error: None
+    def stream(self, messages, **options):
+        for word in {pieces!r}:
+            yield word
+            time.sleep({pause})
+        return Result("", (1, 2), 3, "stop")
+    def generate(self, messages, **options):
+        return Result("".join({pieces!r}), (1, 2), 3, "stop")
+
+cli.load = lambda bundle: Model()
+cli.main()
+"""
+
+
+# Output is buffered, as it is for a user, whatever this test run has set.
+BUFFERED = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PYTHONIOENCODING")}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """As the pipeline's Result."""
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    finish_reason: str
+
+
+@dataclass
+class FakeModel:
+    """Answers "one two" and keeps the questions."""
+
+    asked: list = field(default_factory=list)
+    options: dict = field(default_factory=dict)
+    closed: bool = False
+    error: Exception | None = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.closed = True
+
+    def answer(self, number: int = 0) -> Answer:
+        return Answer("one two", (5, 6 + number), 9, "stop")
+
+    def stream(self, messages, **options):
+        self.asked, self.options = messages, options
+        yield "one"
+        if self.error:
+            raise self.error
+        yield ""
+        yield " two"
+        return self.answer()
+
+    def generate(self, messages, **options):
+        self.asked, self.options = messages, options
+        return [self.answer(i) for i in range(len(messages))] if isinstance(messages[0], list) else self.answer()
+
+
+@pytest.fixture
+def model(monkeypatch) -> FakeModel:
+    fake = FakeModel()
+    monkeypatch.setattr(cli, "load", lambda bundle: fake)
+    return fake
+
+
+@pytest.fixture
+def ernie_run(monkeypatch, capsys):
+    """Run the command in this process; returns its exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ernie-run", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+def program(pieces: list[str], pause: float = 0.0) -> list[str]:
+    return [sys.executable, "-c", PROGRAM.format(pieces=pieces, pause=pause), "bundle", "Hello?"]
+
+
+def test_a_question_streams_its_answer(model, ernie_run):
+    assert ernie_run("bundle", "Hello?") == (0, "one two\n", "")
+    assert model.asked == PLAIN and model.options == GREEDY and model.closed
+
+
+def test_media_keep_the_order_of_the_command_line(model, ernie_run):
+    arguments = ["--image", "a.png", "bundle", "--video=b.mp4", "--image", "c.png", "Which?", "--video", "d.mp4"]
+    assert ernie_run(*arguments)[0] == 0
+    (message,) = model.asked
+    assert message["role"] == "user"
+    assert message["content"] == [
+        {"type": "image", "path": "a.png"},
+        {"type": "video", "path": "b.mp4"},
+        {"type": "image", "path": "c.png"},
+        {"type": "video", "path": "d.mp4"},
+        {"type": "text", "text": "Which?"},
+    ]
+
+
+def test_every_option_reaches_the_model(model, ernie_run):
+    arguments = "--max-new-tokens 9 --min-new-tokens 2 --temperature 0.5 --top-k 4 --top-p 0.9 --repetition-penalty 1.2"
+    assert ernie_run("bundle", "Hello?", *arguments.split(), "--seed", 3, "--stop", "END", "--stop", "\n")[0] == 0
+    assert SamplingParams(**model.options) == SamplingParams(9, 2, 0.5, 4, 0.9, 1.2, 3, ("END", "\n"))
+
+
+def test_defaults_are_those_of_the_library(model, ernie_run):
+    ernie_run("bundle", "Hello?")
+    assert SamplingParams(**model.options) == SamplingParams()
+
+
+def test_json_of_one_answer(model, ernie_run):
+    code, out, err = ernie_run("bundle", "Hello?", "--json")
+    assert (code, err) == (0, "") and out.count("\n") == 1
+    assert json.loads(out) == {"text": "one two", "tokens": [5, 6], "prompt_tokens": 9, "finish_reason": "stop"}
+
+
+def test_a_file_of_one_conversation(model, ernie_run, tmp_path):
+    (tmp_path / "chat.json").write_text(json.dumps(PLAIN))
+    assert ernie_run("bundle", "--messages", tmp_path / "chat.json") == (0, "one two\n", "")
+    assert model.asked == PLAIN
+
+
+def test_a_file_of_several_conversations(model, ernie_run, tmp_path):
+    (tmp_path / "chats.json").write_text(json.dumps([PLAIN, PLAIN]))
+    code, out, _ = ernie_run("bundle", "--messages", tmp_path / "chats.json", "--json")
+    assert code == 0 and [answer["tokens"] for answer in json.loads(out)] == [[5, 6], [5, 7]]
+    assert ernie_run("bundle", "--messages", tmp_path / "chats.json") == (0, "[1] one two\n[2] one two\n", "")
+    (tmp_path / "chats.json").write_text(json.dumps([PLAIN]))  # a list of one stays a list
+    assert isinstance(json.loads(ernie_run("bundle", "--messages", tmp_path / "chats.json", "--json")[1]), list)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing argument 'BUNDLE'."),
+        (["b"], "QUESTION: expected a question, or a conversation with --messages, found neither"),
+        (["b", "--image", "a.png"], "QUESTION: expected a question"),
+        (["b", "q", "--messages", "m.json"], "--messages: expected it alone"),
+        (["b", "--image", "a.png", "--messages", "m.json"], "--messages: expected it alone"),
+        (["b", "q", "r"], "Got unexpected extra argument (r)"),
+        (["b", "q", "--colour"], "No such option '--colour'."),
+        (["b", "q", "--image"], "Option '--image' requires an argument."),
+        (["b", "q", "--top-k", "many"], "Invalid value for '--top-k': 'many' is not a valid integer."),
+        (["b", "q", "--top-k", "-1"], "top_k: expected a whole number of at least 0, found -1"),
+        (["b", "q", "--temperature", "nan"], "temperature: expected a finite number of at least 0, found nan"),
+        (["b", "q", "--stop", ""], "stop: expected a non-empty string"),
+        (["b", "q\udcff"], r"QUESTION: expected text in UTF-8, found 'q\udcff'"),
+        (["b", "--messages", "absent.json"], "absent.json: expected a file of messages, found No such file"),
+    ],
+)
+def test_bad_usage_is_one_line(model, ernie_run, arguments, message):
+    code, out, err = ernie_run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {message}") and err.count("\n") == 1
+    assert model.asked == []
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "expected JSON, found "),
+        (b"{", "expected JSON, found "),
+        (b"\xff\xfe\xfa", "expected JSON, found "),
+        (b"[" * 100_000, "expected JSON, found "),
+        (b"{}", "found dict"),
+        (b'"Hello?"', "found str"),
+        (b"null", "found NoneType"),
+        (b"[]", "found none"),
+        (b"[[]]", "found none"),
+        (b"[1]", "found a list of int"),
+        (b'[{"role": "user"}, []]', "found none"),
+        (b'[{"role": "user"}, [{"role": "user"}]]', "found a list of dict and list"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_a_bad_file_of_messages_is_one_line(model, ernie_run, tmp_path, content, found):
+    path = tmp_path / "chat.json"
+    path.write_bytes(content)
+    code, out, err = ernie_run("b", "--messages", path)
+    assert (code, out, model.asked) == (2, "", [])
+    assert err.startswith(f"error: {path}: expected") and found in err and err.count("\n") == 1
+
+
+def test_a_folder_for_messages_is_one_line(model, ernie_run, tmp_path):
+    assert (
+        ernie_run("b", "--messages", tmp_path)[2]
+        == f"error: {tmp_path}: expected a file of messages, found Is a directory\n"
+    )
+
+
+def test_a_bundle_that_is_none(ernie_run, tmp_path):
+    code, out, err = ernie_run(tmp_path / "nothing", "Hello?")
+    assert (code, out) == (2, "") and err.startswith(f"error: {tmp_path / 'nothing'}: expected a bundle")
+
+
+def test_an_error_midway_is_one_line(model, ernie_run):
+    model.error = UserError("line one\nline\ttwo \x1b[31m")
+    assert ernie_run("bundle", "Hello?") == (2, "one", "error: line one line\\ttwo \\x1b[31m\n")
+    assert model.closed
+
+
+def test_an_error_of_the_machine_is_one_line(model, ernie_run):
+    model.error = PermissionError(13, "Permission denied", "weights.safetensors")
+    assert ernie_run("bundle", "Hello?")[2] == "error: weights.safetensors: Permission denied\n"
+
+
+def test_a_defect_keeps_its_traceback(model, ernie_run):
+    model.error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        ernie_run("bundle", "Hello?")
+
+
+def start(command: list[str], **options) -> subprocess.Popen:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=BUFFERED, **options)
+
+
+def test_text_comes_as_it_is_made():
+    with start(program(["one", "two"], pause=20)) as process:
+        assert process.stdout.read(3) == b"one"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=15)
+    assert process.returncode == 130 and err == b""
+
+
+def test_a_reader_that_leaves_is_no_error():
+    with start(program(["word "] * 200, pause=0.01)) as process:
+        process.stdout.read(10)
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 141 and err == b""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["--help"]], ids=["stream", "json", "help"])
+def test_a_full_disk_is_one_line(arguments):
+    full = Path("/dev/full")
+    assert full.exists(), "these tests run on Linux"
+    with full.open("w") as out:
+        command = [*program(["one"]), *arguments]
+        process = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, env=BUFFERED)
+    assert process.returncode == 2 and process.stderr == "error: output: No space left on device\n"
+
+
+def test_figures_go_to_a_terminal_alone():
+    terminal, side = pty.openpty()
+    process = subprocess.run(program(["one"]), stdout=subprocess.PIPE, stderr=side, env=BUFFERED)
+    os.close(side)
+    figures = os.read(terminal, 1000).decode()
+    os.close(terminal)
+    assert process.stdout == b"one\n"
+    assert "3 prompt tokens" in figures and "tokens/s" in figures and "finish reason: stop" in figures
+    assert subprocess.run(program(["one"]), capture_output=True, env=BUFFERED).stderr == b""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_any_encoding_of_the_output(encoding):
+    environment = BUFFERED | {"PYTHONIOENCODING": encoding}
+    text = subprocess.run(program(["é你"]), capture_output=True, env=environment)
+    assert text.returncode == 0 and text.stdout.decode(encoding) == {"utf-8": "é你\n", "latin-1": "é?\n"}[encoding]
+    as_json = subprocess.run([*program(["é你"]), "--json"], capture_output=True, env=environment)
+    assert json.loads(as_json.stdout.decode(encoding))["text"] == "é你"
+
+
+def test_help_loads_nothing_heavy():
+    check = (
+        "import sys\nfrom ernie_export.runtime import cli\nsys.argv = ['ernie-run', '--help']\n"
+        "try: cli.main()\nexcept SystemExit: pass\n"
+        "print([name for name in ('onnxruntime', 'numpy', 'PIL', 'av', 'tokenizers') if name in sys.modules])"
+    )
+    process = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert process.stdout.startswith("Usage: ") and "--repetition-penalty" in process.stdout
+    assert process.stdout.endswith("[]\n")
