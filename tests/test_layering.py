@@ -1,0 +1,185 @@
+"""Which way imports point: exporter -> graphs, runtime -> manifest; no torch but where parity is checked.
+
+Imports are parsed, wherever in a file they stand. Then every module is imported in a process where what it must do
+without cannot be imported, which covers what libraries import on their own.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = "ernie_export"
+FOLDERS = ("graphs", "exporter", "runtime")
+# Third-party packages that each extra of pyproject.toml installs, by import name.
+BASE = {"numpy", "PIL", "av", "onnxruntime", "tokenizers", "jinja2", "click", "rich"}
+EXPORT = {"onnx", "onnx_ir", "ml_dtypes"}
+PARITY = {"torch", "transformers", "safetensors"}
+LAZY = {"triton", "tensorrt", "polygraphy", "cuda"}  # only within functions: most machines have none of them
+WITHOUT_TORCH = ("torch", "torchvision", "transformers", "safetensors")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the modules of one kind may import: third-party packages, and prefixes of this project's modules."""
+
+    third_party: set[str]
+    own: tuple[str, ...]
+
+    def allows(self, name: str) -> bool:
+        """Whether the module (or name in a module) `name` may be imported."""
+        if name.split(".")[0] != PACKAGE:
+            return name.split(".")[0] in sys.stdlib_module_names | self.third_party
+        return any(f"{name}.".startswith(f"{PACKAGE}.{prefix}.") for prefix in self.own)
+
+
+GRAPHS = Rule(BASE | EXPORT | LAZY, ("graphs",))
+EXPORTER = Rule(BASE | EXPORT | LAZY, ("graphs", "exporter", "runtime.command"))
+VERIFY = Rule(BASE | EXPORT | PARITY, ("graphs", "exporter", "runtime"))
+RUNTIME = Rule(BASE | LAZY, ("graphs.errors", "graphs.manifest", "runtime"))
+
+
+def rule_of(module: str) -> Rule:
+    """The rule for `graphs.…`, `exporter.…` or `runtime.…`."""
+    if module.startswith("exporter.verify"):
+        return VERIFY
+    return {"graphs": GRAPHS, "exporter": EXPORTER, "runtime": RUNTIME}[module.split(".")[0]]
+
+
+def modules() -> list[str]:
+    """Every module of the three folders, as `graphs.ops.mrope.spec`."""
+    files = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
+    return [name.removesuffix(".__init__") for name in names]
+
+
+def source(module: str) -> str:
+    path = ROOT / module.replace(".", "/")
+    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+
+
+def imports(text: str) -> Iterator[tuple[str, bool]]:
+    """Each name imported by a source text, and whether that happens on import of the module."""
+
+    def visit(node: ast.AST, at_once: bool) -> Iterator[tuple[str, bool]]:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, at_once) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import: name the module in full, so that this test can place it"
+            yield from ((f"{node.module}.{alias.name}", at_once) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            assert isinstance(node.args[0], ast.Constant), "import of a computed name, which this test cannot place"
+            yield node.args[0].value, at_once
+        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, at_once and not inside)
+
+    return visit(ast.parse(text), True)
+
+
+def violations(module: str, text: str) -> list[str]:
+    """What `module`, with this source text, imports against its rule."""
+    rule = rule_of(module)
+    return [
+        name for name, at_once in imports(text) if not rule.allows(name) or (at_once and name.split(".")[0] in LAZY)
+    ]
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_one_way(module):
+    assert violations(module, source(module)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("graphs.build", "from ernie_export.exporter import bundle"),
+        ("graphs.build", "import ernie_export.runtime.sampling"),
+        ("graphs.build", "import torch"),
+        ("graphs.build", "import triton"),
+        ("exporter.export", "from ernie_export.runtime import load"),
+        ("exporter.export", "def f():\n    from transformers import AutoModel"),
+        ("exporter.export", "import safetensors.torch"),
+        ("runtime.pipeline", "from ernie_export.graphs import build"),
+        ("runtime.pipeline", "from ernie_export.graphs.errors_of_mine import x"),
+        ("runtime.pipeline", "from ernie_export import graphs"),
+        ("runtime.pipeline", "if TYPE_CHECKING:\n    import onnx"),
+        ("runtime.pipeline", "importlib.import_module('torch')"),
+        ("runtime.engines.tensorrt", "try:\n    import tensorrt\nexcept ImportError: pass"),
+    ],
+)
+def test_a_violation_is_seen(module, text):
+    assert violations(module, text)
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("exporter.verify", "import torch"),
+        ("exporter.verify_cli", "from ernie_export.runtime import load"),
+        ("exporter.cli", "from ernie_export.runtime.command import run"),
+        ("runtime.pipeline", "from ernie_export.graphs.errors import UserError"),
+        ("runtime.pipeline", "from ernie_export.graphs import manifest"),
+        ("runtime.engines.tensorrt", "def engine():\n    import tensorrt"),
+    ],
+)
+def test_what_is_allowed_passes(module, text):
+    assert violations(module, text) == []
+
+
+def test_torch_is_imported_only_where_parity_is_checked():
+    folders = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    may = ("tests", "tools", "benchmarks")
+    users = [
+        path.relative_to(ROOT).as_posix()
+        for folder in folders
+        if folder.name not in (*may, "bundles", "scratch", "build", "dist")
+        for path in folder.rglob("*.py")
+        if any(name.split(".")[0] in ("torch", "torchvision", "transformers") for name, _ in imports(path.read_text()))
+    ]
+    assert [path for path in users if not path.startswith("exporter/verify")] == []
+
+
+IMPORT_ALL = """
+import importlib, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if any(name == blocked or name.startswith(blocked + ".") for blocked in {blocked!r}):
+            raise ModuleNotFoundError(f"No module named {{name!r}} (blocked)", name=name)
+
+sys.meta_path.insert(0, Absent())
+for module in {modules!r}:
+    importlib.import_module("ernie_export." + module)
+print(len({modules!r}))
+"""
+
+
+def import_without(blocked: tuple[str, ...], names: list[str]) -> str:
+    """Import modules in a process without `blocked`; returns its error output."""
+    program = IMPORT_ALL.format(blocked=blocked, modules=names)
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert process.returncode or process.stdout == f"{len(names)}\n"
+    return process.stderr
+
+
+def test_the_runtime_imports_without_torch_and_onnx():
+    names = [name for name in modules() if name.startswith("runtime")]
+    others = [f"{PACKAGE}.{name}" for name in modules() if not RUNTIME.allows(f"{PACKAGE}.{name}") and "." in name]
+    assert import_without((*WITHOUT_TORCH, "onnx", "onnx_ir", f"{PACKAGE}.exporter", *others), names) == ""
+
+
+def test_graphs_and_exporter_import_without_torch():
+    names = [name for name in modules() if not name.startswith(("runtime", "exporter.verify"))]
+    assert import_without(WITHOUT_TORCH, names) == ""
+
+
+def test_a_blocked_package_is_absent_there():
+    assert "No module named 'onnxruntime' (blocked)" in import_without(
+        ("onnxruntime",), ["runtime.engines.onnxruntime"]
+    )
