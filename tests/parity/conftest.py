@@ -1,0 +1,191 @@
+"""Random checkpoints of the PyTorch class, exported, and the summary that the parity tests print at the end.
+
+Weights are drawn large enough that every expert, bias and position matters: a swapped bank or axis changes the outputs
+by tens of per cent. Router correction biases are never zero.
+"""
+
+import importlib.util
+import math
+import os
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)
+
+
+def _install_torchvision_standin() -> None:
+    name = "torchvision_standin"
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # its declarations live as long as it does
+    spec.loader.exec_module(module)
+    module.install()
+
+
+_install_torchvision_standin()
+
+from ernie_export.exporter.export import Progress, export  # noqa: E402
+from transformers import Ernie4_5_VLMoeConfig, Ernie4_5_VLMoeForConditionalGeneration  # noqa: E402
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "mini-ernie"
+PROCESSOR_FILES = (
+    "tokenizer.json tokenizer_config.json preprocessor_config.json video_preprocessor_config.json "
+    "chat_template.jinja Roboto-Regular.ttf"
+).split()
+QUIET = Progress(lambda name, total: None, lambda count: None)
+TARGETS = ("onnx", "onnx-portable")
+
+
+@dataclass
+class Summary:
+    """What the parity tests found, printed after the run: worst relative errors by stage, ties by kind."""
+
+    errors: dict[str, tuple[float, str]] = field(default_factory=dict)
+    comparisons: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    notes: list[str] = field(default_factory=list)
+
+    def error(self, stage: str, ours: np.ndarray, reference: np.ndarray, where: str) -> float:
+        """Record and return ‖ours − reference‖ / ‖reference‖; shapes must agree."""
+        assert ours.shape == reference.shape, f"{stage}: {ours.shape} against {reference.shape} ({where})"
+        relative = float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
+        self.comparisons[stage] += 1
+        if stage not in self.errors or not relative <= self.errors[stage][0]:
+            self.errors[stage] = relative, where
+        return relative
+
+
+SUMMARY: pytest.StashKey[Summary] = pytest.StashKey()
+
+
+@pytest.fixture(scope="session")
+def summary(pytestconfig: pytest.Config) -> Summary:
+    if SUMMARY not in pytestconfig.stash:  # this conftest was loaded after pytest_configure
+        pytestconfig.stash[SUMMARY] = Summary()
+    return pytestconfig.stash[SUMMARY]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    found = config.stash.get(SUMMARY, None)
+    if found is None or not (found.errors or found.counts):
+        return
+    terminalreporter.section("parity with PyTorch")
+    for stage, (error, where) in sorted(found.errors.items()):
+        terminalreporter.line(f"{stage}: {found.comparisons[stage]} compared, largest error {error:.1e} ({where})")
+    for name, count in sorted(found.counts.items()):
+        terminalreporter.line(f"{name}: {count}")
+    for note in found.notes:
+        terminalreporter.line(f"note: {note}")
+
+
+def random_config(seed: int, text: dict[str, Any], vision: dict[str, Any], **top: Any) -> Ernie4_5_VLMoeConfig:
+    """A small configuration drawn from `seed`; what a test gives overrides what was drawn."""
+    rng = np.random.default_rng(seed)
+    pick = lambda *values: values[int(rng.integers(len(values)))]  # noqa: E731
+    kv_heads = pick(1, 2, 3)
+    heads = kv_heads * pick(1, 2, 4)
+    experts = int(rng.integers(3, 9))
+    layers = int(rng.integers(2, 5))
+    drawn_text = {
+        "vocab_size": 480,
+        "hidden_size": heads * pick(16, 24),
+        "intermediate_size": pick(40, 72),
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "moe_num_experts": experts,
+        "moe_k": int(rng.integers(1, min(experts, 4) + 1)),
+        "moe_intermediate_size": [pick(16, 24, 40), pick(8, 16, 48)],
+        "moe_num_shared_experts": pick(0, 1, 2),
+        "use_bias": pick(False, True),
+        "rms_norm_eps": pick(1e-5, 1e-6),
+        "max_position_embeddings": 4096,
+        "eos_token_id": 2,
+    }
+    drawn_text |= text
+    head_dim = drawn_text.get("head_dim", drawn_text["hidden_size"] // drawn_text["num_attention_heads"])
+    third = max(round(head_dim / 2 * 0.34), 1)
+    section = [third, third, head_dim // 2 - 2 * third]
+    rope = {"rope_type": "default", "rope_theta": pick(10000.0, 500000.0), "mrope_section": section}
+    drawn_text.setdefault("rope_parameters", rope)
+    vision_heads = pick(1, 2, 3)
+    drawn_vision = {
+        "depth": int(rng.integers(1, 4)),
+        "hidden_size": vision_heads * pick(8, 12, 20),
+        "num_heads": vision_heads,
+        "intermediate_size": pick(24, 56),
+        "patch_size": 14,
+    }
+    drawn_vision |= vision
+    media = dict(zip(("image_token_id", "image_start_token_id", "image_end_token_id"), (470, 471, 472)))
+    media |= dict(zip(("video_token_id", "video_start_token_id", "video_end_token_id"), (473, 474, 475)))
+    drawn = media | {"tie_word_embeddings": pick(False, True)} | top
+    return Ernie4_5_VLMoeConfig(text_config=drawn_text, vision_config=drawn_vision, **drawn)
+
+
+def fill(model: Ernie4_5_VLMoeForConditionalGeneration, seed: int) -> None:
+    """Draw every weight: matrices that keep their input's size, norms about 1, biases that matter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or name.endswith("ln.weight"):
+                std, mean = 0.2, 1.0
+            elif parameter.ndim == 1 or "e_score_correction_bias" in name:
+                std, mean = 0.15, 0.0
+            elif "embed_tokens" in name:
+                std, mean = 0.3, 0.0
+            else:
+                std, mean = 1.3 / math.sqrt(parameter.shape[-1]), 0.0
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std + mean)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A checkpoint folder, the PyTorch model that it loads as (fp32, `eager` experts), and bundles by target."""
+
+    folder: Path
+    reference: Ernie4_5_VLMoeForConditionalGeneration
+    bundles: dict[str, Path]
+
+
+@pytest.fixture(scope="session")
+def make_exported() -> Callable[..., Exported]:
+    """make_exported(folder, seed, text, vision, targets=..., dtype=..., change=..., **top level keys)."""
+
+    def make(
+        folder: Path,
+        seed: int,
+        text: dict[str, Any] | None = None,
+        vision: dict[str, Any] | None = None,
+        targets: tuple[str, ...] = TARGETS,
+        dtype: torch.dtype = torch.float32,
+        change: Callable[[Any], None] = lambda model: None,
+        **top: Any,
+    ) -> Exported:
+        model = Ernie4_5_VLMoeForConditionalGeneration(random_config(seed, text or {}, vision or {}, **top))
+        fill(model, seed)
+        change(model)
+        checkpoint = folder / "checkpoint"
+        model.to(dtype).save_pretrained(checkpoint, max_shard_size="200KB")
+        for name in PROCESSOR_FILES:
+            shutil.copyfile(EXAMPLE / name, checkpoint / name)
+        bundles = {target: folder / target for target in targets}
+        for target, bundle in bundles.items():
+            export(checkpoint, bundle, target, "fp32", QUIET)
+        # Read back: what is compared is the checkpoint on the disk, rounded to bf16 where it was saved so.
+        reference = Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(
+            checkpoint, dtype=torch.float32, experts_implementation="eager"
+        ).eval()
+        return Exported(checkpoint, reference, bundles)
+
+    return make
