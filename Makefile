@@ -1,0 +1,44 @@
+# make demo: install, export the small checkpoint, ask it about pictures and a clip.
+# make test: install what parity with PyTorch needs, then every check.
+# Both create .venv where it is missing; it is brought up to date when pyproject.toml changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUNDLE := bundles/mini-ernie
+
+.PHONY: demo test clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.with-export
+	mkdir -p $(dir $(BUNDLE))
+	$(BIN)/ernie-export examples/mini-ernie -o $(BUNDLE)
+	$(BIN)/python examples/demo.py $(BUNDLE)
+
+test: $(VENV)/.with-parity
+	$(BIN)/ruff check .
+	$(BIN)/mypy graphs exporter runtime
+	$(BIN)/pytest
+
+clean:
+	rm -rf $(VENV) $(BUNDLE)
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or later is needed, \
+	found {v.major}.{v.minor} at {sys.executable}: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.with-export: pyproject.toml | $(VENV)/.made
+	@echo 'Installing into $(VENV): what exporting and running need'
+	$(BIN)/python -m pip install --quiet --editable '.[export]'
+	@touch $@
+
+# torchvision is only the reference's image processor here. Its own requirement of a torch build is left out, so that a
+# CPU build of torch serves.
+$(VENV)/.with-parity: pyproject.toml | $(VENV)/.made
+	@echo 'Installing into $(VENV): PyTorch and the test tools too, which takes minutes'
+	$(BIN)/python -m pip install --quiet --editable '.[export,parity,dev]' torch==2.13.0 transformers==5.23.0
+	$(BIN)/python -m pip install --quiet --no-deps torchvision==0.28.0
+	@touch $@ $(VENV)/.with-export
