@@ -6,7 +6,6 @@ by tens of per cent. Router correction biases are never zero.
 
 import importlib.util
 import math
-import os
 import shutil
 import sys
 from collections import defaultdict
@@ -19,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
 
 
