@@ -49,14 +49,13 @@ class ChatTokenizer:
             raise UserError(
                 f"{config_path}: tokenizer_class: expected LlamaTokenizer or TokenizersBackend, found {kind}"
             )
-        named = dict(_LLAMA_DEFAULTS) if llama else {}
-        named |= {key: _text(config[key], key, config_path) for key in NAMED_TOKENS if config.get(key) is not None}
         media = {key: _text(config.get(key), key, config_path) for key in MEDIA_TOKENS}
+        named = _named_tokens(config, llama, config_path)
         try:
             backend = _llama(content, config) if llama else Tokenizer.from_str(json.dumps(content))
             backend.no_truncation()
             backend.no_padding()
-            _add_tokens(backend, content, config, list(named.values()), list(media.values()), llama)
+            _add_tokens(backend, content, config, list(named.values()), llama)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise UserError(f"{path}: expected a tokenizer, found {type(e).__name__}: {e}") from e
         except Exception as e:  # the Rust library raises bare Exception for a malformed file
@@ -80,6 +79,22 @@ class ChatTokenizer:
     def decode(self, ids: list[int]) -> str:
         """Text of token ids, special tokens left out."""
         return self.backend.decode(ids, skip_special_tokens=True)
+
+
+def _extra_tokens(config: dict[str, Any]) -> Any:
+    """A list of special tokens without names, or an object of named ones."""
+    return config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+
+
+def _named_tokens(config: dict[str, Any], llama: bool, path: Path) -> dict[str, str]:
+    """Named special tokens in the order in which transformers adds missing ones: its own seven, then the model's."""
+    values: dict[str, Any] = dict(_LLAMA_DEFAULTS) if llama else {}
+    values |= {key: config[key] for key in NAMED_TOKENS if config.get(key) is not None}
+    own = {key: value for key, value in config.items() if key.endswith("_token") and isinstance(value, str | dict)}
+    extra = _extra_tokens(config)
+    names = [*(key for key in NAMED_TOKENS if key in values), *(key for key in own if key not in NAMED_TOKENS)]
+    values |= own | (extra if isinstance(extra, dict) else {})
+    return {key: _text(values[key], key, path) for key in dict.fromkeys([*names, *values])}
 
 
 def _text(value: Any, key: str, path: Path) -> str:
@@ -121,7 +136,7 @@ def _llama(content: dict[str, Any], config: dict[str, Any]) -> Tokenizer:
 
 
 def _add_tokens(
-    backend: Tokenizer, content: dict[str, Any], config: dict[str, Any], named: list[str], media: list[str], llama: bool
+    backend: Tokenizer, content: dict[str, Any], config: dict[str, Any], named: list[str], llama: bool
 ) -> None:
     """Added tokens in order of id, then the named and extra ones that are not among them, which are special."""
     listed = config.get("added_tokens_decoder")
@@ -133,10 +148,9 @@ def _add_tokens(
     tokens = [AddedToken(**token) for _, token in sorted(entries, key=lambda e: e[0])]
     tokens = [token for token in tokens if llama or token.content not in have]
     have |= {token.content for token in tokens}
-    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-    names = list(extra.values()) if isinstance(extra, dict) else list(extra)
-    texts = [token["content"] if isinstance(token, dict) else token for token in names]
-    for text in [*named, *texts, *media]:
+    extra = _extra_tokens(config)
+    texts = [] if isinstance(extra, dict) else [t["content"] if isinstance(t, dict) else t for t in extra]
+    for text in [*named, *texts]:
         if text not in have:
             have.add(text)
             tokens.append(AddedToken(text, special=True))

@@ -238,18 +238,26 @@ def _count(name: str) -> int:
 
 
 def _take(container: av.container.InputContainer, indices: NDArray[np.int32], name: str) -> list[NDArray[np.uint8]]:
-    """Decode up to the last index and keep the frames asked for, in RGB. Raises UserError where the file ends early."""
+    """Decode up to the last index and keep the frames asked for, in RGB.
+
+    Raises UserError where the file ends early. A clip trimmed by an edit list also has fewer frames than its header
+    says, being told to skip some: then there are fewer frames, as in the reference.
+    """
     wanted, last = set(indices.tolist()), int(indices[-1])
     frames: list[NDArray[np.uint8]] = []
+    decoded = 0
     for index, frame in enumerate(container.decode(video=0)):
         if index > last:
             break
+        decoded += 1
         if index in wanted:
             frames.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
             if frames[-1].shape != frames[0].shape:
                 raise UserError(f"{name}: expected frames of one size, found {frames[0].shape} and {frames[-1].shape}")
     if len(frames) < len(wanted):
-        raise UserError(f"{name}: expected {last + 1} frames, found the video truncated")
+        skipped = sum(entry.is_discard for entry in container.streams.video[0].index_entries)
+        if not frames or decoded + skipped <= last:
+            raise UserError(f"{name}: expected at least {last + 1} frames, found {decoded}: the video is truncated")
     return frames
 
 
