@@ -82,10 +82,9 @@ def test_padding_on_the_right_gives_the_same_rows(seed: int):
     ids, mask, images, videos = random_batch(np.random.default_rng(seed), 3, text_only=False)
     types, _ = token_types(ids, TOKENS)
     left, left_next = rope_positions(ids, types, images, videos, mask)
-    turned = [
-        np.array([np.roll(r, -int((m == 0).sum())) for r, m in zip(rows, mask, strict=True)]) for rows in (types, mask)
-    ]
-    right, right_next = rope_positions(ids, turned[0], images, videos, turned[1])
+    pads = (mask == 0).sum(axis=1)
+    turned_types, turned_mask = (np.stack([*map(np.roll, rows, -pads)]) for rows in (types, mask))
+    right, right_next = rope_positions(ids, turned_types, images, videos, turned_mask)
     for row in range(len(ids)):
         assert np.array_equal(left[:, row][:, mask[row] == 1], right[:, row][:, turned_mask[row] == 1])
     assert np.array_equal(left_next, right_next)
