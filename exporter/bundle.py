@@ -1,8 +1,9 @@
 """Putting a bundle in its place: written beside it under another name, then exchanged in one step.
 
 A bundle that is being written is a hidden, locked sibling, `.NAME.partial-PID`, and has no manifest until everything
-else is on the disk. Killed at any moment, an export leaves the old bundle as it was and at most a partial sibling,
-which the next export of the same name removes.
+else is in it. Killed at any moment, an export leaves the old bundle as it was and at most a partial sibling, which the
+next export of the same name removes. Exports of the same name at the same time each write their own sibling; the last
+one to end stays.
 """
 
 import ctypes
@@ -11,7 +12,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ernie_export.graphs.errors import UserError
@@ -29,23 +30,25 @@ def writing_bundle(output: Path) -> Iterator[Path]:
     """
     output = Path(os.path.abspath(output))
     check_replaceable(output)
-    remove_stale(output)
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
+        remove_stale(output)
+        lock = make_locked(partial)
     except OSError as e:
         raise UserError(f"{output}: expected a place to write to, found: {e.strerror} ({e.filename})") from e
     try:
-        with locked(partial):
-            yield partial
-        sync_folder(partial)
+        yield partial
+        for path in (*partial.iterdir(), partial):
+            sync(path)
+        check_replaceable(output)
         put_in_place(partial, output)
-        sync_folder(output.parent)
+        sync(output.parent)
     except OSError as e:
         raise UserError(f"{output}: expected room and leave to write a bundle, found: {e.strerror}") from e
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_bundle(partial)
+        os.close(lock)
 
 
 def check_replaceable(output: Path) -> None:
@@ -58,23 +61,44 @@ def check_replaceable(output: Path) -> None:
 
 def remove_stale(output: Path) -> None:
     """Remove partial bundles that no living export holds a lock on."""
-    for partial in output.parent.glob(f".{output.name}.partial-*"):
-        with locked(partial) as free:
-            if free:
-                shutil.rmtree(partial, ignore_errors=True)
+    for partial in list(output.parent.iterdir()):
+        if not partial.name.startswith(f".{output.name}.partial-"):
+            continue
+        try:
+            descriptor = os.open(partial, os.O_RDONLY)
+        except FileNotFoundError:  # its export has just ended
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_bundle(partial)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(descriptor)
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Hold an advisory lock on a folder, if it can be had at once; the system drops it when the process dies."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
+def make_locked(folder: Path) -> int:
+    """Make `folder` and lock it; returns the descriptor that holds the lock until it is closed or the process dies.
+
+    Another export may take the folder for a stale one before the lock is there: then it is made again.
+    """
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if folder.exists() and os.path.samestat(folder.stat(), os.fstat(descriptor)):
+            return descriptor
         os.close(descriptor)
+
+
+def remove_bundle(folder: Path) -> None:
+    """Remove a folder and its files, the manifest first: what is left of it at any moment is no bundle."""
+    with suppress(OSError):
+        (folder / MANIFEST).unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def put_in_place(partial: Path, output: Path) -> None:
@@ -83,9 +107,12 @@ def put_in_place(partial: Path, output: Path) -> None:
     renameat2's RENAME_EXCHANGE swaps both names atomically (Linux). Where the file system has no such call the old
     bundle is moved aside first, and moved back if the second rename fails.
     """
-    if not output.exists():
-        partial.rename(output)
+    try:
+        partial.rename(output)  # in place of nothing, or of an empty folder
         return
+    except OSError as e:
+        if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
     libc = ctypes.CDLL(None, use_errno=True)
     names = os.fsencode(partial), os.fsencode(output)
     if libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0:
@@ -100,12 +127,12 @@ def put_in_place(partial: Path, output: Path) -> None:
     except OSError:
         aside.rename(output)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    remove_bundle(aside)
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush the folder's entries to the disk, so that a rename after it can't overtake them."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file, or a folder's entries, to the disk, so that a rename after it can't overtake them."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

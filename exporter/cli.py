@@ -33,11 +33,12 @@ def command(checkpoint: Path, output: Path, target: str, precision: str) -> None
     console = Console(stderr=True)
     started = time.monotonic()
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Bars(*columns, TimeRemainingColumn(), console=console) as bars:
+    # Without a terminal stderr holds the summary, or the one line of an error, and nothing else.
+    with Bars(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
 
         def stage(name: str, total: int) -> None:
             bars.add_task(name, total=total or None, visible=total > 0)
-            if not total:
+            if not total and console.is_terminal:
                 bars.console.print(name)
 
         def advance(count: int) -> None:
