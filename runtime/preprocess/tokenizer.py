@@ -56,10 +56,9 @@ class ChatTokenizer:
             backend.no_truncation()
             backend.no_padding()
             _add_tokens(backend, content, config, list(named.values()), llama)
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise UserError(f"{path}: expected a tokenizer, found {type(e).__name__}: {e}") from e
-        except Exception as e:  # the Rust library raises bare Exception for a malformed file
-            raise UserError(f"{path}: expected a tokenizer, found {e}") from e
+        except Exception as e:  # of any type: what the file lacks fails here, what it has wrong in the Rust library
+            found = " ".join(f"{type(e).__name__}: {e}".split())
+            raise UserError(f"{path}: expected a tokenizer, found {found}") from e
         ids: dict[str, int] = {}
         for key, text in media.items() | {"eos_token": named.get("eos_token", "")}.items():
             index = backend.token_to_id(text)
@@ -145,7 +144,7 @@ def _add_tokens(
     else:
         entries = [(token["id"], {k: v for k, v in token.items() if k != "id"}) for token in content["added_tokens"]]
     have = {token.content for token in backend.get_added_tokens_decoder().values()}
-    tokens = [AddedToken(**token) for _, token in sorted(entries, key=lambda e: e[0])]
+    tokens = [AddedToken(token.pop("content"), **token) for _, token in sorted(entries, key=lambda e: e[0])]
     tokens = [token for token in tokens if llama or token.content not in have]
     have |= {token.content for token in tokens}
     extra = _extra_tokens(config)

@@ -169,7 +169,9 @@ class VideoProcessor:
                 indices = self.indices(total, float(rate) if rate else None, name)
                 container.seek(0)
                 frames = _take(container, indices, name)
-        except (av.FFmpegError, OSError, ValueError, EOFError) as e:
+        except UserError:
+            raise
+        except Exception as e:  # damaged data raises FFmpeg's errors, and others from the bindings above them
             raise UserError(f"{name}: expected a video that can be decoded, found {_reason(e)}") from e
         return Clip(np.stack(frames), self.timestamps(indices, float(rate) if rate else DEFAULT_FPS), name)
 
