@@ -12,10 +12,9 @@ from ernie_export.graphs.manifest import Manifest
 from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from ernie_export.runtime.generation import Batch, Prompt, Sequence
-from ernie_export.runtime.preprocess import Preprocessor
-from ernie_export.runtime.preprocess.positions import rope_positions
+from ernie_export.runtime.preprocess import Prepared, Preprocessor
 from ernie_export.runtime.sampling import Sampler, SamplingParams
-from ernie_export.runtime.text_stream import TextStream, byte_token_ids
+from ernie_export.runtime.text_stream import TextStream
 from ernie_export.runtime.vision_features import encode_media
 
 # Files up to this size are hashed whole on load (0.2 s for one of this size); a larger one's size alone is compared.
@@ -52,28 +51,27 @@ class Model:
 
     def __init__(self, manifest: Manifest, preprocessor: Preprocessor, engine: Engine) -> None:
         self.manifest = manifest
-        self._preprocessor = preprocessor
-        self._engine = engine
-        self._byte_tokens = byte_token_ids(preprocessor.chat.tokenizer.backend.get_vocab())
+        self.preprocessor = preprocessor
+        self.engine = engine
 
     def preprocess(self, messages: Messages) -> dict[str, np.ndarray]:
         """The arrays that the reference's processor makes of one conversation, under its names."""
-        return self._preprocessor(messages)
+        return self.preprocessor(messages)
 
     def image_features(self, images: Several[Any]) -> list[np.ndarray]:
         """Features of pictures (paths or PIL images), float32 (tokens, hidden) each, as they enter the decoder."""
-        processor = self._preprocessor.images
+        processor = self.preprocessor.images
         return self._features(*processor([processor.load(image) for image in images]))
 
     def video_features(self, videos: Several[Any]) -> list[np.ndarray]:
         """Features of clips (paths or `Clip`s), float32 (tokens, hidden) each, as they enter the decoder."""
-        processor = self._preprocessor.videos
+        processor = self.preprocessor.videos
         return self._features(*processor([processor.load(video) for video in videos]))
 
     def _features(self, pixels: np.ndarray, grids: np.ndarray) -> list[np.ndarray]:
         shapes = [(int(t), int(h), int(w)) for t, h, w in grids]
         items = np.split(pixels, np.cumsum([t * h * w for t, h, w in shapes])[:-1])
-        return encode_media(self._engine, items, shapes, self.manifest.model.spatial_merge_size)
+        return encode_media(self.engine, items, shapes, self.manifest.model.spatial_merge_size)
 
     def generate(self, messages: Messages | list[Messages], **options: Any) -> Result | list[Result]:
         """Answer one conversation, or several together; `options` are the fields of `SamplingParams`.
@@ -84,7 +82,7 @@ class Model:
         params = SamplingParams.from_options(options)
         several = bool(messages) and isinstance(messages[0], list)
         sequences = [self._sequence(one, params) for one in (messages if several else [messages])]
-        batch = Batch(self._engine, min(len(sequences), ROWS), max(map(Sequence.capacity, sequences), default=0))
+        batch = Batch(self.engine, min(len(sequences), ROWS), max(map(Sequence.capacity, sequences), default=0))
         waiting = list(reversed(sequences))
         while waiting or batch.running:
             while waiting and not batch.full:
@@ -97,7 +95,7 @@ class Model:
     def stream(self, messages: Messages, **options: Any) -> Generator[str, None, Result]:
         """Answer one conversation piece by piece: yields text, returns the `Result`."""
         sequence = self._sequence(messages, SamplingParams.from_options(options))
-        batch = Batch(self._engine, 1, sequence.capacity())
+        batch = Batch(self.engine, 1, sequence.capacity())
         yield batch.add(sequence)
         while batch.running:
             ((_, piece),) = batch.step()
@@ -105,36 +103,25 @@ class Model:
         return self._result(sequence)
 
     def _sequence(self, messages: Messages, params: SamplingParams) -> Sequence:
-        prompt = self._prompt(messages)
+        prompt = self.prompt(self.preprocessor.prepare(messages))
         limit, length = self.manifest.model.max_positions, len(prompt.input_ids)
         if length >= limit:
             raise UserError(f"prompt: expected fewer than {limit} tokens (the model's position limit), found {length}")
         eos = frozenset(self.manifest.model.eos_token_ids)
-        text = TextStream(self._preprocessor.chat.decode, params.stop, self._byte_tokens)
+        text = TextStream(self.preprocessor.chat.decode, params.stop, self.preprocessor.chat.byte_tokens)
         sampler = Sampler(params, eos, prompt.input_ids)
         return Sequence(prompt, sampler, text, eos, min(params.max_new_tokens, limit - length))
 
-    def _prompt(self, messages: Messages) -> Prompt:
-        facts = self.manifest.model
-        prepared = self._preprocessor.prepare(messages)
-        inputs = prepared.inputs
-        pixels = {"image": inputs.get("pixel_values"), "video": inputs.get("pixel_values_videos")}
-        items = [pixels[medium.kind][medium.rows] for medium in prepared.media]
-        features = encode_media(self._engine, items, [m.grid for m in prepared.media], facts.spatial_merge_size)
-        position_ids, _ = rope_positions(
-            inputs["input_ids"],
-            inputs["mm_token_type_ids"],
-            inputs.get("image_grid_thw"),
-            inputs.get("video_grid_thw"),
-            spatial_merge_size=facts.spatial_merge_size,
-            temporal_merge_size=facts.temporal_merge_size,
-        )
-        is_feature = inputs["mm_token_type_ids"][0] != 0
+    def prompt(self, prepared: Prepared) -> Prompt:
+        """Encode the media of a preprocessed conversation and lay out what the decoder takes."""
+        arrays, facts = prepared.arrays, self.manifest.model
+        features = encode_media(self.engine, *prepared.media(), facts.spatial_merge_size)
+        is_feature = arrays["mm_token_type_ids"][0] != 0
         return Prompt(
-            input_ids=inputs["input_ids"][0],
-            token_types=inputs["moe_mm_token_type_ids"][0],
+            input_ids=arrays["input_ids"][0],
+            token_types=arrays["moe_mm_token_type_ids"][0],
             feature_index=np.where(is_feature, np.cumsum(is_feature), 0),
-            position_ids=position_ids[:, 0],
+            position_ids=prepared.position_ids[:, 0],
             features=np.concatenate(features) if features else np.zeros((0, facts.hidden_size), np.float32),
         )
 
@@ -145,7 +132,7 @@ class Model:
 
     def close(self) -> None:
         """Free the engine."""
-        self._engine.close()
+        self.engine.close()
 
     def __enter__(self) -> Self:
         return self

@@ -71,20 +71,24 @@ class OnnxRuntimeEngine:
         return logits
 
     def _run(self, graph: str, arrays: dict[str, np.ndarray], cache: KVCache, rows: slice) -> np.ndarray:
-        """Run a decoder graph with each cache buffer bound as past and present alike: it is updated in place."""
+        """Run a decoder graph over some rows of the cache, which it updates in place; returns logits."""
+        binding = self._bind(graph, arrays, cache, rows)
+        self._sessions[graph].run_with_iobinding(binding)
+        return binding.get_outputs()[0].numpy()
+
+    def _bind(self, graph: str, arrays: dict[str, np.ndarray], cache: KVCache, rows: slice) -> ort.IOBinding:
+        """Bind logits as the first output, and each cache buffer as past and present alike."""
         binding = self._sessions[graph].io_binding()
-        kept = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        for name, array in kept.items():
-            binding.bind_cpu_input(name, array)
+        binding.bind_output("logits", "cpu")
+        for name, array in arrays.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
         for part, buffers in (("key", cache.keys), ("value", cache.values)):
             for layer, buffer in enumerate(buffers):
                 view = buffer[rows]
                 place = ("cpu", 0, view.dtype, view.shape, view.ctypes.data)
                 binding.bind_input(f"past_{part}.{layer}", *place)
                 binding.bind_output(f"present_{part}.{layer}", *place)
-        binding.bind_output("logits", "cpu")
-        self._sessions[graph].run_with_iobinding(binding)
-        return binding.get_outputs()[-1].numpy()
+        return binding
 
     def close(self) -> None:
         """Free the sessions and with them the mapping of the weights."""

@@ -1,0 +1,170 @@
+"""Does a bundle compute what PyTorch computes? Stage by stage, layer by layer, token by token.
+
+Both sides get the same arrays (the bundle's own preprocessing) for a few conversations: text alone, one picture, two of
+unequal size, a clip, and pictures with a clip. Pictures are drawn from a seed, so a report can be repeated.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ernie_export.exporter.verify_bundle import Watched
+from ernie_export.exporter.verify_reference import Reference
+from ernie_export.runtime.pipeline import load
+from PIL import Image
+
+# Relative error allowed for a stage, by precision. A float32 sum over a few thousand terms rounds at about 1e-6, and
+# the released model has 28 layers of them. Routing scores closer than ROUNDING may swap.
+TOLERANCE = {"fp32": 1e-4}
+ROUNDING = 1e-5
+TOKENS = 16
+
+
+@dataclass
+class Stage:
+    """The worst relative error of one stage over the cases that have it; routing agreement where it routes."""
+
+    error: float = 0.0
+    routed: int = 0  # tokens
+    agreed: int = 0
+    ties: int = 0  # disagreements where the reference's own choice hangs on rounding
+
+
+@dataclass
+class Case:
+    """Generated tokens of one conversation on both sides."""
+
+    name: str
+    tokens: int
+    diverged: int | None  # place of the first token that differs
+    gap: float | None  # there, the reference's lead of its own token over the bundle's, relative to its logits' norm
+
+
+@dataclass
+class Report:
+    """Everything compared, in the order of computation."""
+
+    precision: str
+    tolerance: float
+    stages: dict[str, Stage] = field(default_factory=dict)
+    cases: list[Case] = field(default_factory=list)
+
+    @property
+    def failures(self) -> list[str]:
+        """What is past the tolerance, one line each."""
+        lines = [
+            f"{name}: relative error {stage.error:.1e}, expected at most {self.tolerance:.0e}"
+            for name, stage in self.stages.items()
+            if not stage.error <= self.tolerance  # a NaN fails too
+        ]
+        lines += [
+            f"{name}: {stage.routed - stage.agreed - stage.ties} of {stage.routed} tokens routed elsewhere"
+            for name, stage in self.stages.items()
+            if stage.agreed + stage.ties < stage.routed
+        ]
+        return lines + [
+            f"{case.name}: token {case.diverged} differs (the reference preferred its own by {case.gap:.1e})"
+            for case in self.cases
+            if case.diverged is not None and not (case.gap is not None and case.gap <= self.tolerance)
+        ]
+
+
+def verify(bundle: Path, checkpoint: Path, tolerance: float | None, progress: Callable[[str], None]) -> Report:
+    """Compare `bundle` with PyTorch on `checkpoint`; `progress` is told each conversation's name as it begins."""
+    with load(bundle, check=True) as model:
+        precision = model.manifest.precision
+        report = Report(precision, TOLERANCE[precision] if tolerance is None else tolerance)
+        progress("loading PyTorch")
+        reference, watched = Reference(checkpoint), Watched(bundle, model)
+        for name, messages in conversations(np.random.default_rng(0)).items():
+            progress(name)
+            prepared = model.preprocessor.prepare(messages)
+            expected = reference.stages(prepared.arrays)
+            token = int(expected.pop("first token")[0])
+            compare(report, expected, watched.stages(prepared, token), prepared.arrays)
+            report.cases.append(compare_tokens(name, reference, watched, prepared))
+    report.stages = dict(sorted(report.stages.items(), key=lambda item: order(item[0])))
+    return report
+
+
+def order(stage: str) -> tuple[int, int]:
+    """Sort key: stages as they are computed, blocks and layers by number."""
+    *kind, number = stage.split() if stage[-1].isdigit() else (stage, "0")
+    kinds = ["vision block", "vision encoder", "resampler", "layer", "logits", "decode logits"]
+    return kinds.index(" ".join(kind)), int(number)
+
+
+def compare(
+    report: Report, expected: dict[str, np.ndarray], found: dict[str, np.ndarray], arrays: dict[str, np.ndarray]
+) -> None:
+    """Add one conversation's stages to the report."""
+    for name in expected:
+        if "routing" in name:
+            continue
+        stage = report.stages.setdefault(name, Stage())
+        stage.error = max(stage.error, relative_error(found[name], expected[name]), key=lambda x: (x != x, x))
+        number = name.removeprefix("layer ")
+        if f"routing {number}" in found:
+            compare_routing(stage, number, expected, found[f"routing {number}"], arrays)
+
+
+def compare_routing(
+    stage: Stage, number: str, expected: dict[str, np.ndarray], found: np.ndarray, arrays: dict[str, np.ndarray]
+) -> None:
+    """Count the tokens that ask the same experts on both sides, whatever their order."""
+    is_vision = arrays["moe_mm_token_type_ids"][0] != 0
+    # The reference's routers see the rows of their own modality.
+    for bank, is_own in (("text", ~is_vision), ("vision", is_vision)):
+        if not is_own.any():
+            continue
+        chosen, gap = expected[f"{bank} routing {number}"], expected[f"{bank} routing {number} gap"]
+        same = (np.sort(found[is_own], -1) == np.sort(chosen, -1)).all(-1)
+        stage.routed += len(same)
+        stage.agreed += int(same.sum())
+        stage.ties += int((~same & (gap < ROUNDING)).sum())
+
+
+def compare_tokens(name: str, reference: Reference, watched: Watched, prepared: Any) -> Case:
+    """Generate on both sides and find where they part."""
+    expected, found = reference.generate(prepared.arrays, TOKENS), watched.generate(prepared, TOKENS)
+    different = [place for place, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b]
+    if not different:
+        return Case(name, TOKENS, None, None)
+    place = different[0]
+    logits = reference.logits_after(prepared.arrays, expected[:place])
+    gap = (logits[expected[place]] - logits[found[place]]) / np.linalg.norm(logits)
+    return Case(name, TOKENS, place, float(gap))
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """‖found − expected‖ / ‖expected‖; infinite where the shapes differ."""
+    if found.shape != expected.shape:
+        return float("inf")
+    return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))
+
+
+def conversations(rng: np.random.Generator) -> dict[str, list[dict[str, Any]]]:
+    """One conversation of each kind; pictures are coarse random tiles, as an encoder sees nothing in plain noise."""
+
+    def picture(height: int, width: int) -> Image.Image:
+        tiles = rng.integers(0, 256, (-(-height // 16), -(-width // 16), 3), np.uint8)
+        return Image.fromarray(tiles).resize((width, height), Image.Resampling.NEAREST)
+
+    def ask(text: str, *media: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": [*media, {"type": "text", "text": text}]}]
+
+    def image(height: int, width: int) -> dict[str, Any]:
+        return {"type": "image", "image": picture(height, width)}
+
+    def clip() -> dict[str, Any]:
+        return {"type": "video", "video": [picture(96, 128) for _ in range(4)], "fps": 2}
+
+    return {
+        "text": ask("What do you see, and where is it?"),
+        "one picture": ask("What is in the picture?", image(120, 160)),
+        "two unequal pictures": ask("Which one is brighter?", image(84, 140), image(168, 112)),
+        "a clip": ask("What happens?", clip()),
+        "pictures and a clip": ask("Compare them.", image(60, 60), clip(), image(100, 60)),
+    }

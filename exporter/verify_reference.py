@@ -1,0 +1,120 @@
+"""The PyTorch side of ernie-verify: every stage's output of the transformers class in float32."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ernie_export.graphs.errors import UserError
+from transformers import Ernie4_5_VLMoeForConditionalGeneration
+
+
+class Reference:
+    """The class with eager experts, which alone fixes the order of sums; stages are read with forward hooks."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        try:
+            self.model = Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(
+                checkpoint, dtype=torch.float32, experts_implementation="eager", local_files_only=True
+            ).eval()
+        except (OSError, ValueError) as e:
+            line = str(e).strip().split("\n")[0]
+            raise UserError(f"{checkpoint}: expected a checkpoint that transformers loads, found: {line}") from e
+
+    @torch.no_grad()
+    def stages(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run a prompt; returns the stages' outputs by the names that verify.py compares."""
+        found: dict[str, Any] = {}
+        hooks = self._hook(found)
+        try:
+            output = self.model(**self._tensors(arrays), use_cache=True)
+            stages = {name: to_numpy(value) for name, value in found.items()}
+            stages["logits"] = output.logits[:, -1].numpy()
+            # The first decode step, from the reference's own token: both sides are fed the same one.
+            token = output.logits[:, -1:].argmax(-1)
+            position = next_positions(self.model, arrays)
+            step = self.model(input_ids=token, past_key_values=output.past_key_values, position_ids=position)
+            return stages | {"first token": token[0].numpy(), "decode logits": step.logits[:, -1].numpy()}
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @torch.no_grad()
+    def generate(self, arrays: dict[str, np.ndarray], count: int) -> list[int]:
+        """`count` greedy tokens, whether or not one of them ends the answer."""
+        output = self.model.generate(
+            **self._tensors(arrays), max_new_tokens=count, min_new_tokens=count, do_sample=False, repetition_penalty=1.0
+        )
+        return output[0, arrays["input_ids"].shape[1] :].tolist()
+
+    @torch.no_grad()
+    def logits_after(self, arrays: dict[str, np.ndarray], tokens: list[int]) -> np.ndarray:
+        """Logits (vocabulary,) after the prompt and `tokens`."""
+        output = self.model.generate(
+            **self._tensors(arrays),
+            max_new_tokens=len(tokens) + 1,
+            min_new_tokens=len(tokens) + 1,
+            do_sample=False,
+            repetition_penalty=1.0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        return output.logits[-1][0].numpy()
+
+    def _tensors(self, arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        self.model.model.rope_deltas = None  # kept between calls by the class
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+    def _hook(self, found: dict[str, Any]) -> list[Any]:
+        """Collect outputs under verify.py's names; images and clips come in separate calls, in that order."""
+
+        def collect(name: str) -> Any:
+            return lambda _module, _inputs, output: found.setdefault(name, []).append(first(output))
+
+        def collect_routing(bank: int, index: int) -> Any:
+            return lambda router, _inputs, output: keep_routing(found, router, output, bank, index)
+
+        model, hooks = self.model.model, []
+        for index, block in enumerate(model.vision_tower.blocks):
+            hooks.append(block.register_forward_hook(collect(f"vision block {index}")))
+        hooks.append(model.vision_tower.ln.register_forward_hook(collect("vision encoder")))
+        hooks.append(model.resampler_model.register_forward_hook(collect("resampler")))
+        for index, layer in enumerate(model.language_model.layers):
+            hooks.append(layer.register_forward_hook(collect(f"layer {index}")))
+            if hasattr(layer.mlp, "text_moe"):
+                for bank, moe in enumerate((layer.mlp.text_moe, layer.mlp.vision_moe)):
+                    hooks.append(moe.gate.register_forward_hook(collect_routing(bank, index)))
+        return hooks
+
+
+def keep_routing(found: dict[str, Any], router: Any, output: Any, bank: int, index: int) -> None:
+    """Keep a router's choice, and the gap between its last chosen and its best refused score.
+
+    bank: 0 text, 1 vision; experts of the vision bank count from E on.
+    """
+    logits, _, chosen = output
+    experts, k = logits.shape[-1], chosen.shape[-1]
+    scores = router.moe_statics(torch.softmax(logits.float(), -1)).sort(-1, descending=True).values
+    gap = scores[:, k - 1] - scores[:, k] if experts > k else torch.ones(len(scores))
+    name = f"{('text', 'vision')[bank]} routing {index}"
+    found[name], found[f"{name} gap"] = [chosen + bank * experts], [gap]
+
+
+def first(output: Any) -> torch.Tensor:
+    """The hidden states of a module that may return them alone or in a tuple."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def to_numpy(parts: list[torch.Tensor]) -> np.ndarray:
+    """Rows of all calls, one after the other."""
+    return np.concatenate([(part.reshape(-1, part.shape[-1]) if part.ndim > 1 else part).numpy() for part in parts])
+
+
+def next_positions(model: Any, arrays: dict[str, np.ndarray]) -> torch.Tensor:
+    """Positions (3, 1, 1) of the first generated token, each axis counting on from the prompt's last."""
+    if not any(name.endswith("grid_thw") for name in arrays):
+        return torch.full((3, 1, 1), arrays["input_ids"].shape[1])
+    names = "input_ids", "mm_token_type_ids", "image_grid_thw", "video_grid_thw"
+    tensors = {name: torch.from_numpy(arrays[name]) for name in names if name in arrays}
+    positions, _ = model.model.get_rope_index(**tensors)
+    return positions[:, :, -1:] + 1
