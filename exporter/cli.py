@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 
 @click.command()
@@ -45,24 +46,34 @@ def command(checkpoint: Path, output: Path, target: str, precision: str) -> None
             bars.advance(bars.task_ids[-1], count)
 
         manifest = export(checkpoint, output, target, precision, Progress(stage, advance))
-    console.print(summary(manifest, output, time.monotonic() - started))
+    seconds = time.monotonic() - started
+    console.print(f"{output} ({manifest.target}, {manifest.precision})", soft_wrap=True, markup=False, highlight=False)
+    console.print(summary(manifest, f"{seconds:.1f} s, peak memory {peak_memory() / 2**20:.0f} MiB"))
 
 
-def summary(manifest: Manifest, output: Path, seconds: float) -> Table:
-    """Files and sizes, seconds and peak memory of this process."""
+def summary(manifest: Manifest, caption: str) -> Table:
+    """Files and sizes."""
     total = sum(entry.bytes for entry in manifest.files.values())
-    # ru_maxrss is in KiB on Linux.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    table = Table(title=f"{output} ({manifest.target}, {manifest.precision})", title_justify="left")
-    table.add_column("file")
+    table = Table(caption=caption, caption_justify="left")
+    table.add_column("file", overflow="fold")
     table.add_column("MiB", justify="right")
     for name, entry in manifest.files.items():
-        table.add_row(name, f"{entry.bytes / 2**20:.2f}")
+        table.add_row(Text(name), f"{entry.bytes / 2**20:.2f}")
     table.add_section()
     table.add_row(f"{len(manifest.files)} files", f"{total / 2**20:.2f}")
-    table.caption = f"{seconds:.1f} s, peak memory {peak:.0f} MiB"
-    table.caption_justify = "left"
     return table
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, in bytes.
+
+    ru_maxrss would do elsewhere, but on Linux it begins at what the process that started this one held.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
