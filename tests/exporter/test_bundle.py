@@ -1,0 +1,305 @@
+"""A bundle is whole or it is none: exports killed at any moment, exports side by side, damaged files."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ernie_export.exporter import bundle
+from ernie_export.exporter.export import Progress, export
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.manifest import NAME as MANIFEST
+from ernie_export.graphs.manifest import Manifest
+from ernie_export.runtime import load, pipeline
+
+MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
+QUIET = Progress(lambda name, total: None, lambda count: None)
+
+# Forks an export for every line of input, "TARGET SECONDS": kills it after so many seconds, or lets it end where they
+# are "-". Progress sleeps, so that an export takes most of a second, as a large one does. A second word "together"
+# starts one export of each target named and waits for all.
+DRIVER = """
+import os, signal, sys, time
+from pathlib import Path
+from ernie_export.exporter import bundle
+from ernie_export.exporter.export import Progress, export
+
+checkpoint, output = Path(sys.argv[1]), Path(sys.argv[2])
+
+def child(target, pause):
+    pid = os.fork()
+    if pid:
+        return pid
+    sleep = lambda *_: time.sleep(pause)
+    put = bundle.put_in_place
+    remove = bundle.remove_bundle
+    bundle.put_in_place = lambda *names: (sleep(), sleep(), put(*names), sleep(), sleep())
+    bundle.remove_bundle = lambda folder: (sleep(), remove(folder), sleep())
+    code = 1
+    try:
+        export(checkpoint, output, target, "fp32", Progress(sleep, sleep))
+        code = 0
+    finally:
+        os._exit(code)
+
+print("ready", flush=True)
+for line in sys.stdin:
+    targets, seconds = line.split()
+    start = time.monotonic()
+    children = [child(target, PAUSE) for target in targets.split(",")]
+    if seconds != "-":
+        time.sleep(float(seconds))
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    print(*codes, time.monotonic() - start, flush=True)
+"""
+
+
+class Driver:
+    """Exports in processes that can be killed; each is forked from one that has the modules loaded."""
+
+    def __init__(self, output: Path, pause: float) -> None:
+        program = [sys.executable, "-c", DRIVER.replace("PAUSE", str(pause)), str(MINI), str(output)]
+        self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout.readline() == "ready\n"
+
+    def run(self, targets: str, seconds: float | None = None) -> tuple[list[int], float]:
+        """Exit codes (-9: killed) and seconds taken."""
+        self.process.stdin.write(f"{targets} {'-' if seconds is None else seconds}\n")
+        self.process.stdin.flush()
+        *codes, taken = self.process.stdout.readline().split()
+        return [int(code) for code in codes], float(taken)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        assert self.process.wait() == 0
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """driver(pause): exports of mini-ernie to tmp_path/out/bundle."""
+    (tmp_path / "out").mkdir()
+    started: list[Driver] = []
+
+    def start(pause: float) -> Driver:
+        started.append(Driver(tmp_path / "out" / "bundle", pause))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+def whole(folder: Path) -> Manifest:
+    """The manifest of a folder whose every file is as the manifest says, and that holds nothing else."""
+    manifest = Manifest.read(folder)
+    manifest.check_files(folder, hash_limit=2**40)
+    assert {path.name for path in folder.iterdir()} == {MANIFEST, *manifest.files}
+    return manifest
+
+
+def test_killed_at_any_moment(driver, tmp_path, record_property):
+    """What stands under the output's name is whole, the old bundle or the new; so is whatever has a manifest."""
+    exports, output = driver(0.003), tmp_path / "out" / "bundle"
+    codes, seconds = exports.run("onnx-portable")
+    assert codes == [0] and whole(output).target == "onnx-portable"
+    moments = [random.Random(seed).uniform(0.02, 1) for seed in range(14)]
+    killed, left = 0, []
+    for number, moment in enumerate(moments):
+        if number == 10:  # the last ones have no old bundle
+            shutil.rmtree(output)
+        old = whole(output).target if output.exists() else None
+        codes, _ = exports.run("onnx" if old == "onnx-portable" else "onnx-portable", moment * seconds)
+        killed += codes == [-9]
+        if output.exists():
+            found = whole(output).target
+            assert old is not None or found
+            if codes == [-9] and old is not None and found == old:
+                assert load_target(output) == old
+        else:
+            assert old is None, "the old bundle is gone"
+        partials = [path for path in output.parent.iterdir() if path != output]
+        left += partials
+        for partial in partials:
+            assert partial.name.startswith(".bundle.partial-")
+            if (partial / MANIFEST).exists():
+                whole(partial)
+    record_property("killed", f"{killed} of {len(moments)}, {len(left)} partial folders found")
+    assert killed >= 8, "exports end before they are killed: the test proves little"
+    assert left, "no export was killed while it wrote: the test proves little"
+    assert exports.run("onnx")[0] == [0]
+    assert whole(output).target == "onnx"
+    assert [path.name for path in output.parent.iterdir()] == ["bundle"], "partial folders outlive the next export"
+
+
+def load_target(folder: Path) -> str:
+    with load(folder, threads=1) as model:
+        return model.manifest.target
+
+
+@pytest.mark.parametrize("replace", [False, True], ids=["nothing there", "a bundle there"])
+def test_exports_side_by_side(driver, tmp_path, replace):
+    """All succeed, each as if alone, and one of them stays."""
+    exports, output = driver(0.001), tmp_path / "out" / "bundle"
+    for _ in range(2):
+        if output.exists() and not replace:
+            shutil.rmtree(output)
+        codes, _ = exports.run("onnx,onnx-portable,onnx,onnx-portable")
+        assert codes == [0, 0, 0, 0]
+        whole(output)
+        assert [path.name for path in output.parent.iterdir()] == ["bundle"]
+
+
+def test_an_export_that_is_running_is_not_stale(tmp_path):
+    """Its folder stays while another of the same name begins and ends."""
+    output = tmp_path / "bundle"
+    with bundle.writing_bundle(output) as partial:
+        (partial / "file").write_text("begun")
+        # The other export is another process; this one's own name is taken from its process id.
+        program = (
+            "import sys; from pathlib import Path; from ernie_export.exporter import bundle\n"
+            "with bundle.writing_bundle(Path(sys.argv[1])) as p: (p / 'manifest.json').write_text('other')"
+        )
+        subprocess.run([sys.executable, "-c", program, output], check=True)
+        assert (output / MANIFEST).read_text() == "other"
+        assert (partial / "file").read_text() == "begun"
+        (partial / MANIFEST).write_text("this")
+    assert (output / MANIFEST).read_text() == "this" and not partial.exists()
+
+
+def test_names_that_look_like_patterns(tmp_path):
+    """`[ab]` and `*` in an output's name are letters; a neighbour's partial folder is not touched."""
+    for name in (".a.partial-1", ".[ab].partial-7", ".**.partial-9"):
+        (tmp_path / name).mkdir()
+    for name in ("[ab]", "**"):
+        with bundle.writing_bundle(tmp_path / name) as partial:
+            (partial / MANIFEST).write_text("{}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["**", ".a.partial-1", "[ab]"]
+
+
+def test_where_names_cannot_be_exchanged(tmp_path, monkeypatch):
+    """A file system without RENAME_EXCHANGE: the old bundle is moved aside, and back if the new one can't be placed."""
+
+    class NoExchange:
+        def renameat2(self, *arguments: Any) -> int:
+            return -1
+
+    monkeypatch.setattr(bundle.ctypes, "CDLL", lambda *a, **k: NoExchange())
+    monkeypatch.setattr(bundle.ctypes, "get_errno", lambda: bundle.errno.EINVAL)
+    output = tmp_path / "bundle"
+    for text in ("old", "new"):
+        with bundle.writing_bundle(output) as partial:
+            (partial / MANIFEST).write_text(text)
+        assert (output / MANIFEST).read_text() == text
+    renames, rename = [], Path.rename
+
+    def refuse_third(path: Path, target: Path) -> Path:
+        renames.append(path)
+        if len(renames) == 3:
+            raise OSError(bundle.errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_third)
+    with pytest.raises(UserError, match="Input/output error"), bundle.writing_bundle(output) as partial:
+        (partial / MANIFEST).write_text("never")
+    assert (output / MANIFEST).read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "bundle"
+    export(MINI, folder, "onnx", "fp32", QUIET)
+    return folder
+
+
+@pytest.fixture
+def damaged(exported, tmp_path):
+    """A copy of a bundle to damage."""
+    return shutil.copytree(exported, tmp_path / "bundle")
+
+
+def refusal(folder: Path, **options: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        load(folder, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+FILES = """Roboto-Regular.ttf chat_template.jinja config.json decode.onnx decoder.onnx generation_config.json
+preprocessor_config.json resampler.onnx tokenizer.json tokenizer_config.json video_preprocessor_config.json vision.onnx
+weights.safetensors""".split()
+
+
+def flip(path: Path, place: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1 << place % 8]))
+
+
+def test_every_file_is_listed(exported):
+    assert sorted(Manifest.read(exported).files) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_flipped_bit_is_seen(damaged, name):
+    size = (damaged / name).stat().st_size
+    for place in (0, random.Random(name).randrange(size), size - 1):
+        flip(damaged / name, place)
+        message = refusal(damaged)
+        assert message.startswith(f"{damaged / name}: expected sha256") and MANIFEST in message
+        flip(damaged / name, place)
+    load(damaged, threads=1).close()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_cut_or_grown_file_is_seen(damaged, name):
+    content = (damaged / name).read_bytes()
+    for changed in (content[:-1], content + b"\n", b""):
+        (damaged / name).write_bytes(changed)
+        message = refusal(damaged)
+        assert message.startswith(f"{damaged / name}: expected {len(content)} bytes")
+        assert message.endswith(f"found {len(changed)}")
+    (damaged / name).unlink()
+    assert f"{damaged / name}: expected {len(content)} bytes" in refusal(damaged)
+    (damaged / name).mkdir()
+    assert "found no file" in refusal(damaged)
+
+
+def test_large_files_are_hashed_on_demand(damaged, monkeypatch):
+    """Past the limit a load compares sizes alone, and `check=True` everything."""
+    flip(damaged / "weights.safetensors", 9_000_000)
+    monkeypatch.setattr(pipeline, "HASH_LIMIT", 2**20)
+    load(damaged, threads=1).close()
+    assert "weights.safetensors" in refusal(damaged, check=True)
+
+
+def test_ernie_run_says_it_in_one_line(damaged):
+    flip(damaged / "decode.onnx", 1000)
+    command = [Path(sys.executable).with_name("ernie-run"), damaged, "What is red?"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
+    assert process.stderr.startswith(f"error: {damaged / 'decode.onnx'}: expected sha256")
+
+
+def test_a_newer_schema_says_so(damaged):
+    document = json.loads((damaged / MANIFEST).read_text())
+    (damaged / MANIFEST).write_text(json.dumps(document | {"schema": 2}))
+    message = refusal(damaged)
+    assert f"{damaged / MANIFEST}: expected schema 1, found 2" in message and "newer" in message
+
+
+def test_a_checkpoint_or_nothing_is_no_bundle(tmp_path):
+    assert "expected a bundle" in refusal(MINI)
+    assert "expected a bundle" in refusal(tmp_path / "nothing")
+    assert "expected a bundle" in refusal(Path(os.devnull))
