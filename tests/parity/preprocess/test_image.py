@@ -29,7 +29,7 @@ def noise(rng: np.random.Generator, mode: str, largest: int = 300) -> Image.Imag
     if mode == "F":
         return Image.fromarray(rng.uniform(-50, 300, (height, width)).astype(np.float32))
     if mode in ("P", "P with one clear colour", "P with alphas"):
-        picture = Image.fromarray(pixels[..., :3]).quantize(64)
+        picture = Image.fromarray(pixels[..., :3]).quantize(64, Image.Quantize.FASTOCTREE)
         if mode == "P with one clear colour":
             picture.info["transparency"] = 3
         if mode == "P with alphas":

@@ -201,6 +201,15 @@ def test_prepared(preprocessor: Preprocessor):
     assert [p.shape for p in prepared.media()[0]] == [(128, 588), (16, 588), (16, 588), (128, 588)]
 
 
+def test_placeholders_side_by_side(folder: Path):
+    """Two pictures of unequal size with nothing between them: the grids tell them apart."""
+    (folder / "chat_template.jinja").write_text("{% for _ in messages[0].content %}<|IMAGE_PLACEHOLDER|>{% endfor %}?")
+    wide = {"type": "image", "image": Image.new("RGB", (140, 56))}
+    prepared = Preprocessor.from_folder(folder).prepare(user(IMAGE, wide))
+    assert [item.tokens for item in prepared.items] == [slice(0, 4), slice(4, 14)]
+    assert prepared.position_ids[1, 0].tolist() == [0, 0, 1, 1, *[2] * 5, *[3] * 5, 7]
+
+
 def test_text_alone_has_no_pixels(preprocessor: Preprocessor):
     arrays = preprocessor([{"role": "user", "content": "hello"}])
     assert set(arrays) == {"input_ids", "attention_mask", "mm_token_type_ids", "moe_mm_token_type_ids"}
