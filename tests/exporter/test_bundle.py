@@ -20,9 +20,9 @@ from ernie_export.runtime import load, pipeline
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 QUIET = Progress(lambda name, total: None, lambda count: None)
 
-# Forks an export for every line of input, "TARGET SECONDS": kills it after so many seconds, or lets it end where they
-# are "-". Progress sleeps, so that an export takes most of a second, as a large one does. A second word "together"
-# starts one export of each target named and waits for all.
+# Forks exports for every line of input, "TARGET,TARGET,... STAGGER STEPS", one every STAGGER seconds; kills the last of
+# them once it has reported so many steps (each block written is one, and the moments about each rename and removal), or
+# lets all end where STEPS is "-". Answers with exit codes and the steps counted.
 DRIVER = """
 import os, signal, sys, time
 from pathlib import Path
@@ -31,50 +31,61 @@ from ernie_export.exporter.export import Progress, export
 
 checkpoint, output = Path(sys.argv[1]), Path(sys.argv[2])
 
-def child(target, pause):
+def child(target):
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid:
-        return pid
-    sleep = lambda *_: time.sleep(pause)
-    put = bundle.put_in_place
-    remove = bundle.remove_bundle
-    bundle.put_in_place = lambda *names: (sleep(), sleep(), put(*names), sleep(), sleep())
-    bundle.remove_bundle = lambda folder: (sleep(), remove(folder), sleep())
+        os.close(writer)
+        return pid, reader
+    os.close(reader)
+    def step(*_):
+        os.write(writer, b".")
+        time.sleep(0.001)
+    def around(function):
+        return lambda *arguments: (step(), time.sleep(0.05), function(*arguments), step(), time.sleep(0.02))
+    bundle.put_in_place = around(bundle.put_in_place)
+    bundle.remove_bundle = around(bundle.remove_bundle)
     code = 1
     try:
-        export(checkpoint, output, target, "fp32", Progress(sleep, sleep))
+        export(checkpoint, output, target, "fp32", Progress(step, step))
         code = 0
     finally:
         os._exit(code)
 
 print("ready", flush=True)
 for line in sys.stdin:
-    targets, seconds = line.split()
-    start = time.monotonic()
-    children = [child(target, PAUSE) for target in targets.split(",")]
-    if seconds != "-":
-        time.sleep(float(seconds))
-        for pid in children:
+    targets, stagger, limit = line.split()
+    children = []
+    for target in targets.split(","):
+        children.append(child(target))
+        time.sleep(float(stagger))
+    pid, reader = children[-1]
+    steps = 0
+    while os.read(reader, 1):
+        steps += 1
+        if limit != "-" and steps >= int(limit):
             os.kill(pid, signal.SIGKILL)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-    print(*codes, time.monotonic() - start, flush=True)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid, _ in children]
+    for _, reader in children:
+        os.close(reader)
+    print(*codes, steps, flush=True)
 """
 
 
 class Driver:
     """Exports in processes that can be killed; each is forked from one that has the modules loaded."""
 
-    def __init__(self, output: Path, pause: float) -> None:
-        program = [sys.executable, "-c", DRIVER.replace("PAUSE", str(pause)), str(MINI), str(output)]
+    def __init__(self, output: Path) -> None:
+        program = [sys.executable, "-c", DRIVER, str(MINI), str(output)]
         self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout.readline() == "ready\n"
 
-    def run(self, targets: str, seconds: float | None = None) -> tuple[list[int], float]:
-        """Exit codes (-9: killed) and seconds taken."""
-        self.process.stdin.write(f"{targets} {'-' if seconds is None else seconds}\n")
+    def run(self, targets: str, stagger: float = 0, kill_at: int | None = None) -> tuple[list[int], int]:
+        """Exit codes (-9: killed) and steps of the last one."""
+        self.process.stdin.write(f"{targets} {stagger} {'-' if kill_at is None else kill_at}\n")
         self.process.stdin.flush()
-        *codes, taken = self.process.stdout.readline().split()
-        return [int(code) for code in codes], float(taken)
+        *codes, steps = self.process.stdout.readline().split()
+        return [int(code) for code in codes], int(steps)
 
     def close(self) -> None:
         self.process.stdin.close()
@@ -84,17 +95,11 @@ class Driver:
 
 @pytest.fixture
 def driver(tmp_path):
-    """driver(pause): exports of mini-ernie to tmp_path/out/bundle."""
+    """Exports of mini-ernie to tmp_path/out/bundle."""
     (tmp_path / "out").mkdir()
-    started: list[Driver] = []
-
-    def start(pause: float) -> Driver:
-        started.append(Driver(tmp_path / "out" / "bundle", pause))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.close()
+    started = Driver(tmp_path / "out" / "bundle")
+    yield started
+    started.close()
 
 
 def whole(folder: Path) -> Manifest:
@@ -107,52 +112,54 @@ def whole(folder: Path) -> Manifest:
 
 def test_killed_at_any_moment(driver, tmp_path, record_property):
     """What stands under the output's name is whole, the old bundle or the new; so is whatever has a manifest."""
-    exports, output = driver(0.003), tmp_path / "out" / "bundle"
-    codes, seconds = exports.run("onnx-portable")
+    output = tmp_path / "out" / "bundle"
+    codes, steps = driver.run("onnx-portable")
     assert codes == [0] and whole(output).target == "onnx-portable"
-    moments = [random.Random(seed).uniform(0.02, 1) for seed in range(14)]
-    killed, left = 0, []
+    codes, steps = driver.run("onnx")  # replaces: two steps more
+    drawn = random.Random(3)
+    moments = [drawn.randint(1, steps) for _ in range(10)]
+    moments += [steps, steps - 1, steps - 2, steps - 3]  # about exchanging the bundles and removing the old one
+    found = {"old": 0, "new": 0, "none": 0}
+    left = 0
     for number, moment in enumerate(moments):
-        if number == 10:  # the last ones have no old bundle
-            shutil.rmtree(output)
+        if number in (3, 6, 9, 13):  # with nothing there before
+            shutil.rmtree(output, ignore_errors=True)
         old = whole(output).target if output.exists() else None
-        codes, _ = exports.run("onnx" if old == "onnx-portable" else "onnx-portable", moment * seconds)
-        killed += codes == [-9]
+        new = "onnx" if old == "onnx-portable" else "onnx-portable"
+        codes, _ = driver.run(new, kill_at=moment)
+        assert codes == [-9] or moment == steps or old is None
         if output.exists():
-            found = whole(output).target
-            assert old is not None or found
-            if codes == [-9] and old is not None and found == old:
-                assert load_target(output) == old
+            target = load_target(output)
+            assert target in (old, new)
+            found["old" if target == old else "new"] += 1
         else:
             assert old is None, "the old bundle is gone"
-        partials = [path for path in output.parent.iterdir() if path != output]
-        left += partials
-        for partial in partials:
+            found["none"] += 1
+        for partial in set(output.parent.iterdir()) - {output}:
+            left += 1
             assert partial.name.startswith(".bundle.partial-")
             if (partial / MANIFEST).exists():
                 whole(partial)
-    record_property("killed", f"{killed} of {len(moments)}, {len(left)} partial folders found")
-    assert killed >= 8, "exports end before they are killed: the test proves little"
-    assert left, "no export was killed while it wrote: the test proves little"
-    assert exports.run("onnx")[0] == [0]
+    record_property("after a kill", f"{found}, partial folders {left}")
+    assert found["old"] and found["new"] and found["none"] and left, found
+    assert driver.run("onnx")[0] == [0]
     assert whole(output).target == "onnx"
     assert [path.name for path in output.parent.iterdir()] == ["bundle"], "partial folders outlive the next export"
 
 
 def load_target(folder: Path) -> str:
+    whole(folder)
     with load(folder, threads=1) as model:
         return model.manifest.target
 
 
-@pytest.mark.parametrize("replace", [False, True], ids=["nothing there", "a bundle there"])
-def test_exports_side_by_side(driver, tmp_path, replace):
-    """All succeed, each as if alone, and one of them stays."""
-    exports, output = driver(0.001), tmp_path / "out" / "bundle"
+@pytest.mark.parametrize("stagger", [0, 0.04])
+def test_exports_side_by_side(driver, tmp_path, stagger):
+    """Started at once or one after the other, beside nothing or a bundle: all succeed as if alone, and one stays."""
+    output = tmp_path / "out" / "bundle"
     for _ in range(2):
-        if output.exists() and not replace:
-            shutil.rmtree(output)
-        codes, _ = exports.run("onnx,onnx-portable,onnx,onnx-portable")
-        assert codes == [0, 0, 0, 0]
+        codes, _ = driver.run(",".join(["onnx", "onnx-portable"] * 5), stagger)
+        assert codes == [0] * 10
         whole(output)
         assert [path.name for path in output.parent.iterdir()] == ["bundle"]
 
