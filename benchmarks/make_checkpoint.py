@@ -21,15 +21,15 @@ SHARD_BYTES = 2**29
 
 TEXT = {
     "hidden_size": 1024,
-    "intermediate_size": 4096,
+    "intermediate_size": 3072,
     "num_hidden_layers": 12,
     "mlp_layer_types": ["dense"] + ["sparse"] * 11,
     "num_attention_heads": 16,
     "num_key_value_heads": 4,
-    "moe_intermediate_size": [320, 128],
+    "moe_intermediate_size": [352, 128],
     "moe_num_experts": 32,
     "moe_k": 6,
-    "vocab_size": 32000,
+    "vocab_size": 16384,
     "max_position_embeddings": 32768,
 }
 VISION = {"hidden_size": 512, "depth": 8, "num_heads": 8, "intermediate_size": 2048}
