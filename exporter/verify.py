@@ -142,7 +142,7 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     """‖found − expected‖ / ‖expected‖; infinite where the shapes differ."""
     if found.shape != expected.shape:
         return float("inf")
-    return float(np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30))
+    return float(np.linalg.norm(found - expected)) / max(float(np.linalg.norm(expected)), 1e-30)
 
 
 def conversations(rng: np.random.Generator) -> dict[str, list[dict[str, Any]]]:

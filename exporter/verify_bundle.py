@@ -82,14 +82,14 @@ class WatchedEngine(OnnxRuntimeEngine):
     def _run(self, graph: str, arrays: dict[str, np.ndarray], cache: KVCache, rows: slice) -> np.ndarray:
         """As the engine's, keeping the inner values of prefill."""
         names = self._watched.get(graph, {})
-        binding = self._bind(graph, arrays, cache, rows)
+        binding = self._bound(graph, cache, rows)
         for value in names.values():
             binding.bind_output(value, "cpu")
-        self._sessions[graph].run_with_iobinding(binding)
-        logits, *outputs = binding.get_outputs()
+        logits = super()._run(graph, arrays, cache, rows)
+        outputs = binding.get_outputs()
         for name, value in zip(names, outputs[len(outputs) - len(names) :], strict=True):
             self._stages.setdefault(name, []).append(value.numpy())
-        return logits.numpy()
+        return logits
 
 
 def inner_values(model: onnx.ModelProto) -> dict[str, str]:

@@ -34,7 +34,7 @@ def build(config: ErnieConfig, dtype: ir.DataType, vision: bool) -> GraphBuilder
     """The decoder graph in `dtype`; without `vision` the decode graph."""
     text = config.text
     cache = ("batch", text.num_kv_heads, "capacity", text.head_dim)
-    vision_inputs = [
+    vision_inputs: list[tuple[str, ir.DataType, tuple[int | str, ...]]] = [
         ("feature_index", INT64, ("batch", "sequence")),
         ("features", dtype, ("features", text.hidden_size)),
         ("token_types", INT64, ("batch", "sequence")),

@@ -13,6 +13,7 @@ from ernie_export.graphs.errors import UserError
 
 SCHEMA = 1
 NAME = "manifest.json"
+GRAPHS = ("vision", "resampler", "decoder", "decode")
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,22 @@ class Manifest:
 
     def check_types(self, path: Path) -> None:
         """Refuse values of the wrong type and file names that leave the bundle."""
+        for key in ("target", "precision"):
+            if not isinstance(getattr(self, key), str):
+                raise UserError(f"{path}: {key}: expected a name, found {getattr(self, key)!r}")
         for field in fields(self.model):
             value = getattr(self.model, field.name)
             numbers = value if isinstance(value, tuple) else (value,)
-            if not all(type(number) is int and number >= 0 for number in numbers):
-                raise UserError(f"{path}: model.{field.name}: expected whole numbers, found {value!r}")
+            least = 0 if "token_id" in field.name else 1
+            if not all(type(number) is int and least <= number < 2**63 for number in numbers):
+                raise UserError(f"{path}: model.{field.name}: expected whole numbers from {least}, found {value!r}")
         for name, entry in self.files.items():
-            if Path(name).name != name or type(entry.bytes) is not int or not isinstance(entry.sha256, str):
+            plain = Path(name).name == name and name.isprintable() and len(name.encode()) < 256
+            if not plain or type(entry.bytes) is not int or not isinstance(entry.sha256, str):
                 raise UserError(f"{path}: files: expected plain file names with bytes and sha256, found {name!r}")
+        for graph in GRAPHS:
+            if graph not in self.graphs:
+                raise UserError(f"{path}: graphs: expected {', '.join(GRAPHS)}, found no {graph}")
         for graph, name in self.graphs.items():
             if name not in self.files:
                 raise UserError(f"{path}: graphs.{graph}: expected a file listed under files, found {name!r}")

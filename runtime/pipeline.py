@@ -4,7 +4,7 @@ from collections.abc import Generator
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast, overload
 
 import numpy as np
 from ernie_export.graphs.errors import UserError
@@ -73,6 +73,12 @@ class Model:
         items = np.split(pixels, np.cumsum([t * h * w for t, h, w in shapes])[:-1])
         return encode_media(self.engine, items, shapes, self.manifest.model.spatial_merge_size)
 
+    @overload
+    def generate(self, messages: Messages, **options: Any) -> Result: ...
+
+    @overload
+    def generate(self, messages: list[Messages], **options: Any) -> list[Result]: ...
+
     def generate(self, messages: Messages | list[Messages], **options: Any) -> Result | list[Result]:
         """Answer one conversation, or several together; `options` are the fields of `SamplingParams`.
 
@@ -80,8 +86,9 @@ class Model:
         rounded in another order in a batch, by about 1e-7; two tokens equally likely to that degree may swap.)
         """
         params = SamplingParams.from_options(options)
-        several = bool(messages) and isinstance(messages[0], list)
-        sequences = [self._sequence(one, params) for one in (messages if several else [messages])]
+        several = isinstance(messages, list) and bool(messages) and isinstance(messages[0], list)
+        conversations = cast(list[Messages], messages if several else [messages])
+        sequences = [self._sequence(conversation, params) for conversation in conversations]
         batch = Batch(self.engine, min(len(sequences), ROWS), max(map(Sequence.capacity, sequences), default=0))
         waiting = list(reversed(sequences))
         while waiting or batch.running:
@@ -103,10 +110,11 @@ class Model:
         return self._result(sequence)
 
     def _sequence(self, messages: Messages, params: SamplingParams) -> Sequence:
-        prompt = self.prompt(self.preprocessor.prepare(messages))
-        limit, length = self.manifest.model.max_positions, len(prompt.input_ids)
+        prepared = self.preprocessor.prepare(messages)
+        limit, length = self.manifest.model.max_positions, prepared.arrays["input_ids"].shape[1]
         if length >= limit:
             raise UserError(f"prompt: expected fewer than {limit} tokens (the model's position limit), found {length}")
+        prompt = self.prompt(prepared)  # only now: encoding a long clip takes a while
         eos = frozenset(self.manifest.model.eos_token_ids)
         text = TextStream(self.preprocessor.chat.decode, params.stop, self.preprocessor.chat.byte_tokens)
         sampler = Sampler(params, eos, prompt.input_ids)

@@ -23,9 +23,11 @@ def encode_media(
     for (height, width), items in by_frame_size(grids).items():
         coordinates = vision_coordinates(height, width, merge)
         for call in calls(items, grids, height * width):
-            frames, first, second = [], [], []
+            frames: list[np.ndarray] = []
+            first: list[np.ndarray] = []
+            second: list[np.ndarray] = []
             for item, start, stop in call:
-                place = sum(len(f) for f in frames)
+                place = sum(map(len, frames))
                 frames.append(pixels[item].reshape(grids[item][0], height * width, -1)[start:stop])
                 # A clip's frames go two by two; an image stands on both sides of its pair.
                 pairs = np.arange(place, place + stop - start).reshape(-1, 1 if grids[item][0] == 1 else 2)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnxruntime as ort
@@ -9,7 +10,7 @@ from ernie_export.graphs.manifest import Manifest
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.kv_cache import KVCache
 
-FLOATS = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+FLOATS: dict[str, np.dtype] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
 
 
 class OnnxRuntimeEngine:
@@ -26,6 +27,7 @@ class OnnxRuntimeEngine:
             name: ort.InferenceSession(bundle / file, options, providers=["CPUExecutionProvider"])
             for name, file in manifest.graphs.items()
         }
+        self._bindings: WeakKeyDictionary[KVCache, dict[tuple[str, int, int], ort.IOBinding]] = WeakKeyDictionary()
         self.dtype = FLOATS[self._sessions["resampler"].get_outputs()[0].type]
 
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -72,26 +74,34 @@ class OnnxRuntimeEngine:
 
     def _run(self, graph: str, arrays: dict[str, np.ndarray], cache: KVCache, rows: slice) -> np.ndarray:
         """Run a decoder graph over some rows of the cache, which it updates in place; returns logits."""
-        binding = self._bind(graph, arrays, cache, rows)
+        binding = self._bound(graph, cache, rows)
+        for name, array in arrays.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
         self._sessions[graph].run_with_iobinding(binding)
         return binding.get_outputs()[0].numpy()
 
-    def _bind(self, graph: str, arrays: dict[str, np.ndarray], cache: KVCache, rows: slice) -> ort.IOBinding:
-        """Bind logits as the first output, and each cache buffer as past and present alike."""
-        binding = self._sessions[graph].io_binding()
-        binding.bind_output("logits", "cpu")
-        for name, array in arrays.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for part, buffers in (("key", cache.keys), ("value", cache.values)):
-            for layer, buffer in enumerate(buffers):
-                view = buffer[rows]
-                place = ("cpu", 0, view.dtype, view.shape, view.ctypes.data)
-                binding.bind_input(f"past_{part}.{layer}", *place)
-                binding.bind_output(f"present_{part}.{layer}", *place)
+    def _bound(self, graph: str, cache: KVCache, rows: slice) -> ort.IOBinding:
+        """Logits as the first output, and each cache buffer as past and present alike.
+
+        Bindings are kept as long as their cache: from one decode step to the next the buffers stay where they are, and
+        binding them anew takes as long as a layer.
+        """
+        known = self._bindings.setdefault(cache, {})
+        binding = known.get((graph, rows.start, rows.stop))
+        if binding is None:
+            binding = known[graph, rows.start, rows.stop] = self._sessions[graph].io_binding()
+            binding.bind_output("logits", "cpu")
+            for part, buffers in (("key", cache.keys), ("value", cache.values)):
+                for layer, buffer in enumerate(buffers):
+                    view = buffer[rows]
+                    place = ("cpu", 0, view.dtype, view.shape, view.ctypes.data)
+                    binding.bind_input(f"past_{part}.{layer}", *place)
+                    binding.bind_output(f"present_{part}.{layer}", *place)
         return binding
 
     def close(self) -> None:
         """Free the sessions and with them the mapping of the weights."""
+        self._bindings.clear()
         self._sessions.clear()
 
     def __enter__(self) -> Self:
