@@ -1,0 +1,153 @@
+"""manifest.json: written and read back; whatever else stands in it is refused in one line."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.manifest import GRAPHS, NAME, SCHEMA, FileEntry, Manifest, ModelFacts, sha256
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+FACTS = ModelFacts(**{f.name: (2,) if f.name == "eos_token_ids" else 4 for f in fields(ModelFacts)})
+FUZZED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def manifest(folder: Path) -> Manifest:
+    """The manifest of four files, which are written into `folder`."""
+    for name in GRAPHS:
+        (folder / f"{name}.onnx").write_text(name)
+    files = {f"{name}.onnx": FileEntry(len(name), sha256(folder / f"{name}.onnx")) for name in GRAPHS}
+    return Manifest("onnx", "fp32", FACTS, {name: f"{name}.onnx" for name in GRAPHS}, files)
+
+
+def document(folder: Path) -> dict[str, Any]:
+    """The same as JSON, written."""
+    manifest(folder).write(folder)
+    return json.loads((folder / NAME).read_text())
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        Manifest.read(folder).check_files(folder, hash_limit=2**40)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_read_gives_what_was_written(tmp_path):
+    written = manifest(tmp_path)
+    written.write(tmp_path)
+    found = Manifest.read(tmp_path)
+    assert found == written
+    found.check_files(tmp_path, hash_limit=2**40)
+
+
+def test_a_newer_schema_is_told_from_another(tmp_path):
+    good = document(tmp_path)
+    for schema, newer in ((SCHEMA + 1, True), (SCHEMA - 1, False), ("1", False), (None, False), (1.5, False)):
+        (tmp_path / NAME).write_text(json.dumps(good | {"schema": schema}))
+        message = refusal(tmp_path)
+        assert f"expected schema {SCHEMA}, found {schema!r}" in message and ("made by a newer" in message) == newer
+
+
+def test_contents_are_hashed_up_to_the_limit(tmp_path):
+    document(tmp_path)
+    (tmp_path / "vision.onnx").write_text("Vision")
+    Manifest.read(tmp_path).check_files(tmp_path, hash_limit=5)
+    with pytest.raises(UserError, match="vision.onnx: expected sha256"):
+        Manifest.read(tmp_path).check_files(tmp_path, hash_limit=6)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        (("target",), 3, "target"),
+        (("precision",), None, "precision"),
+        (("model", "hidden_size"), "4", "model.hidden_size"),
+        (("model", "hidden_size"), 0, "model.hidden_size"),
+        (("model", "num_layers"), True, "model.num_layers"),
+        (("model", "image_token_id"), -1, "model.image_token_id"),
+        (("model", "eos_token_ids"), [1.5], "model.eos_token_ids"),
+        (("model", "surprise"), 1, "surprise"),
+        (("files", "../weights"), {"bytes": 1, "sha256": ""}, "'../weights'"),
+        (("files", "/etc/passwd"), {"bytes": 1, "sha256": ""}, "'/etc/passwd'"),
+        (("files", "a\nb"), {"bytes": 1, "sha256": ""}, r"'a\nb'"),
+        (("files", "é" * 200), {"bytes": 1, "sha256": ""}, "files"),
+        (("files", "vision.onnx", "bytes"), "6", "'vision.onnx'"),
+        (("files", "vision.onnx"), {"bytes": 6}, "sha256"),
+        (("graphs", "vision"), "other.onnx", "graphs.vision"),
+        (("graphs",), {"vision": "vision.onnx"}, "no resampler"),
+        (("graphs",), [], "no vision"),
+        (("files",), None, "NoneType"),
+        (("model",), [], "eos_token_ids"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path, place, value, named):
+    changed = document(tmp_path)
+    target = changed
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+    (tmp_path / NAME).write_text(json.dumps(changed))
+    message = refusal(tmp_path)
+    assert message.startswith(f"{tmp_path / NAME}: ") and named in message
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"9" * 5000, b"null", b"[1]", b'"x"'])
+def test_what_is_no_json_object_is_refused(tmp_path, content):
+    (tmp_path / NAME).write_bytes(content)
+    assert str(tmp_path / NAME) in refusal(tmp_path)
+
+
+def test_a_folder_without_one_is_refused(tmp_path):
+    assert f"found no {NAME}" in refusal(tmp_path)
+    assert "found no folder" in refusal(tmp_path / "none")
+    (tmp_path / NAME).mkdir()
+    assert f"found no {NAME}" in refusal(tmp_path)
+
+
+@FUZZED
+@given(JSON)
+def test_any_json_is_refused_in_one_line(tmp_path, value):
+    (tmp_path / NAME).write_text(json.dumps(value))
+    refusal(tmp_path)
+
+
+@FUZZED
+@given(st.binary(max_size=60))
+def test_any_bytes_are_refused_in_one_line(tmp_path, content):
+    (tmp_path / NAME).write_bytes(content)
+    refusal(tmp_path)
+
+
+@FUZZED
+@given(st.data())
+def test_any_changed_value_is_read_or_refused_in_one_line(tmp_path, data):
+    """One value anywhere in a good manifest is replaced, or a key added or dropped."""
+    changed = target = document(tmp_path)
+    while True:
+        key = data.draw(st.sampled_from([*target, "new"]))
+        inner = target.get(key)
+        if isinstance(inner, dict) and data.draw(st.booleans()):
+            target = inner
+            continue
+        if data.draw(st.booleans()):
+            target[key] = data.draw(JSON)
+        else:
+            target.pop(key, None)
+        break
+    (tmp_path / NAME).write_text(json.dumps(changed))
+    try:
+        found = Manifest.read(tmp_path)
+        found.check_files(tmp_path, hash_limit=2**40)
+    except UserError as e:
+        assert "\n" not in str(e) and str(tmp_path) in str(e)
+    else:
+        assert set(GRAPHS) <= set(found.graphs) and set(found.graphs.values()) <= set(found.files)
