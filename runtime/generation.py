@@ -61,11 +61,10 @@ class Sequence:
         token = self.sampler.next(logits)
         self.tokens.append(token)
         piece = "" if token in self.eos else self.text.push(token)
-        if token in self.eos or self.text.stopped:
-            self.finish_reason = "stop"
-        elif len(self.tokens) == self.max_new:
-            self.finish_reason = "length"
-        return piece + self.text.finish() if self.finish_reason else piece
+        if token in self.eos or self.text.stopped or len(self.tokens) == self.max_new:
+            piece += self.text.finish()  # which may meet a stop string in what was held back
+            self.finish_reason = "stop" if token in self.eos or self.text.stopped else "length"
+        return piece
 
     def capacity(self) -> int:
         """Tokens that prompt and answer may come to."""

@@ -70,6 +70,8 @@ class Model:
 
     def _features(self, pixels: np.ndarray, grids: np.ndarray) -> list[np.ndarray]:
         shapes = [(int(t), int(h), int(w)) for t, h, w in grids]
+        if not shapes:
+            return []
         items = np.split(pixels, np.cumsum([t * h * w for t, h, w in shapes])[:-1])
         return encode_media(self.engine, items, shapes, self.manifest.model.spatial_merge_size)
 
