@@ -1,0 +1,72 @@
+"""Exporting needs no torch, answering neither torch nor the exporter's libraries: both done where these are absent."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+MINI = Path(__file__).parents[1] / "examples" / "mini-ernie"
+TORCH = ("torch", "torchvision", "transformers", "safetensors")
+EXPORT = ("onnx", "onnx_ir", "ml_dtypes", "ernie_export.exporter", "ernie_export.graphs.build")
+
+PROGRAM = """
+import importlib, sys
+
+blocked = {blocked!r}
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if any(name == b or name.startswith(b + ".") for b in blocked):
+            raise ModuleNotFoundError(f"No module named {{name!r}} (blocked)", name=name)
+
+sys.meta_path.insert(0, Absent())
+sys.argv = {arguments!r}
+try:
+    importlib.import_module({module!r}).main()
+finally:
+    assert not [name for name in blocked if name in sys.modules]
+"""
+
+
+def run(module: str, blocked: tuple[str, ...], *arguments: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command's entry point in a process without `blocked`."""
+    program = PROGRAM.format(module=module, blocked=blocked, arguments=["command", *map(str, arguments)])
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("no-torch")
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "picture.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(folder):
+    """Exported without torch."""
+    process = run("ernie_export.exporter.cli", TORCH, MINI, "-o", folder / "bundle")
+    assert process.returncode == 0, process.stderr
+    return folder / "bundle"
+
+
+@pytest.mark.parametrize("blocked", [TORCH, TORCH + EXPORT], ids=["without torch", "without torch and onnx"])
+def test_a_question_with_a_picture_is_answered(bundle, folder, blocked):
+    options = ["--image", folder / "picture.png", "--max-new-tokens", 4, "--json"]
+    process = run("ernie_export.runtime.cli", blocked, bundle, "What is it?", *options)
+    assert process.returncode == 0, process.stderr
+    answer = json.loads(process.stdout)
+    assert 1 <= len(answer["tokens"]) <= 4 and answer["prompt_tokens"] > 8
+
+
+def test_what_is_blocked_is_absent(folder):
+    """The block works: an export without onnx says which extra it needs, in one line."""
+    process = run("ernie_export.exporter.cli", ("onnx",), MINI, "-o", folder / "other")
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert "onnx" in process.stderr and "extra 'export'" in process.stderr
+    assert not (folder / "other").exists()
