@@ -1,0 +1,78 @@
+"""ernie-verify: passes on what was exported rightly, and says where a bundle parts from PyTorch."""
+
+import json
+import sys
+
+import pytest
+import torch
+from ernie_export.exporter import verify_cli
+
+EQUAL_WIDTHS = {"moe_intermediate_size": [24, 24], "moe_num_experts": 6, "moe_k": 2, "moe_num_shared_experts": 1}
+WITH_VISION_EXPERTS = {"eos_token_id": 2, "num_hidden_layers": 3}
+
+
+@pytest.fixture
+def verify(monkeypatch, capsys):
+    """verify(*arguments) -> exit code, standard output, standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ernie-verify", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            verify_cli.main()
+        captured = capsys.readouterr()
+        return exit.value.code, captured.out, captured.err
+
+    return run
+
+
+def swap_banks(model):
+    """Exchange the text and vision experts, their routers and their biases in every sparse layer."""
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            if hasattr(layer.mlp, "text_moe"):
+                text, vision = (
+                    dict(getattr(layer.mlp, name).named_parameters()) for name in ("text_moe", "vision_moe")
+                )
+                for name, parameter in text.items():
+                    kept = parameter.clone()
+                    parameter.copy_(vision[name])
+                    vision[name].copy_(kept)
+
+
+@pytest.fixture(scope="module")
+def right(make_exported, tmp_path_factory):
+    text = EQUAL_WIDTHS | WITH_VISION_EXPERTS
+    return make_exported(tmp_path_factory.mktemp("right"), 11, text)
+
+
+@pytest.mark.parametrize("target", ["onnx", "onnx-portable"])
+def test_passes_on_what_was_exported(verify, right, target):
+    code, out, _ = verify(right.bundles[target], "--against", right.folder, "--json")
+    report = json.loads(out)
+    assert code == 0 and report["failures"] == []
+    layers = [name for name in report["stages"] if name.startswith("layer ")]
+    assert len(layers) == 3 and {"vision encoder", "resampler", "logits", "decode logits"} <= set(report["stages"])
+    assert max(stage["error"] for stage in report["stages"].values()) < 1e-5
+    assert all(stage["agreed"] == stage["routed"] > 0 for name, stage in report["stages"].items() if name in layers[1:])
+    assert [case["diverged"] for case in report["cases"]] == [None] * 5
+
+
+def test_fails_on_swapped_expert_banks(verify, right, make_exported, tmp_path):
+    swapped = make_exported(tmp_path, 11, EQUAL_WIDTHS | WITH_VISION_EXPERTS, change=swap_banks, targets=("onnx",))
+    code, out, _ = verify(swapped.bundles["onnx"], "--against", right.folder, "--json")
+    report = json.loads(out)
+    assert code == 1
+    assert any("tokens routed elsewhere" in line for line in report["failures"])
+    # What comes before the first sparse layer is untouched, and the report shows it.
+    assert report["stages"]["layer 0"]["error"] < 1e-5 < 1e-2 < report["stages"]["layer 1"]["error"]
+
+
+def test_a_tolerance_of_nothing_is_not_met(verify, right):
+    code, out, _ = verify(right.bundles["onnx"], "--against", right.folder, "--tolerance", "0")
+    assert code == 1 and "past tolerance" in out
+
+
+def test_wrong_folders_are_one_line(verify, right, tmp_path):
+    for bundle, checkpoint in ((tmp_path, right.folder), (right.bundles["onnx"], tmp_path)):
+        code, out, err = verify(bundle, "--against", checkpoint)
+        assert code == 2 and out == "" and err.count("\n") == 1 and str(tmp_path) in err
