@@ -1,9 +1,12 @@
 """Let torchvision 0.28.0 import beside a CPU-only torch, where its compiled operators are missing.
 
-torchvision is installed with `--no-deps`; its wheel carries operators built against another torch, so loading them
-fails quietly and `import torchvision` then stops at `register_fake("torchvision::nms")`: no such operator exists.
+`make test` installs torchvision with `--no-deps` into a folder of its own, .venv/torchvision, which is put on the path
+here. Its wheel carries operators built against another torch, so loading them fails quietly and `import torchvision` then stops at `register_fake("torchvision::nms")`: no such operator exists.
 The reference processor never calls the operators: it needs only `transforms`. Declaring them by name is enough.
 """
+
+import sys
+from pathlib import Path
 
 import torch
 
@@ -18,6 +21,7 @@ def install() -> None:
     """
     if _LIBRARIES:
         return
+    sys.path.append(str(Path(sys.prefix) / "torchvision"))
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
