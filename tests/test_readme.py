@@ -1,0 +1,71 @@
+"""The README's commands and Python, run as they stand, in a folder that has the files they name."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+COMMANDS = [
+    line.removeprefix("$ ").split("  #")[0].strip()
+    for language, text in BLOCKS
+    if not language
+    for line in text.splitlines()
+    if line.removeprefix("$ ").startswith("ernie-")
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the README calls path/to/checkpoint, a.jpg, b.png and chat.json; its examples/; an exported bundle."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "path" / "to").mkdir(parents=True)
+    (folder / "bundles").mkdir()
+    (folder / "path" / "to" / "checkpoint").symlink_to(ROOT / "examples" / "mini-ernie")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    media = ROOT / "examples" / "media"
+    shutil.copy(next(media.glob("*.jpg")), folder / "a.jpg")
+    shutil.copy(next(media.glob("*.png")), folder / "b.png")
+    questions = json.loads((ROOT / "examples" / "questions.json").read_text())
+    (folder / "chat.json").write_text(json.dumps([question["messages"] for question in questions]))
+    for output in ("bundle", "bundles/mini-ernie"):
+        run(f"ernie-export examples/mini-ernie -o {output}", folder)
+    return folder
+
+
+def run(command: str, folder: Path) -> str:
+    """Run a command line in `folder` with this environment's commands; returns its standard output."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_there_are_commands_of_each_kind():
+    assert {command.split()[0] for command in COMMANDS} == {"ernie-export", "ernie-run", "ernie-verify"}
+    assert len(PYTHON) == 1 and "@@" not in README
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, folder):
+    output = run(command, folder)
+    if command.startswith("ernie-verify"):
+        assert "within tolerance" in output
+    elif command.startswith("ernie-run"):
+        assert output.strip()
+        if "--json" in command:
+            assert {"text", "tokens", "prompt_tokens", "finish_reason"} == set(json.loads(output)[0])
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=["generate and stream"])
+def test_python(code, folder):
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
