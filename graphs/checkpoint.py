@@ -17,12 +17,22 @@ INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pdparams")
 
 
+# The encoder's names begin with `vision_model.` in the published repository, with `model.vision_model.` in what
+# save_pretrained writes; the class loads both.
+PUBLISHED_ENCODER = "vision_model."
+
+
 class Checkpoint:
-    """The tensors of one checkpoint folder. `tensors` maps every name to its entry."""
+    """The tensors of one checkpoint folder. `tensors` maps every name, as save_pretrained writes it, to its entry."""
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorEntry]) -> None:
         self.folder = folder
-        self.tensors = dict(tensors)
+        self.tensors = {
+            f"model.{name}" if name.startswith(PUBLISHED_ENCODER) else name: entry for name, entry in tensors.items()
+        }
+        if len(self.tensors) != len(tensors):
+            twice = next(name for name in tensors if name.startswith(PUBLISHED_ENCODER) and f"model.{name}" in tensors)
+            raise UserError(f"{folder}: expected tensor {twice} under one name, found model.{twice} too")
         self._required: set[str] = set()
 
     @staticmethod

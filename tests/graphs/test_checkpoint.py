@@ -83,6 +83,20 @@ def test_reads_shards_through_links(tmp_path: Path) -> None:
     assert checkpoint.tensors["c"].file == folder / "model-00002-of-00002.safetensors"
 
 
+def test_takes_the_encoders_names_of_the_published_repository(tmp_path: Path) -> None:
+    save_file({"vision_model.ln.bias": np.arange(3, dtype=np.float32)}, tmp_path / "model.safetensors")
+    checkpoint = Checkpoint.open(tmp_path)
+    checkpoint.require("model.vision_model.ln.bias", (3,))
+    checkpoint.refuse_unused()
+    assert checkpoint.read_rows("model.vision_model.ln.bias", 0, 3).tolist() == [0, 1, 2]
+
+
+def test_refuses_one_tensor_under_both_names(tmp_path: Path) -> None:
+    names = ("vision_model.ln.bias", "model.vision_model.ln.bias")
+    save_file({name: np.zeros(3, np.float32) for name in names}, tmp_path / "model.safetensors")
+    assert "vision_model.ln.bias" in refusal(lambda: Checkpoint.open(tmp_path))
+
+
 def test_require_names_what_is_missing_or_different(tmp_path: Path) -> None:
     save_file(ARRAYS, tmp_path / SINGLE)
     checkpoint = Checkpoint.open(tmp_path)
