@@ -37,27 +37,6 @@ $(VENV)/.with-export: pyproject.toml | $(VENV)/.made
 
 # torchvision is only the reference's image processor here, and no build of it goes with a CPU build of torch: it lies
 # in a folder of its own, which tests/parity/torchvision_standin.py adds to the path, and nothing else meets it.
-$(VENV)/.with-parity
-	$(BIN)/ruff check .
-	$(BIN)/mypy graphs exporter runtime
-	$(BIN)/pytest
-
-clean:
-	rm -rf $(VENV) $(BUNDLE)
-
-$(VENV)/.made:
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or later is needed, \
-	found {v.major}.{v.minor} at {sys.executable}: make PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	@touch $@
-
-$(VENV)/.with-export: pyproject.toml | $(VENV)/.made
-	@echo 'Installing into $(VENV): what exporting and running need'
-	$(BIN)/python -m pip install --quiet --editable '.[export]'
-	@touch $@
-
-# torchvision is only the reference's image processor here. Its own requirement of a torch build is left out, so that a
-# CPU build of torch serves.
 $(VENV)/.with-parity: pyproject.toml | $(VENV)/.made
 	@echo 'Installing into $(VENV): PyTorch and the test tools too, which takes minutes'
 	$(BIN)/python -m pip install --quiet --editable '.[export,parity,dev]' torch==2.13.0 transformers==5.23.0

@@ -1,7 +1,8 @@
 """Let torchvision 0.28.0 import beside a CPU-only torch, where its compiled operators are missing.
 
 `make test` installs torchvision with `--no-deps` into a folder of its own, .venv/torchvision, which is put on the path
-here. Its wheel carries operators built against another torch, so loading them fails quietly and `import torchvision` then stops at `register_fake("torchvision::nms")`: no such operator exists.
+here. Its wheel carries operators built against another torch, so loading them fails quietly and `import torchvision`
+then stops at `register_fake("torchvision::nms")`: no such operator exists.
 The reference processor never calls the operators: it needs only `transforms`. Declaring them by name is enough.
 """
 
