@@ -6,6 +6,7 @@ steps are counted in the summary, and a token may differ there alone.
 """
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -142,12 +143,22 @@ def test_a_batch_of_unequal_requests(loaded, summary):
 
 
 def test_fewer_rows_than_requests(loaded, monkeypatch):
-    """Requests wait for a row, and a finished row is taken over, without a trace in the answers."""
+    """Requests wait for a row, and rows of finished ones are taken over, without a trace in the answers.
+
+    A few of the answers' tokens are declared end tokens, so that answers end at different steps.
+    """
     _, model, _ = loaded
     requests = list(CONVERSATIONS.values())
-    together = model.generate(requests, max_new_tokens=NEW_TOKENS)
-    monkeypatch.setattr(pipeline, "ROWS", 2)
-    assert [r.tokens for r in model.generate(requests, max_new_tokens=NEW_TOKENS)] == [r.tokens for r in together]
+    alone = [model.generate(messages, max_new_tokens=NEW_TOKENS).tokens for messages in requests]
+    ends = {alone[0][2], alone[2][5]}
+    facts = replace(model.manifest.model, eos_token_ids=tuple(ends))
+    ending = pipeline.Model(replace(model.manifest, model=facts), model.preprocessor, model.engine)
+    cut = [next((i + 1 for i, token in enumerate(tokens) if token in ends), NEW_TOKENS) for tokens in alone]
+    assert len(set(cut)) > 1, "all end at once, and no row moves"
+    for rows in (2, 3, 16):
+        monkeypatch.setattr(pipeline, "ROWS", rows)
+        results = ending.generate(requests, max_new_tokens=NEW_TOKENS)
+        assert [r.tokens for r in results] == [tokens[:n] for tokens, n in zip(alone, cut)]
 
 
 @pytest.mark.parametrize("conversation", ["text", "two-unequal-images", "images-and-videos-over-turns"])

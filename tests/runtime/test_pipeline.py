@@ -149,13 +149,23 @@ def test_a_seed_repeats_an_answer_in_any_company(model):
     assert len({model.generate(TEXT, **options).tokens for _ in range(3)}) > 1, "no seed, and no variety"
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("rows", [1, 2, 3, 16])
 def test_fewer_rows_than_conversations(model, monkeypatch, rows):
-    """Waiting and finished conversations of unequal length; each answers as if alone."""
-    monkeypatch.setattr(pipeline, "ROWS", rows)
+    """Conversations wait for a row, and the rows of finished ones are taken over; each answers as if alone.
+
+    The token that makes the answers most unequal in length is declared the end token.
+    """
+    options = {"temperature": 3.0, "seed": 5, "max_new_tokens": 12}
     conversations = [*CONVERSATIONS, ask("What colour is the big circle on the left?"), TEXT]
-    alone = [model.generate(messages, max_new_tokens=12) for messages in conversations]
-    assert model.generate(conversations, max_new_tokens=12) == alone
+    endless = changed(model, eos_token_ids=())
+    answers = [endless.generate(messages, **options).tokens for messages in conversations]
+    lengths = {end: {(tokens + (end,)).index(end) for tokens in answers} for tokens in answers for end in tokens}
+    end = max(lengths, key=lambda end: len(lengths[end]))
+    assert len(lengths[end]) > 1, "all end at once, and no row moves"
+    ending = changed(model, eos_token_ids=(end,))
+    alone = [ending.generate(messages, **options) for messages in conversations]
+    monkeypatch.setattr(pipeline, "ROWS", rows)
+    assert ending.generate(conversations, **options) == alone
 
 
 def test_answers_come_as_they_were_asked(model):
