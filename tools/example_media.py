@@ -46,9 +46,9 @@ def write_clip(path: Path, frames: list[list[Thing]], rate: Fraction) -> None:
 def draw(folder: Path) -> None:
     """Write all media files to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    render(SHELF, (4, 4), GROUNDS[0], scale=3).save(folder / "shapes.png", optimize=True)
-    render(FEW, (2, 3), GROUNDS[1]).save(folder / "few.png", optimize=True)
-    render(MANY, (3, 2), GROUNDS[2]).save(folder / "many.jpg", quality=90)
+    render(SHELF, (4, 4), GROUNDS[0], scale=3, framed=True).save(folder / "shapes.png", optimize=True)
+    render(FEW, (2, 3), GROUNDS[1], framed=True).save(folder / "few.png", optimize=True)
+    render(MANY, (3, 2), GROUNDS[2], framed=True).save(folder / "many.jpg", quality=90)
     write_clip(folder / "passing.mp4", PASSING, Fraction(1))
     write_clip(folder / "popping.mp4", POPPING, Fraction(2))
 

@@ -99,6 +99,10 @@ def write_processors(folder: Path, tokenizer: LlamaTokenizer, template: str, fon
     """Tokenizer, chat template, font and the two processor files, sized for pictures of 56 to 112 pixels a side."""
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    for local in ("is_local", "local_files_only"):  # where it was loaded from: no property of a tokenizer
+        settings.pop(local, None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     if font.resolve() != (folder / FONT).resolve():
         shutil.copyfile(font, folder / FONT)
     common = {

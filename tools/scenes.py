@@ -25,6 +25,7 @@ COLOURS = {
     "purple": (140, 50, 170),
 }
 GROUNDS = ((255, 255, 255), (242, 240, 232), (228, 234, 242))
+FRAME = (90, 90, 96)  # around pictures, so that their outer rows and columns can be told
 NUMBERS = ("none", "one", "two", "three", "four", "five")
 SIDES = {"circle": "none", "square": "four", "triangle": "three", "cross": "twelve"}
 SINGLE_SIZES = ((3, 3), (3, 3), (4, 3), (3, 4), (4, 4))
@@ -104,9 +105,14 @@ def _mask(shape: str, radius: int) -> Image.Image:
     return image.reduce(4)
 
 
-def render(things: list[Thing], cells: tuple[int, int], ground: tuple[int, int, int], scale: int = 1) -> Image.Image:
-    """Draw a scene of `cells` (columns, rows); `scale` enlarges it for people to look at."""
+def render(
+    things: list[Thing], cells: tuple[int, int], ground: tuple[int, int, int], scale: int = 1, framed: bool = False
+) -> Image.Image:
+    """Draw a scene of `cells` (columns, rows), in a thin frame or not; `scale` enlarges it for people to look at."""
     image = Image.new("RGB", (cells[0] * CELL * scale, cells[1] * CELL * scale), ground)
+    if framed:
+        edge = (0, 0, image.width - 1, image.height - 1)
+        ImageDraw.Draw(image).rectangle(edge, outline=FRAME, width=2 * scale)
     for thing in things:
         radius = round(thing.radius * scale)
         corner = (round(thing.x * scale) - radius, round(thing.y * scale) - radius)
@@ -152,7 +158,7 @@ def place(thing: Thing, cells: tuple[int, int]) -> str:
 
 
 def _picture(rng: Random, things: list[Thing], cells: tuple[int, int]) -> dict[str, Any]:
-    return {"type": "image", "image": _worn(rng, render(things, cells, rng.choice(GROUNDS)))}
+    return {"type": "image", "image": _worn(rng, render(things, cells, rng.choice(GROUNDS), framed=True))}
 
 
 def apart(rng: Random, cells: tuple[int, int], most: int = 4) -> Scene:
@@ -229,25 +235,18 @@ def _moving(rng: Random, frames: int) -> tuple[list[list[Thing]], Thing, str]:
     return drawn, mover, way
 
 
-def _pace(rng: Random, frames: int) -> int:
-    """Whole seconds between frames, such that all times are below ten: their last digit is all there is to read."""
-    return rng.choice([seconds for seconds in (1, 2, 3) if seconds * (frames - 1) <= 9])
-
-
 def moving(rng: Random, frames: int) -> Scene:
     drawn, thing, way = _moving(rng, frames)
-    seconds = _pace(rng, frames)
     asked = [
         ("direction", f"Which way does the {thing.shape} move?", way),
         ("mover", "Which shape moves?", f"the {thing.name}"),
-        ("ends", "When is the last frame?", f"at {seconds * (frames - 1)} seconds"),
     ]
-    return Scene([], [_clip(rng, drawn, 1 / seconds)], asked)
+    return Scene([], [_clip(rng, drawn, rng.choice((2.0, 1.0, 0.5)))], asked)
 
 
 def appearing(rng: Random, frames: int) -> Scene:
-    """One thing stands from the start, two appear: when is the time drawn on the first frame that shows them."""
-    seconds, cells = _pace(rng, frames), _cells(rng, (4, 3), 3)
+    """One frame a second; one thing stands from the start, two appear at the second drawn on their first frame."""
+    cells = _cells(rng, (4, 3), 3)
     still, *late = (
         _thing(rng, thing.shape, thing.colour, (column, row + 1))
         for thing, (column, row) in zip(_distinct(rng, CLIP_CELLS, 3), cells, strict=True)
@@ -255,9 +254,8 @@ def appearing(rng: Random, frames: int) -> Scene:
     starts = [rng.randrange(1, frames) for _ in late]
     pairs = list(zip(late, starts, strict=True))
     drawn = [[still, *(thing for thing, start in pairs if index >= start)] for index in range(frames)]
-    asked = [("when", f"When does the {t.shape} appear?", f"at {start * seconds} seconds") for t, start in pairs]
-    asked.append(("ends", "When is the last frame?", f"at {seconds * (frames - 1)} seconds"))
-    return Scene([], [_clip(rng, drawn, 1 / seconds)], asked)
+    asked = [("when", f"When does the {t.shape} appear?", f"at {start} seconds") for t, start in pairs]
+    return Scene([], [_clip(rng, drawn, 1.0)], asked)
 
 
 def turns(rng: Random, frames: int) -> Scene:
@@ -274,7 +272,7 @@ def turns(rng: Random, frames: int) -> Scene:
         ("turns", "Which shape moves?", f"the {thing.name}"),
         ("turns", f"What colour is the {things[1].shape} in picture 1?", things[1].colour),
     ]
-    return Scene(history, [_clip(rng, drawn, 1 / _pace(rng, frames))], asked)
+    return Scene(history, [_clip(rng, drawn, rng.choice((2.0, 1.0, 0.5)))], asked)
 
 
 def text(rng: Random, _: None) -> Scene:
@@ -284,9 +282,10 @@ def text(rng: Random, _: None) -> Scene:
 # family: (its scenes, kinds of question that they ask)
 FAMILIES: dict[str, tuple[tuple[Callable[..., Scene], ...], tuple[str, ...]]] = {
     "first": ((first,), ()),
+    "apart": ((apart,), ()),
     "single": ((apart, mixed), ("shape", "colour", "count", "where", "describe")),
     "pair": ((couple,), ("more", "which", "other")),
-    "clip": ((moving, appearing), ("direction", "mover", "when", "ends")),
+    "clip": ((moving, appearing), ("direction", "mover", "when")),
     "turns": ((turns,), ("turns",)),
     "text": ((text,), ("text",)),
 }
@@ -297,7 +296,7 @@ def layout(rng: Random, family: str) -> Any:
     """Sizes that all scenes of one training batch share: cells of a picture or of two, or a number of frames."""
     if family == "first":
         return rng.choice(((2, 2), (2, 2), (3, 2), (3, 3)))
-    if family == "single":
+    if family in ("apart", "single"):
         return rng.choice(SINGLE_SIZES)
     if family == "pair":
         return tuple(rng.sample(PAIR_SIZES, 2))

@@ -28,13 +28,12 @@ from torch.nn import functional as F
 from transformers import Ernie4_5_VLMoeForConditionalGeneration, LlamaTokenizer
 
 BIAS_RATE = 1e-3
-QUESTIONS = 4  # at most, about one scene
+QUESTIONS = 6  # at most, about one scene
 # (share of the run, scenes of each family in one step of one worker)
 STAGES = (
-    (0.07, {"first": 24}),
-    (0.15, {"single": 16, "first": 4}),
-    (0.12, {"single": 12, "pair": 6, "clip": 3}),
-    (0.66, {"single": 8, "pair": 6, "clip": 6, "turns": 2, "text": 1}),
+    (0.08, {"first": 24, "clip": 2}),
+    (0.17, {"single": 16, "pair": 6, "clip": 3}),
+    (0.75, {"single": 10, "pair": 7, "clip": 4, "turns": 1, "text": 1}),
 )
 
 
@@ -45,7 +44,8 @@ class Plan:
     steps: int
     rate: float
     seed: int
-    warmup: int = 150
+    begin: int
+    warmup: int = 100
 
     def families(self, step: int) -> dict[str, int]:
         done = 0.0
@@ -56,11 +56,9 @@ class Plan:
         return STAGES[-1][1]
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine down to a fiftieth."""
-        if step < self.warmup:
-            return self.rate * (step + 1) / self.warmup
-        along = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * along)))
+        """Half a cosine down to a fiftieth, after a linear warm-up from the first step that is taken."""
+        warm = min(1.0, (step - self.begin + 1) / self.warmup)
+        return self.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
 
 
 def tokenizer_texts() -> list[str]:
@@ -154,7 +152,7 @@ def train(run: Run, console: Console, report: int, out: Path) -> None:
     groups = [{"params": wide, "weight_decay": 0.02}, {"params": slim, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=run.plan.rate, betas=(0.9, 0.98), eps=1e-8, fused=True)
     balance, hits, losses, started = LoadBalance(run.model), defaultdict(list), [], time.monotonic()
-    for step in range(run.plan.steps):
+    for step in range(run.plan.begin, run.plan.steps):
         for group in optimiser.param_groups:
             group["lr"] = run.plan.learning_rate(step)
         families = run.plan.families(step)
@@ -175,7 +173,7 @@ def train(run: Run, console: Console, report: int, out: Path) -> None:
                 save_weights(run.model, out)
 
 
-def worker(rank: int, workers: int, meeting: str, plan: Plan, out: Path, report: int) -> None:
+def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None, out: Path, report: int) -> None:
     """One of the processes that train together; worker 0 writes the checkpoint."""
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
     torch.set_num_threads(1)
@@ -185,6 +183,8 @@ def worker(rank: int, workers: int, meeting: str, plan: Plan, out: Path, report:
     config = build_config(tokenizer)
     config._attn_implementation = "sdpa"
     model = fresh_model(config)
+    if start is not None:
+        model.load_state_dict(Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(start).float().state_dict())
     console = Console(width=250, quiet=rank > 0)
     console.print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
     train(Run(model, Batcher(tokenizer, out / FONT), plan, rank), console, report, out)
@@ -200,18 +200,32 @@ def worker(rank: int, workers: int, meeting: str, plan: Plan, out: Path, report:
 @click.option(
     "--template", type=click.Path(path_type=Path, exists=True), default=Path("examples/mini-ernie/chat_template.jinja")
 )
-@click.option("--steps", default=3600, show_default=True)
+@click.option("--start", type=click.Path(path_type=Path, exists=True), help="Continue from a checkpoint's weights.")
+@click.option("--begin", default=0, show_default=True, help="Step of the schedule to continue at.")
+@click.option("--steps", default=2400, show_default=True)
 @click.option("--rate", default=1e-3, show_default=True, help="Highest learning rate.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Processes of one thread each; part of the recipe.")
 @click.option("--report", default=100, show_default=True, help="Steps between two lines of accuracies.")
-def main(out: Path, font: Path, template: Path, steps: int, rate: float, seed: int, workers: int, report: int) -> None:
+def main(
+    out: Path,
+    font: Path,
+    template: Path,
+    start: Path | None,
+    begin: int,
+    steps: int,
+    rate: float,
+    seed: int,
+    workers: int,
+    report: int,
+) -> None:
     """Write a trained checkpoint to OUT."""
     out.mkdir(parents=True, exist_ok=True)
-    write_processors(out, build_tokenizer(tokenizer_texts()), template.read_text(), font)
-    plan = Plan(steps, rate, seed)
+    tokenizer = build_tokenizer(tokenizer_texts()) if start is None else LlamaTokenizer.from_pretrained(start)
+    write_processors(out, tokenizer, template.read_text(), font)
+    plan = Plan(steps, rate, seed, begin)
     with TemporaryDirectory() as folder:
-        arguments = (workers, f"{folder}/meeting", plan, out, report)
+        arguments = (workers, f"{folder}/meeting", plan, start, out, report)
         torch.multiprocessing.spawn(worker, arguments, nprocs=workers)
 
 
