@@ -31,9 +31,10 @@ BIAS_RATE = 1e-3
 QUESTIONS = 6  # at most, about one scene
 # (share of the run, scenes of each family in one step of one worker)
 STAGES = (
-    (0.08, {"first": 24, "clip": 2}),
-    (0.17, {"single": 16, "pair": 6, "clip": 3}),
-    (0.75, {"single": 10, "pair": 7, "clip": 4, "turns": 1, "text": 1}),
+    (0.10, {"first": 24}),
+    (0.12, {"single": 16, "clip": 2}),
+    (0.13, {"apart": 6, "single": 10, "pair": 6, "clip": 3}),
+    (0.65, {"single": 10, "pair": 8, "clip": 4, "turns": 1, "text": 1}),
 )
 
 
@@ -202,7 +203,7 @@ def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None
 )
 @click.option("--start", type=click.Path(path_type=Path, exists=True), help="Continue from a checkpoint's weights.")
 @click.option("--begin", default=0, show_default=True, help="Step of the schedule to continue at.")
-@click.option("--steps", default=2400, show_default=True)
+@click.option("--steps", default=3300, show_default=True)
 @click.option("--rate", default=1e-3, show_default=True, help="Highest learning rate.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Processes of one thread each; part of the recipe.")
