@@ -1,0 +1,171 @@
+"""What a workload takes of a device: memory, what fits, and roofline rates of prefill and decode.
+
+Exact: the KV cache, FLOP of the matrix products, bytes of weights. Estimated: activations (fused attention, which holds
+no scores). Rates are upper bounds: no kernel, launch or host time, everything read once, intermediate results never
+leave the chip, and each token's experts chosen evenly and apart from other tokens'.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from ernie_export.exporter.devices import Device
+from ernie_export.exporter.plan import EVERY_TOKEN, RULES, Model, Rule
+from ernie_export.exporter.plan_workload import Workload
+from ernie_export.exporter.targets import onnx
+
+Stage = tuple[float, float, str]  # FLOP, bytes, and the arithmetic that they run in
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Least work of one phase, in FLOP and bytes moved; bounds in seconds and tokens/s where the device's are known."""
+
+    flops: float
+    bytes: float
+    seconds: float | None
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One precision; sizes in bytes. `status` is "exportable" or "planned"; what needs a device is None without one."""
+
+    precision: str
+    status: str
+    data_file: int
+    graph_files: int
+    weights: dict[str, int]
+    kv_cache: int
+    kv_per_token: int
+    activations: int
+    device_memory: int
+    fits: bool | None
+    longest_context: int | None  # tokens a row, at this batch and with these pictures; 0: none
+    prefill: Rate
+    decode: Rate
+
+
+def estimate(base: tuple[Model, int, int], precision: str, workload: Workload, device: Device | None) -> Estimate:
+    """One precision; `base` is what `Model.build` returned for fp32, and is not built again."""
+    planned = precision not in onnx.DTYPES
+    model, data_file, graph_files = base
+    if not planned and precision != "fp32":
+        model, data_file, graph_files = Model.build(model.config, precision)
+    rule = RULES[precision]
+    stored = model.stored(rule) if planned else {k: sum(w.nbytes for w in v) for k, v in model.weights.items()}
+    if planned:  # the header names the same tensors, and a scale for some
+        data_file += sum(stored.values()) - sum(w.nbytes for found in model.weights.values() for w in found)
+
+    def total(context: int) -> int:
+        changed = Workload(context, workload.batch, workload.pictures)
+        return sum(stored.values()) + kv_cache(model, rule, changed) + activations(model, rule, changed)
+
+    fits, longest = None, None
+    if device is not None:
+        fits = total(workload.context) <= device.memory
+        low, high = max(workload.vision_tokens, 1) - 1, model.config.text.max_positions
+        while low < high:  # total() grows with the context
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if total(middle) <= device.memory else (low, middle - 1)
+        longest = low if low >= max(workload.vision_tokens, 1) else 0
+    return Estimate(
+        precision=precision,
+        status="planned" if planned else "exportable",
+        data_file=data_file,
+        graph_files=graph_files,
+        weights=stored,
+        kv_cache=kv_cache(model, rule, workload),
+        kv_per_token=kv_per_token(model, rule),
+        activations=activations(model, rule, workload),
+        device_memory=total(workload.context),
+        fits=fits,
+        longest_context=longest,
+        prefill=rate(prefill(model, rule, stored, workload), workload.batch * workload.context, device, False),
+        decode=rate([decode(model, rule, stored, workload)], workload.batch, device, True),
+    )
+
+
+def kv_per_token(model: Model, rule: Rule) -> int:
+    """Bytes of one token's keys and values in every layer."""
+    text = model.config.text
+    return 2 * text.num_layers * text.num_kv_heads * text.head_dim * rule.plain
+
+
+def kv_cache(model: Model, rule: Rule, workload: Workload) -> int:
+    """Bytes of all rows' keys and values."""
+    return workload.batch * workload.context * kv_per_token(model, rule)
+
+
+def activations(model: Model, rule: Rule, workload: Workload) -> int:
+    """Bytes alive at once at the widest place of prefill: residual, its norm and the widest sublayer; an estimate."""
+    text, vision = model.config.text, model.config.vision
+    projected = 2 * (text.num_heads + 2 * text.num_kv_heads) * text.head_dim  # before and after rotation
+    widths = [projected] + [3 * text.intermediate_size] * ("dense" in text.layer_types)
+    if "sparse" in text.layer_types:  # gate, up and their product, of the shared and of every chosen expert
+        chosen = text.experts_per_token + text.num_shared_experts
+        widths.append(chosen * 3 * max(text.moe_intermediate_size))
+    rows = workload.batch * workload.context
+    decoder = rows * (2 * text.hidden_size + max(widths)) * rule.plain + 4 * workload.batch * text.vocab_size
+    pixels = vision.in_channels * vision.patch_size**2
+    wide = 2 * vision.hidden_size + max(6 * vision.hidden_size, 3 * vision.intermediate_size)
+    by_size = Counter(picture.patches for picture in workload.pictures)
+    calls = [workload.batch * n * patches * (4 * pixels + wide * rule.plain) for patches, n in by_size.items()]
+    return max([decoder, *calls])  # pictures of one size share a call, and are done before the decoder begins
+
+
+def touched(model: Model, tokens: int) -> float:
+    """Share of a bank's experts that at least one of so many tokens chooses, on average."""
+    text = model.config.text
+    return 1 - (1 - text.experts_per_token / text.num_experts) ** tokens
+
+
+def prefill(model: Model, rule: Rule, stored: dict[str, int], workload: Workload) -> list[Stage]:
+    """Encoder, resampler and decoder over every row's whole context, to the first token's logits."""
+    text, vision, count, active = model.config.text, model.config.vision, model.parameters(), model.active()
+    patches = [picture.patches for picture in workload.pictures]
+    tokens = sum(picture.tokens for picture in workload.pictures)
+    stages: list[Stage] = []
+    if patches:
+        scores = 4 * vision.hidden_size * vision.depth * sum(p * p for p in patches)
+        flops = workload.batch * (2 * count["vision encoder"] * sum(patches) + scores)
+        stages.append((flops, stored["vision encoder"], rule.vision_arithmetic))
+        flops = workload.batch * 2 * count["resampler"] * tokens
+        stages.append((flops, stored["resampler"], rule.vision_arithmetic))
+    by_vision = workload.vision_tokens
+    by_text = workload.context - by_vision
+    pairs = workload.context * (workload.context + 1) / 2
+    causal = 4 * text.num_heads * text.head_dim * text.num_layers * pairs
+    head = active["text with head"] - active["text"]
+    linear = 2 * (active["text"] * by_text + active["vision"] * by_vision + head)
+    read = kv_cache(model, rule, workload) + common_bytes(model, stored)
+    for bank, rows in (("text", by_text), ("vision", by_vision)):
+        read += touched(model, rows * workload.batch) * stored[f"{bank} experts"]
+        read += stored["routers"] / 2 * (rows > 0)
+    return [*stages, (workload.batch * (linear + causal), read, rule.arithmetic)]
+
+
+def decode(model: Model, rule: Rule, stored: dict[str, int], workload: Workload) -> Stage:
+    """One step of all rows at the end of their context: text experts alone."""
+    text = model.config.text
+    scores = 4 * text.num_heads * text.head_dim * text.num_layers * workload.context
+    read = common_bytes(model, stored) + stored["routers"] / 2 + kv_cache(model, rule, workload)
+    read += touched(model, workload.batch) * stored["text experts"]
+    return workload.batch * (2 * model.active()["text with head"] + scores), read, rule.arithmetic
+
+
+def common_bytes(model: Model, stored: dict[str, int]) -> float:
+    """Bytes of weights that any token reads: all but experts, routers and an embedding that is not the head."""
+    head = stored["embedding" if model.config.tie_word_embeddings else "head"]
+    return math.fsum(stored[part] for part in EVERY_TOKEN) + head
+
+
+def rate(stages: list[Stage], tokens: int, device: Device | None, by_bandwidth: bool) -> Rate:
+    """The stages' sum and its bound on `device`; with `by_bandwidth`, unknown arithmetic leaves the bytes' bound."""
+    seconds = device.seconds(stages, by_bandwidth) if device is not None else None
+    return Rate(
+        flops=math.fsum(flops for flops, _, _ in stages),
+        bytes=math.fsum(nbytes for _, nbytes, _ in stages),
+        seconds=seconds,
+        tokens_per_second=tokens / seconds if seconds else None,
+    )

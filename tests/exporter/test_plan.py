@@ -1,0 +1,197 @@
+"""ernie-plan: its sizes against real exports, the released model's known figures, and that more work takes more."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from ernie_export.exporter import plan, plan_cli, plan_workload
+from ernie_export.exporter.export import DATA_FILE, Progress, export
+from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.layout import expected_tensors
+from ernie_export.runtime.preprocess import pixels
+from ernie_export.runtime.preprocess.image import ImageProcessor
+from safetensors.numpy import save_file
+
+MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
+GIB = 2**30
+RELEASED_TEXT = {
+    "vocab_size": 103424,
+    "hidden_size": 2560,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 20,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 131072,
+    "moe_intermediate_size": [1536, 512],
+    "moe_num_experts": 64,
+    "moe_k": 6,
+    "mlp_layer_types": None,
+    "rope_parameters": {"mrope_section": [22, 22, 20]},
+}
+RELEASED_VISION = {"depth": 32, "hidden_size": 1280, "num_heads": 16, "intermediate_size": 5120}
+# Biases, no shared experts, an untied head, two dense layers, a width that no group divides.
+ODD_TEXT = {
+    "use_bias": True,
+    "moe_num_shared_experts": 0,
+    "num_hidden_layers": 3,
+    "mlp_layer_types": ["dense", "sparse", "dense"],
+    "moe_intermediate_size": [72, 40],
+    "intermediate_size": 200,
+}
+
+
+def write_config(folder: Path, text: dict[str, Any], vision: dict[str, Any], **top: Any) -> Path:
+    """mini-ernie's config.json with other values."""
+    folder.mkdir(exist_ok=True)
+    config = json.loads((MINI / "config.json").read_text()) | top
+    config["text_config"] |= text
+    config["vision_config"] |= vision
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    return write_config(tmp_path / "released", RELEASED_TEXT, RELEASED_VISION)
+
+
+def planned(*arguments: Any) -> dict[str, Any]:
+    result = CliRunner().invoke(plan_cli.command, [*map(str, arguments), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("kind", ["mini-ernie", "random odd"])
+def test_the_sizes_are_those_of_an_export(tmp_path, kind):
+    checkpoint = MINI
+    if kind != "mini-ernie":
+        checkpoint = tmp_path / "checkpoint"
+        shutil.copytree(MINI, checkpoint, ignore=shutil.ignore_patterns("*.safetensors*"))
+        write_config(checkpoint, ODD_TEXT, {"depth": 2}, tie_word_embeddings=False)
+        rng = np.random.default_rng(0)
+        shapes = expected_tensors(ErnieConfig.from_hf(checkpoint))
+        tensors = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+        save_file(tensors, checkpoint / "model.safetensors")
+    manifest = export(checkpoint, tmp_path / "bundle", "onnx", "fp32", Progress(lambda *_: None, lambda *_: None))
+    found = planned(checkpoint, "--precision", "fp32", "--context", 64)
+    fp32 = found["precisions"]["fp32"]
+    assert fp32["status"] == "exportable"
+    assert fp32["data_file"] == (tmp_path / "bundle" / DATA_FILE).stat().st_size
+    assert fp32["graph_files"] == sum(path.stat().st_size for path in (tmp_path / "bundle").glob("*.onnx"))
+    assert fp32["bundle"] == sum(entry.bytes for entry in manifest.files.values())
+    count = sum(int(np.prod(s)) for s in expected_tensors(ErnieConfig.from_hf(checkpoint)).values())
+    assert found["parameters"]["total"] == count
+    assert sum(fp32["weights"].values()) == 4 * count
+
+
+def test_the_released_model(released):
+    found = planned(released / "config.json", "--context", 1000, "--device", "h200")
+    billions = {part: round(count / 1e9, 3) for part, count in found["parameters"].items()}
+    assert round(billions.pop("total"), 2) == 29.40
+    assert billions | {"routers": 8.9} == {
+        "text experts": 20.384,
+        "vision experts": 6.795,
+        "shared experts": 0.637,
+        "vision encoder": 0.630,
+        "attention": 0.440,
+        "embedding": 0.265,
+        "head": 0,
+        "resampler": 0.144,
+        "dense layers": 0.094,
+        "routers": 8.9,
+        "norms": 0,
+    }
+    assert round(found["parameters"]["routers"] / 1e6, 1) == 8.9
+    assert {k: round(v / 1e9, 2) for k, v in found["active_parameters"].items()} == {
+        "text": 3.09,
+        "text with head": 3.35,
+        "vision": 1.81,
+    }
+    bf16 = found["precisions"]["bf16"]
+    assert round(sum(bf16["weights"].values()) / GIB, 1) == 54.8
+    assert (bf16["kv_per_token"], bf16["kv_cache"]) == (57344, 57344000)
+    assert bf16["fits"] and bf16["longest_context"] == 131072
+    # One step reads each active parameter once (routers in float32), and the cache.
+    step = bf16["decode"]
+    assert step["bytes"] == pytest.approx(2 * found["active_parameters"]["text with head"] + 57344000, rel=2e-3)
+    assert step["tokens_per_second"] == pytest.approx(4.8e12 / step["bytes"])
+    assert {name: e["status"] for name, e in found["precisions"].items()} == {"fp32": "exportable"} | dict.fromkeys(
+        ("bf16", "fp16", "fp8", "int8", "int4"), "planned"
+    )
+
+
+def test_planned_sizes_follow_the_stated_rule(released):
+    found = planned(released)["precisions"]
+    experts = 20_384_317_440
+    assert found["int8"]["weights"]["text experts"] == experts + experts // 32 * 2
+    assert found["int4"]["weights"]["text experts"] == experts // 2 + experts // 128 * 2
+    rows = 27 * 64 * (2 * 1536 + 2560)
+    assert found["fp8"]["weights"]["text experts"] == experts + 4 * rows
+    for high in ("vision encoder", "resampler", "norms", "embedding"):
+        assert {found[name]["weights"][high] for name in ("fp8", "int8", "int4", "bf16")} == {
+            found["fp16"]["weights"][high]
+        }
+    totals = [found[name]["device_memory"] for name in ("int4", "int8", "bf16", "fp32")]
+    assert totals == sorted(totals) and len(set(totals)) == 4
+
+
+def test_a_row_is_padded_to_whole_groups():
+    weight = plan.Weight("x", np.dtype(np.float32), (2, 5, 130), ())
+    assert plan.stored_bytes(weight, "attention", plan.RULES["int4"]) == 10 * 2 * (64 + 2)
+    assert plan.stored_bytes(weight, "embedding", plan.RULES["int4"]) == 2 * 1300
+    assert plan.stored_bytes(weight, "routers", plan.RULES["int4"]) == 4 * 1300
+
+
+def test_more_work_takes_more(released):
+    arguments = (released, "--precision", "bf16", "--device", "h100")
+
+    def figures(*more: Any) -> dict[str, Any]:
+        return planned(*arguments, *more)["precisions"]["bf16"]
+
+    base = figures("--context", 2048)
+    for more in (["--context", 4096], ["--context", 2048, "--batch", 4]):
+        larger = figures(*more)
+        assert larger["kv_cache"] == base["kv_cache"] * (2 if "4096" in map(str, more) else 4)
+        assert larger["device_memory"] > base["device_memory"] and larger["weights"] == base["weights"]
+        for phase in ("prefill", "decode"):
+            assert larger[phase]["flops"] > base[phase]["flops"] and larger[phase]["bytes"] > base[phase]["bytes"]
+    assert figures("--context", 4096)["longest_context"] == base["longest_context"]
+    many = figures("--context", 2048, "--batch", 64)
+    assert many["decode"]["tokens_per_second"] > base["decode"]["tokens_per_second"]
+    assert many["decode"]["bytes"] < 64 * base["decode"]["bytes"]  # weights are read once for all rows
+    pictured = figures("--context", 2048, "--images", "896x896")
+    assert pictured["decode"] == base["decode"]  # a step uses text experts alone
+    assert pictured["prefill"]["bytes"] > base["prefill"]["bytes"]
+
+
+def test_the_longest_context_is_the_last_that_fits(released):
+    arguments = (released, "--precision", "int4", "--device", "rtx4090")
+    longest = planned(*arguments)["precisions"]["int4"]["longest_context"]
+    assert 4096 < longest < 131072
+    fits = [planned(*arguments, "--context", n)["precisions"]["int4"]["fits"] for n in (longest, longest + 1)]
+    assert fits == [True, False]
+    bf16 = planned(released, "--precision", "bf16", "--device", "rtx4090")["precisions"]["bf16"]
+    assert (bf16["fits"], bf16["longest_context"]) == (False, 0)
+
+
+@pytest.mark.parametrize("bounds", [(3136, 4842768), (3136, 12544)], ids=str)
+def test_pictures_are_resized_as_the_runtime_does(bounds):
+    vision = ErnieConfig.from_hf(MINI).vision
+    rng = np.random.default_rng(0)
+    settings = ImageProcessor.from_folder(MINI).settings
+    settings = type(settings)(**vars(settings) | {"min_pixels": bounds[0], "max_pixels": bounds[1]})
+    for width, height in [(1, 1), (1, 200), (28, 28), (112, 113), (9999, 60), *rng.integers(40, 4000, (200, 2))]:
+        (picture,) = plan_workload.read_pictures(f"{width}x{height}", vision, bounds)
+        rows, columns = pixels.target_size(int(height), int(width), settings, "picture")
+        assert (picture.patches, picture.tokens) == (rows * columns // 196, rows * columns // 784)
+
+
+def test_the_checkpoints_own_pixel_bounds_count(tmp_path):
+    assert plan_workload.pixel_bounds(MINI) == (3136, 12544)
+    assert plan_workload.pixel_bounds(write_config(tmp_path / "bare", {}, {})) == (3136, 4842768)
+    (picture,) = planned(MINI, "--images", "2000x2000", "--precision", "fp32")["workload"]["pictures"]
+    assert picture["tokens"] == 16
