@@ -50,7 +50,7 @@ def run(command: str, folder: Path) -> str:
 
 
 def test_there_are_commands_of_each_kind():
-    assert {command.split()[0] for command in COMMANDS} == {"ernie-export", "ernie-run", "ernie-verify"}
+    assert {command.split()[0] for command in COMMANDS} == {"ernie-export", "ernie-plan", "ernie-run", "ernie-verify"}
     assert len(PYTHON) == 1 and "@@" not in README
 
 
