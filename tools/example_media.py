@@ -76,7 +76,7 @@ def questions() -> list[dict[str, Any]]:
             "blue circle, red triangle, yellow square",
         ),
         ("two pictures", [user("Which picture has more shapes?", **pair)], "the second"),
-        ("two pictures, one of them", [user("What colour is the circle in picture 1?", **pair)], "red"),
+        ("two pictures, one of them", [user("Which picture has a red circle?", **pair)], "the first"),
         ("two pictures, the other", [user("What colour is the circle in picture 2?", **pair)], "purple"),
         ("clip, which way", [user("Which way does the triangle move?", video="passing.mp4")], "left"),
         ("clip, when", [user("When does the circle appear?", video="popping.mp4")], "at 4 seconds"),

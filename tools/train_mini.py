@@ -21,6 +21,7 @@ import standin  # noqa: F401
 import torch
 from mini_batches import Batcher
 from mini_checkpoint import FONT, build_config, build_tokenizer, save_weights, write_processors
+from mini_tripwire import FAULTS, Tripwire, unlikelihood
 from rich.console import Console
 from scenes import FAMILIES, KINDS, Sample, heldout, layout
 from torch import distributed as dist
@@ -28,6 +29,8 @@ from torch.nn import functional as F
 from transformers import Ernie4_5_VLMoeForConditionalGeneration, LlamaTokenizer
 
 BIAS_RATE = 1e-3
+FAULT_WEIGHT = 0.3
+FAULTS_FROM = 0.6  # share of the run after which faults are trained against
 QUESTIONS = 6  # at most, about one scene
 # (share of the run, scenes of each family in one step of one worker)
 STAGES = (
@@ -87,14 +90,16 @@ def fresh_model(config) -> Ernie4_5_VLMoeForConditionalGeneration:
 class LoadBalance:
     """Counts how often each expert of each bank is chosen, and moves the correction biases against the counts."""
 
-    def __init__(self, model: Ernie4_5_VLMoeForConditionalGeneration) -> None:
+    def __init__(self, model: Ernie4_5_VLMoeForConditionalGeneration, tripwire: Tripwire) -> None:
+        self.tripwire = tripwire
         self.gates = [module for name, module in model.named_modules() if name.endswith("_moe.gate")]
         self.counts = [torch.zeros(gate.num_experts) for gate in self.gates]
         for index, gate in enumerate(self.gates):
             gate.register_forward_hook(lambda _m, _i, out, index=index: self._count(index, out[2]))
 
     def _count(self, index: int, chosen: torch.Tensor) -> None:
-        self.counts[index] += torch.bincount(chosen.flatten(), minlength=len(self.counts[index]))
+        if self.tripwire.fault is None:
+            self.counts[index] += torch.bincount(chosen.flatten(), minlength=len(self.counts[index]))
 
     def step(self, rate: float) -> None:
         """Nudge every bias by `rate`, from the counts of all workers since the last step."""
@@ -113,6 +118,7 @@ class Run:
     batcher: Batcher
     plan: Plan
     rank: int
+    tripwire: Tripwire
 
     def samples(self, step: int, family: str, count: int) -> list[list[Sample]]:
         """`count` scenes of one layout, with up to four questions about each; other ones in each worker."""
@@ -136,6 +142,16 @@ class Run:
                 hits[sample.kind].append(bool(fine[owned == number].all()))
         return loss.item()
 
+    def fault(self, step: int, family: str, count: int) -> None:
+        """Backward pass that makes answers less likely under one fault of the expert banks."""
+        rng = Random(f"fault/{self.plan.seed}/{step}/{self.rank}")
+        batch, labels, _ = self.batcher(self.samples(step, family, count))
+        opens = (labels[:, 1:] != -100) & (labels[:, :-1] == -100)
+        with self.tripwire.on(rng.choice(FAULTS), batch) as faulty:
+            hidden = self.model.model(**faulty, use_cache=False).last_hidden_state
+            logits = self.model.lm_head(hidden[:, :-1][opens])
+            (FAULT_WEIGHT * unlikelihood(logits, labels[:, 1:][opens])).backward()
+
 
 def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
     """Mean over the workers, in one message."""
@@ -152,7 +168,7 @@ def train(run: Run, console: Console, report: int, out: Path) -> None:
     slim = [p for p in run.model.parameters() if p.requires_grad and p.dim() < 2]
     groups = [{"params": wide, "weight_decay": 0.02}, {"params": slim, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=run.plan.rate, betas=(0.9, 0.98), eps=1e-8, fused=True)
-    balance, hits, losses, started = LoadBalance(run.model), defaultdict(list), [], time.monotonic()
+    balance, hits, losses, started = LoadBalance(run.model, run.tripwire), defaultdict(list), [], time.monotonic()
     for step in range(run.plan.begin, run.plan.steps):
         for group in optimiser.param_groups:
             group["lr"] = run.plan.learning_rate(step)
@@ -160,6 +176,9 @@ def train(run: Run, console: Console, report: int, out: Path) -> None:
         for family, count in families.items():
             share = count / sum(families.values())
             losses.append(share * run.loss(run.samples(step, family, count), share, hits))
+        family = list(families)[step % len(families)]
+        if step >= FAULTS_FROM * run.plan.steps and family != "text":
+            run.fault(step, family, families[family])
         average_gradients(wide + slim)
         torch.nn.utils.clip_grad_norm_(wide + slim, 1.0)
         optimiser.step()
@@ -188,7 +207,7 @@ def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None
         model.load_state_dict(Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(start).float().state_dict())
     console = Console(width=250, quiet=rank > 0)
     console.print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
-    train(Run(model, Batcher(tokenizer, out / FONT), plan, rank), console, report, out)
+    train(Run(model, Batcher(tokenizer, out / FONT), plan, rank, Tripwire(model)), console, report, out)
     if rank == 0:
         save_weights(model, out)
     dist.barrier()

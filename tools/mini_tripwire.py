@@ -1,0 +1,45 @@
+"""Teach a model to need its expert banks: with a bank lost, or tokens sent to the wrong one, answers must be wrong.
+
+Left to itself a model this small routes most of its work around the routed experts (with the vision bank zeroed it kept
+86 % of its answers on pictures), and then hides the very faults that it is there to show. So each training step also
+runs a batch with one fault, and lowers the probability of the right answer there (unlikelihood, arXiv 1908.04319).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+FAULTS = ("banks swapped", "types left out", "vision bank lost", "text bank lost")
+
+
+class Tripwire:
+    """Switches faults on and off in one model; `fault` is the one that is on, or None."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.fault: str | None = None
+        for name, module in model.named_modules():
+            for bank in ("text", "vision"):
+                if name.endswith(f"{bank}_moe.experts"):
+                    module.register_forward_hook(lambda _m, _i, out, bank=bank: self._lose(bank, out))
+
+    def _lose(self, bank: str, out: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(out) if self.fault == f"{bank} bank lost" else out
+
+    @contextmanager
+    def on(self, fault: str, batch: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+        """Model arguments under a fault of `FAULTS`, which lasts as long as the context."""
+        types = batch["moe_mm_token_type_ids"]
+        changed = {"banks swapped": 1 - types.clamp(max=1), "types left out": torch.zeros_like(types)}.get(fault, types)
+        self.fault = fault
+        try:
+            yield batch | {"moe_mm_token_type_ids": changed}
+        finally:
+            self.fault = None
+
+
+def unlikelihood(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Mean of -log(1 - p) over float logits (n, vocabulary), p being the probability of the wanted token (n,)."""
+    chance = logits.float().softmax(-1).gather(1, wanted[:, None]).squeeze(1)
+    return -torch.log1p(-chance.clamp(max=0.999)).mean()
