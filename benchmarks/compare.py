@@ -14,6 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+PAUSE = 0.5  # seconds between tasks: threads of the contestant before spin on for a while, and would take its cores
 TASKS = {
     "prefill 512 text": {"do": "prefill", "text": 512, "image": [0, 0]},
     "decode": {"do": "decode", "tokens": 32},
@@ -81,6 +83,7 @@ def main(checkpoint: Path, bundle: Path, rounds: int, output: Path | None) -> No
     for number in track(range(rounds + 1), "rounds"):
         for task, request in TASKS.items():
             for name, worker in workers.items():
+                time.sleep(PAUSE)
                 answer = worker.ask(request)
                 peak[name] = max(peak[name], answer["rss_mib"])
                 if number:  # the first round warms up

@@ -70,5 +70,4 @@ def test_swapped_routers_show_as_wrong_answers(questions, tmp_path):
         shard.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
     export(checkpoint, tmp_path / "bundle", "onnx", "fp32", QUIET)
     counts = right(tmp_path / "bundle", questions)
-    # Shared experts still see every token, so much is still right; places in a picture are what goes first.
-    assert sum(counts.values()) < 0.93 * len(questions) and counts["where"] <= 7, counts
+    assert sum(counts.values()) < 0.5 * len(questions), counts
