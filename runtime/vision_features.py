@@ -6,8 +6,8 @@ import numpy as np
 from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.preprocess.positions import vision_coordinates
 
-# Patches in one encoder call. More gains nothing on a CPU, and an encoder's activations grow by about 50 KB a patch;
-# a single frame of more patches than this still goes whole, since its patches attend to each other.
+# Patches in one encoder call, so that activations stay bounded: the widest has 20 KB a patch at the released size. A
+# single frame of more patches than this still goes whole, since its patches attend to each other.
 PATCHES_PER_CALL = 4096
 
 
