@@ -1,6 +1,5 @@
 """Checkpoint to bundle, from the first check to the last rename."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,27 +7,15 @@ from pathlib import Path
 
 from ernie_export.exporter import weights
 from ernie_export.exporter.bundle import writing_bundle
+from ernie_export.exporter.processors import find_processor_files
 from ernie_export.exporter.targets import onnx
 from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.checkpoint import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.layout import check_layout
 from ernie_export.graphs.manifest import FileEntry, Manifest, ModelFacts, sha256
 
 DATA_FILE = "weights.safetensors"
-PROCESSOR_FILES = {  # name: required
-    "config.json": True,
-    "tokenizer.json": True,
-    "tokenizer_config.json": True,
-    "preprocessor_config.json": False,
-    "video_preprocessor_config.json": False,
-    "processor_config.json": False,
-    "chat_template.jinja": False,
-    "chat_template.json": False,
-    "generation_config.json": False,
-    "special_tokens_map.json": False,
-}
 
 
 @dataclass(frozen=True)
@@ -64,36 +51,6 @@ def export(folder: Path, output: Path, target: str, precision: str, progress: Pr
         manifest.write(partial)
         progress.stage("Moving the bundle into place", 0)
     return manifest
-
-
-def find_processor_files(folder: Path) -> list[Path]:
-    """What the runtime reads besides the graphs: tokenizer, template, processors' settings and the timestamps' font."""
-    for name, required in PROCESSOR_FILES.items():
-        if required and not (folder / name).is_file():
-            raise UserError(f"{folder / name}: expected a file, found none")
-    found = [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
-    for name in ("video_preprocessor_config.json", "processor_config.json"):
-        font = video_font(folder / name)
-        if font is not None:
-            if Path(font).name != font or not (folder / font).is_file():
-                raise UserError(f"{folder / name}: font: expected the name of a file in the checkpoint, found {font!r}")
-            return [*found, folder / font]
-    return found
-
-
-def video_font(path: Path) -> str | None:
-    """The font that a video processor's settings name, if this file holds such settings."""
-    if not path.is_file():
-        return None
-    try:
-        settings = json.loads(path.read_bytes())
-    except ValueError as e:
-        raise UserError(f"{path}: expected JSON, found {' '.join(str(e).split())}") from e
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(settings).__name__}")
-    settings = settings.get("video_processor", settings)
-    font = settings.get("font") if isinstance(settings, dict) else None
-    return font if isinstance(font, str) else None
 
 
 def describe(

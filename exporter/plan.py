@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ernie_export.exporter import weights
-from ernie_export.exporter.export import DATA_FILE, PROCESSOR_FILES, video_font
+from ernie_export.exporter.export import DATA_FILE
+from ernie_export.exporter.processors import PROCESSOR_FILES, video_font
 from ernie_export.exporter.targets import onnx
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.weights import Weight
