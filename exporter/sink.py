@@ -1,75 +1,107 @@
-"""A large file written from a ring of blocks, hashed and flushed to the disk while the next block is being read."""
+"""A large file written in whole blocks past the page cache, hashed while the next block is being made.
 
+A buffered write costs more processor time than anything else that an export does, and fills the page cache with a file
+that may be larger than it. Blocks of one size at multiples of it, from memory that begins on a page, are what O_DIRECT
+takes; where the file system has no direct writes, the same blocks go through the page cache.
+"""
+
+import fcntl
 import hashlib
+import mmap
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 BLOCK = 4 * 2**20  # bytes of one block: large enough that calls cost nothing
-BLOCKS = 4  # blocks in flight between reading and hashing
-FLUSH = 64 * 2**20  # bytes between two requests to write back, which would otherwise all wait for the end
+BLOCKS = 4  # blocks in flight: being filled, hashed and written
 
 
 class Sink:
     """A new file at `path` as a context manager; removed if the block fails. Raises OSError as the file system does.
 
-    SHA-256 takes longer than reading and writing together, so it runs in a thread of its own (hashlib releases the
-    interpreter's lock); a second thread waits for the disk.
+    One thread hashes and another writes, both without the interpreter's lock: beside reading and converting, which are
+    the caller's, each takes about as long as the others.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = path.open("xb", buffering=0)
+        self.direct = set_direct(self.file.fileno(), True)
         self.hash = hashlib.sha256()
         self.hashing = ThreadPoolExecutor(1)
-        self.flushing = ThreadPoolExecutor(1)
-        self.ring = deque(np.empty(BLOCK, np.uint8) for _ in range(BLOCKS))
-        self.hashed: deque[Future[None]] = deque()
-        self.flushed: Future[None] | None = None
-        self.unflushed = 0
+        self.writing = ThreadPoolExecutor(1)
+        # Anonymous maps begin on a page.
+        self.free = deque(np.frombuffer(mmap.mmap(-1, BLOCK), np.uint8) for _ in range(BLOCKS))
+        self.busy: deque[tuple[np.ndarray, Future[None], Future[None]]] = deque()
+        self.scratch = np.empty(BLOCK, np.uint8)
+        self.filled = 0
 
     def __enter__(self) -> "Sink":
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        self.hashing.shutdown()
-        self.flushing.shutdown()
+        self.hashing.shutdown(cancel_futures=True)
+        self.writing.shutdown(cancel_futures=True)
         self.file.close()
         if failure is not None:
             self.path.unlink(missing_ok=True)
 
     def block(self, nbytes: int) -> np.ndarray:
-        """`nbytes` (uint8) to fill and `put`: the ring's oldest block, or a new array if that is too small."""
-        while len(self.hashed) >= BLOCKS:
-            self.hashed.popleft().result()
-        self.ring.rotate(1)
-        return self.ring[0][:nbytes] if nbytes <= BLOCK else np.empty(nbytes, np.uint8)
+        """`nbytes` (uint8) to fill and `put`; they are used again by the next call."""
+        return self.scratch[:nbytes] if nbytes <= BLOCK else np.empty(nbytes, np.uint8)
 
     def put(self, data: np.ndarray) -> None:
-        """Append `data` (uint8, 1-D), which must stay as it is until `block` has gone once round the ring."""
-        view = data.data
-        self.hashed.append(self.hashing.submit(self.hash.update, view))
+        """Append a copy of `data` (uint8, 1-D)."""
+        done = 0
+        while done < data.size:
+            if not self.free:
+                self.take_back()
+            count = min(BLOCK - self.filled, data.size - done)
+            self.free[0][self.filled : self.filled + count] = data[done : done + count]
+            self.filled += count
+            done += count
+            if self.filled == BLOCK:
+                self.send()
+
+    def send(self) -> None:
+        """Hand the block in hand to both threads."""
+        block = self.free.popleft()
+        view = block[: self.filled].data
+        self.busy.append((block, self.hashing.submit(self.hash.update, view), self.writing.submit(self.write, view)))
+        self.filled = 0
+
+    def take_back(self) -> None:
+        """Wait for the oldest block under way, and raise what it met."""
+        block, hashed, written = self.busy.popleft()
+        written.result()
+        hashed.result()
+        self.free.append(block)
+
+    def write(self, view: memoryview) -> None:
+        """Append `view` to the file; what is no whole block (the end, or the rest of one cut short) is not direct."""
         done = 0
         while done < len(view):
+            if self.direct and len(view) - done < BLOCK:
+                self.direct = set_direct(self.file.fileno(), False)
             done += os.write(self.file.fileno(), view[done:])
-        self.unflushed += done
-        if self.unflushed >= FLUSH and (self.flushed is None or self.flushed.done()):
-            self.wait_for_disk()
-            self.flushed = self.flushing.submit(os.fsync, self.file.fileno())
-            self.unflushed = 0
-
-    def wait_for_disk(self) -> None:
-        """Wait for the last flush and raise what it met."""
-        if self.flushed is not None:
-            self.flushed.result()
 
     def finish(self) -> str:
         """Flush everything to the disk; the SHA-256 of all bytes put, in hexadecimal digits."""
-        self.wait_for_disk()
+        if self.filled:
+            self.send()
+        while self.busy:
+            self.take_back()
         os.fsync(self.file.fileno())
-        for future in self.hashed:
-            future.result()
         return self.hash.hexdigest()
+
+
+def set_direct(descriptor: int, wanted: bool) -> bool:
+    """Turn writing past the page cache on or off; returns whether it is on: not every file system has it."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    with suppress(OSError):
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if wanted else flags & ~os.O_DIRECT)
+    return bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)

@@ -13,6 +13,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import ml_dtypes
@@ -87,11 +88,13 @@ def write(layout: Layout, checkpoint: Checkpoint, path: Path, on_progress: Calla
         with Sink(path) as sink:
             sink.put(np.frombuffer(layout.header, np.uint8))
             on_progress(len(layout.header))
-            for weight in layout.weights:
-                for piece in weight.pieces:
-                    for block in blocks(piece, np.dtype(weight.dtype), checkpoint, sink):
-                        sink.put(block)
-                        on_progress(block.nbytes)
+            pieces = [(piece, np.dtype(weight.dtype)) for weight in layout.weights for piece in weight.pieces]
+            for (piece, dtype), coming in zip_longest(pieces, pieces[1:]):
+                for name in sources(coming[0]) if coming else ():
+                    checkpoint.read_ahead(name)
+                for block in blocks(piece, dtype, checkpoint, sink):
+                    sink.put(block)
+                    on_progress(block.nbytes)
             return sink.finish()
     except OSError as e:
         found = f"{e.strerror or e} ({free} bytes free)"

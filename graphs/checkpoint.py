@@ -1,10 +1,13 @@
 """A checkpoint folder read lazily: names -> place on disk; rows are read with plain file reads when asked for.
 
-Nothing is mapped and nothing is kept, so resident memory is what the caller holds. Only safetensors is opened: a
-pickled checkpoint is refused, for unpickling runs whatever code it holds.
+Nothing is mapped and nothing is kept, neither here nor in the page cache, so that a checkpoint larger than the memory
+leaves the machine as it was. Only safetensors is opened: a pickled checkpoint is refused, for unpickling runs whatever
+code it holds.
 """
 
+import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from ernie_export.graphs.tensor_file import NUMPY, TensorEntry, read_header
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pdparams")
+AHEAD = 16 * 2**20  # bytes that the disk is asked for before they are needed
 
 
 # The encoder's names begin with `vision_model.` in the published repository, with `model.vision_model.` in what
@@ -92,6 +96,12 @@ class Checkpoint:
         self.read_into(entry, start * row_bytes, rows.reshape(-1).view(np.uint8))
         return rows
 
+    def read_ahead(self, name: str) -> None:
+        """Have the disk begin to read tensor `name`, which is wanted soon; returns at once, and never fails."""
+        entry = self.tensors[name]
+        with suppress(OSError), entry.file.open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), entry.offset, min(AHEAD, entry.nbytes), os.POSIX_FADV_WILLNEED)
+
     def read_into(self, entry: TensorEntry, skip: int, target: np.ndarray) -> None:
         """Fill `target` (uint8, 1-D) with the bytes of `entry` that follow its first `skip`.
 
@@ -101,12 +111,16 @@ class Checkpoint:
         done = 0
         try:
             with entry.file.open("rb", buffering=0) as file:
+                following = skip + len(view)
+                if ahead := min(AHEAD, entry.nbytes - following):  # advice for 0 bytes would be for all of the file
+                    os.posix_fadvise(file.fileno(), entry.offset + following, ahead, os.POSIX_FADV_WILLNEED)
                 file.seek(entry.offset + skip)
                 while done < len(view):
                     count = file.readinto(view[done:])
                     if not count:
                         break
                     done += count
+                os.posix_fadvise(file.fileno(), entry.offset, following, os.POSIX_FADV_DONTNEED)
         except OSError as e:
             raise UserError(f"{entry.file}: tensor {entry.name}: expected readable data, found {e.strerror}") from e
         if done != len(view):

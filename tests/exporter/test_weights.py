@@ -93,10 +93,13 @@ def test_every_piece_and_cast(tmp_path: Path, stored: np.dtype, target: np.dtype
         assert loaded["rows"][0].astype(stored).tobytes() == arrays["down"].tobytes()
 
 
-def test_tensors_larger_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (sink, weights):
-        monkeypatch.setattr(module, "BLOCK", 64)
-    monkeypatch.setattr(sink, "FLUSH", 256)
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "through the page cache"])
+def test_tensors_larger_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool) -> None:
+    monkeypatch.setattr(weights, "BLOCK", 64)
+    monkeypatch.setattr(sink, "BLOCK", 4096)  # the least that a direct write takes
+    monkeypatch.setattr(sink, "BLOCKS", 2)
+    if not direct:
+        monkeypatch.setattr(sink.os, "O_DIRECT", 0)
     arrays = {name: random((33, 7), BF16, seed) for seed, name in enumerate(["gate", "up", "down"])}
     arrays["wide"] = random((3, 129), BF16, 9)  # two rows are more than a block
     arrays["wider"] = random((3, 129), BF16, 10)
