@@ -2,7 +2,10 @@
 
 `portable`: opset-24 TensorScatter and Attention with an explicit mask. `onnxruntime`: com.microsoft's
 GroupQueryAttention, which writes into the past buffer when the caller binds it as the present one, and never forms a
-scores matrix of all tokens by all tokens.
+scores matrix of all tokens by all tokens. It reads total_sequence_length on the host: taken from the lengths, that
+would be a copy from the device in every layer, and a decode step could not become a CUDA graph. The cache's capacity
+does as well, since each row's own end decides what it attends to; but the operator then takes a call of several rows
+for a decode step, and refuses it with more than one token a row.
 """
 
 PORTABLE = """
@@ -53,13 +56,11 @@ CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_l
     ends = Add (past_lengths, lengths)
     last = Sub (ends, one)
     last32 = Cast <to = 6> (last)
-    length_1d = Shape <start = 1, end = 2> (q)
-    longest_past = ReduceMax <keepdims = 1> (past_lengths)
-    total = Add (longest_past, length_1d)
-    total32 = Cast <to = 6> (total)
+    capacity = Shape <start = 2, end = 3> (past_key)
+    capacity32 = Cast <to = 6> (capacity)
     y, present_key, present_value = com.microsoft.GroupQueryAttention
         <num_heads: int = @num_heads, kv_num_heads: int = @kv_num_heads, do_rotary = 0>
-        (q, k, v, past_key, past_value, last32, total32)
+        (q, k, v, past_key, past_value, last32, capacity32)
 }
 """
 

@@ -12,6 +12,8 @@ B rows, S new tokens (right-padded where rows differ), C cache capacity, D head 
 | output y | (B, S, Nq·D) | rows of padding are undefined |
 | output present_key, present_value | (B, Nkv, C, D) | may share memory with the inputs |
 
+The `onnxruntime` lowering takes B > 1 only with S = 1, and refuses other calls.
+
 Attributes: `num_heads`, `kv_num_heads`. The scale is 1/sqrt(D).
 """
 
