@@ -90,7 +90,7 @@ class Model:
         params = SamplingParams.from_options(options)
         several = isinstance(messages, list) and bool(messages) and isinstance(messages[0], list)
         conversations = cast(list[Messages], messages if several else [messages])
-        sequences = [self._sequence(conversation, params) for conversation in conversations]
+        sequences = [self.sequence(conversation, params) for conversation in conversations]
         batch = Batch(self.engine, min(len(sequences), ROWS), max(map(Sequence.capacity, sequences), default=0))
         waiting = list(reversed(sequences))
         while waiting or batch.running:
@@ -103,7 +103,7 @@ class Model:
 
     def stream(self, messages: Messages, **options: Any) -> Generator[str, None, Result]:
         """Answer one conversation piece by piece: yields text, returns the `Result`."""
-        sequence = self._sequence(messages, SamplingParams.from_options(options))
+        sequence = self.sequence(messages, SamplingParams.from_options(options))
         batch = Batch(self.engine, 1, sequence.capacity())
         yield batch.add(sequence)
         while batch.running:
@@ -111,7 +111,11 @@ class Model:
             yield piece
         return self._result(sequence)
 
-    def _sequence(self, messages: Messages, params: SamplingParams) -> Sequence:
+    def sequence(self, messages: Messages, params: SamplingParams) -> Sequence:
+        """One conversation as a `Batch` takes it: preprocessed, its media encoded.
+
+        Raises UserError for malformed messages or media, and for a prompt past the model's position limit.
+        """
         prepared = self.preprocessor.prepare(messages)
         limit, length = self.manifest.model.max_positions, prepared.arrays["input_ids"].shape[1]
         if length >= limit:

@@ -103,7 +103,7 @@ def test_a_stop_string_ends_the_answer_before_it(model):
 def test_a_stop_string_in_the_last_token_is_a_stop(model):
     """Text held back to the end, as a run of byte tokens is, may hold one too."""
     byte = model.preprocessor.chat.tokenizer.backend.token_to_id("<0xFF>")
-    sequence = model._sequence(TEXT, SamplingParams(max_new_tokens=3, stop=("\ufffd",)))
+    sequence = model.sequence(TEXT, SamplingParams(max_new_tokens=3, stop=("\ufffd",)))
     logits = np.zeros(model.manifest.model.vocab_size, np.float32)
     logits[byte] = 1
     assert [sequence.take(logits) for _ in range(3)] == ["", "", ""]
