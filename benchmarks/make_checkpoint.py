@@ -1,79 +1,191 @@
 """Write a checkpoint of random weights in the published layout, for benchmarks.
 
     python benchmarks/make_checkpoint.py scratch/m600
+    python benchmarks/make_checkpoint.py scratch/full --shape full --holes
 
-About 600 M parameters, with the released model's proportions: a dense layer before sparse ones, text experts wider
-than vision experts, k = 6, shared experts, GQA, a 14-pixel vision encoder. Tokenizer and processors are mini-ernie's.
+| shape | parameters | dtype | what |
+| --- | --- | --- | --- |
+| m600 | 650 M | float32 | the released model's proportions: small enough for PyTorch in float32 beside it |
+| full | 29.4 B | bfloat16 | the released model's shape, 54.8 GiB; `--layers 2` keeps its widths |
+
+Values are cut from a pool of random numbers, one for each width that a product sums over, from another place for every
+tensor: routing spreads over the experts, activations stay finite through any depth, and writing is as fast as the disk.
+With `--holes` the vision bank's experts (23 % of the released shape) are holes in sparse files, which read as zeros and
+take no room. Processors are mini-ernie's, the tokenizer's vocabulary is filled up to the model's.
 """
 
 import json
+import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import click
+import ml_dtypes
 import numpy as np
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.layout import expected_tensors
-from safetensors.numpy import save_file
+from rich.progress import Progress
 
 MINI = Path(__file__).parent.parent / "examples" / "mini-ernie"
-SHARD_BYTES = 2**29
-
-TEXT = {
-    "hidden_size": 1024,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "mlp_layer_types": ["dense"] + ["sparse"] * 11,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 4,
-    "moe_intermediate_size": [352, 128],
-    "moe_num_experts": 32,
-    "moe_k": 6,
-    "vocab_size": 16384,
-    "max_position_embeddings": 32768,
+POOL = 2**23 + 9  # values: no multiple of any width, so that rows of a larger tensor differ
+SHAPES: dict[str, dict[str, Any]] = {
+    "m600": {
+        "dtype": "float32",
+        "shard_bytes": 2**29,
+        "image_pixels": 64 * 196,
+        "text": {
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 4,
+            "moe_intermediate_size": [352, 128],
+            "moe_num_experts": 32,
+            "moe_k": 6,
+            "vocab_size": 16384,
+            "max_position_embeddings": 32768,
+            "mrope_section": [11, 11, 10],
+        },
+        "vision": {"hidden_size": 512, "depth": 8, "num_heads": 8, "intermediate_size": 2048},
+    },
+    "full": {
+        "dtype": "bfloat16",
+        "shard_bytes": 5 * 10**9,
+        "image_pixels": 4842768,
+        "text": {
+            "hidden_size": 2560,
+            "intermediate_size": 12288,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 20,
+            "num_key_value_heads": 4,
+            "moe_intermediate_size": [1536, 512],
+            "moe_num_experts": 64,
+            "moe_k": 6,
+            "vocab_size": 103424,
+            "max_position_embeddings": 131072,
+            "mrope_section": [22, 22, 20],
+        },
+        "vision": {"hidden_size": 1280, "depth": 32, "num_heads": 16, "intermediate_size": 5120},
+    },
 }
-VISION = {"hidden_size": 512, "depth": 8, "num_heads": 8, "intermediate_size": 2048}
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-def main(folder: Path) -> None:
-    """Write the checkpoint into FOLDER (2.5 GB, float32)."""
+@click.option("--shape", type=click.Choice(list(SHAPES)), default="m600", show_default=True)
+@click.option("--layers", type=int, help="Decoder layers instead of the shape's own number.")
+@click.option("--holes", is_flag=True, help="Leave the vision bank's experts as holes in the files.")
+def main(folder: Path, shape: str, layers: int | None, holes: bool) -> None:
+    """Write the checkpoint into FOLDER."""
     folder.mkdir(parents=True, exist_ok=True)
+    sizes = SHAPES[shape]
+    write_settings(folder, sizes, layers or sizes["text"]["num_hidden_layers"])
+    config = ErnieConfig.from_hf(folder)
+    dtype = np.dtype(np.float32 if sizes["dtype"] == "float32" else ml_dtypes.bfloat16)
+    vision_experts = range(config.text.num_experts, 2 * config.text.num_experts) if holes else range(0)
+    empty = tuple(f".experts.{expert}." for expert in vision_experts)
+    tensors = expected_tensors(config)
+    values, index = Values(dtype), {}
+    with Progress() as bars:
+        task = bars.add_task(f"{folder}", total=sum(map(math.prod, tensors.values())) * dtype.itemsize)
+        for number, shard in enumerate(shards(tensors, dtype, sizes["shard_bytes"]), 1):
+            name = f"model-{number:05d}.safetensors"
+            index |= dict.fromkeys(shard, name)
+            with (folder / name).open("wb") as file:
+                write_header(file, shard, dtype)
+                for tensor, size in shard.items():
+                    nbytes = math.prod(size) * dtype.itemsize
+                    if any(mark in tensor for mark in empty):
+                        file.truncate(file.seek(nbytes, 1))
+                    else:
+                        values.write(file, tensor, size)
+                    bars.advance(task, nbytes)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    print(f"{folder}: {sum(map(math.prod, tensors.values())) / 1e6:.0f} M parameters")
+
+
+def write_settings(folder: Path, sizes: dict[str, Any], layers: int) -> None:
+    """Configuration, processors and a tokenizer with as many tokens as the model has."""
     for path in MINI.iterdir():
         if path.suffix in (".json", ".jinja", ".ttf") and "index" not in path.name:
             shutil.copyfile(path, folder / path.name)
+    text = sizes["text"] | {
+        "num_hidden_layers": layers,
+        "mlp_layer_types": ["dense"] + ["sparse"] * (layers - 1),
+        "moe_num_shared_experts": 2,
+    }
     config = json.loads((MINI / "config.json").read_text())
-    config["text_config"] |= TEXT
-    config["text_config"]["rope_parameters"] |= {"mrope_section": [11, 11, 10]}
-    config["vision_config"] |= VISION
-    config["dtype"] = "float32"
+    config["text_config"]["rope_parameters"] |= {"mrope_section": text.pop("mrope_section")}
+    config["text_config"] |= text
+    config["vision_config"] |= sizes["vision"]
+    config["dtype"] = sizes["dtype"]
     (folder / "config.json").write_text(json.dumps(config, indent=1))
-    tensors = expected_tensors(ErnieConfig.from_hf(folder))
-    rng = np.random.default_rng(0)
-    shards: list[dict[str, np.ndarray]] = [{}]
-    for name, shape in tensors.items():
-        if sum(a.nbytes for a in shards[-1].values()) > SHARD_BYTES:
-            write(folder, len(shards), shards[-1])
-            shards[-1] = dict.fromkeys(shards[-1], np.zeros(0))  # names are kept for the index, values are not
-            shards.append({})
-        scale = 1 / np.sqrt(shape[-1]) if len(shape) > 1 else 0.02
-        values = rng.standard_normal(shape, np.float32) * np.float32(scale)
-        shards[-1][name] = values + np.float32(name.endswith(("norm.weight", "norm1.weight", "norm2.weight")))
-    write(folder, len(shards), shards[-1])
-    index = {name: file_name(number) for number, shard in enumerate(shards, 1) for name in shard}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    print(f"{folder}: {sum(int(np.prod(s)) for s in tensors.values()) / 1e6:.0f} M parameters")
+    processor = json.loads((MINI / "preprocessor_config.json").read_text())
+    processor["size"] = {"shortest_edge": 3136, "longest_edge": sizes["image_pixels"]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=1))
+    tokenizer = json.loads((MINI / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    taken = {*vocabulary.values(), *(token["id"] for token in tokenizer["added_tokens"])}
+    vocabulary |= {f"▁filler{token}": token for token in range(text["vocab_size"]) if token not in taken}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
 
 
-def write(folder: Path, number: int, shard: dict[str, np.ndarray]) -> None:
-    """Write one shard."""
-    save_file(shard, folder / file_name(number), metadata={"format": "pt"})
+def shards(tensors: dict[str, tuple[int, ...]], dtype: np.dtype, limit: int) -> Iterator[dict[str, tuple[int, ...]]]:
+    """The tensors in files of at most about `limit` bytes."""
+    shard: dict[str, tuple[int, ...]] = {}
+    total = 0
+    for name, size in tensors.items():
+        nbytes = math.prod(size) * dtype.itemsize
+        if shard and total + nbytes > limit:
+            yield shard
+            shard, total = {}, 0
+        shard[name] = size
+        total += nbytes
+    yield shard
 
 
-def file_name(number: int) -> str:
-    """Name of shard `number`."""
-    return f"model-{number:05d}.safetensors"
+def write_header(file: BinaryIO, shard: dict[str, tuple[int, ...]], dtype: np.dtype) -> None:
+    """The safetensors header, padded to a page: whole pages of a tensor can then be holes."""
+    members, end = {}, 0
+    for name, size in shard.items():
+        start, end = end, end + math.prod(size) * dtype.itemsize
+        kind = "F32" if dtype == np.float32 else "BF16"
+        members[name] = {"dtype": kind, "shape": size, "data_offsets": [start, end]}
+    text = json.dumps(members).encode()
+    text += b" " * (-(8 + len(text)) % 4096)
+    file.write(len(text).to_bytes(8, "little") + text)
+
+
+class Values:
+    """Random values: matrices scaled so that products keep their size, norms around 1, other vectors near 0."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self.dtype = dtype
+        self.rng = np.random.default_rng(0)
+        self.normal = self.rng.standard_normal(POOL, np.float32)
+        self.pools: dict[float, bytes] = {}
+
+    def write(self, file: BinaryIO, name: str, size: tuple[int, ...]) -> None:
+        """Append one tensor."""
+        if name.endswith(("norm.weight", "norm1.weight", "norm2.weight", "ln.weight")):
+            file.write((1 + 0.02 * self.normal[: math.prod(size)]).astype(self.dtype).tobytes())
+            return
+        # Routers are stored as (hidden, experts), all other matrices as (out, in).
+        summed = size[0] if name.endswith(("mlp.gate.weight", "mlp.gate.weight_1")) else size[-1]
+        pool = self.pool(1 / math.sqrt(summed) if len(size) > 1 else 0.02)
+        start = int(self.rng.integers(POOL)) * self.dtype.itemsize
+        left = math.prod(size) * self.dtype.itemsize
+        while left:
+            done = file.write(pool[start : start + left])
+            start, left = (start + done) % len(pool), left - done
+
+    def pool(self, scale: float) -> memoryview:
+        """The pool at one scale; made once."""
+        if scale not in self.pools:
+            self.pools[scale] = (self.normal * np.float32(scale)).astype(self.dtype).tobytes()
+        return memoryview(self.pools[scale])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,80 @@
+"""A generated checkpoint is what the exporter takes, its values are fit to compute with, and its holes take no room."""
+
+import json
+
+import make_checkpoint
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from ernie_export.graphs.checkpoint import Checkpoint
+from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.layout import check_layout
+from ernie_export.runtime.preprocess import Preprocessor
+from tokenizers import Tokenizer
+
+TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "moe_intermediate_size": [64, 64],
+    "moe_num_experts": 4,
+    "moe_k": 2,
+    "vocab_size": 600,
+    "mrope_section": [3, 3, 2],
+}
+VISION = {"hidden_size": 32, "depth": 2, "num_heads": 2, "intermediate_size": 64}
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """make(dtype, *options): a checkpoint of a toy shape, from the command."""
+
+    def made(dtype, *options):
+        shape = {"dtype": dtype, "shard_bytes": 100_000, "image_pixels": 12544, "text": TEXT, "vision": VISION}
+        monkeypatch.setitem(make_checkpoint.SHAPES, "m600", shape)
+        monkeypatch.setattr(make_checkpoint, "POOL", 1001)  # smaller than most tensors
+        result = CliRunner().invoke(make_checkpoint.main, [str(tmp_path / "made"), *options], catch_exceptions=False)
+        assert result.exit_code == 0
+        return tmp_path / "made"
+
+    return made
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_exporter_takes_it(make, dtype):
+    folder = make(dtype)
+    config, checkpoint = ErnieConfig.from_hf(folder), Checkpoint.open(folder)
+    check_layout(checkpoint, config)
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    assert {entry.dtype for entry in checkpoint.tensors.values()} == {"F32" if dtype == "float32" else "BF16"}
+    Preprocessor.from_folder(folder)
+    assert Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size() == 600
+
+
+def test_products_keep_their_size_and_no_two_tensors_are_alike(make):
+    checkpoint = Checkpoint.open(make("float32"))
+    seen = []
+    for name, entry in checkpoint.tensors.items():
+        values = checkpoint.read_rows(name, 0, entry.shape[0])
+        assert np.isfinite(values).all()
+        if len(entry.shape) > 1 and "moe_statics" not in name:
+            matrix = values if ".gate.weight" in name else values.T  # routers alone are stored as (in, out)
+            y = np.random.default_rng(0).standard_normal((100, len(matrix))) @ matrix
+            assert 0.5 < y.std() < 1.5, name
+            seen.append(values.reshape(-1)[:16].tobytes())
+    assert len(set(seen)) > 0.95 * len(seen)
+
+
+def test_layers_and_holes(make):
+    folder = make("bfloat16", "--layers", "2", "--holes")
+    config, checkpoint = ErnieConfig.from_hf(folder), Checkpoint.open(folder)
+    check_layout(checkpoint, config)
+    assert json.loads((folder / "config.json").read_text())["text_config"]["mlp_layer_types"] == ["dense", "sparse"]
+    zeros = {
+        name for name, entry in checkpoint.tensors.items() if not checkpoint.read_rows(name, 0, entry.shape[0]).any()
+    }
+    assert zeros == {name for name in checkpoint.tensors if any(f".experts.{e}." in name for e in range(4, 8))}
+    sizes = [path.stat() for path in folder.glob("model-*.safetensors")]
+    assert sum(s.st_blocks * 512 for s in sizes) < sum(s.st_size for s in sizes) - 40_000
