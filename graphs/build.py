@@ -90,9 +90,17 @@ class GraphBuilder:
         value.name, value.dtype, value.shape = name, dtype, ir.Shape(shape)
         self.graph.outputs.append(value)
 
+    def bind_at_load(self) -> None:
+        """Make every weight an input of the graph: what runs it brings the values, and one copy serves all graphs."""
+        for name in self.weights:
+            value = self.graph.initializers.pop(name)
+            value.const_value = None
+            self.graph.inputs.append(value)
+
     def save(self, path: Path, lowering: str, data_file: str, offsets: Mapping[str, int]) -> None:
         """Write the model: our operators' bodies for `lowering`, and each weight by its byte offset in `data_file`."""
-        for name, weight in self.weights.items():
+        for name in self.weights.keys() & self.graph.initializers.keys():
+            weight = self.weights[name]
             self.graph.initializers[name].const_value = ir.ExternalTensor(
                 data_file,
                 offsets[name],
@@ -102,10 +110,13 @@ class GraphBuilder:
                 name=name,
             )
         model = ir.Model(self.graph, ir_version=IR_VERSION, producer_name="ernie-export")
-        used = {node.op_type for node in self.graph if node.domain == DOMAIN}
-        if "MoEDispatch" in used:
-            used.add("ExpertBank")
-        for function in functions(lowering, self.dtype.name.lower()):
+        bodies = {function.name: function for function in functions(lowering, self.dtype.name.lower())}
+        used: set[str] = set()
+        called = {node.op_type for node in self.graph if node.domain == DOMAIN}
+        while called - used:  # bodies call further ones
+            used |= called
+            called = {node.op_type for name in called for node in bodies[name] if node.domain == DOMAIN}
+        for function in bodies.values():
             if function.name in used:
                 model.functions[function.identifier()] = function
         onnx.save_model(ir.to_proto(model), str(path))

@@ -31,7 +31,11 @@ def build(vision: VisionConfig, dtype: ir.DataType) -> GraphBuilder:
     )
     with g.scope("vision_model"):
         shape = g.op("Shape", g.inputs["pixel_values"], start=0, end=2)
-        split = g.op("Concat", shape, g.constant("rest", np.array([-1])), axis=0, name="by_frame")
+        # Widths in full, not -1: TensorRT's RotaryEmbedding wants to know that heads divide them.
+        width = g.constant("width", np.array([vision.hidden_size]))
+        qkv_width = g.constant("qkv_width", np.array([3 * vision.hidden_size]))
+        hidden_shape = g.op("Concat", shape, width, axis=0, name="hidden_shape")
+        qkv_shape = g.op("Concat", shape, qkv_width, axis=0, name="qkv_shape")
         x = g.op("Reshape", g.inputs["pixel_values"], g.constant("flat", np.array([-1, pixels])), name="patches")
         if dtype != FLOAT:
             x = g.op("Cast", x, to=dtype)
@@ -40,9 +44,9 @@ def build(vision: VisionConfig, dtype: ir.DataType) -> GraphBuilder:
         cos, sin = rotary_tables(g, vision, shape)
         for index in range(vision.depth):
             with g.scope(f"blocks.{index}"):
-                x = block(g, vision, index, x, cos, sin, split)
+                x = block(g, vision, index, x, cos, sin, qkv_shape)
         x = layer_norm(g, x, "model.vision_model.ln", vision.hidden_size, vision.norm_eps)
-        hidden = g.op("Reshape", x, split, name="hidden_by_frame")
+        hidden = g.op("Reshape", x, hidden_shape, name="hidden_by_frame")
     g.output(hidden, "hidden", dtype, ("frames", "patches", vision.hidden_size))
     return g
 
@@ -63,14 +67,14 @@ def rotary_tables(g: GraphBuilder, vision: VisionConfig, shape: ir.Value) -> tup
 
 
 def block(
-    g: GraphBuilder, vision: VisionConfig, index: int, x: ir.Value, cos: ir.Value, sin: ir.Value, split: ir.Value
+    g: GraphBuilder, vision: VisionConfig, index: int, x: ir.Value, cos: ir.Value, sin: ir.Value, qkv_shape: ir.Value
 ) -> ir.Value:
-    """One pre-norm block over x (F·P, C); `split` holds the shape [F, P, -1]."""
+    """One pre-norm block over x (F·P, C); `qkv_shape` holds [F, P, 3C]."""
     prefix, width = f"model.vision_model.blocks.{index}", vision.hidden_size
     normed = layer_norm(g, x, f"{prefix}.norm1", width, vision.norm_eps)
     with g.scope("attn"):
         qkv = linear(g, normed, f"{prefix}.attn.qkv", 3 * width, width, bias=True)
-        q, k, v = g.op("Split", g.op("Reshape", qkv, split, name="qkv_by_frame"), axis=2, num_outputs=3, outputs=3)
+        q, k, v = g.op("Split", g.op("Reshape", qkv, qkv_shape, name="qkv_by_frame"), axis=2, num_outputs=3, outputs=3)
         q, k = (rotate(g, vision, part, cos, sin, name) for part, name in ((q, "q"), (k, "k")))
         (y,) = g.custom("VisionAttention", q, k, v, num_heads=vision.num_heads)
         y = g.op("Reshape", y, g.constant("flat", np.array([-1, width])), name="y_flat")

@@ -3,10 +3,13 @@
 import onnx
 import onnx_ir as ir
 from ernie_export.graphs.ops.cached_attention import function as cached_attention
+from ernie_export.graphs.ops.cached_attention import function_rtx as cached_attention_rtx
 from ernie_export.graphs.ops.cached_attention.spec import CACHED_ATTENTION
 from ernie_export.graphs.ops.moe_dispatch import function as moe_dispatch
+from ernie_export.graphs.ops.moe_dispatch import function_rtx as moe_dispatch_rtx
 from ernie_export.graphs.ops.moe_dispatch.spec import EXPERT_BANK, MOE_DISPATCH
 from ernie_export.graphs.ops.mrope import function as mrope
+from ernie_export.graphs.ops.mrope import function_rtx as mrope_rtx
 from ernie_export.graphs.ops.mrope.spec import MROPE
 from ernie_export.graphs.ops.spec import DOMAIN, OPSET, OpSpec
 from ernie_export.graphs.ops.vision_attention import function as vision_attention
@@ -17,11 +20,13 @@ SPECS: dict[str, OpSpec] = {
 }
 OPSETS = {"": OPSET, DOMAIN: 1, "com.microsoft": 1}
 ROOMS = (cached_attention, moe_dispatch, mrope, vision_attention)
+RTX_ROOMS = (cached_attention_rtx, moe_dispatch_rtx, mrope_rtx, vision_attention)
 
 
 def functions(lowering: str, dtype: str) -> list[ir.Function]:
-    """Bodies of every operator for `lowering` (portable or onnxruntime) and `dtype` (float, float16, bfloat16)."""
+    """Bodies of every operator for `lowering` (portable, onnxruntime or rtx) and `dtype` (float, float16, bfloat16)."""
     imports = ", ".join(f'"{domain}": {version}' for domain, version in OPSETS.items())
     header = f'<opset_import: [{imports}], domain: "{DOMAIN}">\n'
-    texts = [text for room in ROOMS for text in room.bodies(lowering, dtype)]
+    rooms = RTX_ROOMS if lowering == "rtx" else ROOMS
+    texts = [text for room in rooms for text in room.bodies(lowering, dtype)]
     return [ir.serde.deserialize_function(onnx.parser.parse_function(header + text.strip())) for text in texts]

@@ -18,5 +18,5 @@ VisionAttention <num_heads> (q, k, v) => (y) {
 
 
 def bodies(lowering: str, dtype: str) -> list[str]:
-    """Function text for `lowering` (portable, onnxruntime); the same for every dtype."""
-    return [{"portable": PORTABLE, "onnxruntime": ONNXRUNTIME}[lowering]]
+    """Function text for `lowering` (portable, onnxruntime, rtx); the same for every dtype."""
+    return [ONNXRUNTIME if lowering == "onnxruntime" else PORTABLE]

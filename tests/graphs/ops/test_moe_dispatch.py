@@ -5,7 +5,7 @@ import pytest
 from ernie_export.graphs.ops.moe_dispatch import reference
 
 NAMES = ("gate", "bias", "gate_up", "down")
-BODIES = [("portable", "onnxruntime"), ("onnxruntime", "onnxruntime"), ("portable", "onnx")]
+BODIES = [("portable", "onnxruntime"), ("onnxruntime", "onnxruntime"), ("portable", "onnx"), ("rtx", "onnxruntime")]
 MIXES = {"mixed": lambda t: t % 3, "text only": lambda t: t * 0, "vision only": lambda t: t * 0 + 2}
 
 
@@ -61,7 +61,20 @@ def test_bias_chooses_but_does_not_weigh(run_op, lowering, evaluator):
     np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("lowering", ["portable", "onnxruntime"])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 20])
+def test_a_bank_alone_is_right_for_few_and_many_tokens(run_op, tokens):
+    """RTX's body gathers the chosen experts for 1 and 2 tokens here (3·T·k <= E) and runs all experts for more."""
+    rng = np.random.default_rng(tokens)
+    x, arrays = rng.standard_normal((tokens, 16)).astype(np.float32), bank(rng, 16, experts=12, width=8)
+    expected, experts = reference.expert_bank(x, *arrays, k=2, norm_min=1e-12)
+    inputs = dict(zip(("x", *NAMES), (x, *arrays)))
+    outputs = [(np.float32, 2), (np.int64, 2)]
+    y, chosen = run_op("ExpertBank", "rtx", inputs, {"k": 2, "norm_min": 1e-12}, outputs)
+    assert np.array_equal(chosen, experts)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("lowering", ["portable", "onnxruntime", "rtx"])
 def test_norm_min_bounds_the_weights(run_op, lowering):
     """Where the chosen experts' probabilities are below norm_min together, their weights come to less than 1."""
     x, text, _, _ = case(1)

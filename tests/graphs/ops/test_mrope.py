@@ -5,9 +5,11 @@ import pytest
 from ernie_export.graphs.ops.mrope import reference
 
 
-@pytest.mark.parametrize("evaluator", ["onnxruntime", "onnx"])
+@pytest.mark.parametrize(
+    ("lowering", "evaluator"), [("portable", "onnxruntime"), ("portable", "onnx"), ("rtx", "onnxruntime")]
+)
 @pytest.mark.parametrize("section", [(1, 1, 2), (6, 6, 4), (22, 22, 20)])
-def test_body_equals_reference(run_op, section, evaluator):
+def test_body_equals_reference(run_op, section, lowering, evaluator):
     rng = np.random.default_rng(sum(section))
     dim, heads, kv_heads, rows, tokens = 2 * sum(section), 4, 2, 2, 7
     q = rng.standard_normal((rows, tokens, heads * dim)).astype(np.float32)
@@ -21,7 +23,7 @@ def test_body_equals_reference(run_op, section, evaluator):
         "axes": axes.tolist(),
     }
     inputs = {"q": q, "k": k, "position_ids": positions}
-    outputs = run_op("MultimodalRope", "portable", inputs, attributes, [(np.float32, 3)] * 2, evaluator)
+    outputs = run_op("MultimodalRope", lowering, inputs, attributes, [(np.float32, 3)] * 2, evaluator)
     for x, y, n in zip((q, k), outputs, (heads, kv_heads)):
         expected = reference.rotate(x.reshape(rows, tokens, n, dim), positions, inv_freq, axes).reshape(x.shape)
         np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6)
