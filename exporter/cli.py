@@ -1,12 +1,11 @@
 """ernie-export: a checkpoint folder in, a bundle out."""
 
-import resource
 import time
 from pathlib import Path
 
 import click
 from ernie_export.graphs.manifest import Manifest
-from ernie_export.runtime.command import run
+from ernie_export.runtime.command import peak_memory, run
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
@@ -62,18 +61,6 @@ def summary(manifest: Manifest, caption: str) -> Table:
     table.add_section()
     table.add_row(f"{len(manifest.files)} files", f"{total / 2**20:.2f}")
     return table
-
-
-def peak_memory() -> int:
-    """The most memory that this process has held, in bytes.
-
-    ru_maxrss would do elsewhere, but on Linux it begins at what the process that started this one held.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, IndexError, ValueError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:

@@ -1,18 +1,17 @@
 """What is asked of a model: rows, their context, and pictures as the image processor would resize them."""
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_export.graphs.config import ErnieConfig, VisionConfig
 from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.json_section import Section, one_line, read_json
+from ernie_export.graphs.json_section import Section, read_json
+from ernie_export.runtime.command import picture_sizes
 
 CONTEXT = 4096  # tokens, where nothing else is asked for and the model has as many positions
 PIXELS = (56 * 56, 28 * 28 * 6177)  # the image processor's bounds where the checkpoint says nothing
 PIXEL_LIMIT = 2**40
-ASPECT = 200  # the processor takes no longer picture
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,7 @@ def read_workload(config: ErnieConfig, folder: Path, context: int | None, batch:
 def read_pictures(images: str, vision: VisionConfig, bounds: tuple[int, int]) -> tuple[Picture, ...]:
     """Pictures of "WIDTHxHEIGHT,..."; empty text is none. UserError on anything else."""
     pictures = []
-    for text in images.split(",") if images else []:
-        found = re.fullmatch(r"\s*([1-9][0-9]{0,5})[xX×]([1-9][0-9]{0,5})\s*", text)
-        if found is None:
-            raise UserError(f"--images: expected WIDTHxHEIGHT,... in pixels, found {one_line(text)}")
-        width, height = int(found[1]), int(found[2])
-        if max(width, height) > ASPECT * min(width, height):
-            raise UserError(f"--images: expected an aspect ratio of at most {ASPECT}, found {text.strip()}")
+    for width, height in picture_sizes(images):
         rows, columns = resized(height, width, vision.patch_size * vision.spatial_merge_size, bounds)
         pictures.append(Picture(width, height, rows * columns * vision.spatial_merge_size**2, rows * columns))
     return tuple(pictures)

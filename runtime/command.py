@@ -1,4 +1,4 @@
-"""What every command line of this project shares: one line for an error, and the exit codes.
+"""What the command lines of this project share: one line for an error, the exit codes, an option's form, peak memory.
 
 0: done. 2: bad input or bad usage. 130: interrupted with Ctrl-C. 141: the reader of a pipe went away, as for a program
 that SIGPIPE ends.
@@ -6,6 +6,8 @@ that SIGPIPE ends.
 
 import io
 import os
+import re
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import click
 from ernie_export.graphs.errors import UserError
+
+ASPECT = 200  # the image processor takes no longer picture
 
 
 @contextmanager
@@ -51,6 +55,35 @@ def run(command: click.Command) -> None:
         except click.exceptions.Exit as e:  # --help
             status = e.exit_code
     sys.exit(status)
+
+
+def picture_sizes(images: str) -> tuple[tuple[int, int], ...]:
+    """(width, height) of each picture of an option `--images WIDTHxHEIGHT,...` in pixels; empty text is none.
+
+    Raises UserError on anything else, and on a picture that the image processor would refuse as too long.
+    """
+    sizes = []
+    for text in images.split(",") if images else []:
+        found = re.fullmatch(r"\s*([1-9][0-9]{0,5})[xX×]([1-9][0-9]{0,5})\s*", text)
+        if found is None:
+            raise UserError(f"--images: expected WIDTHxHEIGHT,... in pixels, found {text[:80].strip() or 'nothing'}")
+        width, height = int(found[1]), int(found[2])
+        if max(width, height) > ASPECT * min(width, height):
+            raise UserError(f"--images: expected an aspect ratio of at most {ASPECT}, found {text.strip()}")
+        sizes.append((width, height))
+    return tuple(sizes)
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, in bytes.
+
+    ru_maxrss would do elsewhere, but on Linux it begins at what the process that started this one held.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _fail(message: str) -> None:
