@@ -1,64 +1,60 @@
 """The bundle's side of ernie-verify: the exported graphs, run with their inner values as outputs."""
 
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from ernie_export.graphs.manifest import Manifest
 from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from ernie_export.runtime.generation import Batch, Prompt, Sequence
 from ernie_export.runtime.kv_cache import KVCache
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Prepared
-from ernie_export.runtime.sampling import Sampler, SamplingParams
-from ernie_export.runtime.text_stream import TextStream
 from ernie_export.runtime.vision_features import encode_media
 
 
 class Watched:
-    """A bundle's graphs with further outputs. The engine's own sessions serve what needs none."""
+    """A bundle's graphs with further outputs; use it in a `with` block."""
 
     def __init__(self, bundle: Path, model: Model) -> None:
         self.model = model
-        self.bundle = bundle
-        self.manifest: Manifest = model.manifest
+        self.engine = WatchedEngine(bundle, model.manifest)
 
-    def stages(self, prepared: Prepared, first_token: int) -> dict[str, np.ndarray]:
-        """Run a prompt and one decode step; returns the stages' outputs by the names that verify.py compares."""
-        stages: dict[str, list[np.ndarray]] = {}
-        engine = WatchedEngine(self.bundle, self.manifest, stages)
-        with engine:
-            # The reference encodes all pictures and then all clips, whatever their order in the prompt.
-            for medium in sorted(prepared.items, key=lambda item: item.kind):
-                merge = self.manifest.model.spatial_merge_size
-                stages.setdefault("resampler", []).extend(encode_media(engine, [medium.pixels], [medium.grid], merge))
-            prompt = self.model.prompt(prepared)
-            cache = engine.new_cache(1, len(prompt.input_ids) + 1)
-            logits = engine.prefill(cache, 0, prompt.chunk(0, len(prompt.input_ids)))
-            step = engine.decode(cache, np.array([first_token]), prompt.position_ids[:, -1:] + 1)
+    def stages(self, prepared: Prepared, tokens: list[int]) -> dict[str, np.ndarray]:
+        """Run a prompt, then read `tokens` one by one.
+
+        Returns the stages' outputs by the names that verify.py compares, and as "all logits" those before each token.
+        """
+        engine, stages = self.engine, self.engine.stages
+        stages.clear()
+        merge = self.model.manifest.model.spatial_merge_size
+        # The reference encodes all pictures and then all clips, whatever their order in the prompt.
+        for medium in sorted(prepared.items, key=lambda item: item.kind):
+            stages.setdefault("resampler", []).extend(encode_media(engine, [medium.pixels], [medium.grid], merge))
+        prompt = self.model.prompt(prepared)
+        cache = engine.new_cache(1, len(prompt.input_ids) + len(tokens))
+        logits = [engine.prefill(cache, 0, prompt.chunk(0, len(prompt.input_ids))).copy()]
+        for count, token in enumerate(tokens[:-1], 1):
+            step = engine.decode(cache, np.array([token]), prompt.position_ids[:, -1:] + count)
+            logits.append(step[0].copy())  # the engine writes its next logits to the same place
         joined = {name: np.concatenate([rows(part) for part in parts]) for name, parts in stages.items()}
-        return joined | {"logits": logits[None], "decode logits": step}
+        every = np.stack(logits)
+        return joined | {"logits": every[:1], "decode logits": every[1:2], "all logits": every}
 
-    def generate(self, prepared: Prepared, count: int) -> list[int]:
-        """`count` greedy tokens, whether or not one of them ends the answer."""
-        prompt: Prompt = self.model.prompt(prepared)
-        eos = self.manifest.model.eos_token_ids
-        sampler = Sampler(SamplingParams(max_new_tokens=count, min_new_tokens=count), eos, prompt.input_ids)
-        sequence = Sequence(prompt, sampler, TextStream(lambda ids: ""), frozenset(), count)
-        batch = Batch(self.model.engine, 1, sequence.capacity())
-        batch.add(sequence)
-        while batch.running:
-            batch.step()
-        return sequence.tokens
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.engine.close()
 
 
 class WatchedEngine(OnnxRuntimeEngine):
     """The engine, with inner values of the vision encoder and the decoder added to `stages` at each run."""
 
-    def __init__(self, bundle: Path, manifest: Manifest, stages: dict[str, list[np.ndarray]]) -> None:
+    def __init__(self, bundle: Path, manifest: Manifest) -> None:
         super().__init__(bundle, manifest, threads=None)
-        self._stages = stages
+        self.stages: dict[str, list[np.ndarray]] = {}
         self._watched: dict[str, dict[str, str]] = {}
         for graph in ("vision", "decoder"):
             model = onnx.load(bundle / manifest.graphs[graph], load_external_data=False)
@@ -76,7 +72,7 @@ class WatchedEngine(OnnxRuntimeEngine):
         names = self._watched["vision"]
         frames = {"pixel_values": pixel_values, "coordinates": coordinates}
         for name, value in zip(names, self._sessions["vision"].run(list(names.values()), frames), strict=True):
-            self._stages.setdefault(name, []).append(value)
+            self.stages.setdefault(name, []).append(value)
         return super().encode(pixel_values, coordinates, pairs)
 
     def _run(self, graph: str, arrays: dict[str, np.ndarray], cache: KVCache, rows: slice) -> np.ndarray:
@@ -88,7 +84,7 @@ class WatchedEngine(OnnxRuntimeEngine):
         logits = super()._run(graph, arrays, cache, rows)
         outputs = binding.get_outputs()
         for name, value in zip(names, outputs[len(outputs) - len(names) :], strict=True):
-            self._stages.setdefault(name, []).append(value.numpy())
+            self.stages.setdefault(name, []).append(value.numpy())
         return logits
 
 

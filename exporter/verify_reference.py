@@ -28,38 +28,28 @@ class Reference:
         hooks = self._hook(found)
         try:
             output = self.model(**self._tensors(arrays), use_cache=True)
-            stages = {name: to_numpy(value) for name, value in found.items()}
-            stages["logits"] = output.logits[:, -1].numpy()
-            # The first decode step, from the reference's own token: both sides are fed the same one.
-            token = output.logits[:, -1:].argmax(-1)
-            position = next_positions(self.model, arrays)
-            step = self.model(input_ids=token, past_key_values=output.past_key_values, position_ids=position)
-            return stages | {"first token": token[0].numpy(), "decode logits": step.logits[:, -1].numpy()}
+            return {name: to_numpy(value) for name, value in found.items()} | {"logits": output.logits[:, -1].numpy()}
         finally:
             for hook in hooks:
                 hook.remove()
 
     @torch.no_grad()
-    def generate(self, arrays: dict[str, np.ndarray], count: int) -> list[int]:
-        """`count` greedy tokens, whether or not one of them ends the answer."""
-        output = self.model.generate(
-            **self._tensors(arrays), max_new_tokens=count, min_new_tokens=count, do_sample=False, repetition_penalty=1.0
-        )
-        return output[0, arrays["input_ids"].shape[1] :].tolist()
+    def generate(self, arrays: dict[str, np.ndarray], count: int) -> tuple[list[int], np.ndarray]:
+        """`count` greedy tokens, an end of the answer left out, and the logits (count, V) before each, end included."""
+        output = self._generate(arrays, max_new_tokens=count, min_new_tokens=count)
+        logits = torch.cat(output.logits).numpy()
+        return output.sequences[0, arrays["input_ids"].shape[1] :].tolist(), logits
 
     @torch.no_grad()
-    def logits_after(self, arrays: dict[str, np.ndarray], tokens: list[int]) -> np.ndarray:
-        """Logits (vocabulary,) after the prompt and `tokens`."""
-        output = self.model.generate(
-            **self._tensors(arrays),
-            max_new_tokens=len(tokens) + 1,
-            min_new_tokens=len(tokens) + 1,
-            do_sample=False,
-            repetition_penalty=1.0,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        return output.logits[-1][0].numpy()
+    def answer(self, arrays: dict[str, np.ndarray], longest: int) -> list[int]:
+        """Greedy tokens up to the end of the answer, at most `longest`."""
+        output = self._generate(arrays, max_new_tokens=longest)
+        return output.sequences[0, arrays["input_ids"].shape[1] :].tolist()
+
+    def _generate(self, arrays: dict[str, np.ndarray], **lengths: int) -> Any:
+        greedy = {"do_sample": False, "repetition_penalty": 1.0}
+        asked = {"output_logits": True, "return_dict_in_generate": True}
+        return self.model.generate(**self._tensors(arrays), **greedy, **asked, **lengths)
 
     def _tensors(self, arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         self.model.model.rope_deltas = None  # kept between calls by the class
@@ -108,13 +98,3 @@ def first(output: Any) -> torch.Tensor:
 def to_numpy(parts: list[torch.Tensor]) -> np.ndarray:
     """Rows of all calls, one after the other."""
     return np.concatenate([(part.reshape(-1, part.shape[-1]) if part.ndim > 1 else part).numpy() for part in parts])
-
-
-def next_positions(model: Any, arrays: dict[str, np.ndarray]) -> torch.Tensor:
-    """Positions (3, 1, 1) of the first generated token, each axis counting on from the prompt's last."""
-    if not any(name.endswith("grid_thw") for name in arrays):
-        return torch.full((3, 1, 1), arrays["input_ids"].shape[1])
-    names = "input_ids", "mm_token_type_ids", "image_grid_thw", "video_grid_thw"
-    tensors = {name: torch.from_numpy(arrays[name]) for name in names if name in arrays}
-    positions, _ = model.model.get_rope_index(**tensors)
-    return positions[:, :, -1:] + 1

@@ -44,7 +44,7 @@ class Engine(Protocol):
     def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Append one text token to each of the first n rows.
 
-        tokens (n,) and positions (3, n) are int64; returns logits (n, vocabulary) float32.
+        tokens (n,) and positions (3, n) are int64; returns logits (n, vocabulary) float32, valid until the next call.
         """
         ...
 

@@ -3,9 +3,11 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from ernie_export.exporter import verify_cli
+from ernie_export.exporter.verify import LIMITS, Case, Report, compare_tokens, divergence
 
 EQUAL_WIDTHS = {"moe_intermediate_size": [24, 24], "moe_num_experts": 6, "moe_k": 2, "moe_num_shared_experts": 1}
 WITH_VISION_EXPERTS = {"eos_token_id": 2, "num_hidden_layers": 3}
@@ -55,6 +57,8 @@ def test_passes_on_what_was_exported(verify, right, target):
     assert max(stage["error"] for stage in report["stages"].values()) < 1e-5
     assert all(stage["agreed"] == stage["routed"] > 0 for name, stage in report["stages"].items() if name in layers[1:])
     assert [case["diverged"] for case in report["cases"]] == [None] * 5
+    assert [case["agreed"] for case in report["cases"]] == [case["tokens"] for case in report["cases"]] == [16] * 5
+    assert 0 <= report["kl"] < 1e-9
 
 
 def test_fails_on_swapped_expert_banks(verify, right, make_exported, tmp_path):
@@ -65,14 +69,59 @@ def test_fails_on_swapped_expert_banks(verify, right, make_exported, tmp_path):
     assert any("tokens routed elsewhere" in line for line in report["failures"])
     # What comes before the first sparse layer is untouched, and the report shows it.
     assert report["stages"]["layer 0"]["error"] < 1e-5 < 1e-2 < report["stages"]["layer 1"]["error"]
+    assert report["kl"] > LIMITS["fp32"].kl and any("divergence" in line for line in report["failures"])
 
 
 def test_a_tolerance_of_nothing_is_not_met(verify, right):
     code, out, _ = verify(right.bundles["onnx"], "--against", right.folder, "--tolerance", "0")
-    assert code == 1 and "past tolerance" in out
+    assert code == 1 and "past the limits" in out
 
 
 def test_wrong_folders_are_one_line(verify, right, tmp_path):
     for bundle, checkpoint in ((tmp_path, right.folder), (right.bundles["onnx"], tmp_path)):
         code, out, err = verify(bundle, "--against", checkpoint)
         assert code == 2 and out == "" and err.count("\n") == 1 and str(tmp_path) in err
+
+
+def test_divergence_is_that_of_the_distributions():
+    """Against a sum written out; adding a constant to all logits changes nothing."""
+    p, q = np.log([[0.5, 0.25, 0.25]]), np.log([[0.25, 0.5, 0.25]])
+    assert divergence(p, q) == pytest.approx([0.5 * np.log(2) - 0.25 * np.log(2)])
+    assert divergence(p + 700, p - 700) == pytest.approx([0], abs=1e-12)
+
+
+def test_choices_are_compared_at_every_token():
+    expected = np.array([[3.0, 1, 0], [0, 2, 1], [1, 0, 5]])
+    found = np.array([[3.0, 1, 0], [0, 2, 2.5], [1, 0, 5]])
+    case = compare_tokens("x", expected, found)
+    assert (case.tokens, case.agreed, case.diverged) == (3, 2, 1)
+    assert case.gap == pytest.approx((2 - 1) / np.sqrt(5))
+
+
+@pytest.mark.parametrize(("precision", "kl", "fails"), [("int4", 0.1, False), ("int4", 0.3, True), ("int8", 0.1, True)])
+def test_a_lower_precision_is_held_to_its_distributions(precision, kl, fails):
+    cases = [Case("a", 16, 3, 0.5, 15, kl / 2), Case("b", 16, None, None, 16, 3 * kl / 2)]
+    report = Report(precision, LIMITS[precision], cases=cases)
+    assert report.kl == pytest.approx(kl) and bool(report.failures) == fails
+    assert Report(precision, LIMITS[precision], cases=[Case("a", 16, None, None, 16, float("nan"))]).failures
+
+
+def test_questions_are_asked_on_both_sides(verify, right, tmp_path):
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What do you see?"}]}]
+    path = tmp_path / "questions.json"
+    path.write_text(json.dumps([{"messages": messages, "answer": "nothing"}] * 2))
+    code, out, _ = verify(right.bundles["onnx"], "--against", right.folder, "--json", "--questions", path)
+    first, second = json.loads(out)["questions"]
+    assert code == 0 and first == second and first["answer"] == "nothing"
+    assert first["reference"] == first["bundle"] != ""
+    code, out, _ = verify(right.bundles["onnx"], "--against", right.folder, "--questions", path)
+    assert "bundle: 0 of 2 questions answered exactly" in out
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "[1]", '[{"messages": []}]', '[{"messages": 1, "answer": "a"}]'])
+def test_a_malformed_file_of_questions_is_one_line(verify, right, tmp_path, text):
+    path = tmp_path / "questions.json"
+    path.write_text(text)
+    for given in (path, tmp_path / "none.json"):
+        code, out, err = verify(right.bundles["onnx"], "--against", right.folder, "--questions", given)
+        assert code == 2 and out == "" and err.count("\n") == 1 and str(given) in err
