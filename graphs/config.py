@@ -2,12 +2,14 @@
 
 Key names and their meaning follow `Ernie4_5_VLMoeConfig` of transformers 5.7 to 5.23. A key that `save_pretrained`
 always writes must be there; one that the class may leave out (`head_dim`, `mrope_section`, the vision encoder's rotary
-base) takes the class's value; a key that changes nothing at inference is listed below and passed over.
+base) takes the class's value; a key that changes nothing at inference is listed below and passed over. A config.json in
+the spelling of the original remote code is translated first (published.py).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from ernie_export.graphs import published
 from ernie_export.graphs.json_section import Section, read_json
 
 # What save_pretrained (4.x and 5.x) writes into any config and no graph depends on.
@@ -23,12 +25,6 @@ TEXT_BOOKKEEPING = BOOKKEEPING | {
     "tie_word_embeddings",  # without effect: the class ties by the top-level key alone
     "use_cache",
 }
-# Keys of the original remote-code configuration, as transformers' conversion script reads them.
-ORIGINAL_SPELLING = frozenset(
-    "im_patch_id mlp_ratio moe_layer_end_index moe_layer_interval moe_layer_start_index spatial_conv_size "
-    "temporal_conv_size".split()
-)
-
 COUNT_LIMIT = 4096  # layers, experts, heads: past any real model, so that a silly number fails here and not in memory
 SIZE_LIMIT = 2**31 - 1
 MEDIA_TOKENS = ("image_token_id", "image_start_token_id", "image_end_token_id") + (
@@ -64,7 +60,6 @@ class TextConfig:
     @staticmethod
     def from_section(section: Section) -> "TextConfig":
         """Read and check `text_config`; UserError naming the key."""
-        refuse_original(section)
         section.expect("model_type", "ernie4_5_vl_moe_text")
         section.expect("hidden_act", "silu")
         num_layers = section.size("num_hidden_layers", limit=COUNT_LIMIT)
@@ -134,7 +129,6 @@ class VisionConfig:
     @staticmethod
     def from_section(section: Section) -> "VisionConfig":
         """Read and check `vision_config`; UserError naming the key."""
-        refuse_original(section)
         section.expect("model_type", "ernie4_5_vl_moe_vision")
         section.expect("hidden_act", "quick_gelu")
         # 5.7 writes no rope_parameters here, and the class turns "default" into "axial".
@@ -178,8 +172,10 @@ class ErnieConfig:
     @staticmethod
     def from_hf(folder: Path) -> "ErnieConfig":
         """Read config.json (and generation_config.json) of a checkpoint folder; UserError naming file and key."""
-        section = Section(folder / "config.json", "", read_json(folder / "config.json"))
-        refuse_original(section)
+        path = folder / "config.json"
+        section = Section(path, "", read_json(path))
+        if published.is_original(section.members):
+            section = Section(path, "", published.translate(section))
         section.expect("model_type", "ernie4_5_vl_moe")
         if section.get("quantization_config") is not None:
             raise section.error(
@@ -199,13 +195,6 @@ class ErnieConfig:
                 raise section.error(key, f"a token different from {twins[0]}", token)
         eos = eos_token_ids(folder, section, text_section, text.vocab_size)
         return ErnieConfig(text=text, vision=vision, tie_word_embeddings=tied, eos_token_ids=eos, **media)
-
-
-def refuse_original(section: Section) -> None:
-    """Refuse the original code's spelling, where one list also counts the experts of both banks, by its first key."""
-    for key, value in section.members.items():
-        if key in ORIGINAL_SPELLING or (key == "moe_num_experts" and isinstance(value, list)):
-            raise section.error(key, "the transformers spelling", "the original remote-code spelling (not covered yet)")
 
 
 def rope_section(section: Section, types: tuple[str, ...], keys: set[str]) -> Section:

@@ -141,4 +141,4 @@ class Section:
         """Refuse keys that were neither read nor listed in `known`."""
         for key in self.members:
             if key not in self.read and key not in known:
-                raise self.error(key, "only keys of Ernie4_5_VLMoeConfig", "an unknown key")
+                raise self.error(key, "only keys that the configuration class has", "an unknown key")
