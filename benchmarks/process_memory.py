@@ -59,3 +59,8 @@ def watch(process: subprocess.Popen, interval: float = INTERVAL) -> list[Sample]
 def peak(samples: Sequence[Sample]) -> tuple[int, int]:
     """The most anonymous bytes, and the most file bytes, of any sample."""
     return max((s.anon for s in samples), default=0), max((s.file for s in samples), default=0)
+
+
+def proportional(pid: int) -> int:
+    """Resident bytes of a process, a page that it maps twice counted once (Pss; takes long for large processes)."""
+    return read_fields(Path(f"/proc/{pid}/smaps_rollup"))["Pss"]

@@ -1,0 +1,48 @@
+"""The full-size benchmark, run whole on mini-ernie: its figures agree with one another, and it leaves the disk room."""
+
+import json
+import shutil
+from pathlib import Path
+
+import full_size
+import pytest
+from click.testing import CliRunner
+
+MINI = Path(__file__).resolve().parents[2] / "examples" / "mini-ernie"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """run(*options): the command's result on a copy of mini-ernie, and its figures."""
+    bandwidths = full_size.bandwidths
+    monkeypatch.setattr(full_size, "bandwidths", lambda: bandwidths(nbytes=2**24, rounds=2))
+
+    def ran(*options):
+        shutil.copytree(MINI, tmp_path / "made" / "checkpoint")
+        arguments = [tmp_path / "made", "--precision", "fp32", "--tokens", 12, *options]
+        return CliRunner().invoke(full_size.main, list(map(str, arguments)))
+
+    return ran
+
+
+def test_figures_of_the_mini_checkpoint(run, tmp_path):
+    result = run("--output", tmp_path / "out.json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert abs(figures["bundle_bytes"] / figures["planned_bundle_bytes"] - 1) < 0.02
+    assert figures["export"]["checkpoint_bytes"] < figures["bundle_bytes"]
+    for answer in figures["answers"].values():
+        share = answer["share_of_bandwidth"] * figures["bandwidth_bytes_per_second"]
+        assert share == pytest.approx(answer["tokens_per_second"] * figures["bytes_per_token"])
+        assert answer["seconds_to_first_text"] > 0
+        assert answer["peak_anonymous_bytes"] > 20 * 2**20
+        # Shared libraries count in part, the weights in full.
+        assert answer["proportional_bytes"] < answer["peak_anonymous_bytes"] + answer["peak_file_bytes"]
+    assert "decode tokens/s" in result.output
+
+
+def test_the_disk_keeps_some_room(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(full_size, "KEEP_FREE", 2**60)
+    result = run()
+    assert result.exit_code == 1 and "GB free" in result.output
+    assert not (tmp_path / "made" / "bundle").exists()
