@@ -1,0 +1,45 @@
+"""ExpertBank and MoEDispatch by their kernels on PyTorch tensors: on a GPU, or in Triton's interpreter.
+
+For tests and benchmarks; an engine launches the same kernels by itself.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ernie_export.graphs.ops.moe_dispatch.plugin import stages
+from ernie_export.graphs.ops.moe_dispatch.spec import BANK
+from ernie_export.graphs.ops.stage import launch
+
+# Tactic of each stage (its place in the list, from 0): for few tokens, whose time is reading weights, and for many.
+DECODE = {"Logits": 0, "Route": 1, "Sort": 0, "GateUp": 2, "Down": 2, "Combine": 1}
+PREFILL = {"Logits": 1, "Route": 0, "Sort": 1, "GateUp": 5, "Down": 5, "Combine": 0}
+
+
+def moe_dispatch(
+    x: Any,
+    token_types: Any | None,
+    text: tuple[Any, Any, Any, Any],
+    vision: tuple[Any, Any, Any, Any] | None,
+    k: int,
+    norm_min: float,
+    empty: Callable[[tuple[int, ...], str], Any],
+    tactics: Mapping[str, int],
+) -> dict[str, Any]:
+    """Every tensor of the chain by name (see plugin.py), among them y (T, H) and experts (T, k) int64.
+
+    x (T, H), token_types (T,) int64, and banks of gate, bias, gate_up, down as spec.py declares them, contiguous;
+    without `vision` (and `token_types`) every token is text. `empty(shape, dtype)` allocates, as
+    `lambda shape, dtype: torch.empty(shape, dtype=getattr(torch, dtype), device="cuda")`. Launches six kernels on the
+    current stream and waits for none.
+    """
+    tensors = {"x": x, "token_types": token_types}
+    tensors |= {f"text_{name}": tensor for name, tensor in zip(BANK, text, strict=True)}
+    tensors |= {f"vision_{name}": tensor for name, tensor in zip(BANK, vision or (None,) * 4, strict=True)}
+    attributes = {"k": k, "norm_min": norm_min}
+    for stage in stages(vision is not None):
+        tactic = stage.tactics[tactics[stage.name.removeprefix("Dispatch").removeprefix("Bank")]]
+        own = {name: attributes[name] for name in stage.attributes}
+        shapes = {name: tuple(tensors[name].shape) for name in stage.inputs}
+        names = [output.name for output in stage.outputs(shapes, own)]
+        tensors |= zip(names, launch(stage, tensors, own, tactic, empty), strict=True)
+    return tensors

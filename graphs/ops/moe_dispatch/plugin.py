@@ -1,0 +1,212 @@
+"""The TensorRT plugins of ExpertBank and MoEDispatch: chains of six stages each, one kernel a stage.
+
+Logits -> Route -> Sort -> GateUp -> Down -> Combine, named `Bank…` for one bank and `Dispatch…` for two; `chain` is
+the ONNX function body that calls them. Intermediate tensors, T tokens, S = T·k slots, X experts over all banks:
+
+| tensor | shape | dtype | |
+| --- | --- | --- | --- |
+| partial | (16, T, E) | float32 | router logits, the hidden size cut into shares |
+| slots, weights | (T, k) | int32, float32 | each token's experts in ascending order, and their weights |
+| offsets, order | (X + 1,), (S,) | int32 | slots grouped by expert |
+| act | (S, widest I) | the graph's | weight · silu(gate) · up, by place in `order` |
+| out | (S, H) | the graph's | by slot |
+
+Tactics differ in block sizes only; TensorRT times them at a profile's optimum. The first GateUp and Down tactics ask
+for at most 48 KiB of shared memory, which needs no opt-in of whoever launches them.
+"""
+
+from functools import partial
+from typing import Any
+
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.ops.stage import (
+    FLOATS,
+    GRAPH_DTYPE,
+    Attributes,
+    Constants,
+    Output,
+    Shapes,
+    Size,
+    Stage,
+    Tactic,
+    ceil_div,
+    greatest,
+    least,
+    power_of_two,
+)
+
+SPLITS = 16  # programs that share the router's product: enough to read its weights at speed for one token
+
+
+def _gemm(m: int, n: int, k: int, swap: bool, warps: int, stages: int) -> Tactic:
+    return Tactic({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "SWAP": swap}, warps, stages)
+
+
+# (slots, rows of output, depth), weight rows first, warps, stages. GateUp reads two weight rows for one of output.
+GATE_UP = (
+    _gemm(16, 32, 64, True, 4, 4),
+    _gemm(64, 32, 32, False, 4, 3),
+    _gemm(16, 32, 128, True, 4, 4),
+    _gemm(16, 16, 256, True, 4, 4),
+    _gemm(64, 64, 64, False, 4, 3),
+    _gemm(128, 64, 64, False, 8, 3),
+    _gemm(128, 128, 64, False, 8, 3),
+)
+DOWN = (
+    _gemm(16, 64, 64, True, 4, 4),
+    _gemm(64, 64, 32, False, 4, 3),
+    _gemm(16, 64, 128, True, 4, 4),
+    _gemm(16, 32, 256, True, 4, 4),
+    _gemm(64, 128, 64, False, 4, 3),
+    _gemm(128, 128, 64, False, 8, 3),
+    _gemm(128, 256, 64, False, 8, 3),
+)
+
+
+def stages(vision: bool) -> tuple[Stage, ...]:
+    """The six stages, in order, of ExpertBank or (`vision`) MoEDispatch."""
+    prefix = "Dispatch" if vision else "Bank"
+    types = {"token_types": "int64"} if vision else {}
+
+    def banks(name: str, dtype: str) -> dict[str, str]:
+        return {f"{bank}_{name}": dtype for bank in (("text", "vision") if vision else ("text",))}
+
+    def experts(shapes: Shapes, weight: str) -> dict[str, int]:
+        each = shapes[f"text_{weight}"][-1 if weight == "bias" else 0]
+        return {"E": each, "EXPERTS": each * (1 + vision)}
+
+    def tiled(shapes: Shapes, weight: str, hidden: int, widths: tuple[int, int]) -> Constants:
+        counts = experts(shapes, weight)
+        sizes = {"H": hidden, "I_TEXT": widths[0], "I_VISION": widths[1]}
+        return counts | sizes | {"BLOCK_X": power_of_two(counts["EXPERTS"])}
+
+    def widths(shapes: Shapes) -> tuple[Size, Size]:
+        text = shapes["text_gate_up"][1] // 2
+        return text, (shapes["vision_gate_up"][1] // 2 if vision else text)
+
+    def down_widths(shapes: Shapes) -> tuple[Size, Size]:
+        text = shapes["text_down"][2]
+        return text, (shapes["vision_down"][2] if vision else text)
+
+    def route_outputs(shapes: Shapes, a: Attributes) -> tuple[Output, ...]:
+        shape = (shapes["partial"][1], a["k"])
+        return Output("experts", shape, "int64"), Output("slots", shape, "int32"), Output("weights", shape, "float32")
+
+    def sort_outputs(shapes: Shapes, a: Attributes) -> tuple[Output, ...]:
+        total = shapes["text_bias"][0] * (1 + vision)
+        order = Output("order", (shapes["slots"][0] * a["k"],), "int32")
+        return Output("offsets", (total + 1,), "int32"), order
+
+    return (
+        Stage(
+            f"{prefix}Logits",
+            {"x": GRAPH_DTYPE} | types | banks("gate", "float32"),
+            {},
+            partial(_routing, "logits"),
+            outputs=lambda s, a: (Output("partial", (SPLITS, s["x"][0], s["text_gate"][1]), "float32"),),
+            size=lambda s: s["x"][0],
+            constants=lambda s, a: {
+                "H": s["text_gate"][0],
+                "E": s["text_gate"][1],
+                "SPLITS": SPLITS,
+                "BLOCK_E": max(16, power_of_two(s["text_gate"][1])),
+            },
+            grid=lambda n, c: (ceil_div(n, c["BLOCK_T"]), SPLITS, 1),
+            tactics=(Tactic({"BLOCK_T": 16, "BLOCK_H": 32}, 4, 2), Tactic({"BLOCK_T": 64, "BLOCK_H": 32}, 8, 2)),
+        ),
+        Stage(
+            f"{prefix}Route",
+            {"partial": "float32"} | types | banks("bias", "float32"),
+            {"k": int, "norm_min": float},
+            partial(_routing, "route"),
+            outputs=route_outputs,
+            size=lambda s: s["partial"][1],
+            constants=lambda s, a: {
+                "E": s["text_bias"][0],
+                "K": a["k"],
+                "NORM_MIN": a["norm_min"],
+                "SPLITS": SPLITS,
+                "BLOCK_E": power_of_two(s["text_bias"][0]),
+            },
+            grid=lambda n, c: (ceil_div(n, c["BLOCK_T"]), 1, 1),
+            tactics=(Tactic({"BLOCK_T": 4}, 4), Tactic({"BLOCK_T": 1}, 1)),
+        ),
+        Stage(
+            f"{prefix}Sort",
+            {"slots": "int32"} | banks("bias", "float32"),
+            {"k": int},
+            partial(_routing, "sort"),
+            outputs=sort_outputs,
+            size=lambda s: s["slots"][0],
+            constants=lambda s, a: {"K": a["k"], "EXPERTS": experts(s, "bias")["EXPERTS"]},
+            grid=lambda n, c: (c["EXPERTS"], 1, 1),
+            tactics=(Tactic({"BLOCK_S": 512}, 4), Tactic({"BLOCK_S": 4096}, 8)),
+        ),
+        Stage(
+            f"{prefix}GateUp",
+            {"x": GRAPH_DTYPE, "offsets": "int32", "order": "int32", "weights": "float32"}
+            | banks("gate_up", GRAPH_DTYPE),
+            {"k": int},
+            partial(_experts, "gate_up"),
+            outputs=lambda s, a: (Output("act", (s["order"][0], greatest(*widths(s))), GRAPH_DTYPE),),
+            size=lambda s: s["order"][0],
+            constants=lambda s, a: {"K": a["k"], **tiled(s, "gate_up", s["text_gate_up"][2], widths(s))},
+            grid=lambda n, c: (_tiles(n, c) * _blocks(max(c["I_TEXT"], c["I_VISION"]), c), 1, 1),
+            tactics=GATE_UP,
+        ),
+        Stage(
+            f"{prefix}Down",
+            {"act": GRAPH_DTYPE, "offsets": "int32", "order": "int32"} | banks("down", GRAPH_DTYPE),
+            {},
+            partial(_experts, "down"),
+            outputs=lambda s, a: (Output("out", (s["act"][0], s["text_down"][1]), GRAPH_DTYPE),),
+            size=lambda s: s["act"][0],
+            constants=lambda s, a: tiled(s, "down", s["text_down"][1], down_widths(s)),
+            grid=lambda n, c: (_tiles(n, c) * _blocks(c["H"], c), 1, 1),
+            tactics=DOWN,
+        ),
+        Stage(
+            f"{prefix}Combine",
+            {"out": GRAPH_DTYPE},
+            {"k": int},
+            partial(_experts, "combine"),
+            outputs=lambda s, a: (Output("y", (s["out"][0] // a["k"], s["out"][1]), GRAPH_DTYPE),),
+            size=lambda s: s["out"][0],
+            constants=lambda s, a: {"K": a["k"], "H": s["out"][1]},
+            grid=lambda n, c: (n // c["K"], (c["H"] + c["BLOCK_H"] - 1) // c["BLOCK_H"], 1),
+            tactics=(Tactic({"BLOCK_H": 1024}, 4), Tactic({"BLOCK_H": 512}, 2)),
+        ),
+    )
+
+
+def check(dtype: str, hidden: int, experts: tuple[int, int], widths: tuple[int, int], k: int) -> None:
+    """Refuse, by name, what the kernels can't serve; called at export. `experts` and `widths` of text, vision."""
+    if dtype not in FLOATS:
+        raise UserError(f"mixture of experts as a TensorRT plugin: dtype {dtype}, expected one of {', '.join(FLOATS)}")
+    if experts[0] != experts[1]:
+        raise UserError(f"mixture of experts: {experts[0]} text and {experts[1]} vision experts, expected as many")
+    if not 1 <= k <= experts[0]:
+        raise UserError(f"mixture of experts: {k} experts a token, expected 1 to {experts[0]}")
+    if 2 * max(widths) * hidden >= 2**31:
+        raise UserError(f"mixture of experts: expert of {max(widths)} x {hidden}, expected under 2**30 elements")
+
+
+def _routing(name: str) -> Any:
+    from ernie_export.graphs.ops.moe_dispatch import kernel_route
+
+    return getattr(kernel_route, name)
+
+
+def _experts(name: str) -> Any:
+    from ernie_export.graphs.ops.moe_dispatch import kernel_experts
+
+    return getattr(kernel_experts, name)
+
+
+def _tiles(slots: Size, c: Constants) -> Size:
+    """The most tiles that `slots` can need: every expert that is chosen may leave one tile part empty."""
+    return (slots + least(slots, c["EXPERTS"]) * (c["BLOCK_M"] - 1)) // c["BLOCK_M"]
+
+
+def _blocks(rows: int, c: Constants) -> int:
+    return -(-rows // c["BLOCK_N"])

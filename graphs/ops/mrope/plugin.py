@@ -1,0 +1,59 @@
+"""The TensorRT plugin of MultimodalRope: one stage, whose frequency and axis tables are inputs.
+
+The tables are the op's attributes, made constants by the function body `chain`: a kernel argument is a tensor or an
+int32, and a frequency computed in the kernel would differ in its last bit.
+"""
+
+from typing import Any
+
+from ernie_export.graphs.ops.stage import GRAPH_DTYPE, Attributes, Output, Shapes, Stage, Tactic, ceil_div, power_of_two
+
+CHAIN = """
+MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids) => (q_rotated, k_rotated) {
+    frequencies = Constant <value_floats: floats = @inv_freq> ()
+    axes_64 = Constant <value_ints: ints = @axes> ()
+    pair_axes = Cast <to = 6> (axes_64)
+    q_rotated, k_rotated = ernie.Rope <num_heads: int = @num_heads, kv_num_heads: int = @kv_num_heads>
+        (q, k, position_ids, frequencies, pair_axes)
+}
+"""
+
+
+def stage(in_place: bool = False) -> Stage:
+    """The stage; with `in_place` its outputs take over the memory of q and k.
+
+    That needs TensorRT's preview feature ALIASED_PLUGIN_IO_10_03, and that nothing else reads q and k.
+    """
+
+    def outputs(shapes: Shapes, attributes: Attributes) -> tuple[Output, ...]:
+        return tuple(
+            Output(f"{name}_rotated", tuple(shapes[name]), GRAPH_DTYPE, name if in_place else None) for name in "qk"
+        )
+
+    return Stage(
+        "Rope",
+        {"q": GRAPH_DTYPE, "k": GRAPH_DTYPE, "position_ids": "int64", "inv_freq": "float32", "axes": "int32"},
+        {"num_heads": int, "kv_num_heads": int},
+        _kernel,
+        outputs=outputs,
+        size=lambda s: s["position_ids"][1] * s["position_ids"][2],
+        constants=lambda s, a: {
+            "Q_HEADS": a["num_heads"],
+            "KV_HEADS": a["kv_num_heads"],
+            "D": 2 * s["inv_freq"][0],
+            "PAIRS": power_of_two(s["inv_freq"][0]),
+        },
+        grid=lambda n, c: (
+            ceil_div(n, c["BLOCK_T"]),
+            -(-c["Q_HEADS"] // c["BLOCK_N"]) - (-c["KV_HEADS"] // c["BLOCK_N"]),
+            1,
+        ),
+        tactics=(Tactic({"BLOCK_T": 1, "BLOCK_N": 4}, 2), Tactic({"BLOCK_T": 4, "BLOCK_N": 4}, 4)),
+        dtypes=("bfloat16", "float16", "float32"),
+    )
+
+
+def _kernel() -> Any:
+    from ernie_export.graphs.ops.mrope import kernel
+
+    return kernel.rope

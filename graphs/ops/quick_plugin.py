@@ -1,0 +1,108 @@
+"""A stage as a TensorRT quick plugin: shape function, formats and tactics, and the kernel as PTX (AOT)."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from ernie_export.graphs.ops.ptx import compile_stage, fits
+from ernie_export.graphs.ops.spec import DOMAIN
+from ernie_export.graphs.ops.stage import GRAPH_DTYPE, Stage
+
+FORMAT_NAME = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "int32": "INT32", "int64": "INT64"}
+
+
+def register(stage: Stage, arch: str, lazy: bool = False) -> None:
+    """Register `ernie::NAME` with TensorRT; engines then built hold its kernel, compiled for `arch`.
+
+    With `lazy` TensorRT's own registry (which the ONNX parser asks) learns of it at first use only. A second
+    registration of a name is TensorRT's ValueError.
+    """
+    import tensorrt as trt
+    import tensorrt.plugin as trtp
+
+    names = tuple(stage.inputs)
+
+    def shapes(*descs: Any, **attributes: Any) -> Any:
+        by_name = dict(zip(names, descs, strict=True))
+        return tuple(
+            by_name[output.alias].aliased()
+            if output.alias
+            else trtp.from_shape_expr(output.shape, _dtype(trt, stage, by_name, output.dtype))
+            for output in stage.outputs({name: desc.shape_expr for name, desc in by_name.items()}, attributes)
+        )
+
+    def tactics(*arguments: Any) -> Any:
+        inputs, attributes = _split(stage, arguments)
+        graph_dtype = _graph_dtype(trt, stage, inputs)
+        kinds = [*stage.inputs.values(), *(o.dtype for o in stage.outputs(_static(inputs), attributes))]
+        graph = "|".join(FORMAT_NAME[dtype] for dtype in stage.dtypes)
+        types = ", ".join(graph if kind == GRAPH_DTYPE else FORMAT_NAME[kind] for kind in kinds)
+        numbers = [
+            number
+            for number, tactic in enumerate(stage.tactics, start=1)
+            if fits(compile_stage(stage, _static(inputs), attributes, tactic, graph_dtype, arch), arch)
+        ]
+        return [trtp.AutoTuneCombination(types, "LINEAR", numbers)]
+
+    def kernel(*arguments: Any) -> Any:
+        inputs, attributes = _split(stage, arguments[:-1])
+        tactic = stage.tactics[max(arguments[-1], 1) - 1]  # 0 is TensorRT's default tactic
+        graph_dtype = _graph_dtype(trt, stage, inputs)
+        compiled = compile_stage(stage, _static(inputs), attributes, tactic, graph_dtype, arch)
+        size = stage.size({name: desc.shape_expr for name, desc in inputs.items()})
+        grid = stage.grid(size, stage.all_constants(_static(inputs), attributes, tactic))
+        launch = trtp.KernelLaunchParams(*grid)
+        launch.block_x, launch.shared_mem = compiled.threads, compiled.shared
+        scalars = (trtp.SymInt32(size),) if "T" in stage.kernel().arg_names else ()
+        return compiled.name, compiled.ptx, launch, trtp.SymIntExprs.from_tuple(scalars)
+
+    plugin = f"{DOMAIN}::{stage.name}"
+    desc = trtp.TensorDesc
+    outputs = tuple.__class_getitem__((desc,) * _output_count(stage))
+    result = tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]
+    trtp.register(plugin, lazy_register=lazy)(_signed(shapes, stage, desc, (), outputs))
+    trtp.autotune(plugin)(_signed(tactics, stage, desc, ("outputs",), list[trtp.AutoTuneCombination]))
+    trtp.aot_impl(plugin)(_signed(kernel, stage, desc, ("outputs", "tactic"), result))
+
+
+def _signed(function: Callable, stage: Stage, desc: type, more: tuple[str, ...], result: Any) -> Callable:
+    """`function` with the signature that TensorRT reads the plugin's inputs and attributes from."""
+    named = [*((name, desc) for name in stage.inputs), *stage.attributes.items()]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind, annotation=annotation) for name, annotation in named]
+    parameters += [inspect.Parameter(name, kind) for name in more]
+    function.__signature__ = inspect.Signature(parameters, return_annotation=result)  # type: ignore[attr-defined]
+    return function
+
+
+def _split(stage: Stage, arguments: tuple[Any, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inputs and attributes by name from TensorRT's positional arguments, which end with the outputs."""
+    count = len(stage.inputs)
+    inputs = dict(zip(stage.inputs, arguments[:count], strict=True))
+    return inputs, dict(zip(stage.attributes, arguments[count:-1], strict=True))
+
+
+def _static(inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes as ints, -1 where a size varies."""
+    return {name: tuple(desc.shape) for name, desc in inputs.items()}
+
+
+def _dtype(trt: Any, stage: Stage, inputs: dict[str, Any], kind: str) -> Any:
+    """TensorRT's dtype of an input or output declared as `kind`."""
+    if kind != GRAPH_DTYPE:
+        return getattr(trt, kind)
+    return next(inputs[name].dtype for name, declared in stage.inputs.items() if declared == GRAPH_DTYPE)
+
+
+def _graph_dtype(trt: Any, stage: Stage, inputs: dict[str, Any]) -> str:
+    """The name of the graph's dtype; any of them for a stage that touches nothing of that dtype."""
+    if GRAPH_DTYPE not in stage.inputs.values():
+        return stage.dtypes[0]
+    dtype = _dtype(trt, stage, inputs, GRAPH_DTYPE)
+    return next(name for name in FORMAT_NAME if getattr(trt, name) == dtype)
+
+
+def _output_count(stage: Stage) -> int:
+    """Outputs, counted by asking for shapes that no one looks at."""
+    sizes = {name: (1,) * 3 for name in stage.inputs}
+    return len(stage.outputs(sizes, {name: kind(1) for name, kind in stage.attributes.items()}))

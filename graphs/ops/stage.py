@@ -1,0 +1,123 @@
+"""A stage: one Triton kernel as TensorRT sees it, one plugin. Described once, used to launch, compile and register it.
+
+A quick plugin holds one kernel per tactic, whose arguments are inputs, scalars, outputs in this order, and scalars
+are int32 expressions of shapes. One size varies between runs, and kernels that need it take it as the scalar `T`; all
+others are compiled in, so that addresses are known to be aligned. Kernel inputs that a stage lacks are None at compile
+time.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Size = Any  # int, or tensorrt.plugin.ShapeExpr, which adds, multiplies and floor-divides alike
+Shapes = Mapping[str, Sequence[Size]]
+Attributes = Mapping[str, Any]
+Constants = Mapping[str, Any]
+
+FLOATS = ("bfloat16", "float16")
+GRAPH_DTYPE = "graph"  # stands for the graph's own dtype
+
+
+@dataclass(frozen=True)
+class Output:
+    """Name, shape and dtype of an output; `alias` names the input whose memory it takes over."""
+
+    name: str
+    shape: tuple[Size, ...]
+    dtype: str
+    alias: str | None = None
+
+
+@dataclass(frozen=True)
+class Tactic:
+    """One way to run a kernel: its block sizes, warps a program, and loads in flight. All give the same answer."""
+
+    blocks: Constants
+    num_warps: int
+    num_stages: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One plugin. Its kernel's parameters are inputs, perhaps T, outputs, constants: by these names, in this order."""
+
+    name: str
+    inputs: Mapping[str, str]  # name -> dtype
+    attributes: Mapping[str, type]
+    kernel: Callable[[], Any]  # imports Triton; returns its function
+    outputs: Callable[[Shapes, Attributes], tuple[Output, ...]]
+    size: Callable[[Shapes], Size]  # the one that varies
+    constants: Callable[[Shapes, Attributes], Constants]
+    grid: Callable[[Size, Constants], tuple[Size, ...]]  # of that size and all constants, blocks too
+    tactics: tuple[Tactic, ...]
+    dtypes: tuple[str, ...] = FLOATS  # that the graph may have
+
+    def all_constants(self, shapes: Shapes, attributes: Attributes, tactic: Tactic) -> dict[str, Any]:
+        """Every compile-time parameter; shapes of sizes that the kernel is compiled for must be ints."""
+        constants = {**self.constants(shapes, attributes), **tactic.blocks}
+        given = {*self.inputs, "T", *(output.name for output in self.outputs(shapes, attributes)), *constants}
+        return constants | {name: None for name in self.kernel().arg_names if name not in given | {"UPCAST"}}
+
+
+def launch(
+    stage: Stage,
+    inputs: Mapping[str, Any],
+    attributes: Attributes,
+    tactic: Tactic,
+    empty: Callable[[tuple[int, ...], str], Any],
+) -> list[Any]:
+    """Run a stage on PyTorch tensors, on a GPU or in Triton's interpreter; returns its outputs.
+
+    `empty(shape, dtype)` makes an output, dtype by its name in PyTorch. An alias is not taken: outputs are fresh.
+    """
+    from triton import knobs
+
+    shapes = {name: tuple(inputs[name].shape) for name in stage.inputs}
+    constants = stage.all_constants(shapes, attributes, tactic)
+    graph_inputs = [inputs[name] for name, dtype in stage.inputs.items() if dtype == GRAPH_DTYPE]
+    outputs = {}
+    for output in stage.outputs(shapes, attributes):
+        dtype = str(graph_inputs[0].dtype).removeprefix("torch.") if output.dtype == GRAPH_DTYPE else output.dtype
+        outputs[output.name] = empty(output.shape, dtype)
+    kernel, size = stage.kernel(), stage.size(shapes)
+    scalars = {"T": size} if "T" in kernel.arg_names else {}
+    if "UPCAST" in kernel.arg_names:
+        constants["UPCAST"] = knobs.runtime.interpret
+    kernel[stage.grid(size, constants)](
+        **{name: inputs[name] for name in stage.inputs},
+        **scalars,
+        **outputs,
+        **constants,
+        num_warps=tactic.num_warps,
+        num_stages=tactic.num_stages,
+    )
+    return list(outputs.values())
+
+
+def ceil_div(size: Size, block: int) -> Size:
+    """Blocks that hold `size`."""
+    return (size + (block - 1)) // block
+
+
+def least(size: Size, limit: int) -> Size:
+    """The lesser of a size and an int."""
+    if isinstance(size, int):
+        return min(size, limit)
+    import tensorrt.plugin as trtp
+
+    return trtp.min(size, limit)
+
+
+def greatest(size: Size, other: Size) -> Size:
+    """The greater of two sizes of one kind."""
+    if isinstance(size, int):
+        return max(size, other)
+    import tensorrt.plugin as trtp
+
+    return trtp.max(size, other)
+
+
+def power_of_two(size: int) -> int:
+    """The least power of two that holds `size`: a Triton block."""
+    return 1 << max(size - 1, 0).bit_length()
