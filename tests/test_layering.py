@@ -20,7 +20,8 @@ FOLDERS = ("graphs", "exporter", "runtime")
 BASE = {"numpy", "PIL", "av", "onnxruntime", "tokenizers", "jinja2", "click", "rich"}
 EXPORT = {"onnx", "onnx_ir", "ml_dtypes"}
 PARITY = {"torch", "transformers", "safetensors"}
-LAZY = {"triton", "tensorrt", "polygraphy", "cuda"}  # only within functions: most machines have none of them
+# Only within functions: most machines have none of them.
+LAZY = {"triton", "tensorrt", "polygraphy", "cuda", "matplotlib"}
 WITHOUT_TORCH = ("torch", "torchvision", "transformers", "safetensors")
 
 

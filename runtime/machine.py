@@ -1,0 +1,44 @@
+"""What a measurement ran on: processor, memory, load, versions."""
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("ernie-export", "onnxruntime", "numpy")
+BUSY = 0.5  # running processes a core, before a measurement, from which it shares the machine
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`cores` that this process may use; `memory` in bytes; `load_average` of the last minute, before the run."""
+
+    cpu: str
+    cores: int
+    memory: int
+    system: str
+    load_average: float
+    versions: dict[str, str]
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """This machine, now."""
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+        system = f"{platform.system()} {platform.release()}"
+        return cls(cpu_name(), len(os.sched_getaffinity(0)), memory, system, os.getloadavg()[0], versions)
+
+    @property
+    def busy(self) -> bool:
+        """Whether other work may have slowed the measurement."""
+        return self.load_average > BUSY * self.cores
+
+
+def cpu_name() -> str:
+    """The processor's own name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,209 @@
+"""Figures of a benchmark: a fake engine whose calls take known times gives known latencies and throughputs."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ernie_export.exporter.export import Progress, export
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.manifest import Manifest
+from ernie_export.runtime import Model
+from ernie_export.runtime.bench import BatchTimes, PictureTimes, Request, measure, statistics, steps
+from ernie_export.runtime.bench_workload import Prompts, Workload
+from ernie_export.runtime.kv_cache import KVCache
+from ernie_export.runtime.preprocess import Preprocessor
+
+MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
+PREFILL, DECODE, ENCODE = 0.1, 0.01, 0.03  # seconds of a call
+WORKLOAD = Workload(prompt_tokens=40, images=(), output_tokens=3, batches=(1, 2), rounds=2, warmup=1, seed=0)
+
+
+@dataclass
+class FakeEngine:
+    """Takes its time and always finds the end token the likeliest."""
+
+    vocabulary: int
+    hidden: int
+    end: int
+    now: float = 0.0
+    calls: int = 0
+    slow_calls: int = 0  # the first calls take a second longer, as they do while memory is first touched
+
+    def clock(self) -> float:
+        return self.now
+
+    def spend(self, seconds: float) -> None:
+        self.calls += 1
+        self.now += seconds + (self.calls <= self.slow_calls)
+
+    def logits(self, *rows: int) -> np.ndarray:
+        logits = np.zeros((*rows, self.vocabulary), np.float32)
+        logits[..., self.end] = 1
+        return logits
+
+    def encode(self, pixel_values, coordinates, pairs):
+        self.spend(ENCODE)
+        return np.zeros((pairs.shape[1], pixel_values.shape[1] // 4, self.hidden), np.float32)
+
+    def new_cache(self, rows, capacity):
+        return KVCache(1, rows, 1, capacity, 1, np.dtype(np.float32))
+
+    def prefill(self, cache, row, chunk):
+        self.spend(PREFILL)
+        cache.lengths[row] += len(chunk.input_ids)
+        return self.logits()
+
+    def decode(self, cache, tokens, positions):
+        self.spend(DECODE)
+        cache.lengths[: len(tokens)] += 1
+        return self.logits(len(tokens))
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench") / "bundle"
+    export(MINI, folder, "onnx", "fp32", Progress(lambda name, total: None, lambda count: None))
+    return folder
+
+
+@pytest.fixture
+def model(bundle):
+    manifest = Manifest.read(bundle)
+    facts = manifest.model
+    engine = FakeEngine(facts.vocab_size, facts.hidden_size, facts.eos_token_ids[0])
+    return Model(manifest, Preprocessor.from_folder(bundle), engine)
+
+
+def run(model: Model, workload: Workload) -> tuple[tuple[BatchTimes, ...], tuple[PictureTimes, ...]]:
+    return measure(model, workload, lambda: None, model.engine.clock)
+
+
+def test_known_step_times_give_known_figures(model):
+    alone, both = (times.figures() for times in run(model, WORKLOAD)[0])
+    expected = {
+        "max_concurrency": 1, "num_prompts": 2, "completed": 2, "duration": 0.24, "total_input_tokens": 80,
+        "total_output_tokens": 6, "request_throughput": 2 / 0.24, "output_throughput": 6 / 0.24,
+        "total_token_throughput": 86 / 0.24, "decode_throughput": 4 / 0.04, "mean_ttft_ms": 100, "std_ttft_ms": 0,
+        "p99_ttft_ms": 100, "mean_tpot_ms": 10, "median_itl_ms": 10, "p95_itl_ms": 10, "mean_e2el_ms": 120,
+    }  # fmt: skip
+    assert {key: alone[key] for key in expected} == pytest.approx(expected)
+    # The second request's first token waits for two prefills; the first request's second token for the other's prefill.
+    expected = {
+        "max_concurrency": 2, "num_prompts": 4, "completed": 4, "duration": 0.44, "total_input_tokens": 160,
+        "total_output_tokens": 12, "request_throughput": 4 / 0.44, "output_throughput": 12 / 0.44,
+        "total_token_throughput": 172 / 0.44, "decode_throughput": 8 / 0.04, "mean_ttft_ms": 150,
+        "median_ttft_ms": 150, "std_ttft_ms": 50, "p99_ttft_ms": 200, "mean_tpot_ms": 35, "p99_tpot_ms": 60,
+        "mean_itl_ms": 35, "median_itl_ms": 10, "p99_itl_ms": 110, "mean_e2el_ms": 220,
+    }  # fmt: skip
+    assert {key: both[key] for key in expected} == pytest.approx(expected)
+    assert both["ttfts"] == pytest.approx([0.1, 0.2] * 2)
+    assert [itl for itls in both["itls"] for itl in itls] == pytest.approx([0.11, 0.01, 0.01, 0.01] * 2)
+    assert (both["input_lens"], both["output_lens"]) == ([40] * 4, [3] * 4)
+
+
+def test_pictures_count_to_the_first_token_and_have_figures_of_their_own(model):
+    workload = replace(WORKLOAD, images=((112, 112), (56, 60), (56, 60)), batches=(1,))
+    (times,), (large, small) = run(model, workload)
+    assert times.figures()["mean_ttft_ms"] == pytest.approx(1000 * (PREFILL + 2 * ENCODE))  # equal sizes share a call
+    assert times.requests[0].prompt_tokens == 40 + (16 + 2) + 2 * (4 + 2)
+    figures = large.figures()
+    assert {key: figures[key] for key in ("width", "height", "patches", "tokens")} == {
+        "width": 112, "height": 112, "patches": 64, "tokens": 16
+    }  # fmt: skip
+    assert (small.width, small.height, small.patches, small.tokens) == (56, 60, 16, 4)
+    assert figures["image_throughput"] == pytest.approx(1 / ENCODE)
+    assert figures["p99_image_latency_ms"] == pytest.approx(1000 * ENCODE)
+    assert figures["mean_image_preprocess_ms"] == 0  # the fake clock stands still there
+    assert len(large.encode) == WORKLOAD.rounds
+
+
+def test_answers_go_on_past_the_end_token_to_their_length(model):
+    for times in run(model, replace(WORKLOAD, output_tokens=7))[0]:
+        assert {len(request.times) for request in times.requests} == {7}
+
+
+def test_rounds_to_warm_up_do_not_count(model):
+    model.engine.slow_calls = 7  # those of the first round: 3 of one request, 4 of two
+    assert run(model, WORKLOAD)[0][1].figures()["duration"] == pytest.approx(0.44)
+    model.engine.calls = 0
+    assert run(model, replace(WORKLOAD, warmup=0))[0][1].figures()["duration"] == pytest.approx(4.44)
+
+
+def test_every_step_is_reported(model):
+    workload, count = replace(WORKLOAD, images=((56, 56), (56, 56))), []
+    measure(model, workload, lambda: count.append(1), model.engine.clock)
+    assert len(count) == steps(workload) == 9
+
+
+def test_statistics():
+    figures = statistics("itl_ms", [n / 1000 for n in range(1, 101)])
+    expected = {"mean_itl_ms": 50.5, "median_itl_ms": 50.5, "p95_itl_ms": 95.05, "p99_itl_ms": 99.01}
+    assert figures == pytest.approx(expected | {"std_itl_ms": np.sqrt((100**2 - 1) / 12)})
+
+
+def test_tokens_before_the_last_first_token_are_no_decode():
+    """A request that decodes while another is still in prefill."""
+    round = (Request(10, (0.1, 0.2, 0.3)), Request(10, (0.25, 0.3, 0.4)))
+    assert BatchTimes(2, (round,)).figures()["decode_throughput"] == pytest.approx(3 / 0.15)
+
+
+def test_a_cache_past_the_memory_is_refused(model, monkeypatch):
+    def new_cache(rows, capacity):
+        raise MemoryError
+
+    monkeypatch.setattr(model.engine, "new_cache", new_cache)
+    with pytest.raises(UserError, match="--batch: expected rows whose KV cache fits the memory, found 1 of 43"):
+        run(model, WORKLOAD)
+
+
+@pytest.mark.parametrize("images", [(), ((112, 112),), ((60, 300), (56, 56))], ids=["text", "one picture", "two"])
+@pytest.mark.parametrize("tokens", [17, 40, 333])
+def test_prompts_have_exactly_the_tokens_asked_for(model, tokens, images):
+    workload = replace(WORKLOAD, prompt_tokens=tokens + 10 * len(images), images=images)
+    prompts = Prompts(model, workload)
+    chat = model.preprocessor.chat
+    special = set(chat.tokenizer.backend.get_added_tokens_decoder()) | chat.byte_tokens
+    texts = set()
+    for _ in range(5):
+        messages = prompts.next()
+        texts.add(messages[0]["content"][-1]["text"])
+        arrays = model.preprocess(messages)
+        assert np.count_nonzero(arrays["moe_mm_token_type_ids"] == 0) == workload.prompt_tokens
+        assert arrays["input_ids"].shape[1] == workload.prompt_tokens + prompts.image_tokens
+        assert not set(chat.tokenizer.encode(messages[0]["content"][-1]["text"])) & special
+    assert len(texts) == 5
+
+
+def test_equal_seeds_make_equal_prompts(model):
+    def made(seed: int) -> list:
+        prompts = Prompts(model, replace(WORKLOAD, seed=seed, images=((56, 60),)))
+        parts = [prompts.next()[0]["content"] for _ in range(2)]
+        return [(picture["image"].tobytes(), text["text"]) for picture, text in parts]
+
+    assert made(1) == made(1)
+    assert len({*made(1), *made(2)}) == 4
+
+
+REFUSED = {
+    "shorter than the template": ({"prompt_tokens": 3}, ("--prompt-tokens", "chat template", "found 3")),
+    "past the positions": ({"prompt_tokens": 4094}, ("--prompt-tokens", "4096 positions", "found 4097")),
+    "an answer past the positions": ({"output_tokens": 4080}, ("4096", "found 4120", "4080 of the answer")),
+    "a picture past the limit": ({"images": ((90000, 9000),)}, ("--images", "89478485 pixels", "90000x9000")),
+}
+
+
+@pytest.mark.parametrize(("changes", "parts"), REFUSED.values(), ids=REFUSED)
+def test_a_workload_that_cannot_be_served(model, changes, parts):
+    with pytest.raises(UserError) as error:
+        run(model, replace(WORKLOAD, **changes))
+    assert all(part in str(error.value) for part in parts), error.value
+    assert model.engine.calls == 0
+
+
+def test_the_longest_that_fits_is_served(model):
+    (times,), _ = run(model, replace(WORKLOAD, prompt_tokens=4093, batches=(1,), rounds=1, warmup=0))
+    assert times.requests[0].prompt_tokens == 4093 and len(times.requests[0].times) == 3

@@ -1,0 +1,68 @@
+"""The plot of a benchmark: a whole PNG of its size, whatever the figures; an older one stays until it is there."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ernie_export.graphs.errors import UserError
+from ernie_export.runtime.bench import BatchTimes, Request
+from ernie_export.runtime.bench_plot import SIZE, draw, stretched
+from PIL import Image
+
+CAPTIONS = ["a bundle", "workload: " + "words " * 100, "machine: $ _ { of another world"]
+
+
+def answers(batch: int, tokens: int, seed: int = 0) -> BatchTimes:
+    random = np.random.default_rng(seed)
+    times = [tuple(np.cumsum(random.uniform(0.001, 0.02 * batch, tokens)).tolist()) for _ in range(batch)]
+    return BatchTimes(batch, (tuple(Request(10, time) for time in times),))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [(answers(1, 2),), (answers(8, 64), answers(1, 64)), tuple(answers(2**n, 9) for n in range(8))],
+    ids=["one interval", "two batches", "more batches than colours"],
+)
+def test_a_png_of_its_size(tmp_path, found):
+    path = tmp_path / "out.png"
+    draw(path, found, CAPTIONS)
+    assert list(tmp_path.iterdir()) == [path]
+    with Image.open(path) as image:
+        assert (image.format, image.size) == ("PNG", SIZE)
+        pixels = np.asarray(image.convert("L"))
+    halves = pixels[100:650, :800], pixels[100:650, 800:]
+    assert all(0.005 < (half < 200).mean() < 0.3 for half in halves)  # ink on both, and paper
+
+
+def test_other_figures_make_another_picture(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        draw(tmp_path / f"{name}.png", (answers(4, 16, seed),), CAPTIONS)
+    a, b, c = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in "abc")
+    assert (a == b).all() and not (a == c).all()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "Ctrl-C"])
+def test_an_older_plot_stays_until_the_new_one_is_whole(tmp_path, monkeypatch, error):
+    path = tmp_path / "out.png"
+    path.write_bytes(b"older")
+    write = Path.write_bytes
+
+    def half(self, content):
+        write(self, content[: len(content) // 2])
+        raise error
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt) as raised:
+        draw(path, (answers(1, 4),), CAPTIONS)
+    assert path.read_bytes() == b"older" and list(tmp_path.iterdir()) == [path]
+    assert isinstance(error, KeyboardInterrupt) or f"--plot {path}" in str(raised.value)
+
+
+def test_no_window_system_is_asked_for(tmp_path):
+    draw(tmp_path / "out.png", (answers(1, 4),), CAPTIONS)
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_the_tail_is_stretched():
+    assert [float(stretched(percentile)) for percentile in (0, 90, 99, 99.9)] == pytest.approx([0, 1, 2, 3])
