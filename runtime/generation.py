@@ -1,7 +1,8 @@
 """Prompts to tokens: each prompt is prefilled into a row of the KV cache, then all rows decode together.
 
 Rows have their own lengths, so requests of unequal length need no padding: a prefill works on one row, a decode step
-appends one token to every row in use.
+appends one token to every row in use. The row of a finished sequence is kept until its place is needed: a prompt that
+begins with the same tokens, as the next turn of a conversation does, takes them over and prefills only what is new.
 """
 
 from dataclasses import dataclass
@@ -9,11 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 from ernie_export.runtime.engines import Engine, PromptChunk
 from ernie_export.runtime.kv_cache import KVCache
-from ernie_export.runtime.sampling import Sampler
+from ernie_export.runtime.sampling import Logprobs, Sampler, logprobs
 from ernie_export.runtime.text_stream import TextStream
 
 # Prompt tokens in one prefill call. Attention forms scores of these by all tokens so far: fewer save work and memory.
 CHUNK = 512
+# The same while other sequences decode, which wait for it.
+CHUNK_BETWEEN_STEPS = 128
+# A cache that grows has a capacity that is a multiple of this.
+CAPACITY_STEP = 64
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class Prompt:
     """One request as the decoder takes it.
 
     input_ids, token_types: (S,) int64. feature_index: (S,) int64, rows of `features` counted from 1, 0 for text.
-    position_ids: (3, S) int64. features: (n, hidden).
+    position_ids: (3, S) int64. features: (n, hidden). content: (S, 3) int64, of a picture's or clip's token the two
+    halves of its `digest` and the token's place within it; zeros for text.
     """
 
     input_ids: np.ndarray
@@ -29,6 +35,7 @@ class Prompt:
     feature_index: np.ndarray
     position_ids: np.ndarray
     features: np.ndarray
+    content: np.ndarray
 
     def chunk(self, start: int, stop: int) -> PromptChunk:
         """Tokens start to stop with just the features they use."""
@@ -54,12 +61,24 @@ class Sequence:
         self.eos = eos
         self.max_new = max_new
         self.tokens: list[int] = []
+        self.logprobs: list[Logprobs] = []  # of each token, if its sampling asks for them
+        self.reused = 0  # tokens of the prompt that were in the KV cache already
         self.finish_reason = ""
+        self.error: BaseException | None = None
 
     def take(self, logits: np.ndarray) -> str:
-        """Choose the next token; returns the text that it completes. Sets `finish_reason` when it is the last."""
-        token = self.sampler.next(logits)
+        """Choose the next token; returns the text that it completes. Sets `finish_reason` when it is the last.
+
+        Where nothing can be chosen from the logits, `finish_reason` is "error" and `error` says why.
+        """
+        try:
+            token = self.sampler.next(logits)
+        except Exception as e:
+            self.finish_reason, self.error = "error", e
+            return ""
         self.tokens.append(token)
+        if self.sampler.params.logprobs is not None:
+            self.logprobs.append(logprobs(logits, token, self.sampler.params.logprobs))
         piece = "" if token in self.eos else self.text.push(token)
         if token in self.eos or self.text.stopped or len(self.tokens) == self.max_new:
             piece += self.text.finish()  # which may meet a stop string in what was held back
@@ -75,31 +94,81 @@ class Sequence:
         """Position (3,) of the token that was chosen last: each axis counts on from the prompt's last token."""
         return self.prompt.position_ids[:, -1] + len(self.tokens)
 
+    def identity(self) -> np.ndarray:
+        """All that keys and values depend on: of each token, prompt and answer, id, type, position, content; (n, 8).
+
+        Rows of the KV cache that begin with equal identities hold equal keys and values up to there, since attention
+        is causal. A token of the answer went through the text experts, as it does in a prompt.
+        """
+        prompt = self.prompt
+        asked = [prompt.input_ids[:, None], prompt.token_types[:, None], prompt.position_ids.T, prompt.content]
+        answered = np.zeros((len(self.tokens), 8), np.int64)
+        answered[:, 0] = self.tokens
+        answered[:, 2:5] = prompt.position_ids[:, -1] + 1 + np.arange(len(self.tokens))[:, None]
+        return np.concatenate([np.concatenate(asked, axis=1), answered])
+
 
 class Batch:
-    """Up to `rows` sequences over one KV cache. Finished ones make room for others."""
+    """Sequences over one KV cache: the running ones in its first rows, then one in prefill, then finished ones.
 
-    def __init__(self, engine: Engine, rows: int, capacity: int) -> None:
-        """`capacity`: tokens of the longest sequence, prompt and answer."""
+    Used from one thread at a time.
+    """
+
+    def __init__(self, engine: Engine, rows: int, capacity: int, budget: int = 0, reuse: bool = True) -> None:
+        """`rows`: sequences that decode together; `capacity`: tokens of the longest, prompt and answer.
+
+        `budget`: bytes that the cache may grow to as longer sequences come, with fewer rows where it must be; 0 keeps
+        it as it is made. `reuse`: keep what finished sequences left in the cache.
+        """
         self._engine = engine
-        self._rows = rows
         self._cache: KVCache = engine.new_cache(rows, capacity)
+        self._rows, self._reuse = rows, reuse
+        self.tokens = budget // self._cache.token_bytes or rows * capacity  # the most that all rows have room for
+        self._kept: dict[int, np.ndarray] = {}  # identities of finished sequences by row, least recently used first
         self.running: list[Sequence] = []  # by row
+        self.entering: Sequence | None = None
 
     @property
     def full(self) -> bool:
         """Whether every row is in use."""
-        return len(self.running) == self._rows
+        return len(self.running) == self._cache.rows
 
     def add(self, sequence: Sequence) -> str:
         """Prefill a sequence into the next row and choose its first token; returns the text that it completes."""
-        row, prompt = len(self.running), sequence.prompt
-        length = len(prompt.input_ids)
-        if sequence.capacity() > self._cache.capacity:
-            raise ValueError(f"a sequence of {sequence.capacity()} tokens for a cache of {self._cache.capacity}")
-        self._cache.lengths[row] = 0
-        for start in range(0, length, CHUNK):
-            logits = self._engine.prefill(self._cache, row, prompt.chunk(start, min(start + CHUNK, length)))
+        if not self.enter(sequence):
+            found, rows, capacity = sequence.capacity(), self._cache.rows, self._cache.capacity
+            raise ValueError(f"a sequence of {found} tokens for a cache of {rows} rows of {capacity}")
+        while (piece := self.advance()) is None:
+            pass
+        return piece
+
+    def enter(self, sequence: Sequence) -> bool:
+        """Give a sequence the next row, with what is known of its prompt; False if it has to wait for others to end."""
+        if self.entering is not None or not self._make_room(sequence.capacity()):
+            return False
+        source, shared = self._longest_prefix(sequence) if self._reuse else (0, 0)
+        whole = source in self._kept and shared == len(self._kept[source])
+        if shared and source in self._kept:
+            self._kept[source] = self._kept.pop(source)  # used now, so the last to be overwritten
+        row = source if whole else self._least_recently_used()  # a copy, where the other may go on as it was
+        if row != source:
+            self._cache.copy_row(source, row, shared)
+        self._cache.lengths[row] = sequence.reused = shared
+        self._kept.pop(row, None)
+        self._swap(row, len(self.running))
+        self.entering = sequence
+        return True
+
+    def advance(self) -> str | None:
+        """Prefill one chunk of the entering sequence; the last one returns its first token's text, the others None."""
+        sequence, row = self.entering, len(self.running)
+        assert sequence is not None, "nothing has entered"
+        start, length = int(self._cache.lengths[row]), len(sequence.prompt.input_ids)
+        stop = min(start + (CHUNK_BETWEEN_STEPS if self.running else CHUNK), length)
+        logits = self._engine.prefill(self._cache, row, sequence.prompt.chunk(start, stop))
+        if stop < length:
+            return None
+        self.entering = None
         self.running.append(sequence)
         piece = sequence.take(logits)
         self._drop_finished()
@@ -115,12 +184,76 @@ class Batch:
         self._drop_finished()
         return list(zip(sequences, pieces, strict=True))
 
+    def remove(self, sequence: Sequence) -> None:
+        """End a sequence before its time; its row is free at once."""
+        if sequence is self.entering:
+            self.entering = None
+            self._keep(len(self.running), sequence)
+        elif sequence in self.running:
+            self._leave(self.running.index(sequence))
+
     def _drop_finished(self) -> None:
-        """Close gaps: the last row takes the place of a finished one."""
         for row in reversed(range(len(self.running))):
             if self.running[row].finish_reason:
-                last = len(self.running) - 1
-                if row != last:
-                    self._cache.move_row(last, row)
-                    self.running[row] = self.running[last]
-                self.running.pop()
+                self._leave(row)
+
+    def _leave(self, row: int) -> None:
+        """Close the gap: the last running sequence takes the row, and the one in prefill stays next to the running."""
+        sequence, last = self.running[row], len(self.running) - 1
+        self._swap(row, last)
+        self.running[row] = self.running[last]
+        self.running.pop()
+        if self.entering is not None:
+            self._swap(last, last + 1)
+            last += 1
+        self._keep(last, sequence)
+
+    def _keep(self, row: int, sequence: Sequence) -> None:
+        """Note what the row holds: everything but the answer's last token, which has not been through the model."""
+        if self._reuse and sequence.error is None and self._cache.lengths[row]:
+            self._kept[row] = sequence.identity()[: self._cache.lengths[row]]
+
+    def _longest_prefix(self, sequence: Sequence) -> tuple[int, int]:
+        """The row that begins with most of the prompt, and how many tokens: never all, the last gives the logits."""
+        wanted = sequence.identity()[:-1]
+        running = {row: other.identity()[: self._cache.lengths[row]] for row, other in enumerate(self.running)}
+        shared = {row: _common(identity, wanted) for row, identity in (running | self._kept).items()}
+        return max(shared.items(), key=lambda item: item[1], default=(0, 0))
+
+    def _least_recently_used(self) -> int:
+        """A row to overwrite: an empty one, or the one kept for longest."""
+        free = set(range(len(self.running), self._cache.rows)) - self._kept.keys()
+        return min(free) if free else next(iter(self._kept))
+
+    def _swap(self, one: int, other: int) -> None:
+        if one != other:
+            self._cache.swap_rows(one, other)
+            turned = {one: other, other: one}
+            self._kept = {turned.get(row, row): identity for row, identity in self._kept.items()}
+
+    def _make_room(self, tokens: int) -> bool:
+        """Whether one more sequence of so many tokens fits, if need be after a change of the cache's shape.
+
+        Its rows are as long as the longest running sequence needs, and then as many as the budget allows.
+        """
+        cache, busy = self._cache, len(self.running)
+        if busy < cache.rows and tokens <= cache.capacity:
+            return True
+        longest = max([tokens, *(sequence.capacity() for sequence in self.running)])
+        if longest > cache.capacity:  # by a factor, so that a conversation that grows is seldom copied
+            longest = max(longest, min(2 * cache.capacity, self.tokens // self._rows))
+        capacity = min(-(-longest // CAPACITY_STEP) * CAPACITY_STEP, self.tokens)
+        rows = min(self._rows, self.tokens // capacity)
+        if capacity < longest or rows <= busy:
+            return False
+        used = list(self._kept)[busy - rows :]  # the most recently used that have a place
+        self._cache = cache.resized([*range(busy), *used], rows, capacity)
+        self._kept = {busy + place: self._kept[row][:capacity] for place, row in enumerate(used)}
+        return True
+
+
+def _common(one: np.ndarray, other: np.ndarray) -> int:
+    """How many rows two arrays (n, 8) and (m, 8) have in common from the first on."""
+    length = min(len(one), len(other))
+    differs = (one[:length] != other[:length]).any(axis=1)
+    return int(differs.argmax()) if differs.any() else length

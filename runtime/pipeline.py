@@ -1,6 +1,7 @@
 """A bundle, loaded: messages in, answers out."""
 
-from collections.abc import Generator
+from collections import deque
+from collections.abc import Callable, Generator
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +12,15 @@ from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.manifest import Manifest
 from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from ernie_export.runtime.generation import Batch, Prompt, Sequence
+from ernie_export.runtime.generation import Prompt, Sequence
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
 from ernie_export.runtime.sampling import Sampler, SamplingParams
+from ernie_export.runtime.scheduler import DEFAULTS, Limits, Output, QueueFull, Request, Scheduler
 from ernie_export.runtime.text_stream import TextStream
-from ernie_export.runtime.vision_features import encode_media
+from ernie_export.runtime.vision_features import FeatureCache
 
 # Files up to this size are hashed whole on load (0.2 s for one of this size); a larger one's size alone is compared.
 HASH_LIMIT = 256 * 2**20
-# Conversations that decode together; a further one waits for a row.
-ROWS = 16
 
 Messages = list[dict[str, Any]]
 
@@ -35,24 +35,34 @@ class Result:
     finish_reason: str
 
 
-def load(bundle: str | Path, threads: int | None = None, check: bool = False) -> "Model":
+def load(bundle: str | Path, threads: int | None = None, check: bool = False, limits: Limits = DEFAULTS) -> "Model":
     """Load a bundle. `threads`: cores for one operator (default: all); `check`: hash the large files too.
+
+    `limits`: how many requests run and wait, and how much memory the KV cache and the features' cache may take.
 
     Raises UserError if the folder is no bundle, or a file is missing or not the one that the manifest lists.
     """
     folder = Path(bundle)
     manifest = Manifest.read(folder)
     manifest.check_files(folder, hash_limit=2**63 if check else HASH_LIMIT)
-    return Model(manifest, Preprocessor.from_folder(folder), OnnxRuntimeEngine(folder, manifest, threads))
+    return Model(manifest, Preprocessor.from_folder(folder), OnnxRuntimeEngine(folder, manifest, threads), limits)
 
 
 class Model:
-    """Answers messages. Owns its engine: use it in a `with` block, or call `close`."""
+    """Answers messages, from any number of threads. Owns its engine: use it in a `with` block, or call `close`.
 
-    def __init__(self, manifest: Manifest, preprocessor: Preprocessor, engine: Engine) -> None:
+    What one call leaves, the next ones find: features of pictures and clips by their content, and in the KV cache the
+    conversations answered last, so that a further turn prefills only what is new.
+    """
+
+    def __init__(
+        self, manifest: Manifest, preprocessor: Preprocessor, engine: Engine, limits: Limits = DEFAULTS
+    ) -> None:
         self.manifest = manifest
         self.preprocessor = preprocessor
         self.engine = engine
+        self.features = FeatureCache(engine, manifest.model.spatial_merge_size, limits.feature_bytes)
+        self.scheduler = Scheduler(engine, limits)
 
     def preprocess(self, messages: Messages) -> dict[str, np.ndarray]:
         """The arrays that the reference's processor makes of one conversation, under its names."""
@@ -73,7 +83,7 @@ class Model:
         if not shapes:
             return []
         items = np.split(pixels, np.cumsum([t * h * w for t, h, w in shapes])[:-1])
-        return encode_media(self.engine, items, shapes, self.manifest.model.spatial_merge_size)
+        return self.features.encode(items, shapes)[0]
 
     @overload
     def generate(self, messages: Messages, **options: Any) -> Result: ...
@@ -87,35 +97,60 @@ class Model:
         Several answer as each would alone: a request's tokens depend on its own messages, options and seed. (Sums are
         rounded in another order in a batch, by about 1e-7; two tokens equally likely to that degree may swap.)
         """
-        params = SamplingParams.from_options(options)
         several = isinstance(messages, list) and bool(messages) and isinstance(messages[0], list)
         conversations = cast(list[Messages], messages if several else [messages])
-        sequences = [self.sequence(conversation, params) for conversation in conversations]
-        batch = Batch(self.engine, min(len(sequences), ROWS), max(map(Sequence.capacity, sequences), default=0))
-        waiting = list(reversed(sequences))
-        while waiting or batch.running:
-            while waiting and not batch.full:
-                batch.add(waiting.pop())
-            if batch.running:
-                batch.step()
-        results = [self._result(sequence) for sequence in sequences]
+        requests: list[Request] = []
+        try:
+            for conversation in conversations:
+                requests.append(self._submit_when_there_is_room(conversation, options))
+            while not all(request.done for request in requests):
+                self.scheduler.step()
+            results = [self._result(request) for request in requests]
+        finally:
+            for request in requests:
+                request.cancel()  # which those that are done take no notice of
         return results if several else results[0]
 
     def stream(self, messages: Messages, **options: Any) -> Generator[str, None, Result]:
-        """Answer one conversation piece by piece: yields text, returns the `Result`."""
-        sequence = self.sequence(messages, SamplingParams.from_options(options))
-        batch = Batch(self.engine, 1, sequence.capacity())
-        yield batch.add(sequence)
-        while batch.running:
-            ((_, piece),) = batch.step()
-            yield piece
-        return self._result(sequence)
+        """Answer one conversation piece by piece: yields text, returns the `Result`. Closing it cancels the request."""
+        outputs: deque[Output] = deque()
+        request = self._submit_when_there_is_room(messages, options, outputs.append)
+        try:
+            while not request.done or outputs:
+                if outputs:
+                    yield outputs.popleft().text
+                else:
+                    self.scheduler.step()
+            return self._result(request)
+        finally:
+            request.cancel()
+
+    def submit(
+        self,
+        messages: Messages,
+        deliver: Callable[[Output], None] = lambda output: None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Request:
+        """Preprocess a conversation, encode its media and hand it to the scheduler, which answers as it is stepped.
+
+        `deliver` gets every token as it comes, from the thread that steps; `timeout`: seconds until the answer is cut.
+        Returns at once after preprocessing. Raises QueueFull before it if too many wait already.
+        """
+        params = SamplingParams.from_options(options)
+        return self.scheduler.submit(lambda: self.sequence(messages, params), deliver, timeout)
+
+    def _submit_when_there_is_room(
+        self, messages: Messages, options: dict[str, Any], deliver: Callable[[Output], None] = lambda output: None
+    ) -> Request:
+        while True:
+            try:
+                return self.submit(messages, deliver, **options)
+            except QueueFull:
+                self.scheduler.step()
 
     def sequence(self, messages: Messages, params: SamplingParams) -> Sequence:
-        """One conversation as a `Batch` takes it: preprocessed, its media encoded.
-
-        Raises UserError for malformed messages or media, and for a prompt past the model's position limit.
-        """
+        """A conversation preprocessed and its media encoded, ready for a `Batch`."""
         prepared = self.preprocessor.prepare(messages)
         limit, length = self.manifest.model.max_positions, prepared.arrays["input_ids"].shape[1]
         if length >= limit:
@@ -128,24 +163,34 @@ class Model:
 
     def prompt(self, prepared: Prepared) -> Prompt:
         """Encode the media of a preprocessed conversation and lay out what the decoder takes."""
-        arrays, facts = prepared.arrays, self.manifest.model
-        features = encode_media(self.engine, *prepared.media(), facts.spatial_merge_size)
+        arrays = prepared.arrays
+        features, digests = self.features.encode(*prepared.media())
         is_feature = arrays["mm_token_type_ids"][0] != 0
+        content = np.zeros((len(is_feature), 3), np.int64)
+        if features:
+            items = zip(digests, features, strict=True)
+            content[is_feature] = np.concatenate([_content(key, len(item)) for key, item in items])
+        hidden = self.manifest.model.hidden_size
         return Prompt(
             input_ids=arrays["input_ids"][0],
             token_types=arrays["moe_mm_token_type_ids"][0],
             feature_index=np.where(is_feature, np.cumsum(is_feature), 0),
             position_ids=prepared.position_ids[:, 0],
-            features=np.concatenate(features) if features else np.zeros((0, facts.hidden_size), np.float32),
+            features=np.concatenate(features) if features else np.zeros((0, hidden), np.float32),
+            content=content,
         )
 
     @staticmethod
-    def _result(sequence: Sequence) -> Result:
+    def _result(request: Request) -> Result:
+        sequence = request.sequence
+        if sequence.error is not None:
+            raise sequence.error
         prompt_tokens = len(sequence.prompt.input_ids)
         return Result(sequence.text.text, tuple(sequence.tokens), prompt_tokens, sequence.finish_reason)
 
     def close(self) -> None:
-        """Free the engine."""
+        """End what is still running, and free the engine."""
+        self.scheduler.close()
         self.engine.close()
 
     def __enter__(self) -> Self:
@@ -153,3 +198,9 @@ class Model:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _content(digest: bytes, tokens: int) -> np.ndarray:
+    """`Prompt.content` of one picture or clip."""
+    halves = np.frombuffer(digest, np.int64)
+    return np.column_stack([np.tile(halves, (tokens, 1)), np.arange(tokens)])

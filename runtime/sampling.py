@@ -23,6 +23,7 @@ class SamplingParams:
     repetition_penalty: above 1 makes tokens of the prompt and of the answer so far less likely.
     seed: equal seeds give equal answers; None draws a fresh one from the operating system.
     stop: strings that end the answer and are not part of it; one string or several.
+    logprobs: None for none; else of each chosen token, and of so many of the likeliest tokens beside it.
     """
 
     max_new_tokens: int = 128
@@ -33,6 +34,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         whole, real = self._whole, self._real
@@ -45,6 +47,7 @@ class SamplingParams:
             "repetition_penalty": real("repetition_penalty", "a finite number above 0", lambda x: 0 < x < math.inf),
             "seed": None if self.seed is None else whole("seed", minimum=0),
             "stop": self._strings("stop"),
+            "logprobs": None if self.logprobs is None else whole("logprobs", minimum=0),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -86,6 +89,27 @@ class SamplingParams:
         if not isinstance(strings, list | tuple) or not all(isinstance(text, str) and text for text in strings):
             raise UserError(f"{name}: expected a non-empty string or a list of them, found {value!r}")
         return tuple(strings)
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """Natural logarithms of probabilities under the model itself, before temperature, top-k and penalties.
+
+    chosen: of the chosen token; top: (id, logprob) of the likeliest tokens, the likeliest first.
+    """
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
+
+
+def logprobs(logits: np.ndarray, token: int, count: int) -> Logprobs:
+    """Of `token` and of the `count` likeliest tokens, from finite `logits` (vocab,)."""
+    scores = np.asarray(logits, np.float32)
+    total = scores.max() + np.log(np.exp(scores - scores.max()).sum())
+    count = min(count, len(scores))
+    best = np.argpartition(scores, len(scores) - count)[len(scores) - count :] if count else np.zeros(0, np.int64)
+    best = best[np.argsort(-scores[best], kind="stable")]
+    return Logprobs(float(scores[token] - total), tuple((int(id), float(scores[id] - total)) for id in best))
 
 
 class Sampler:

@@ -1,5 +1,12 @@
-"""Media to features: frames of one size go through the encoder together, in calls of bounded size."""
+"""Media to features: frames of one size go through the encoder together, in calls of bounded size.
 
+`FeatureCache` keeps what came out, so that a picture asked about again, in a later turn or by another request, is not
+encoded again.
+"""
+
+import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +16,49 @@ from ernie_export.runtime.preprocess.positions import vision_coordinates
 # Patches in one encoder call, so that activations stay bounded: the widest has 20 KB a patch at the released size. A
 # single frame of more patches than this still goes whole, since its patches attend to each other.
 PATCHES_PER_CALL = 4096
+
+
+class FeatureCache:
+    """Features of pictures and clips by the digest of their content, at most `limit` bytes, the last used ones.
+
+    Used from any thread; one encodes at a time, so that what two threads ask for is encoded once, too.
+    """
+
+    def __init__(self, engine: Engine, merge: int, limit: int) -> None:
+        self._engine, self._merge, self._limit = engine, merge, limit
+        self._kept: OrderedDict[bytes, np.ndarray] = OrderedDict()  # least recently used first
+        self._lock = threading.Lock()
+
+    def encode(
+        self, pixels: list[np.ndarray], grids: list[tuple[int, int, int]]
+    ) -> tuple[list[np.ndarray], list[bytes]]:
+        """As `encode_media`, but encodes only what is not kept, and that once; read-only. And each item's digest."""
+        if not pixels:
+            return [], []  # and wait for nobody
+        digests = [digest(item, grid) for item, grid in zip(pixels, grids, strict=True)]
+        with self._lock:
+            found = {key: self._kept[key] for key in digests if key in self._kept}
+            missing = [i for i, key in enumerate(digests) if key not in found and key not in digests[:i]]
+            encoded = encode_media(self._engine, [pixels[i] for i in missing], [grids[i] for i in missing], self._merge)
+            for i, features in zip(missing, encoded, strict=True):
+                features.setflags(write=False)
+                found[digests[i]] = features
+            for key in digests:
+                self._kept[key] = found[key]
+                self._kept.move_to_end(key)
+            while sum(features.nbytes for features in self._kept.values()) > self._limit:
+                self._kept.popitem(last=False)
+        return [found[key] for key in digests], digests
+
+
+def digest(pixels: np.ndarray, grid: tuple[int, int, int]) -> bytes:
+    """What an item's features depend on, in 16 bytes: its preprocessed pixels, (t·h·w, values), and its (t, h, w).
+
+    Not the file that it came from: the same picture may come by another path, as base64 or from memory.
+    """
+    content = hashlib.blake2b(np.array(grid, np.int64).tobytes(), digest_size=16)
+    content.update(np.ascontiguousarray(pixels).data)
+    return content.digest()
 
 
 def encode_media(

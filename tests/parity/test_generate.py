@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ernie_export.runtime import generation, load, pipeline, vision_features
+from ernie_export.runtime import Model, generation, load, vision_features
+from ernie_export.runtime.scheduler import Limits
 from PIL import Image
 
 NEAR = 1e-4
 NEW_TOKENS = 10
+FORGETFUL = Limits(reuse=False, feature_bytes=0)  # every answer from scratch
 CHECKPOINTS: dict[str, dict[str, Any]] = {
     "three-experts-of-eight": {
         "text": {"moe_num_experts": 8, "moe_k": 3, "num_hidden_layers": 4, "moe_num_shared_experts": 1}
@@ -81,7 +83,7 @@ def loaded(request, exported):
     """Name, our model and the reference."""
     name, target = request.param
     case = exported(name)
-    with load(case.bundles[target], threads=1) as model:
+    with load(case.bundles[target], threads=1, limits=FORGETFUL) as model:
         yield "/".join(request.param), model, case.reference
 
 
@@ -130,6 +132,21 @@ def left_padded(requests: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate(parts) for name, parts in batch.items()}
 
 
+def test_turn_by_turn(loaded, summary):
+    """A conversation asked again and again as it grows, each time taking over what the KV cache holds of it."""
+    name, model, reference = loaded
+    remembering = Model(model.manifest, model.preprocessor, model.engine)
+    messages = CONVERSATIONS["images-and-videos-over-turns"]
+    for turn, end in enumerate([i + 1 for i, message in enumerate(messages) if message["role"] == "user"]):
+        arrays = model.preprocess(messages[:end])
+        (expected,), (gaps,) = answer_of_reference(reference, arrays)
+        request = remembering.submit(messages[:end], max_new_tokens=NEW_TOKENS)
+        while not request.done:
+            remembering.scheduler.step()
+        compare(summary, f"{name} turn {turn}", tuple(request.sequence.tokens), expected, gaps)
+        assert (request.sequence.reused > 0) == (turn > 0)
+
+
 def test_a_batch_of_unequal_requests(loaded, summary):
     """As one at a time, and as the reference's left-padded batch."""
     name, model, reference = loaded
@@ -142,7 +159,7 @@ def test_a_batch_of_unequal_requests(loaded, summary):
         compare(summary, f"{name} {conversation} in a batch", several.tokens, wanted, row_gaps)
 
 
-def test_fewer_rows_than_requests(loaded, monkeypatch):
+def test_fewer_rows_than_requests(loaded):
     """Requests wait for a row, and rows of finished ones are taken over, without a trace in the answers.
 
     A few of the answers' tokens are declared end tokens, so that answers end at different steps.
@@ -152,11 +169,11 @@ def test_fewer_rows_than_requests(loaded, monkeypatch):
     alone = [model.generate(messages, max_new_tokens=NEW_TOKENS).tokens for messages in requests]
     ends = {alone[0][2], alone[2][5]}
     facts = replace(model.manifest.model, eos_token_ids=tuple(ends))
-    ending = pipeline.Model(replace(model.manifest, model=facts), model.preprocessor, model.engine)
+    manifest = replace(model.manifest, model=facts)
     cut = [next((i + 1 for i, token in enumerate(tokens) if token in ends), NEW_TOKENS) for tokens in alone]
     assert len(set(cut)) > 1, "all end at once, and no row moves"
     for rows in (2, 3, 16):
-        monkeypatch.setattr(pipeline, "ROWS", rows)
+        ending = Model(manifest, model.preprocessor, model.engine, Limits(rows=rows))
         results = ending.generate(requests, max_new_tokens=NEW_TOKENS)
         assert [r.tokens for r in results] == [tokens[:n] for tokens, n in zip(alone, cut)]
 

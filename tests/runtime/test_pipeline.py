@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from ernie_export.exporter.export import Progress, export
 from ernie_export.graphs.errors import UserError
-from ernie_export.runtime import Model, Result, load, pipeline
+from ernie_export.runtime import Model, Result, load
 from ernie_export.runtime.sampling import SamplingParams
+from ernie_export.runtime.scheduler import Limits
 from PIL import Image
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 QUIET = Progress(lambda name, total: None, lambda count: None)
 LONG = {"min_new_tokens": 24, "max_new_tokens": 24}  # the end token is barred, so that there is text to work on
+
+FORGETFUL = Limits(reuse=False, feature_bytes=0)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,8 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(bundle):
-    with load(bundle, threads=1) as loaded:
+    """Without memory between calls; test_reuse.py is about that."""
+    with load(bundle, threads=1, limits=FORGETFUL) as loaded:
         yield loaded
 
 
@@ -54,7 +58,7 @@ CONVERSATIONS = [
 def changed(model: Model, **facts: Any) -> Model:
     """The same model with other figures in its manifest."""
     manifest = replace(model.manifest, model=replace(model.manifest.model, **facts))
-    return Model(manifest, model.preprocessor, model.engine)
+    return Model(manifest, model.preprocessor, model.engine, FORGETFUL)
 
 
 def streamed(model: Model, messages: Any, **options: Any) -> tuple[list[str], Result]:
@@ -150,7 +154,7 @@ def test_a_seed_repeats_an_answer_in_any_company(model):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 16])
-def test_fewer_rows_than_conversations(model, monkeypatch, rows):
+def test_fewer_rows_than_conversations(model, rows):
     """Conversations wait for a row, and the rows of finished ones are taken over; each answers as if alone.
 
     The token that makes the answers most unequal in length is declared the end token.
@@ -164,8 +168,8 @@ def test_fewer_rows_than_conversations(model, monkeypatch, rows):
     assert len(lengths[end]) > 1, "all end at once, and no row moves"
     ending = changed(model, eos_token_ids=(end,))
     alone = [ending.generate(messages, **options) for messages in conversations]
-    monkeypatch.setattr(pipeline, "ROWS", rows)
-    assert ending.generate(conversations, **options) == alone
+    few = Model(ending.manifest, ending.preprocessor, ending.engine, Limits(rows=rows))
+    assert few.generate(conversations, **options) == alone
 
 
 def test_answers_come_as_they_were_asked(model):
