@@ -148,7 +148,9 @@ def test_statistics():
 def test_tokens_before_the_last_first_token_are_no_decode():
     """A request that decodes while another is still in prefill."""
     round = (Request(10, (0.1, 0.2, 0.3)), Request(10, (0.25, 0.3, 0.4)))
-    assert BatchTimes(2, (round,)).figures()["decode_throughput"] == pytest.approx(3 / 0.15)
+    figures = BatchTimes(2, (round,)).figures()
+    assert figures["decode_throughput"] == pytest.approx(3 / 0.15)
+    assert (figures["duration"], figures["output_throughput"]) == pytest.approx((0.4, 6 / 0.4))
 
 
 def test_a_cache_past_the_memory_is_refused(model, monkeypatch):

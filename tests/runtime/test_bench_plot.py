@@ -59,6 +59,13 @@ def test_an_older_plot_stays_until_the_new_one_is_whole(tmp_path, monkeypatch, e
     assert isinstance(error, KeyboardInterrupt) or f"--plot {path}" in str(raised.value)
 
 
+def test_nothing_is_written_to_the_plot_in_place(tmp_path, monkeypatch):
+    path, written, write = tmp_path / "out.png", [], Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda self, content: (written.append(self), write(self, content)))
+    draw(path, (answers(1, 4),), CAPTIONS)
+    assert len(written) == 1 and path not in written and path.stat().st_size > 10000
+
+
 def test_no_window_system_is_asked_for(tmp_path):
     draw(tmp_path / "out.png", (answers(1, 4),), CAPTIONS)
     assert "matplotlib.pyplot" not in sys.modules
