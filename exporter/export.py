@@ -8,6 +8,7 @@ from pathlib import Path
 from ernie_export.exporter import weights
 from ernie_export.exporter.bundle import writing_bundle
 from ernie_export.exporter.processors import find_processor_files
+from ernie_export.exporter.published_files import transformers_spelling
 from ernie_export.exporter.targets import onnx
 from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.checkpoint import Checkpoint
@@ -36,20 +37,21 @@ def export(folder: Path, output: Path, target: str, precision: str, progress: Pr
     onnx.check_target(config, target)
     checkpoint = Checkpoint.open(folder)
     check_layout(checkpoint, config)
-    processor_files = find_processor_files(folder)
-    graphs = onnx.build_graphs(config, precision)
-    layout = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
-    with writing_bundle(output) as partial:
-        progress.stage("Writing weights", layout.nbytes)
-        digest = weights.write(layout, checkpoint, partial / DATA_FILE, progress.advance)
-        progress.stage("Writing graphs", 0)
-        for name, graph in graphs.items():
-            graph.save(partial / f"{name}.onnx", onnx.LOWERINGS[target], DATA_FILE, layout.offsets)
-        for path in processor_files:
-            shutil.copyfile(path, partial / path.name)
-        manifest = describe(partial, config, graphs, target, precision, digest)
-        manifest.write(partial)
-        progress.stage("Moving the bundle into place", 0)
+    with transformers_spelling(folder, config) as source:
+        processor_files = find_processor_files(source)
+        graphs = onnx.build_graphs(config, precision)
+        layout = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
+        with writing_bundle(output) as partial:
+            progress.stage("Writing weights", layout.nbytes)
+            digest = weights.write(layout, checkpoint, partial / DATA_FILE, progress.advance)
+            progress.stage("Writing graphs", 0)
+            for name, graph in graphs.items():
+                graph.save(partial / f"{name}.onnx", onnx.LOWERINGS[target], DATA_FILE, layout.offsets)
+            for path in processor_files:
+                shutil.copyfile(path, partial / path.name)
+            manifest = describe(partial, config, graphs, target, precision, digest)
+            manifest.write(partial)
+            progress.stage("Moving the bundle into place", 0)
     return manifest
 
 

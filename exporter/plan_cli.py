@@ -11,6 +11,7 @@ from typing import Any
 import click
 from ernie_export.exporter.devices import DEVICES, Device, find_device
 from ernie_export.exporter.plan_workload import CONTEXT, read_workload
+from ernie_export.exporter.published_files import transformers_spelling
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.json_section import one_line
@@ -64,10 +65,11 @@ def command(
             raise UserError(f"--precision: expected some of {','.join(PRECISIONS)}, found {one_line(name)}")
     config = ErnieConfig.from_hf(folder)
     device = find_device(device_name) if device_name is not None else None
-    workload = read_workload(config, folder, context, batch, images)
+    with transformers_spelling(folder, config, whole=False) as source:
+        workload, copied = read_workload(config, source, context, batch, images), processor_bytes(source)
     base = Model.build(config)
     estimates = [estimate(base, name, workload, device) for name in dict.fromkeys(precisions)]
-    parameters, copied = base[0].parameters(), processor_bytes(folder)
+    parameters = base[0].parameters()
     plan: dict[str, Any] = {
         "checkpoint": str(checkpoint),
         "parameters": {"total": sum(parameters.values()), **parameters},

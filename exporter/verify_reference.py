@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from ernie_export.exporter.published_files import transformers_spelling
+from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.errors import UserError
 from transformers import Ernie4_5_VLMoeForConditionalGeneration
 
@@ -14,9 +16,10 @@ class Reference:
 
     def __init__(self, checkpoint: Path) -> None:
         try:
-            self.model = Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(
-                checkpoint, dtype=torch.float32, experts_implementation="eager", local_files_only=True
-            ).eval()
+            with transformers_spelling(checkpoint, ErnieConfig.from_hf(checkpoint), whole=False) as folder:
+                self.model = Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(
+                    folder, dtype=torch.float32, experts_implementation="eager", local_files_only=True
+                ).eval()
         except (OSError, ValueError) as e:
             line = str(e).strip().split("\n")[0]
             raise UserError(f"{checkpoint}: expected a checkpoint that transformers loads, found: {line}") from e

@@ -18,7 +18,7 @@ PACKAGE = "ernie_export"
 FOLDERS = ("graphs", "exporter", "runtime")
 # Third-party packages that each extra of pyproject.toml installs, by import name.
 BASE = {"numpy", "PIL", "av", "onnxruntime", "tokenizers", "jinja2", "click", "rich"}
-EXPORT = {"onnx", "onnx_ir", "ml_dtypes"}
+EXPORT = {"onnx", "onnx_ir", "ml_dtypes", "sentencepiece"}
 PARITY = {"torch", "transformers", "safetensors"}
 # Only within functions: most machines have none of them.
 LAZY = {"triton", "tensorrt", "polygraphy", "cuda", "matplotlib"}

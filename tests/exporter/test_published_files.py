@@ -1,0 +1,313 @@
+"""The mini checkpoint written as the original revision is: its bundle answers just alike, or it is refused by key."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from ernie_export.exporter import cli, plan_cli
+from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.published_files import transformers_spelling
+from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.manifest import Manifest
+from ernie_export.runtime import load
+from safetensors.numpy import load_file, save_file
+from sentencepiece import sentencepiece_model_pb2
+
+ROOT = Path(__file__).parents[2]
+MINI, MEDIA = ROOT / "examples" / "mini-ernie", ROOT / "examples" / "media"
+QUIET = Progress(lambda name, total: None, lambda count: None)
+PLACES = {"<|IMAGE_PLACEHOLDER|>": "<|image@placeholder|>", "<|VIDEO_PLACEHOLDER|>": "<|video@placeholder|>"}
+AS_THEY_ARE = ("Roboto-Regular.ttf", "generation_config.json")
+
+
+def mini(name: str) -> Any:
+    return json.loads((MINI / name).read_text())
+
+
+def write(folder: Path, name: str, document: object) -> None:
+    (folder / name).write_text(json.dumps(document))
+
+
+def write_config(folder: Path) -> None:
+    config = mini("config.json")
+    text, vision = config["text_config"], config["vision_config"]
+    kept = "hidden_size intermediate_size max_position_embeddings moe_intermediate_size moe_k moe_num_shared_experts"
+    kept += " num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size use_bias"
+    media = {key: value for key, value in config.items() if key.endswith("token_id") and key != "image_token_id"}
+    original = {key: text[key] for key in kept.split()} | media | {
+        "architectures": config["architectures"],
+        "auto_map": {"AutoConfig": "configuration_ernie4_5_vl.Ernie4_5_VLMoEConfig"},
+        "model_type": "ernie4_5_moe_vl",
+        "im_patch_id": config["image_token_id"],
+        "eos_token_id": text["eos_token_id"],
+        "torch_dtype": config["dtype"],
+        "tie_word_embeddings": config["tie_word_embeddings"],
+        "freq_allocation": text["rope_parameters"]["mrope_section"][2],
+        "rope_theta": text["rope_parameters"]["rope_theta"],
+        "rope_3d": True,
+        "moe_capacity": [16, 16, 16],
+        "moe_gate": "topk",
+        "moe_use_aux_free": True,
+        "moe_num_experts": [text["moe_num_experts"]] * 2,
+        "moe_layer_interval": 1,
+        "moe_layer_start_index": [1, 1],
+        "moe_layer_end_index": [5, 4],
+        "pixel_hidden_size": vision["hidden_size"],
+        "spatial_conv_size": vision["spatial_merge_size"],
+        "temporal_conv_size": vision["temporal_merge_size"],
+        "vision_config": {
+            "model_type": "DFNRope_vision_transformer",
+            "depth": vision["depth"],
+            "embed_dim": vision["hidden_size"],
+            "hidden_size": vision["hidden_size"],
+            "hidden_act": "quick_gelu",
+            "in_channels": 3,
+            "mlp_ratio": vision["intermediate_size"] // vision["hidden_size"],
+            "num_heads": vision["num_heads"],
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+        },
+    }  # fmt: skip
+    write(folder, "config.json", original)
+
+
+def write_processors(folder: Path) -> None:
+    image, video = mini("preprocessor_config.json"), mini("video_preprocessor_config.json")
+    settings = {key: value for key, value in image.items() if key not in ("size", "temporal_patch_size")}
+    settings |= {
+        "image_processor_type": "Ernie4_5_VLImageProcessor",
+        "processor_class": "Ernie4_5_VLProcessor",
+        "auto_map": {"AutoProcessor": "processing_ernie4_5_vl.Ernie4_5_VLProcessor"},
+        "min_pixels": image["size"]["shortest_edge"],
+        "max_pixels": image["size"]["longest_edge"],
+        "video_fps": 2,
+    }
+    options = {
+        "processor_class": "Ernie4_5_VLProcessor",
+        "video_min_pixels": video["size"]["shortest_edge"],
+        "video_max_pixels": video["size"]["longest_edge"],
+        "video_min_frames": video["min_frames"],
+        "video_max_frames": video["max_frames"],
+    }
+    write(folder, "preprocessor_config.json", settings)
+    write(folder, "processor_config.json", options)
+
+
+def write_tokenizer(folder: Path, sentencepiece: bool) -> None:
+    """tokenizer.model and added_tokens.json, or tokenizer.json; the template with the original's marks."""
+    settings, content = mini("tokenizer_config.json"), mini("tokenizer.json")
+    named = {key: settings[key] for key in settings if key.endswith("_token") and "image" not in key}
+    special = {key: value for key, value in named.items() if "video" not in key}
+    special |= {"additional_special_tokens": settings["extra_special_tokens"]}
+    template = (MINI / "chat_template.jinja").read_text()
+    for token, mark in PLACES.items():
+        template = template.replace(token, mark)
+    tokenizer = {"tokenizer_class": "Ernie4_5_VLTokenizer", "chat_template": template, "add_prefix_space": False}
+    write(folder, "tokenizer_config.json", special | tokenizer)
+    write(folder, "special_tokens_map.json", special)
+    if not sentencepiece:
+        write(folder, "tokenizer.json", content)
+        return
+    own = {token["content"] for token in content["added_tokens"]}
+    model = sentencepiece_model_pb2.ModelProto()
+    model.trainer_spec.model_type = sentencepiece_model_pb2.TrainerSpec.BPE
+    model.trainer_spec.byte_fallback = True
+    kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
+    for text, index in sorted(content["model"]["vocab"].items(), key=lambda item: item[1]):
+        kind = kinds.BYTE if 3 <= index < 259 else kinds.USER_DEFINED if text in own else kinds.NORMAL
+        kind = kinds.UNKNOWN if index == 0 else kinds.CONTROL if index < 3 else kind
+        model.pieces.add(piece=text, score=-float(index), type=kind)
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    count = len(content["model"]["vocab"])
+    write(folder, "added_tokens.json", {t["content"]: t["id"] for t in content["added_tokens"] if t["id"] >= count})
+
+
+def write_original(folder: Path, sentencepiece: bool = True) -> Path:
+    """The mini checkpoint in the original spelling, the encoder's tensors under their published names."""
+    folder.mkdir()
+
+    def published(tensors: dict[str, Any]) -> dict[str, Any]:
+        return {name.replace("model.vision_model.", "vision_model."): value for name, value in tensors.items()}
+
+    for shard in MINI.glob("*.safetensors"):
+        save_file(published(load_file(shard)), folder / shard.name)
+    index = mini("model.safetensors.index.json")
+    index["weight_map"] = published(index["weight_map"])
+    write(folder, "model.safetensors.index.json", index)
+    for name in AS_THEY_ARE:
+        shutil.copyfile(MINI / name, folder / name)
+    write_config(folder)
+    write_processors(folder)
+    write_tokenizer(folder, sentencepiece)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, list[Any]]:
+    """Manifest and answers of the checkpoint as it is."""
+    bundle = tmp_path_factory.mktemp("mini") / "bundle"
+    manifest = export(MINI, bundle, "onnx", "fp32", QUIET)
+    return manifest, answers(bundle)
+
+
+def answers(bundle: Path) -> list[Any]:
+    """Prompts' arrays and answers on text, pictures and a clip."""
+
+    def part(name: str) -> dict[str, str]:
+        return {"type": "video" if name.endswith("mp4") else "image", "path": str(MEDIA / name)}
+
+    found = []
+    with load(bundle, threads=1) as model:
+        for media, question in (
+            ([], "How many sides has a triangle?"),
+            (["shapes.png"], "What is in the picture?"),
+            (["few.png", "many.jpg"], "What colour is the circle in picture 2?"),
+            (["popping.mp4"], "When does the circle appear? 0123456789"),
+        ):
+            content = [*map(part, media), {"type": "text", "text": question}]
+            messages = [{"role": "system", "content": "Answer."}, {"role": "user", "content": content}]
+            arrays = model.preprocessor.prepare(messages).arrays
+            found.append(({name: array.tolist() for name, array in arrays.items()}, model.generate(messages).text))
+    return found
+
+
+@pytest.mark.parametrize("sentencepiece", [True, False], ids=["tokenizer.model", "tokenizer.json"])
+def test_the_bundle_is_the_same_and_answers_the_same(tmp_path: Path, expected: Any, sentencepiece: bool) -> None:
+    manifest = export(write_original(tmp_path / "original", sentencepiece), tmp_path / "bundle", "onnx", "fp32", QUIET)
+    assert manifest.model == expected[0].model
+    for name, entry in expected[0].files.items():
+        if name.endswith((".onnx", ".safetensors", ".ttf")) or name == "generation_config.json":
+            assert manifest.files[name] == entry, name
+    assert set(manifest.files) == set(expected[0].files)
+    assert answers(tmp_path / "bundle") == expected[1]
+    assert len({answer for _, answer in expected[1]}) == 4
+
+
+def test_ernie_plan_reads_it(tmp_path: Path) -> None:
+    original = write_original(tmp_path / "original")
+
+    def plan(*arguments: Any) -> dict[str, Any]:
+        result = CliRunner().invoke(plan_cli.command, [*map(str, arguments), "--json", "--images", "300x200"])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    whole, known = plan(original), plan(MINI)
+    for key in ("parameters", "active_parameters", "workload"):
+        assert whole[key] == known[key]
+    (tmp_path / "alone").mkdir()
+    shutil.copyfile(original / "config.json", tmp_path / "alone" / "config.json")
+    alone = plan(tmp_path / "alone" / "config.json")
+    assert alone["parameters"] == known["parameters"] and alone["processor_files"] < 4096 < whole["processor_files"]
+
+
+def change(name: str, **values: Any) -> Callable[[Path], None]:
+    """Set keys of one file."""
+
+    def apply(folder: Path) -> None:
+        document = json.loads((folder / name).read_text())
+        write(folder, name, {key: value for key, value in (document | values).items() if value is not ...})
+
+    return apply
+
+
+def spoil_tokens(text: str, index: int | None) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        tokens = json.loads((folder / "added_tokens.json").read_text()) | {text: index}
+        write(folder, "added_tokens.json", {key: value for key, value in tokens.items() if value is not None})
+
+    return apply
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def content(name: str, data: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+IMAGE, OPTIONS, TOKENS = "preprocessor_config.json", "processor_config.json", "tokenizer_config.json"
+# What is done to the original checkpoint, and what the one line has to name.
+DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "unknown key of the config": (change("config.json", window=3), ("config.json", "window")),
+    "another bank size": (change("config.json", moe_num_experts=[8, 4]), ("config.json", "moe_num_experts")),
+    "unknown key of the image processor": (change(IMAGE, do_flip=True), (IMAGE, "do_flip")),
+    "unknown key of the processor": (change(OPTIONS, video_speed=2), (OPTIONS, "video_speed")),
+    "another image processor": (change(IMAGE, image_processor_type="CLIP"), (IMAGE, "image_processor_type", "CLIP")),
+    "another processor": (change(OPTIONS, processor_class="Qwen2VLProcessor"), (OPTIONS, "Qwen2VLProcessor")),
+    "another patch": (change(IMAGE, patch_size=16), (IMAGE, "patch_size: expected 14, found 16")),
+    "another merge": (change(OPTIONS, spatial_conv_size=1), (OPTIONS, "spatial_conv_size: expected 2, found 1")),
+    "no patch size": (change(IMAGE, patch_size=0), (IMAGE, "patch_size")),
+    "bounds the wrong way round": (change(IMAGE, min_pixels=99999), (IMAGE, "min_pixels: expected at most max_pixels")),
+    "no bounds": (change(IMAGE, max_pixels="many"), (IMAGE, 'max_pixels: expected a whole number from 1, found many')),
+    "two picture bounds": (change(OPTIONS, image_max_pixels=8), (OPTIONS, "image_max_pixels: expected 12544, found 8")),
+    "two clip bounds": (change(IMAGE, video_max_pixels=8), (IMAGE, "video_max_pixels: expected 12544, found 8")),
+    "another sampling": (change(IMAGE, video_frames_sample="middle"), (IMAGE, "video_frames_sample: expected leading")),
+    "frames by count": (change(OPTIONS, video_target_frames=8), (OPTIONS, "video_target_frames")),
+    "no font": (remove("Roboto-Regular.ttf"), ("original/Roboto-Regular.ttf", "font")),
+    "no processor": (remove(IMAGE), (f"original/{IMAGE}", "no file")),
+    "no tokenizer": (remove("tokenizer.model"), ("original/tokenizer.model", "SentencePiece")),
+    "no tokenizer settings": (remove(TOKENS), (f"original/{TOKENS}", "no file")),
+    "damaged tokenizer": (content("tokenizer.model", b"\x0a\xff"), ("tokenizer.model", "SentencePiece")),
+    "empty tokenizer": (content("tokenizer.model", b""), ("tokenizer.model", "BPE")),
+    "damaged tokenizer.json": (content("tokenizer.json", b"{}"), ("original/tokenizer.json", "a tokenizer")),
+    "another tokenizer": (change(TOKENS, tokenizer_class="Qwen2Tokenizer"), (TOKENS, "tokenizer_class", "Qwen2")),
+    "unknown tokenizer setting": (change(TOKENS, do_lower_case=True), (TOKENS, "do_lower_case")),
+    "prefix space": (change(TOKENS, add_prefix_space=True), (TOKENS, "add_prefix_space: expected false, found true")),
+    "another named token": (change(TOKENS, cls_token="[CLS]"), (TOKENS, "cls_token", "[CLS]")),
+    "contradictory map": (change("special_tokens_map.json", eos_token="<eos>"), ("special_tokens_map.json", "<eos>")),
+    "unknown named token": (change("special_tokens_map.json", odd="<o>"), ("special_tokens_map.json", "odd")),
+    "special tokens of a kind": (change(TOKENS, additional_special_tokens=[3]), (TOKENS, "additional_special_tokens")),
+    "a gap in the ids": (spoil_tokens("<|LOC_0|>", 900), ("<|LOC_0|>", "expected id 480, found 900")),
+    "no id": (spoil_tokens("<think>", "x"), ("added_tokens.json", "<think>", "expected an id")),
+    "a missing media token": (spoil_tokens("<|IMAGE_PLACEHOLDER|>", None), ("expected id 470, found 471",)),
+    "more tokens than rows": (spoil_tokens("<|LOC_0|>", 480), ("at most vocab_size 480 tokens", "found 481")),
+    "tokens that are none": (change(TOKENS, added_tokens_decoder={"x": 1}), (TOKENS, "added_tokens_decoder")),
+    "no template": (change(TOKENS, chat_template=None), (TOKENS, "chat_template: expected a chat template")),
+    "template without marks": (change(TOKENS, chat_template="{{ messages }}"), (TOKENS, "<|image@placeholder|>")),
+    "another id in the config": (change("config.json", video_token_id=477), ("<|VIDEO_PLACEHOLDER|>", "477", "473")),
+}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_original(tmp_path_factory.mktemp("damage") / "original")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_not_covered_is_refused_in_one_line(tmp_path: Path, original: Path, damage: str) -> None:
+    spoil, named = DAMAGE[damage]
+    folder = shutil.copytree(original, tmp_path / "original")
+    spoil(folder)
+    result = CliRunner().invoke(cli.command, [str(folder), "-o", str(tmp_path / "bundle")])
+    assert result.exit_code != 0 and result.exception is not None
+    message = str(result.exception)
+    assert "\n" not in message and "expected" in message and "found" in message, message
+    for part in named:
+        assert part in message
+    assert [path.name for path in tmp_path.iterdir()] == ["original"]
+
+
+def test_a_file_of_the_original_code_is_never_run(tmp_path: Path, original: Path) -> None:
+    folder = shutil.copytree(original, tmp_path / "original")
+    for name in ("configuration_ernie4_5_vl.py", "processing_ernie4_5_vl.py", "modeling_ernie4_5_vl.py"):
+        (folder / name).write_text("raise SystemExit('run')")
+    bundle = tmp_path / "bundle"
+    export(folder, bundle, "onnx", "fp32", QUIET)
+    assert not list(bundle.glob("*.py"))
+    assert ErnieConfig.from_hf(bundle) == ErnieConfig.from_hf(MINI)
+
+
+def test_transformers_finds_the_whole_checkpoint(original: Path) -> None:
+    with transformers_spelling(original, ErnieConfig.from_hf(original)) as folder:
+        names = {path.name for path in folder.iterdir()}
+        assert names == {path.name for path in MINI.iterdir() if path.suffix != ".md"}
+        assert all((folder / name).is_file() for name in names)
+        assert ErnieConfig.from_hf(folder) == ErnieConfig.from_hf(MINI)
+    assert not folder.exists()
+    with transformers_spelling(MINI, ErnieConfig.from_hf(MINI)) as folder:
+        assert folder == MINI
