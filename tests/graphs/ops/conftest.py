@@ -1,0 +1,45 @@
+"""Triton's interpreter for the kernel tests: the same kernels, run by NumPy on PyTorch's CPU tensors."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> Iterator[None]:
+    """Kernels of this module run in the interpreter: it takes over where a kernel's module is first imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        from ernie_export.graphs.ops.moe_dispatch import kernel_experts, kernel_route
+        from ernie_export.graphs.ops.mrope import kernel
+        from triton.runtime.interpreter import InterpretedFunction
+
+        for function in (kernel.rope, kernel_route.route, kernel_experts.gate_up):
+            assert isinstance(function, InterpretedFunction), "a kernel was imported before, to be compiled"
+        yield
+
+
+@pytest.fixture(scope="session")
+def unwritten() -> Callable[[tuple[int, ...], str], torch.Tensor]:
+    """Makes outputs that show where a kernel did not write: NaN, or an index far outside of every tensor."""
+
+    def empty(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+        kind = getattr(torch, dtype)
+        return torch.full(shape, float("nan") if kind.is_floating_point else 2**30, dtype=kind)
+
+    return empty
+
+
+@pytest.fixture
+def reversed_programs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function that makes the interpreter run a grid's programs from the last to the first."""
+    from triton.runtime import interpreter
+
+    builder = interpreter.interpreter_builder
+    forward = builder.set_grid_idx
+
+    def backward(*index: int) -> None:
+        forward(*(size - 1 - i for size, i in zip(builder.grid_dim, index, strict=True)))
+
+    return lambda: monkeypatch.setattr(builder, "set_grid_idx", backward)

@@ -1,0 +1,197 @@
+"""The kernels of expert dispatch, in Triton's interpreter, against the NumPy reference.
+
+The interpreter runs a grid's programs one after the other, so it can't show a race. What it can show stands in
+`test_answer_does_not_depend_on_the_order_of_programs`.
+"""
+
+import numpy as np
+import pytest
+import torch
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.ops.moe_dispatch import plugin, reference
+from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
+from ernie_export.graphs.ops.stage import launch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytestmark = pytest.mark.usefixtures("interpreted")
+NORM_MIN = 1e-12
+MIXES = {
+    "mixed": lambda t: t * 7 % 5 % 3,
+    "text only": lambda t: t * 0,
+    "vision only": lambda t: t * 0 + 2,
+    "one vision token": lambda t: (t == 3).astype(np.int64),
+}
+
+
+def bank(rng, hidden, experts, width):
+    shapes = (hidden, experts), (experts,), (experts, 2 * width, hidden), (experts, hidden, width)
+    return tuple(rng.normal(0, 0.3, shape).astype(np.float32) for shape in shapes)
+
+
+def case(seed, tokens, hidden, experts, widths):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((tokens, hidden)).astype(np.float32)
+    return x, *(bank(rng, hidden, experts, width) for width in widths)
+
+
+@pytest.fixture(scope="module")
+def run(unwritten):
+    """run(x, types, text, vision, k, tactics): the chain's tensors, with x and the expert weights in `dtype`.
+
+    Without `types` and `vision` by the text bank alone.
+    """
+
+    def tensors(arrays, dtype):
+        gate, bias, *weights = (torch.from_numpy(array) for array in arrays)
+        return gate, bias, *(weight.to(dtype) for weight in weights)
+
+    def run(x, types, text, vision, k, tactics, dtype=torch.float32):
+        types, vision = (None, None) if types is None else (torch.from_numpy(types), tensors(vision, dtype))
+        x, text = torch.from_numpy(x).to(dtype), tensors(text, dtype)
+        return moe_dispatch(x, types, text, vision, k, NORM_MIN, unwritten, tactics)
+
+    return run
+
+
+def check(found, expected, experts, tolerance=3e-6):
+    assert np.array_equal(found["experts"].numpy(), experts)
+    y = found["y"].float().numpy()
+    np.testing.assert_allclose(y, expected, rtol=0, atol=tolerance * max(np.abs(expected).max(), 1e-3))
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(st.data())
+def test_chain_equals_reference(run, data):
+    tokens, hidden = data.draw(st.integers(1, 20), "tokens"), data.draw(st.integers(1, 50), "hidden")
+    experts, widths = data.draw(st.integers(1, 7), "experts"), data.draw(st.tuples(*[st.integers(1, 40)] * 2), "widths")
+    k = data.draw(st.integers(1, experts), "k")
+    mix = data.draw(st.sampled_from(sorted(MIXES)), "types")
+    tactics = data.draw(st.sampled_from([DECODE, PREFILL]), "tactics")
+    x, text, vision = case(data.draw(st.integers(0, 99), "seed"), tokens, hidden, experts, widths)
+    types = MIXES[mix](np.arange(tokens))
+    check(run(x, types, text, vision, k, tactics), *reference.moe_dispatch(x, types, text, vision, k, NORM_MIN))
+
+
+@pytest.mark.parametrize("tactics", [DECODE, PREFILL], ids=["decode", "prefill"])
+@pytest.mark.parametrize(("tokens", "k"), [(1, 3), (9, 5), (17, 1)])
+def test_one_bank_equals_reference(run, tokens, k, tactics):
+    x, text = case(tokens, tokens, 33, 5, (21,))
+    check(run(x, None, text, None, k, tactics), *reference.expert_bank(x, *text, k, NORM_MIN))
+
+
+def test_every_tactic_equals_the_first(run, unwritten):
+    """Widths of no block's multiple; more tokens than the smallest block of slots, so that an expert has two tiles."""
+    x, text, vision = case(5, 19, 40, 3, (37, 19))
+    types = MIXES["mixed"](np.arange(19))
+    found = run(x, types, text, vision, 2, DECODE)
+    check(found, *reference.moe_dispatch(x, types, text, vision, 2, NORM_MIN))
+    values = {"k": 2, "norm_min": NORM_MIN}
+    for stage in plugin.stages(vision=True):
+        attributes = {name: values[name] for name in stage.attributes}
+        names = [o.name for o in stage.outputs({n: found[n].shape for n in stage.inputs}, attributes)]
+        for tactic in stage.tactics:
+            for name, tensor in zip(names, launch(stage, found, attributes, tactic, unwritten)):
+                torch.testing.assert_close(tensor, found[name], rtol=1e-5, atol=1e-5, equal_nan=name == "act")
+
+
+@pytest.mark.parametrize("tactics", [DECODE, PREFILL], ids=["decode", "prefill"])
+def test_all_tokens_to_one_expert(run, tactics):
+    """The bias decides, and does not weigh: the tokens fill many tiles of one expert, and all others have none."""
+    x, text, vision = case(1, 35, 20, 4, (18, 9))
+    text[1][:] = [0, 0, 9, 0]
+    types = np.zeros(35, np.int64)
+    expected, experts = reference.moe_dispatch(x, types, text, vision, 1, NORM_MIN)
+    assert (experts == 2).all()
+    found = run(x, types, text, vision, 1, tactics)
+    check(found, expected, experts)
+    assert found["offsets"].tolist() == [0, 0, 0, 35, 35, 35, 35, 35, 35]
+    assert found["order"].tolist() == list(range(35))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.012), (torch.float16, 0.0015)])
+@pytest.mark.parametrize("tactics", [DECODE, PREFILL], ids=["decode", "prefill"])
+def test_half_precision_is_rounded_three_times(run, dtype, tolerance, tactics):
+    """Against float32 on the same rounded numbers: act, out and y are each rounded once, to 2^-9 or 2^-12."""
+    x, text, vision = case(2, 11, 48, 5, (32, 20))
+    types = MIXES["mixed"](np.arange(11))
+
+    def rounded(array):
+        return torch.from_numpy(array).to(dtype).float().numpy()
+
+    text, vision = ((gate, bias, rounded(up), rounded(down)) for gate, bias, up, down in (text, vision))
+    expected = reference.moe_dispatch(rounded(x), types, text, vision, 3, NORM_MIN)
+    check(run(x, types, text, vision, 3, tactics, dtype), *expected, tolerance)
+
+
+@pytest.mark.parametrize("tactics", [DECODE, PREFILL], ids=["decode", "prefill"])
+def test_answer_does_not_depend_on_the_order_of_programs(run, tactics, reversed_programs):
+    x, text, vision = case(3, 13, 40, 4, (24, 10))
+    types = MIXES["mixed"](np.arange(13))
+    forward = run(x, types, text, vision, 3, tactics)
+    reversed_programs()
+    backward = run(x, types, text, vision, 3, tactics)
+    for name in ("partial", "experts", "slots", "weights", "offsets", "order", "out", "y"):
+        assert torch.equal(forward[name], backward[name]), name
+    used = forward["act"].isnan() == backward["act"].isnan()  # a vision row is narrower than act
+    assert used.all() and torch.equal(forward["act"].nan_to_num(), backward["act"].nan_to_num())
+
+
+def test_equal_scores_go_to_the_lower_expert(run):
+    x, text = case(4, 3, 16, 6, (8,))
+    text[0][:], text[1][:] = 0, 0
+    found = run(x, None, text, None, 4, DECODE)
+    assert found["experts"].tolist() == [[0, 1, 2, 3]] * 3
+    assert np.allclose(found["weights"], 0.25)
+
+
+def test_slots_ascend_and_are_grouped_in_order_of_token(run):
+    x, text, vision = case(6, 14, 24, 5, (12, 6))
+    types = MIXES["mixed"](np.arange(14))
+    found = run(x, types, text, vision, 3, DECODE)
+    slots, offsets, order = (found[name].numpy() for name in ("slots", "offsets", "order"))
+    assert np.array_equal(slots, np.sort(found["experts"].numpy(), axis=1))
+    assert np.array_equal(order, np.argsort(slots.reshape(-1), kind="stable"))
+    assert np.array_equal(np.diff(offsets), np.bincount(slots.reshape(-1), minlength=10))
+
+
+def test_norm_min_bounds_the_weights(run):
+    """A token whose chosen expert has next to no probability gets a weight below 1."""
+    x, text = case(7, 1, 8, 3, (4,))
+    text[0][:] = 0
+    text[0][:, 0] = np.float32(8) * np.sign(x[0])
+    text[1][:] = [0, 2, 0]
+    expected, experts = reference.expert_bank(x, *text, 1, NORM_MIN)
+    found = run(x, None, text, None, 1, DECODE)
+    assert experts.tolist() == [[1]] and found["weights"][0, 0] < 0.5
+    np.testing.assert_allclose(found["y"].numpy(), expected, rtol=1e-4)
+
+
+def test_not_a_number_harms_its_own_token_only(run):
+    x, text, vision = case(8, 6, 24, 5, (12, 6))
+    types = MIXES["mixed"](np.arange(6))
+    expected, _ = reference.moe_dispatch(x, types, text, vision, 3, NORM_MIN)
+    x[2] = np.nan
+    with np.errstate(invalid="ignore"):
+        found = run(x, types, text, vision, 3, DECODE)
+    slots = found["slots"].numpy()
+    assert all(len(set(row)) == 3 and 0 <= row.min() and row.max() < 10 for row in slots)
+    y, others = found["y"].numpy(), np.arange(6) != 2
+    assert np.isnan(y[2]).all()
+    np.testing.assert_allclose(y[others], expected[others], rtol=0, atol=3e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("float32", 64, (4, 4), (8, 8), 2), "dtype float32, expected one of bfloat16, float16"),
+        (("bfloat16", 64, (4, 8), (8, 8), 2), "4 text and 8 vision experts"),
+        (("bfloat16", 64, (4, 4), (8, 8), 5), "5 experts a token, expected 1 to 4"),
+        (("bfloat16", 64, (4, 4), (8, 8), 0), "0 experts a token, expected 1 to 4"),
+        (("bfloat16", 2**16, (4, 4), (8, 2**14), 2), "expert of 16384 x 65536"),
+    ],
+)
+def test_what_the_kernels_cannot_serve_is_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        plugin.check(*arguments)
+    assert plugin.check("bfloat16", 2560, (64, 64), (1536, 512), 6) is None
