@@ -62,11 +62,11 @@ class Ours:
         from ernie_export.runtime.text_stream import TextStream
 
         grids = inputs.get("image_grid_thw")
-        positions, following = rope_positions(inputs["input_ids"], inputs["mm_token_type_ids"], grids)
+        positions = rope_positions(inputs["input_ids"], inputs["mm_token_type_ids"], grids)
         media = ()
         if grids is not None:
             media = (Medium("image", tuple(map(int, grids[0])), inputs["pixel_values"], slice(0, 0)),)
-        prompt = self.model.prompt(Prepared(inputs, media, positions, following))
+        prompt = self.model.prompt(Prepared(inputs, media, positions))
         params = SamplingParams(max_new_tokens=room)
         text = TextStream(lambda ids: "")
         self.sequence = Sequence(prompt, Sampler(params, (), ()), text, frozenset(), room)

@@ -91,7 +91,11 @@ class Sequence:
 
     @property
     def position(self) -> np.ndarray:
-        """Position (3,) of the token that was chosen last: each axis counts on from the prompt's last token."""
+        """Position (3,) of the token that was chosen last: each axis counts on from the prompt's last token.
+
+        Source: `_update_model_kwargs_for_generation` (generation/utils.py). `rope_deltas`, which start one past the
+        highest position, differ: a long video has t indices past those of a short text after it.
+        """
         return self.prompt.position_ids[:, -1] + len(self.tokens)
 
     def identity(self) -> np.ndarray:
@@ -191,6 +195,10 @@ class Batch:
             self._keep(len(self.running), sequence)
         elif sequence in self.running:
             self._leave(self.running.index(sequence))
+
+    def forget(self) -> None:
+        """Take over nothing from what finished sequences left."""
+        self._kept.clear()
 
     def _drop_finished(self) -> None:
         for row in reversed(range(len(self.running))):

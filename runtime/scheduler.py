@@ -182,8 +182,9 @@ class Scheduler:
         request = self._waiting[0]
         try:
             entered = self._batch.enter(request.sequence)
-        except MemoryError as e:  # the cache could not grow, and is as it was
+        except Exception as e:  # such as memory for a larger cache; the rows that run were not touched
             self._end(request, "error", e)
+            self._batch.forget()
             return
         if entered:
             with self._changed:

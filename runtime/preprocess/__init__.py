@@ -34,14 +34,12 @@ class Medium:
 class Prepared:
     """One conversation: its arrays, named as the reference's processor names them, and what follows from them.
 
-    `items` are its media in prompt order; `position_ids` int64 (3, 1, tokens) and `next_position` int64 (1,) are those
-    of `rope_positions`.
+    `items` are its media in prompt order; `position_ids` int64 (3, 1, tokens) those of `rope_positions`.
     """
 
     arrays: dict[str, NDArray[Any]]
     items: tuple[Medium, ...]
     position_ids: NDArray[np.int64]
-    next_position: NDArray[np.int64]
 
     def media(self) -> tuple[list[NDArray[np.float32]], list[tuple[int, int, int]]]:
         """Pixels and grids of the media in prompt order."""
@@ -115,11 +113,11 @@ class Preprocessor:
             "mm_token_type_ids": types,
             "moe_mm_token_type_ids": moe_types,
         }
-        positions, following = rope_positions(
+        positions = rope_positions(
             ids, types, grids.get("image"), grids.get("video"), spatial_merge_size=self.chat.merge_size
         )
         items = self._items(places, pixels, grids, types[0])
-        return Prepared(arrays, items, positions, following)
+        return Prepared(arrays, items, positions)
 
     def _items(
         self,

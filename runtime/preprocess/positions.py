@@ -1,7 +1,6 @@
-"""Token types and three-axis positions of a tokenized prompt, and where decoding goes on.
+"""Token types and three-axis positions of a tokenized prompt.
 
-Source: `get_rope_index` and `_prepare_position_ids_for_generation` (modeling_ernie4_5_vl_moe.py) and
-`_update_model_kwargs_for_generation` (generation/utils.py).
+Source: `get_rope_index` (modeling_ernie4_5_vl_moe.py).
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,24 +41,20 @@ def rope_positions(
     *,
     spatial_merge_size: int = 2,
     temporal_merge_size: int = 2,
-) -> tuple[Ints, Ints]:
-    """Positions (t, h, w) of every prompt token, and where each row goes on.
+) -> Ints:
+    """Positions (t, h, w) of every prompt token.
 
     `input_ids`, `mm_token_type_ids` and `attention_mask` are int64 (batch, sequence), padded on either side; grids are
-    int64 (n, 3) in the order of the whole batch. Returns position_ids int64 (3, batch, sequence), 0 at pads, and
-    next_position int64 (batch,), one past the row's last token.
+    int64 (n, 3) in the order of the whole batch. Returns position_ids int64 (3, batch, sequence), 0 at pads.
 
     A text run advances the axes together; a picture of grid (t, h, w) takes indices from the current position, and the
     next is max(h, w) // merge further. Adjacent placeholders of two pictures are split by their grids (the reference
-    merges them into one run and fails). Decoding goes on from the last token's position, as `generate()` does, and not
-    from the highest position plus one, which is `rope_deltas`' rule: a long video has t indices past those of a short
-    text after it. Where a row ends in a picture its axes differ: use `decode_positions` there.
+    merges them into one run and fails).
 
     Raises UserError where placeholders and grids do not match.
     """
     input_ids, types = np.asarray(input_ids), np.asarray(mm_token_type_ids)
     positions = np.zeros((3, *input_ids.shape), dtype=np.int64)
-    next_position = np.zeros(len(input_ids), dtype=np.int64)
     grids: dict[int, Iterator[Ints]] = {
         IMAGE: iter(() if image_grid_thw is None else np.asarray(image_grid_thw)),
         VIDEO: iter(() if video_grid_thw is None else np.asarray(video_grid_thw)),
@@ -91,33 +86,16 @@ def rope_positions(
             current += max(h, w) // spatial_merge_size
             index += part.shape[1]
         if parts:
-            whole = np.concatenate(parts, axis=1)
-            positions[:, row, keep] = whole
-            next_position[row] = whole[:, -1].max() + 1
+            positions[:, row, keep] = np.concatenate(parts, axis=1)
     for kind, rest in grids.items():
         if next(rest, None) is not None:
             raise UserError(f"prompt: expected a placeholder for each {_NAMES[kind]}, found too few")
-    return positions, next_position
+    return positions
 
 
 def _grid_positions(t: int, h: int, w: int) -> Ints:
     """int64 (3, t·h·w): the (t, h, w) indices of a merged grid, row by row."""
     return np.indices((t, h, w), dtype=np.int64).reshape(3, -1)
-
-
-def decode_positions(position_ids: Ints, attention_mask: Ints | None = None, steps: int = 1) -> Ints:
-    """Positions int64 (3, batch, steps) of the tokens generated after a prompt's `position_ids` (3, batch, sequence).
-
-    Each axis counts on from its own last position, which is what `generate()` does at every step: with padding on the
-    left its last column; with a mask, the last token of each row.
-    """
-    if attention_mask is None:
-        last = position_ids[:, :, -1]
-    else:
-        mask = np.asarray(attention_mask).astype(bool)
-        column = mask.shape[1] - 1 - np.argmax(mask[:, ::-1], axis=1)
-        last = position_ids[:, np.arange(len(column)), column]
-    return last[:, :, None] + 1 + np.arange(steps, dtype=np.int64)
 
 
 def vision_coordinates(h: int, w: int, merge: int) -> Ints:

@@ -3,31 +3,28 @@
 import numpy as np
 import pytest
 from ernie_export.graphs.errors import UserError
-from ernie_export.runtime.preprocess.positions import decode_positions, rope_positions, vision_coordinates
+from ernie_export.runtime.preprocess.positions import rope_positions, vision_coordinates
 
 
 def test_by_hand():
     """Two text tokens, a clip of 4×4×2 patches (2×2×1 tokens), one text token; a pad on the left."""
     types = np.array([[0, 0, 0, 2, 2, 2, 2, 0]])
     mask = np.array([[0, 1, 1, 1, 1, 1, 1, 1]])
-    positions, following = rope_positions(types, types, None, np.array([[4, 4, 2]]), mask)
+    positions = rope_positions(types, types, None, np.array([[4, 4, 2]]), mask)
     assert positions[:, 0].tolist() == [
         [0, 0, 1, 2, 2, 3, 3, 4],
         [0, 0, 1, 2, 3, 2, 3, 4],
         [0, 0, 1, 2, 2, 2, 2, 4],
     ]
-    assert following.tolist() == [5]
-    assert decode_positions(positions, mask, steps=2)[:, 0].tolist() == [[5, 6]] * 3
 
 
 def test_merge_sizes():
     types = np.array([[1] * 4 + [2] * 4])
-    positions, following = rope_positions(
+    positions = rope_positions(
         types, types, np.array([[1, 6, 6]]), np.array([[3, 3, 12]]), spatial_merge_size=3, temporal_merge_size=3
     )
     assert positions[:, 0, :4].tolist() == [[0, 0, 0, 0], [0, 0, 1, 1], [0, 1, 0, 1]]
     assert positions[:, 0, 4:].tolist() == [[2, 2, 2, 2], [2, 2, 2, 2], [2, 3, 4, 5]]
-    assert following.tolist() == [6]
 
 
 @pytest.mark.parametrize(
