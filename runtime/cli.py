@@ -29,11 +29,11 @@ class MediaInOrder(click.Command):
         return super().parse_args(ctx, args)
 
 
-def load(bundle: Path) -> "Model":
+def load(bundle: Path, device: str) -> "Model":
     """Load a bundle. The pipeline, and with it ONNX Runtime, is imported only here, so that --help comes at once."""
     from ernie_export.runtime import load as load_bundle
 
-    return load_bundle(bundle)
+    return load_bundle(bundle, device=device)
 
 
 @click.command(cls=MediaInOrder, context_settings={"show_default": True, "max_content_width": 110})
@@ -56,6 +56,7 @@ def load(bundle: Path) -> "Model":
 @click.option("--repetition-penalty", type=float, default=1.0, help="Above 1: avoid tokens that have occurred.")
 @click.option("--seed", type=int, default=None, help="Equal seeds sample equal answers.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. May be repeated.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="cuda: the first NVIDIA GPU.")
 @click.option("--json", "as_json", is_flag=True, help="Print text, tokens, prompt_tokens and finish_reason as JSON.")
 @click.pass_context
 def command(
@@ -65,6 +66,7 @@ def command(
     image: tuple[str, ...],
     video: tuple[str, ...],
     messages_file: Path | None,
+    device: str,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -83,7 +85,7 @@ def command(
         raise UserError("--messages: expected it alone, found a QUESTION, --image or --video as well")
     else:
         conversations = _read_messages(messages_file)
-    with load(bundle) as model:
+    with load(bundle, device) as model:
         if not as_json and isinstance(conversations[0], dict):
             _stream(model.stream(cast(Messages, conversations), **params))
             return

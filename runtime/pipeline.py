@@ -11,6 +11,8 @@ import numpy as np
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.manifest import Manifest
 from ernie_export.runtime.engines import Engine
+from ernie_export.runtime.engines.cuda import CudaEngine
+from ernie_export.runtime.engines.memory import CudaMemory
 from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from ernie_export.runtime.generation import Prompt, Sequence
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
@@ -21,6 +23,7 @@ from ernie_export.runtime.vision_features import FeatureCache
 
 # Files up to this size are hashed whole on load (0.2 s for one of this size); a larger one's size alone is compared.
 HASH_LIMIT = 256 * 2**20
+DEVICES = ("cpu", "cuda")
 
 Messages = list[dict[str, Any]]
 
@@ -35,17 +38,31 @@ class Result:
     finish_reason: str
 
 
-def load(bundle: str | Path, threads: int | None = None, check: bool = False, limits: Limits = DEFAULTS) -> "Model":
+def load(
+    bundle: str | Path,
+    threads: int | None = None,
+    check: bool = False,
+    limits: Limits = DEFAULTS,
+    device: str = "cpu",
+) -> "Model":
     """Load a bundle. `threads`: cores for one operator (default: all); `check`: hash the large files too.
+
+    `device`: cpu, or cuda for the first GPU.
 
     `limits`: how many requests run and wait, and how much memory the KV cache and the features' cache may take.
 
-    Raises UserError if the folder is no bundle, or a file is missing or not the one that the manifest lists.
+    Raises UserError if the folder is no bundle, a file is missing or not the one that the manifest lists, or the device
+    is missing or can't run the bundle.
     """
     folder = Path(bundle)
     manifest = Manifest.read(folder)
+    if device not in DEVICES:
+        raise UserError(f"device: expected {' or '.join(DEVICES)}, found {device!r}")
+    memory = CudaMemory.for_bundle(folder, manifest) if device == "cuda" else None
     manifest.check_files(folder, hash_limit=2**63 if check else HASH_LIMIT)
-    return Model(manifest, Preprocessor.from_folder(folder), OnnxRuntimeEngine(folder, manifest, threads), limits)
+    preprocessor = Preprocessor.from_folder(folder)
+    engine = CudaEngine(folder, manifest, threads, memory) if memory else OnnxRuntimeEngine(folder, manifest, threads)
+    return Model(manifest, preprocessor, engine, limits)
 
 
 class Model:

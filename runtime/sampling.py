@@ -102,9 +102,23 @@ class Logprobs:
     top: tuple[tuple[int, float], ...]
 
 
-def logprobs(logits: np.ndarray, token: int, count: int) -> Logprobs:
+@dataclass(frozen=True)
+class Candidates:
+    """The best tokens of a row of logits that lies on a device, so that the host need not fetch the row.
+
+    ids (n,) int64 and values (n,) float32: highest first, and of equal ones the lower id first. total: the sum of the
+    whole row, finite only if every logit is. whole: fetches the row, (vocabulary,) float32.
+    """
+
+    ids: np.ndarray
+    values: np.ndarray
+    total: float
+    whole: Callable[[], np.ndarray]
+
+
+def logprobs(logits: np.ndarray | Candidates, token: int, count: int) -> Logprobs:
     """Of `token` and of the `count` likeliest tokens, from finite `logits` (vocab,)."""
-    scores = np.asarray(logits, np.float32)
+    scores = np.asarray(logits.whole() if isinstance(logits, Candidates) else logits, np.float32)
     total = scores.max() + np.log(np.exp(scores - scores.max()).sum())
     count = min(count, len(scores))
     best = np.argpartition(scores, len(scores) - count)[len(scores) - count :] if count else np.zeros(0, np.int64)
@@ -127,13 +141,18 @@ class Sampler:
         self._generated = 0
         self._random = np.random.Generator(np.random.PCG64(params.seed))
 
-    def next(self, logits: np.ndarray) -> int:
+    def next(self, logits: np.ndarray | Candidates) -> int:
         """Choose a token from `logits` (vocab,), which stays as it is, and record it as generated.
 
+        Candidates serve wherever the whole row would give the same token; where it might not, the row is fetched.
         Raises UserError if the logits hold a NaN or an infinity, or if no token is left to choose.
         """
+        if isinstance(logits, Candidates) and not self._suffices(logits):
+            logits = logits.whole()
         if self.params.greedy:
-            token = int(self._processed(logits).argmax())  # the first of equal logits, as torch.argmax
+            ids, scores = self._scores(logits)
+            best = scores.argmax()  # the first of equal logits, as torch.argmax
+            token = int(best if ids is None else ids[best])
         else:
             ids, probabilities = self.distribution(logits)
             token = int(ids[self._draw(probabilities)])
@@ -142,14 +161,17 @@ class Sampler:
             self._seen = np.append(self._seen, token)  # a repeated id is harmless
         return token
 
-    def distribution(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What a sampled token is drawn from: ids int64 (n,), ascending, and their probabilities float64 (n,)."""
+    def distribution(self, logits: np.ndarray | Candidates) -> tuple[np.ndarray, np.ndarray]:
+        """What a sampled token is drawn from: ids int64 (n,), ascending, and their probabilities float64 (n,).
+
+        `logits` as `next` takes them; candidates must suffice.
+        """
         params = self.params
-        scores = self._processed(logits)
+        ids, scores = self._scores(logits)
         if not params.greedy:
             scores = _divided(scores, params.temperature)
-        ids = _top_k(scores, params.top_k)
-        scores = scores[ids]
+        kept = _top_k(scores, params.top_k)
+        ids, scores = kept if ids is None else ids[kept], scores[kept]
         probabilities = np.exp(scores - scores.max()).astype(np.float64)
         probabilities /= probabilities.sum()
         if params.top_p < 1:
@@ -157,6 +179,32 @@ class Sampler:
             ids, probabilities = ids[kept], probabilities[kept]
             probabilities /= probabilities.sum()
         return ids, probabilities
+
+    def _suffices(self, best: Candidates) -> bool:
+        """Whether the best tokens decide as the whole row would.
+
+        They do if what is kept lies above the last of them even when every end-of-sequence id among them is barred:
+        whatever is not there is at most equal to that last one. A penalty may lower any token, so it needs the row.
+        """
+        params, barred = self.params, len(self._eos)
+        place = barred + (0 if params.greedy else params.top_k - 1)
+        if not np.isfinite(best.total) or self._seen is not None or place >= len(best.values):
+            return False
+        if params.greedy:  # equal ones stand in the order of their ids
+            return True
+        divided = _divided(best.values, params.temperature)
+        return params.top_k > 0 and bool(divided[place] > divided[-1])
+
+    def _scores(self, logits: np.ndarray | Candidates) -> tuple[np.ndarray | None, np.ndarray]:
+        """Processed logits, and the ids that they are of, ascending; None: of all."""
+        if not isinstance(logits, Candidates):
+            return None, self._processed(logits)
+        order = np.argsort(logits.ids)
+        ids, scores = logits.ids[order], logits.values[order]
+        if self._generated < self.params.min_new_tokens:
+            allowed = ~np.isin(ids, self._eos)
+            ids, scores = ids[allowed], scores[allowed]
+        return ids, scores
 
     def _processed(self, logits: np.ndarray) -> np.ndarray:
         """Check `logits`, then apply the repetition penalty and `min_new_tokens`; float32 (vocab,)."""

@@ -1,10 +1,12 @@
 """What executes a bundle's graphs. One Protocol; one file an engine."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
 from ernie_export.runtime.kv_cache import KVCache
+from ernie_export.runtime.sampling import Candidates
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,11 @@ class Engine(Protocol):
         """Append the chunk to the row; returns logits (vocabulary,) float32 after its last token."""
         ...
 
-    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray | Sequence[Candidates]:
         """Append one text token to each of the first n rows.
 
-        tokens (n,) and positions (3, n) are int64; returns logits (n, vocabulary) float32, valid until the next call.
+        tokens (n,) and positions (3, n) are int64; returns logits (n, vocabulary) float32, or, where they lie on a
+        device, each row's best. Both are valid until the next call.
         """
         ...
 

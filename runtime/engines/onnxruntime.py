@@ -6,11 +6,16 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnxruntime as ort
-from ernie_export.graphs.manifest import Manifest
+from ernie_export.graphs.manifest import GRAPHS, Manifest
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.kv_cache import KVCache
 
-FLOATS: dict[str, np.dtype] = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+# NumPy has no bfloat16: features in it pass through the host as float32, which holds every one of its values.
+FLOATS: dict[str, np.dtype] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(bfloat16)": np.dtype(np.float32),
+}
 
 
 class OnnxRuntimeEngine:
@@ -19,16 +24,25 @@ class OnnxRuntimeEngine:
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None) -> None:
         """`threads`: cores for one operator; None leaves the choice to ONNX Runtime (all physical cores)."""
         self._facts = manifest.model
+        self._sessions = self._open_sessions(bundle, manifest, threads)
+        self._bindings: WeakKeyDictionary[KVCache, dict[tuple[str, int, int], ort.IOBinding]] = WeakKeyDictionary()
+        self.dtype = FLOATS[self._sessions["resampler"].get_outputs()[0].type]
+
+    def _open_sessions(self, bundle: Path, manifest: Manifest, threads: int | None) -> dict[str, ort.InferenceSession]:
+        """A session for each graph that this engine runs."""
+        options = self._options(threads)
+        return {
+            name: ort.InferenceSession(bundle / manifest.graphs[name], options, providers=["CPUExecutionProvider"])
+            for name in GRAPHS
+        }
+
+    @staticmethod
+    def _options(threads: int | None) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors only: its warnings are about shapes it infers, not about the results
         if threads is not None:
             options.intra_op_num_threads = threads
-        self._sessions = {
-            name: ort.InferenceSession(bundle / file, options, providers=["CPUExecutionProvider"])
-            for name, file in manifest.graphs.items()
-        }
-        self._bindings: WeakKeyDictionary[KVCache, dict[tuple[str, int, int], ort.IOBinding]] = WeakKeyDictionary()
-        self.dtype = FLOATS[self._sessions["resampler"].get_outputs()[0].type]
+        return options
 
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         """See `Engine.encode`."""
@@ -45,19 +59,21 @@ class OnnxRuntimeEngine:
 
     def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> np.ndarray:
         """See `Engine.prefill`."""
-        length = len(chunk.input_ids)
-        arrays = {
+        (logits,) = self._run("decoder", self._prompt_arrays(cache, row, chunk), cache, slice(row, row + 1))
+        cache.lengths[row] += len(chunk.input_ids)
+        return logits
+
+    def _prompt_arrays(self, cache: KVCache, row: int, chunk: PromptChunk) -> dict[str, np.ndarray]:
+        """The decoder graph's inputs, without the cache's buffers."""
+        return {
             "input_ids": chunk.input_ids[None],
             "feature_index": chunk.feature_index[None],
-            "features": chunk.features,
+            "features": chunk.features.astype(self.dtype, copy=False),
             "token_types": chunk.token_types[None],
             "position_ids": chunk.position_ids[:, None],
             "past_lengths": cache.lengths[row : row + 1],
-            "lengths": np.array([length]),
+            "lengths": np.array([len(chunk.input_ids)]),
         }
-        (logits,) = self._run("decoder", arrays, cache, slice(row, row + 1))
-        cache.lengths[row] += length
-        return logits
 
     def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """See `Engine.decode`."""

@@ -43,7 +43,7 @@ class Model:
     def generate(self, messages, **options):
         return Result("".join({pieces!r}), (1, 2), 3, "stop")
 
-cli.load = lambda bundle: Model()
+cli.load = lambda bundle, device: Model()
 cli.main()
 """
 
@@ -97,7 +97,7 @@ class FakeModel:
 @pytest.fixture
 def model(monkeypatch) -> FakeModel:
     fake = FakeModel()
-    monkeypatch.setattr(cli, "load", lambda bundle: fake)
+    monkeypatch.setattr(cli, "load", lambda bundle, device: fake)
     return fake
 
 

@@ -1,0 +1,284 @@
+"""The CUDA engine's own work, on the host's memory: weights shared by the sessions, a cache of addresses, candidates.
+
+What only a GPU can show (the provider's kernels, captured graphs) is measured by benchmarks/gpu.py.
+"""
+
+import ctypes
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from ernie_export.exporter.export import Progress, export
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.manifest import Manifest
+from ernie_export.runtime import load
+from ernie_export.runtime.engines import PromptChunk, find_gpu, memory
+from ernie_export.runtime.engines.cuda import CANDIDATES, CudaEngine
+from ernie_export.runtime.engines.memory import CudaMemory, HostMemory
+from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from ernie_export.runtime.pipeline import Model
+from ernie_export.runtime.preprocess import Preprocessor
+from ernie_export.runtime.scheduler import Limits
+from PIL import Image
+
+ROOT = Path(__file__).parents[3]
+MINI = ROOT / "examples" / "mini-ernie"
+QUIET = Progress(lambda name, total: None, lambda count: None)
+SHAPES = Image.open(ROOT / "examples" / "media" / "shapes.png")
+CONVERSATIONS = [
+    [{"role": "user", "content": "How many sides has a triangle?"}],
+    [
+        {
+            "role": "user",
+            "content": [{"type": "image", "image": SHAPES}, {"type": "text", "text": "What is in the picture?"}],
+        }
+    ],
+    [{"role": "user", "content": "What is red?"}],
+]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cuda") / "bundle"
+    export(MINI, folder, "onnx", "fp32", QUIET)
+    return folder
+
+
+def model(bundle: Path, on_device: bool, limits: Limits) -> Model:
+    manifest = Manifest.read(bundle)
+    engine = CudaEngine(bundle, manifest, 1, HostMemory()) if on_device else OnnxRuntimeEngine(bundle, manifest, 1)
+    return Model(manifest, Preprocessor.from_folder(bundle), engine, limits)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"min_new_tokens": 20, "temperature": 1.0, "seed": 1, "top_k": 5},
+        {"min_new_tokens": 20, "temperature": 1.3, "seed": 2, "top_p": 0.9},
+        {"min_new_tokens": 8, "repetition_penalty": 1.3},
+    ],
+    ids=str,
+)
+def test_answers_are_the_other_engines(bundle, options):
+    """Rows end at different steps, and a cache of two rows takes three conversations: rows move."""
+    answers = []
+    for on_device in (False, True):
+        with model(bundle, on_device, Limits(rows=2)) as loaded:
+            rounds = [loaded.generate(CONVERSATIONS, max_new_tokens=24, **options) for _ in range(2)]
+            answers.append([result.tokens for results in rounds for result in results])
+    assert answers[0] == answers[1]
+    assert len({len(tokens) for tokens in answers[0]}) > 1 or "min_new_tokens" in options
+
+
+@pytest.fixture
+def engine(bundle):
+    with CudaEngine(bundle, Manifest.read(bundle), 1, HostMemory()) as opened:
+        yield opened
+
+
+def fill(engine: CudaEngine, cache, row: int, tokens: list[int]) -> np.ndarray:
+    count = len(tokens)
+    chunk = PromptChunk(
+        np.array(tokens),
+        np.zeros(count, np.int64),
+        np.zeros(count, np.int64),
+        np.tile(np.arange(count), (3, 1)),
+        np.zeros((0, engine._facts.hidden_size), np.float32),
+    )
+    return engine.prefill(cache, row, chunk)
+
+
+def next_logits(engine: CudaEngine, cache, rows: int) -> np.ndarray:
+    """Decode one token in each of the first rows; the cache is then as before."""
+    positions = np.tile(cache.lengths[:rows], (3, 1))
+    logits = np.stack([row.whole() for row in engine.decode(cache, np.full(rows, 7), positions)])
+    cache.lengths[:rows] -= 1
+    return logits
+
+
+def test_rows_move_and_caches_change_shape(engine):
+    cache = engine.new_cache(3, 40)
+    assert (cache.rows, cache.capacity, cache.token_bytes) == (3, 256, 2 * 4 * 2 * 32 * 4)
+    for row, tokens in enumerate([[11, 12, 13], [21, 22], [31, 32, 33, 34]]):
+        fill(engine, cache, row, tokens)
+    before = next_logits(engine, cache, 3)
+    cache.swap_rows(0, 2)
+    assert cache.lengths.tolist() == [4, 2, 3]
+    np.testing.assert_allclose(next_logits(engine, cache, 3), before[[2, 1, 0]], rtol=0, atol=1e-5)
+    cache.copy_row(0, 1, 4)
+    np.testing.assert_allclose(next_logits(engine, cache, 3), before[[2, 2, 0]], rtol=0, atol=1e-5)
+    larger = cache.resized([2, 0], 4, 300)
+    assert (larger.rows, larger.capacity, larger.lengths.tolist()) == (4, 512, [3, 4, 0, 0])
+    np.testing.assert_allclose(next_logits(engine, larger, 2), before[[0, 2]], rtol=0, atol=1e-5)
+
+
+def test_a_cache_takes_up_the_memory_of_one_that_is_gone(engine):
+    cache = engine.new_cache(2, 40)
+    fill(engine, cache, 0, [1, 2, 3])
+    expected = next_logits(engine, cache, 1)
+    store = cache.store
+    del cache
+    again = engine.new_cache(2, 200)
+    assert again.store is store and not again.lengths.any()
+    fill(engine, again, 0, [1, 2, 3])
+    assert np.array_equal(next_logits(engine, again, 1), expected)
+    blocks = len(engine._memory._blocks)
+    del again
+    engine.new_cache(1, 40)
+    assert len(engine._memory._blocks) == blocks - 1  # the other's buffers and its step's are gone, new buffers there
+
+
+def test_candidates_are_the_best_of_the_row(engine):
+    cache = engine.new_cache(2, 40)
+    fill(engine, cache, 0, [5, 6])
+    fill(engine, cache, 1, [8])
+    for row in engine.decode(cache, np.array([1, 2]), np.array([[2, 1]] * 3)):
+        whole = row.whole()
+        order = np.argsort(-whole, kind="stable")[:64]
+        assert np.array_equal(row.ids, order) and np.array_equal(row.values, whole[order])
+        assert row.total == pytest.approx(whole.sum(), abs=1e-2)
+
+
+def test_equal_logits_come_in_the_order_of_their_ids_and_small_vocabularies_whole():
+    session = ort.InferenceSession(CANDIDATES, providers=["CPUExecutionProvider"])
+    logits = np.random.default_rng(0).integers(0, 5, (3, 1000)).astype(np.float32)
+    logits[1, 3] = np.nan
+    ids, values, total = session.run(["ids", "values", "total"], {"logits": logits})
+    for row in (0, 2):
+        assert np.array_equal(ids[row], np.argsort(-logits[row], kind="stable")[:64])
+    assert np.isfinite(total).tolist() == [True, False, True]
+    assert session.run(["ids"], {"logits": logits[:1, :10]})[0].shape == (1, 10)
+
+
+def test_the_candidates_file_is_what_its_tool_writes():
+    source = (ROOT / "tools" / "make_candidates.py").read_text()
+    names: dict = {"__file__": str(ROOT / "tools" / "make_candidates.py"), "__name__": "make_candidates"}
+    exec(compile(source, "make_candidates.py", "exec"), names)
+    assert onnx.load(CANDIDATES) == names["model"]()
+
+
+def test_closing_frees_the_memory(bundle):
+    memory = HostMemory()
+    with CudaEngine(bundle, Manifest.read(bundle), 1, memory) as engine:
+        engine.new_cache(1, 8)
+        assert memory._blocks
+    assert not memory._blocks
+
+
+def test_a_graph_that_does_not_open_frees_the_memory(bundle):
+    memory = HostMemory()
+    manifest = Manifest.read(bundle)
+    with pytest.raises(ort.capi.onnxruntime_pybind11_state.NoSuchFile):
+        CudaEngine(bundle, replace(manifest, graphs=manifest.graphs | {"decode": "none.onnx"}), 1, memory)
+    assert not memory._blocks
+
+
+# What is missing, one line each.
+
+
+class FakeCuda:
+    """CUDA's runtime library with a GPU of so many bytes free."""
+
+    def __init__(self, free: int = 0, devices: int = 1, code: int = 0) -> None:
+        self.free, self.devices, self.code = free, devices, code
+        self.cudaGetErrorString = self._message
+        self.cudaMemGetInfo = self._memory
+        self.cudaGetDeviceCount = self._count
+        self.cudaMalloc = lambda address, count: 2
+
+    @staticmethod
+    def _message(code: int) -> bytes:
+        return {2: b"out of memory", 35: b"CUDA driver version is insufficient", 100: b"no CUDA-capable device"}[code]
+
+    def _memory(self, free, total) -> int:
+        free._obj.value, total._obj.value = self.free, 2**34
+        return 0
+
+    def _count(self, count) -> int:
+        count._obj.value = self.devices
+        return self.code
+
+
+@pytest.fixture
+def half(bundle, tmp_path):
+    """A bundle that says it is fp16: enough for what is looked at before anything is loaded."""
+    manifest = replace(Manifest.read(bundle), precision="fp16")
+    manifest.write(tmp_path)
+    return tmp_path
+
+
+def with_provider(monkeypatch, libraries: dict[str, object]) -> None:
+    """As if onnxruntime-gpu were installed, with these libraries to be found."""
+
+    def library(name: str, mode: int = 0) -> object:
+        if name not in libraries:
+            raise OSError(f"{name}: cannot open shared object file")
+        return libraries[name]
+
+    info = type(sys)("onnxruntime.capi.build_and_package_info")
+    info.cuda_version = "13.0"
+    monkeypatch.setitem(sys.modules, info.__name__, info)
+    monkeypatch.setattr(find_gpu.ort, "get_available_providers", lambda: [find_gpu.PROVIDER])
+    monkeypatch.setattr(ctypes, "CDLL", library)
+    monkeypatch.setattr(find_gpu, "_in_packages", lambda name: [])
+
+
+ALL = ("libcuda.so.1", "libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10", "libcudnn.so.9")
+
+
+def test_without_onnxruntime_gpu(half):
+    if find_gpu.PROVIDER in ort.get_available_providers():
+        pytest.skip("onnxruntime-gpu is installed here")
+    with pytest.raises(UserError, match="expected onnxruntime-gpu, found onnxruntime .* without its CUDA provider"):
+        load(half, device="cuda")
+
+
+@pytest.mark.parametrize("missing", ALL)
+def test_without_a_library(half, monkeypatch, missing):
+    with_provider(monkeypatch, {name: FakeCuda() for name in ALL if name != missing})
+    with pytest.raises(UserError, match=f"--device cuda: expected {missing} .*, found none"):
+        load(half, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "reason"),
+    [
+        (FakeCuda(code=35), "driver version"),
+        (FakeCuda(code=100), "no CUDA-capable"),
+        (FakeCuda(devices=0), "no device"),
+    ],
+)
+def test_without_a_gpu(half, monkeypatch, cuda, reason):
+    with_provider(monkeypatch, dict.fromkeys(ALL, cuda))
+    with pytest.raises(UserError, match=f"expected a GPU that CUDA 13 can use, found none .*{reason}"):
+        load(half, device="cuda")
+
+
+def test_with_too_little_memory(half, monkeypatch):
+    with_provider(monkeypatch, dict.fromkeys(ALL, FakeCuda(free=2**30)))
+    with pytest.raises(UserError, match=r"expected 2\.0 GiB free on the GPU .*found 1\.0 of 16\.0"):
+        load(half, device="cuda")
+
+
+def test_a_cache_that_does_not_fit():
+    with pytest.raises(UserError, match=r"GPU memory: expected 3\.00 GiB free, found 1\.00 GiB"):
+        CudaMemory(FakeCuda(free=2**30)).allocate(3 * 2**30)
+    with pytest.raises(UserError, match="cudaMalloc failed with error 2, out of memory"):
+        CudaMemory(FakeCuda(free=2**30)).allocate(2**20)
+
+
+@pytest.mark.parametrize("change", [{}, {"target": "onnx-portable"}, {"precision": "int4"}], ids=str)
+def test_a_bundle_that_the_provider_cannot_run(bundle, tmp_path, change):
+    replace(Manifest.read(bundle), **change).write(tmp_path)
+    with pytest.raises(UserError, match=f"expected target onnx and one of {', '.join(memory.PRECISIONS)}"):
+        load(tmp_path, device="cuda")
+
+
+def test_an_unknown_device(half):
+    with pytest.raises(UserError, match="device: expected cpu or cuda, found 'tpu'"):
+        load(half, device="tpu")
