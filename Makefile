@@ -40,7 +40,7 @@ $(VENV)/.with-export: pyproject.toml | $(VENV)/.made
 # TensorRT's Python API, likewise, is there for the tests of the plugins alone: without its libraries it runs nothing.
 $(VENV)/.with-parity: pyproject.toml | $(VENV)/.made
 	@echo 'Installing into $(VENV): PyTorch and the test tools too, which takes minutes'
-	$(BIN)/python -m pip install --quiet --editable '.[export,parity,dev]' torch==2.13.0 transformers==5.23.0
+	$(BIN)/python -m pip install --quiet --editable '.[export,parity,trt-rtx,dev]' torch==2.13.0 transformers==5.23.0
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
 	$(BIN)/python tools/tensorrt_api.py $(VENV)/tensorrt_api
 	@touch $@ $(VENV)/.with-export

@@ -2,33 +2,43 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ernie_export.exporter import weights
 from ernie_export.exporter.bundle import writing_bundle
-from ernie_export.exporter.processors import find_processor_files
+from ernie_export.exporter.processors import find_processor_files, picture_tokens
 from ernie_export.exporter.published_files import transformers_spelling
-from ernie_export.exporter.targets import onnx
-from ernie_export.graphs.build import GraphBuilder
+from ernie_export.exporter.targets import onnx, rtx
 from ernie_export.graphs.checkpoint import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.layout import check_layout
-from ernie_export.graphs.manifest import FileEntry, Manifest, ModelFacts, sha256
+from ernie_export.graphs.manifest import GRAPHS, EngineFacts, FileEntry, Manifest, ModelFacts, sha256
 
 DATA_FILE = "weights.safetensors"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where an export reports: `stage` names what begins and its bytes (0: no measure), `advance` adds to it."""
+    """Where an export reports: `stage` names what begins and its bytes (0: no measure), `advance` adds to it.
+
+    `share` names what is being done and how much of it is done, from 0 to 1.
+    """
 
     stage: Callable[[str, int], None]
     advance: Callable[[int], None]
+    share: Callable[[str, float], None] = field(default=lambda name, share: None)
 
 
-def export(folder: Path, output: Path, target: str, precision: str, progress: Progress) -> Manifest:
-    """Export the checkpoint in `folder` to the bundle `output`; returns its manifest.
+def export(
+    folder: Path,
+    output: Path,
+    target: str,
+    precision: str,
+    progress: Progress,
+    limits: rtx.Limits = rtx.Limits(),  # noqa: B008 - frozen
+) -> Manifest:
+    """Export the checkpoint in `folder` to the bundle `output`; returns its manifest. `limits` are those of engines.
 
     Raises UserError on anything wrong with the checkpoint or the output; `output` is then as it was.
     """
@@ -39,24 +49,29 @@ def export(folder: Path, output: Path, target: str, precision: str, progress: Pr
     check_layout(checkpoint, config)
     with transformers_spelling(folder, config) as source:
         processor_files = find_processor_files(source)
+        engines = rtx.check(config, limits, picture_tokens(source, config)) if target == rtx.TARGET else None
         graphs = onnx.build_graphs(config, precision)
         layout = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
+        if engines:
+            rtx.lower(graphs, engines)
         with writing_bundle(output) as partial:
-            progress.stage("Writing weights", layout.nbytes)
-            digest = weights.write(layout, checkpoint, partial / DATA_FILE, progress.advance)
             progress.stage("Writing graphs", 0)
             for name, graph in graphs.items():
                 graph.save(partial / f"{name}.onnx", onnx.LOWERINGS[target], DATA_FILE, layout.offsets)
+            if engines:  # before the weights, which they do not hold: what is refused is refused early
+                engines = rtx.build_engines(partial, list(graphs), engines, config, progress.share)
+            progress.stage("Writing weights", layout.nbytes)
+            digest = weights.write(layout, checkpoint, partial / DATA_FILE, progress.advance)
             for path in processor_files:
                 shutil.copyfile(path, partial / path.name)
-            manifest = describe(partial, config, graphs, target, precision, digest)
+            manifest = describe(partial, config, target, precision, digest, engines)
             manifest.write(partial)
             progress.stage("Moving the bundle into place", 0)
     return manifest
 
 
 def describe(
-    partial: Path, config: ErnieConfig, graphs: dict[str, GraphBuilder], target: str, precision: str, digest: str
+    partial: Path, config: ErnieConfig, target: str, precision: str, digest: str, engines: EngineFacts | None
 ) -> Manifest:
     """The manifest of the files in `partial`; `digest` is the data file's, known from writing it."""
     text, vision = config.text, config.vision
@@ -66,7 +81,7 @@ def describe(
         num_kv_heads=text.num_kv_heads,
         head_dim=text.head_dim,
         vocab_size=text.vocab_size,
-        max_positions=text.max_positions,
+        max_positions=engines.max_tokens if engines else text.max_positions,
         patch_size=vision.patch_size,
         in_channels=vision.in_channels,
         spatial_merge_size=vision.spatial_merge_size,
@@ -83,4 +98,5 @@ def describe(
         path.name: FileEntry(path.stat().st_size, digest if path.name == DATA_FILE else sha256(path))
         for path in sorted(partial.iterdir())
     }
-    return Manifest(target, precision, facts, {name: f"{name}.onnx" for name in graphs}, files)
+    kind = ".engine" if engines else ".onnx"
+    return Manifest(target, precision, facts, {name: name + kind for name in GRAPHS}, files, engines)

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.json_section import read_json
 
 PROCESSOR_FILES = {  # name: required
     "config.json": True,
@@ -32,6 +34,32 @@ def find_processor_files(folder: Path) -> list[Path]:
                 raise UserError(f"{folder / name}: font: expected the name of a file in the checkpoint, found {font!r}")
             return [*found, folder / font]
     return found
+
+
+def picture_tokens(folder: Path, config: ErnieConfig) -> tuple[int, int]:
+    """Decoder tokens of the smallest and of the largest picture that the processors of `folder` let through.
+
+    A picture is resized to between `size.shortest_edge` and `size.longest_edge` pixels (the names are historical), an
+    image by one processor, a clip's frames by another.
+    """
+    bounds = []
+    for section, name, silent in (
+        ("image_processor", "preprocessor_config.json", (3136, 4842768)),
+        ("video_processor", "video_preprocessor_config.json", (234416, 937664)),
+    ):
+        nested = folder / "processor_config.json"
+        settings = read_json(nested).get(section) if nested.is_file() else None
+        path = nested if settings is not None else folder / name
+        if settings is None and path.is_file():
+            settings = read_json(path)
+        size = settings.get("size") if isinstance(settings, dict) else None
+        edges = {"shortest_edge": silent[0], "longest_edge": silent[1]} | (size if isinstance(size, dict) else {})
+        least, most = edges["shortest_edge"], edges["longest_edge"]
+        if type(least) is not int or type(most) is not int or not 0 < least <= most:
+            raise UserError(f"{path}: size: expected 0 < shortest_edge <= longest_edge pixels, found {size}")
+        bounds.append((least, most))
+    side = config.vision.patch_size * config.vision.spatial_merge_size
+    return -(-min(least for least, _ in bounds) // side**2), max(most for _, most in bounds) // side**2
 
 
 def video_font(path: Path) -> str | None:

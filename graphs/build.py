@@ -97,6 +97,13 @@ class GraphBuilder:
             value.const_value = None
             self.graph.inputs.append(value)
 
+    def fix_dimensions(self, sizes: Mapping[str, int]) -> None:
+        """Give dynamic dimensions of inputs and outputs, by name, a size."""
+        for value in (*self.graph.inputs, *self.graph.outputs):
+            assert value.shape is not None  # every input and output is declared with one
+            dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+            value.shape = ir.Shape([sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in dims])
+
     def save(self, path: Path, lowering: str, data_file: str, offsets: Mapping[str, int]) -> None:
         """Write the model: our operators' bodies for `lowering`, and each weight by its byte offset in `data_file`."""
         for name in self.weights.keys() & self.graph.initializers.keys():

@@ -14,6 +14,7 @@ from ernie_export.graphs.errors import UserError
 SCHEMA = 1
 NAME = "manifest.json"
 GRAPHS = ("vision", "resampler", "decoder", "decode")
+PREFILL_CHUNK = 512  # the most prompt tokens that a compiled engine takes in one call
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,23 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
+class EngineFacts:
+    """What the engines of a bundle were built by and for.
+
+    library, version: the package that must run them. compute_capabilities: "8.9" and the like. max_batch: rows of one
+    decode call. max_tokens: capacity of a row of the KV cache. max_image_tokens: decoder tokens of one picture, or of
+    one pair of a clip's frames.
+    """
+
+    library: str
+    version: str
+    compute_capabilities: tuple[str, ...]
+    max_batch: int
+    max_tokens: int
+    max_image_tokens: int
+
+
+@dataclass(frozen=True)
 class FileEntry:
     """Size in bytes and SHA-256 in hexadecimal digits."""
 
@@ -49,17 +67,23 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle holds. `graphs` maps vision, resampler, decoder and decode to files; `files` lists every file."""
+    """What a bundle holds. `graphs` maps vision, resampler, decoder and decode to files; `files` lists every file.
+
+    `engines` is there where the graphs are compiled engines.
+    """
 
     target: str
     precision: str
     model: ModelFacts
     graphs: dict[str, str]
     files: dict[str, FileEntry]
+    engines: EngineFacts | None = None
 
     def write(self, folder: Path) -> None:
         """Write manifest.json into `folder`."""
         document = {"schema": SCHEMA} | asdict(self)
+        if self.engines is None:
+            del document["engines"]
         (folder / NAME).write_text(json.dumps(document, indent=1) + "\n")
 
     @staticmethod
@@ -82,12 +106,16 @@ class Manifest:
         try:
             facts = dict(document["model"])
             facts["eos_token_ids"] = tuple(facts["eos_token_ids"])
+            engines = document.get("engines")
+            if engines is not None:
+                engines = EngineFacts(**engines | {"compute_capabilities": tuple(engines["compute_capabilities"])})
             manifest = Manifest(
                 target=document["target"],
                 precision=document["precision"],
                 model=ModelFacts(**facts),
                 graphs=dict(document["graphs"]),
                 files={name: FileEntry(**entry) for name, entry in document["files"].items()},
+                engines=engines,
             )
             manifest.check_types(path)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
@@ -105,6 +133,14 @@ class Manifest:
             least = 0 if "token_id" in field.name else 1
             if not all(type(number) is int and least <= number < 2**63 for number in numbers):
                 raise UserError(f"{path}: model.{field.name}: expected whole numbers from {least}, found {value!r}")
+        if self.engines is not None:
+            for key in ("max_batch", "max_tokens", "max_image_tokens"):
+                value = getattr(self.engines, key)
+                if type(value) is not int or not 1 <= value < 2**63:
+                    raise UserError(f"{path}: engines.{key}: expected a whole number from 1, found {value!r}")
+            names = (self.engines.library, self.engines.version, *self.engines.compute_capabilities)
+            if not all(isinstance(name, str) for name in names):
+                raise UserError(f"{path}: engines: expected names of library, version and capabilities, found {names}")
         for name, entry in self.files.items():
             plain = Path(name).name == name and name.isprintable() and len(name.encode()) < 256
             if not plain or type(entry.bytes) is not int or not isinstance(entry.sha256, str):

@@ -21,7 +21,7 @@ BASE = {"numpy", "PIL", "av", "onnxruntime", "tokenizers", "jinja2", "click", "r
 EXPORT = {"onnx", "onnx_ir", "ml_dtypes", "sentencepiece"}
 PARITY = {"torch", "transformers", "safetensors"}
 # Only within functions: most machines have none of them.
-LAZY = {"triton", "tensorrt", "polygraphy", "cuda", "matplotlib"}
+LAZY = {"triton", "tensorrt", "tensorrt_rtx_bindings", "polygraphy", "cuda", "matplotlib"}
 WITHOUT_TORCH = ("torch", "torchvision", "transformers", "safetensors")
 
 

@@ -15,7 +15,8 @@ from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.errors import UserError
 
 DTYPES = {"fp32": ir.DataType.FLOAT}
-LOWERINGS = {"onnx": "onnxruntime", "onnx-portable": "portable"}
+ENGINE_DTYPES = {"bf16": ir.DataType.BFLOAT16}  # what compiled engines take besides
+LOWERINGS = {"onnx": "onnxruntime", "onnx-portable": "portable", "trt-rtx": "rtx"}
 
 
 def check_target(config: ErnieConfig, target: str) -> None:
@@ -30,7 +31,7 @@ def check_target(config: ErnieConfig, target: str) -> None:
 
 def build_graphs(config: ErnieConfig, precision: str) -> dict[str, GraphBuilder]:
     """Every graph of the bundle by name; weights are described, not read."""
-    dtype = DTYPES[precision]
+    dtype = (DTYPES | ENGINE_DTYPES)[precision]
     return {
         "vision": vision.build(config.vision, dtype),
         "resampler": resampler.build(config, dtype),

@@ -1,0 +1,203 @@
+"""ernie-export --target trt-rtx: real engines, built without a GPU; what they take; every refusal as one line."""
+
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ernie_export.exporter import cli
+from ernie_export.exporter.export import DATA_FILE, Progress, export
+from ernie_export.exporter.targets import onnx, rtx
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.manifest import GRAPHS, Manifest
+from ernie_export.graphs.tensor_file import read_header
+
+MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
+DTYPES = {"BF16": "bf16", "F32": "float"}
+LIMITS = rtx.Limits("8.9, 12.0", max_batch=3, max_tokens=600, max_image_tokens=64)
+
+
+class Steps(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.shares: dict[str, list[float]] = {}
+        take = lambda name, done: self.shares.setdefault(name, []).append(done)  # noqa: E731
+        super().__init__(lambda name, total: self.stages.append(name), lambda count: None, take)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A bundle of the mini checkpoint for two kinds of cards, and what its export reported."""
+    folder, steps = tmp_path_factory.mktemp("rtx") / "bundle", Steps()
+    return folder, export(MINI, folder, "trt-rtx", "bf16", steps, LIMITS), steps
+
+
+def test_a_bundle_of_engines(exported):
+    folder, manifest, _ = exported
+    assert Manifest.read(folder) == manifest
+    manifest.check_files(folder, hash_limit=2**40)
+    assert {path.name for path in folder.iterdir()} == {"manifest.json", *manifest.files}
+    assert manifest.graphs == {name: f"{name}.engine" for name in GRAPHS}
+    assert not list(folder.glob("*.onnx"))
+    assert (manifest.target, manifest.precision, manifest.model.max_positions) == ("trt-rtx", "bf16", 600)
+    facts = manifest.engines
+    assert (facts.library, facts.compute_capabilities) == ("tensorrt_rtx_bindings", ("8.9", "12.0"))
+    assert (facts.max_batch, facts.max_tokens, facts.max_image_tokens) == (3, 600, 64)
+    assert facts.version.startswith("1.")
+    sizes = [manifest.files[file].bytes for file in manifest.graphs.values()]
+    assert min(sizes) > 100_000 and max(sizes) < 12_000_000
+
+
+def test_engines_take_the_weights_of_the_data_file(exported):
+    """Every weight by its name, shape and type; what is left are the graph's own inputs."""
+    folder, _, _ = exported
+    entries = read_header(folder / DATA_FILE)
+    weights = {name: (DTYPES[entry.dtype], list(entry.shape)) for name, entry in entries.items()}
+    report = json.loads((folder / rtx.REPORT).read_text())
+    taken, own = set(), {}
+    for graph in GRAPHS:
+        inputs = {tensor["name"]: tensor for tensor in report[graph]["inputs"]}
+        for name in inputs.keys() & weights.keys():
+            assert (inputs[name]["dtype"], inputs[name]["shape"]) == weights[name]
+        taken |= inputs.keys() & weights.keys()
+        own[graph] = inputs.keys() - weights.keys()
+    assert taken == weights.keys()
+    cache = {f"past_{part}.{i}" for i in range(4) for part in ("key", "value")}
+    assert own["vision"] == {"pixel_values", "coordinates"}
+    assert own["resampler"] == {"hidden", "first", "second"}
+    assert own["decode"] == {"input_ids", "position_ids", "past_lengths", "lengths", *cache}
+    assert own["decoder"] == own["decode"] | {"feature_index", "features", "token_types"}
+
+
+def test_profiles_follow_the_limits(exported):
+    folder, _, _ = exported
+    report = json.loads((folder / rtx.REPORT).read_text())
+    inputs = {graph: {t["name"]: t for t in report[graph]["inputs"]} for graph in GRAPHS}
+    outputs = {graph: {t["name"]: t for t in report[graph]["outputs"]} for graph in GRAPHS}
+    assert inputs["vision"]["pixel_values"]["profile"] == [[1, 4, 588], [1, 256, 588], [2, 256, 588]]
+    assert inputs["resampler"]["hidden"]["profile"] == [[1, 4, 96], [1, 256, 96], [2, 256, 96]]
+    assert inputs["decoder"]["input_ids"]["profile"] == [[1, 1], [1, 512], [1, 512]]
+    assert inputs["decoder"]["features"]["profile"] == [[1, 128], [512, 128], [512, 128]]
+    assert inputs["decode"]["input_ids"]["profile"] == [[1, 1], [1, 1], [3, 1]]
+    assert inputs["decoder"]["past_key.0"] == {"name": "past_key.0", "dtype": "bf16", "shape": [1, 2, 600, 32]}
+    assert inputs["decode"]["past_value.3"]["profile"][2] == [3, 2, 600, 32]
+    assert outputs["decode"]["logits"] == {"name": "logits", "dtype": "float", "shape": [-1, 480]}
+    assert outputs["resampler"]["features"]["dtype"] == "bf16"
+    assert {f"present_key.{i}" for i in range(4)} < outputs["decoder"].keys()
+
+
+def test_progress_goes_from_graph_to_graph_and_never_back(exported):
+    _, _, steps = exported
+    assert list(steps.shares) == [f"Building {name}.engine" for name in GRAPHS]
+    for shares in steps.shares.values():
+        assert shares == sorted(shares) and 0 < shares[0] and 0.8 < shares[-1] <= 1 and len(shares) > 5
+
+
+def attempt(tmp_path: Path, **changes: Any) -> str:
+    """Export with `LIMITS` changed; the message of its refusal. Nothing stays on the disk."""
+    with pytest.raises(UserError) as refused:
+        export(MINI, tmp_path / "bundle", "trt-rtx", "bf16", Steps(), replace(LIMITS, **changes))
+    assert list(tmp_path.iterdir()) == []
+    assert "\n" not in str(refused.value).strip()
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"capabilities": "8.9,9.0"}, ("--compute-capability", "12.0", "'9.0'")),
+        ({"capabilities": "7.5"}, ("--compute-capability", "'7.5'")),
+        ({"capabilities": ""}, ("--compute-capability", "''")),
+        ({"max_image_tokens": 3}, ("--max-image-tokens", "at least 4", "3")),
+        ({"max_tokens": 64}, ("--max-tokens", "more than a picture's 64", "found 64")),
+        ({"max_tokens": 5000}, ("--max-tokens", "at most 4096", "5000")),
+    ],
+)
+def test_limits_that_cannot_be_are_named(tmp_path, changes, named):
+    message = attempt(tmp_path, **changes)
+    assert all(part in message for part in named), message
+
+
+def test_limits_left_out_follow_the_model():
+    from ernie_export.graphs.config import ErnieConfig
+
+    config = ErnieConfig.from_hf(MINI)
+    facts = rtx.check(config, rtx.Limits(), (4, 6177))
+    assert (facts.max_batch, facts.max_tokens, facts.max_image_tokens) == (1, 4096, 4095)
+    assert facts.compute_capabilities == ("8.0", "8.6", "8.9", "12.0")
+    assert rtx.check(config, rtx.Limits(), (4, 1196)).max_image_tokens == 1196
+
+
+def test_without_the_library(tmp_path, monkeypatch):
+    monkeypatch.setattr(rtx, "LIBRARY", "tensorrt_rtx_of_another_name")
+    assert "pip install .[export,trt-rtx]" in attempt(tmp_path)
+
+
+def test_what_the_parser_refuses_is_named_by_its_path(tmp_path, monkeypatch):
+    """The portable lowering loops over experts, which the parser does not take."""
+    monkeypatch.setitem(onnx.LOWERINGS, "trt-rtx", "portable")
+    message = attempt(tmp_path)
+    assert message.startswith("decoder.onnx: /model/layers.0/self_attn/MultimodalRope (RotaryEmbedding): refused by")
+
+
+CRASHES = {
+    "abort": ("import os; os.abort()", "SIGABRT"),
+    "killed": ("import os; os.kill(os.getpid(), 9)", "SIGKILL (out of memory?)"),
+    "exit": ("raise SystemExit(3)", "exit code 3"),
+    "silent": ("", "no answer"),
+}
+
+
+@pytest.mark.parametrize("crash", CRASHES)
+def test_a_crash_of_the_library_is_one_line(tmp_path, monkeypatch, crash):
+    program, named = CRASHES[crash]
+    monkeypatch.setattr(rtx, "BUILDER", (sys.executable, "-c", program))
+    message = attempt(tmp_path)
+    assert message.startswith("vision.engine: expected an engine") and named in message
+
+
+def test_a_failed_build_is_one_line(tmp_path):
+    """Attention in float32 has no kernel: the library says so while it builds."""
+    with pytest.raises(UserError, match=r"vision.engine: expected an engine .*Attention"):
+        export(MINI, tmp_path / "bundle", "trt-rtx", "fp32", Steps(), LIMITS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "ernie_export.exporter.cli", str(MINI), *map(str, arguments)]
+    return subprocess.run(program, capture_output=True, text=True, **options)
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    """No file may grow past 2 MiB, which the vision engine does."""
+    limits = (resource.RLIMIT_FSIZE, (2 * 2**20, 2 * 2**20))
+    process = command(
+        "-o", tmp_path / "bundle", "--target", "trt-rtx", preexec_fn=lambda: resource.setrlimit(*limits)
+    )
+    assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
+    assert process.stderr.startswith("error: ") and "File too large" in process.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--max-batch", "2"), "--max-batch: expected --target trt-rtx"),
+        (("--compute-capability", "8.9"), "--compute-capability: expected --target trt-rtx"),
+        (("--target", "trt-rtx", "--precision", "fp32"), "expected bf16 for --target trt-rtx"),
+        (("--target", "trt-rtx", "--max-batch", "0"), "--max-batch"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path, capsys, monkeypatch, arguments, named):
+    monkeypatch.setattr(sys, "argv", ["ernie-export", str(MINI), "-o", str(tmp_path / "bundle"), *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    printed = capsys.readouterr().err
+    assert stopped.value.code == 2 and printed.count("\n") == 1 and named in printed
+    assert list(tmp_path.iterdir()) == []
