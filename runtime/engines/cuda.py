@@ -10,6 +10,7 @@ Everything is bound by device name and address. With `HostMemory` the same code 
 import json
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -136,11 +137,14 @@ class CudaEngine(OnnxRuntimeEngine):
         Closes the memory with itself, or if it fails.
         """
         self._memory = memory
+        # The provider keeps captured graphs and library handles by thread: whoever calls, one thread of ours runs.
+        self._thread = ThreadPoolExecutor(1, "cuda")
         self._spare: list[CacheStore] = []
         self._graphs = 0
         try:
             super().__init__(bundle, manifest, threads)
         except BaseException:
+            self._thread.shutdown()
             memory.close()
             raise
         kind, self._item_bytes = FLOAT_TYPES[self._sessions["resampler"].get_outputs()[0].type]
@@ -192,6 +196,9 @@ class CudaEngine(OnnxRuntimeEngine):
 
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         """See `Engine.encode`. The encoder's output stays on the device."""
+        return self._thread.submit(self._encode, pixel_values, coordinates, pairs).result()
+
+    def _encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         vision = self._sessions["vision"].io_binding()
         for name, array in {"pixel_values": pixel_values, "coordinates": coordinates}.items():
             vision.bind_cpu_input(name, array)
@@ -225,6 +232,9 @@ class CudaEngine(OnnxRuntimeEngine):
 
     def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> np.ndarray:
         """See `Engine.prefill`."""
+        return self._thread.submit(self._prefill, cache, row, chunk).result()
+
+    def _prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> np.ndarray:
         assert isinstance(cache, DeviceCache)
         length = len(chunk.input_ids)
         arrays = {name: np.ascontiguousarray(a) for name, a in self._prompt_arrays(cache, row, chunk).items()}
@@ -241,6 +251,9 @@ class CudaEngine(OnnxRuntimeEngine):
         self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray
     ) -> Sequence[Candidates]:
         """See `Engine.decode`. A row's logits stay on the device; they are its until the next call."""
+        return self._thread.submit(self._decode, cache, tokens, positions).result()
+
+    def _decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> list[Candidates]:
         assert isinstance(cache, DeviceCache)
         rows, memory = len(tokens), self._memory
         step = cache.store.steps.get(rows) or self._capture_step(cache.store, rows)
@@ -319,6 +332,7 @@ class CudaEngine(OnnxRuntimeEngine):
 
     def close(self) -> None:
         """Free the sessions, then the device memory."""
+        self._thread.shutdown()
         self._spare.clear()
         super().close()
         self._weights.clear()
