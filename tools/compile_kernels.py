@@ -1,6 +1,6 @@
 """Compile every kernel of the TensorRT plugins for every architecture, without a GPU, and check the PTX.
 
-    python tools/compile_kernels.py [--arch sm90,...] [--dtype bfloat16] [--out DIR] [--quick]
+    python tools/compile_kernels.py [--arch sm90,...] [--dtype bfloat16] [--stages Rope,...] [--out DIR] [--quick]
 
 Each kernel is compiled for ERNIE-4.5-VL-28B-A3B's sizes with each of its tactics; its parameters are checked against
 what TensorRT passes, and Triton's own ptxas must take what is left after the scratch pointers are dropped. Prints a
@@ -41,9 +41,13 @@ def cases() -> Iterator[tuple[Stage, Shapes, Attributes]]:
             shapes |= {o.name: tuple(max(size, -1) for size in o.shape) for o in stage.outputs(inputs, attributes)}
 
 
-def compiled(arch: str, dtype: str, quick: bool) -> Iterator[tuple[str, CompiledKernel, Mapping[str, int]]]:
+def compiled(
+    arch: str, dtype: str, names: list[str], quick: bool
+) -> Iterator[tuple[str, CompiledKernel, Mapping[str, int]]]:
     """Each kernel compiled for `arch`: its name with its tactic's number, the PTX, and what ptxas reports."""
     for stage, shapes, attributes in cases():
+        if names and stage.name not in names:
+            continue
         for number, tactic in enumerate(stage.tactics[: 1 if quick else None], start=1):
             kernel = compile_stage(stage, shapes, attributes, tactic, dtype, arch)
             yield f"{stage.name}.{number}", kernel, assemble(kernel, arch)
@@ -54,13 +58,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--arch", default=",".join(TARGETS), help="architectures, as sm80,sm90; all by default")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16"))
+    parser.add_argument("--stages", help="stages, as Rope,BankDown; all by default")
     parser.add_argument("--out", type=Path, help="write each kernel's PTX to OUT/ARCH/NAME.ptx")
     parser.add_argument("--quick", action="store_true", help="the first tactic of each stage only")
     arguments = parser.parse_args()
+    names = arguments.stages.split(",") if arguments.stages else []
+    if unknown := set(names) - {stage.name for stage, _, _ in cases()}:
+        parser.error(f"--stages: unknown {', '.join(sorted(unknown))}")
     count = 0
     for arch in arguments.arch.split(","):
         try:
-            for name, kernel, report in compiled(arch, arguments.dtype, arguments.quick):
+            for name, kernel, report in compiled(arch, arguments.dtype, names, arguments.quick):
                 matrix = sorted(set(re.findall(r"\b(wgmma|tcgen05\.mma|mma\.sync)", kernel.ptx)))
                 room = "" if fits(kernel, arch) else "  more shared memory than the card has: not offered"
                 numbers = f"{report['registers']:4} regs {report['spilled']:5} B spilled {kernel.shared:7} B shared"

@@ -1,0 +1,102 @@
+"""Kernels as PTX for every architecture, compiled without a GPU; all tactics: python tools/compile_kernels.py."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.ops.ptx import SHARED_LIMIT, TARGETS, CompiledKernel, fits, target, without_scratch
+
+TOOL = Path(__file__).parents[3] / "tools" / "compile_kernels.py"
+ENTRY = """.version 8.7
+.target sm_90a
+.visible .entry rope(
+	.param .u64 .ptr .global .align 16 rope_param_0,
+	.param .u32 rope_param_1,
+	.param .u64 .ptr .global .align 1 rope_param_2,
+	.param .u64 .ptr .global .align 1 rope_param_3
+)
+.reqntid 128
+{
+	ld.param.b64 	%rd1, [rope_param_0];
+	ret;
+}
+"""
+
+
+def compile_kernels(*arguments, cache):
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    env["TRITON_CACHE_DIR"] = str(cache)
+    return subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, env=env)
+
+
+def test_matrix_kernels_compile_for_every_architecture(tmp_path):
+    stages = "Rope,DispatchGateUp,DispatchDown"
+    process = compile_kernels("--stages", stages, "--quick", cache=tmp_path)
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
+    assert lines[-1] == f"{3 * len(TARGETS)} kernels compiled and assembled"
+    assert [line.split()[0] for line in lines[:-1:3]] == list(TARGETS)
+    assert set(TARGETS) == {"sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm110", "sm120"}
+    units = {arch: {line.split()[-1] for line in lines if line.startswith(f"{arch} ")} - {"-"} for arch in TARGETS}
+    special = {"sm90": {"wgmma"}, "sm100": {"tcgen05.mma"}}
+    assert units == {arch: special.get(arch, {"mma.sync"}) for arch in TARGETS}
+
+
+def test_every_stage_compiles(tmp_path):
+    """For one architecture, in float16; parameters are checked where the scratch pointers are dropped."""
+    arguments = "--quick", "--arch", "sm80", "--dtype", "float16", "--out", str(tmp_path / "ptx")
+    process = compile_kernels(*arguments, cache=tmp_path)
+    assert process.returncode == 0, process.stderr
+    files = sorted((tmp_path / "ptx" / "sm80").iterdir())
+    assert len(files) == 13
+    for path in files:
+        text = path.read_text()
+        assert text.count(".visible .entry") == 1
+        assert str(Path.cwd()) not in text and not re.search(r"^\s*\.file", text, re.MULTILINE)
+    assert " 0 B spilled" in process.stdout and not re.search(r" [1-9]\d* B spilled", process.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--arch", "sm75"), "sm75: architecture 'sm75': expected one of sm80"), (("--stages", "Rpoe"), "unknown Rpoe")],
+)
+def test_what_is_unknown_is_named(tmp_path, arguments, message):
+    process = compile_kernels(*arguments, cache=tmp_path)
+    assert process.returncode in (1, 2) and message in process.stderr and "Traceback" not in process.stderr
+
+
+def test_scratch_pointers_are_dropped():
+    kept = without_scratch(ENTRY, ["u64", "u32"])
+    assert re.findall(r"rope_param_\d", kept.split(")")[0]) == ["rope_param_0", "rope_param_1"]
+    assert kept.startswith(".version 8.7") and "ld.param.b64" in kept
+
+
+@pytest.mark.parametrize(
+    ("ptx", "expected", "message"),
+    [
+        (ENTRY, ["u64"], "expected ['u64'] and two scratch pointers"),
+        (ENTRY, ["u64", "u64"], "expected ['u64', 'u64']"),
+        (ENTRY.replace("[rope_param_0]", "[rope_param_2]"), ["u64", "u32"], "uses scratch memory"),
+        (".version 8.7", [], "without an entry point"),
+    ],
+)
+def test_unexpected_parameters_are_refused(ptx, expected, message):
+    with pytest.raises(RuntimeError) as raised:
+        without_scratch(ptx, expected)
+    assert message in str(raised.value)
+
+
+def test_an_architecture_has_so_much_shared_memory():
+    kernel = CompiledKernel("gate_up", "", 128, 147456)
+    assert fits(kernel, "sm90") and not fits(kernel, "sm89") and not fits(kernel, "sm110")
+    assert set(SHARED_LIMIT) == set(TARGETS.values())
+
+
+def test_an_unknown_architecture_is_named():
+    with pytest.raises(UserError, match="'sm75': expected one of sm80, sm86, sm87, sm89, sm90, sm100, sm110, sm120"):
+        target("sm75")
+    assert target("sm110") == 89, "Triton 3.6 can't write sm_110's PTX"

@@ -1,0 +1,84 @@
+"""The plugins' registration, shape functions, formats and launches, by TensorRT 11.4's own Python sources.
+
+What this can't show: that TensorRT's builder accepts the plugins and that a GPU runs their kernels.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+API = Path(sys.prefix, "tensorrt_api")
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What quick_plugin_probe.py prints: 80 tokens (480 slots) at ERNIE-4.5-VL-28B-A3B's sizes, for sm89."""
+    assert API.is_dir(), f"{API} is missing: python tools/tensorrt_api.py {API}, which `make test` runs"
+    path = os.pathsep.join([str(API), str(ROOT / "tools")])
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    env |= {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(API / "stubs")}
+    program = Path(__file__).with_name("quick_plugin_probe.py")
+    process = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, env=env)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+POINTER, INT = "u64", "u32"
+# outputs, their dtypes, grid, kernel parameters: inputs, scalar, outputs
+EXPECTED = {
+    "Rope": ([[2, 40, 2560], [2, 40, 512]], ["BF16"] * 2, (80, 6, 1), [POINTER] * 5 + [INT] + [POINTER] * 2),
+    "BankLogits": ([[16, 80, 64]], ["FLOAT"], (5, 16, 1), [POINTER] * 2 + [INT, POINTER]),
+    "DispatchLogits": ([[16, 80, 64]], ["FLOAT"], (5, 16, 1), [POINTER] * 4 + [INT, POINTER]),
+    "DispatchRoute": ([[80, 6]] * 3, ["INT64", "INT32", "FLOAT"], (20, 1, 1), [POINTER] * 4 + [INT] + [POINTER] * 3),
+    "DispatchSort": ([[129], [480]], ["INT32"] * 2, (128, 1, 1), [POINTER] * 3 + [INT] + [POINTER] * 2),
+    # 480 slots of at most 128 experts, 16 in a tile: (480 + 128 · 15) / 16 = 150 tiles, by 1536 / 32 blocks of rows
+    "DispatchGateUp": ([[480, 1536]], ["BF16"], (150 * 48, 1, 1), [POINTER] * 7),
+    "DispatchDown": ([[480, 2560]], ["BF16"], (150 * 40, 1, 1), [POINTER] * 6),
+    "DispatchCombine": ([[80, 2560]], ["BF16"], (80, 3, 1), [POINTER] * 2),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_stage_is_built(found, name):
+    outputs, dtypes, grid, parameters = EXPECTED[name]
+    stage = found[name]
+    assert (stage["outputs"], stage["dtypes"]) == (outputs, dtypes)
+    kernel = stage["kernels"][0]
+    assert kernel["tactic"] == 1
+    assert tuple(kernel[f"grid_{axis}"] for axis in "xyz") == grid
+    assert kernel["parameters"] == parameters
+    assert kernel["scalars"] == [80] * parameters.count(INT)
+    assert kernel["name"] == kernel["entry"]
+    assert kernel["block_x"] in (32, 64, 128, 256) and kernel["block_y"] == kernel["block_z"] == 1
+    assert kernel["shared_mem"] <= 48 * 1024, "the first tactic must launch without an opt-in to more shared memory"
+
+
+def test_every_tactic_has_a_kernel_of_its_own(found):
+    few, many = found["DispatchGateUp"]["kernels"]
+    assert many["grid_x"] == (480 + 128 * 127) // 128 * (1536 // 128)
+    assert (few["block_x"], many["block_x"]) == (128, 256)
+
+
+def test_formats_go_together(found):
+    """bfloat16 or float16 in all tensors of the graph's dtype at once; all else is fixed."""
+    half = ["HALF", "INT64", "FLOAT", "FLOAT", "FLOAT"]
+    assert found["DispatchLogits"]["formats"] == ["BF16", *half[1:], *half]
+    both = ["INT64", "FLOAT", "INT32"]
+    assert found["Rope"]["formats"] == [
+        name for kind in ("BF16", "HALF", "FLOAT") for name in (kind, kind, *both, kind, kind)
+    ]
+
+
+def test_rope_in_place_takes_over_its_inputs(found):
+    assert found["RopeInPlace"]["aliases"] == [0, 1]
+    assert found["RopeInPlace"]["dtypes"] == ["FLOAT"] * 2
+    assert found["Rope"]["aliases"] == [-1, -1]
+
+
+def test_a_name_is_registered_once(found):
+    assert "'Rope'" in found["twice"]
