@@ -21,7 +21,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-PRECISIONS = {"onnx": ("fp32",), "onnx-portable": ("fp32",), "trt-rtx": ("bf16",)}  # by target, the default first
+ONNX = ("fp32", "fp16", "bf16", "int8", "int4")
+PRECISIONS = {"onnx": ONNX, "onnx-portable": ONNX, "trt-rtx": ("bf16",)}  # by target, the default first
 
 
 @click.command()

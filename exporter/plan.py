@@ -44,8 +44,8 @@ RULES = {
     "bf16": Rule(2, 16, 0, 0, "bf16", "bf16"),
     "fp16": Rule(2, 16, 0, 0, "fp16", "fp16"),
     "fp8": Rule(2, 8, 0, 4, "fp8", "fp16"),
-    "int8": Rule(2, 8, 32, 2, "fp16", "fp16"),
-    "int4": Rule(2, 4, 128, 2, "fp16", "fp16"),
+    "int8": Rule(4, 8, 128, 4, "fp16", "fp16"),
+    "int4": Rule(4, 4, 128, 4, "fp16", "fp16"),
 }
 # What marks a weight's name as belonging to a part; the first that fits counts.
 PARTS = {

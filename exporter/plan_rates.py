@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ernie_export.exporter.devices import Device
 from ernie_export.exporter.plan import EVERY_TOKEN, RULES, Model, Rule
 from ernie_export.exporter.plan_workload import Workload
-from ernie_export.exporter.targets import onnx
+from ernie_export.graphs.precision import PRECISIONS
 
 Stage = tuple[float, float, str]  # FLOP, bytes, and the arithmetic that they run in
 
@@ -48,12 +48,11 @@ class Estimate:
 
 def estimate(base: tuple[Model, int, int], precision: str, workload: Workload, device: Device | None) -> Estimate:
     """One precision; `base` is what `Model.build` returned for fp32, and is not built again."""
-    planned = precision not in onnx.DTYPES
-    model, data_file, graph_files = base
-    if not planned and precision != "fp32":
-        model, data_file, graph_files = Model.build(model.config, precision)
+    planned = precision not in PRECISIONS
+    model = base[0]  # counts parameters; a quantised model's weights are codes and scales
+    built, data_file, graph_files = base if planned or precision == "fp32" else Model.build(model.config, precision)
     rule = RULES[precision]
-    stored = model.stored(rule) if planned else {k: sum(w.nbytes for w in v) for k, v in model.weights.items()}
+    stored = model.stored(rule) if planned else {k: sum(w.nbytes for w in v) for k, v in built.weights.items()}
     if planned:  # the header names the same tensors, and a scale for some
         data_file += sum(stored.values()) - sum(w.nbytes for found in model.weights.values() for w in found)
 
@@ -156,8 +155,7 @@ def decode(model: Model, rule: Rule, stored: dict[str, int], workload: Workload)
 
 def common_bytes(model: Model, stored: dict[str, int]) -> float:
     """Bytes of weights that any token reads: all but experts, routers and an embedding that is not the head."""
-    head = stored["embedding" if model.config.tie_word_embeddings else "head"]
-    return math.fsum(stored[part] for part in EVERY_TOKEN) + head
+    return math.fsum(stored[part] for part in EVERY_TOKEN) + (stored["head"] or stored["embedding"])
 
 
 def rate(stages: list[Stage], tokens: int, device: Device | None, by_bandwidth: bool) -> Rate:

@@ -6,6 +6,8 @@ is plain safetensors: graphs point into it by offset, and any safetensors reader
 Alignment: the format allows no holes between tensors, so tensors are ordered by the largest power of two (up to a page)
 that divides their size. Each then starts at a multiple of that power: tensors of whole pages on a page, none ever off
 its element size. The header is padded with spaces (which the format allows) to a whole page.
+
+A quantised weight's scales follow its codes, so that the scales of one weight are all that waits in memory.
 """
 
 import json
@@ -18,11 +20,12 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from ernie_export.exporter.quantize import Quantizer
 from ernie_export.exporter.sink import BLOCK, Sink
 from ernie_export.graphs.checkpoint import Checkpoint
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.tensor_file import NUMPY, TensorEntry
-from ernie_export.graphs.weights import Constant, Interleaved, Piece, SourceSlice, Weight
+from ernie_export.graphs.weights import Constant, Interleaved, Piece, ScalesOf, SourceSlice, Weight
 
 PAGE = 4096
 FORMAT_NAMES = {
@@ -52,7 +55,11 @@ def plan(weights: Sequence[Weight]) -> Layout:
     names = [weight.name for weight in weights]
     if len(set(names)) != len(names):
         raise ValueError(f"two weights named {next(name for name in names if names.count(name) > 1)}")
-    ordered = sorted(weights, key=lambda weight: -alignment(weight.nbytes))
+    scales = {piece.codes: weight for weight in weights for piece in weight.pieces if isinstance(piece, ScalesOf)}
+    units = [(weight, scales.pop(weight.name)) if weight.name in scales else (weight,) for weight in weights]
+    units = [unit for unit in units if len(unit) == 2 or not isinstance(unit[0].pieces[0], ScalesOf)]
+    units.sort(key=lambda unit: -min(alignment(weight.nbytes) for weight in unit))
+    ordered = [weight for unit in units for weight in unit]
     members, offsets, end = {}, {}, 0
     for weight in ordered:
         kind = FORMAT_NAMES[np.dtype(weight.dtype)]
@@ -85,14 +92,14 @@ def write(layout: Layout, checkpoint: Checkpoint, path: Path, on_progress: Calla
     if free < layout.nbytes:
         raise UserError(f"{path}: expected {layout.nbytes} bytes of free disk space, found {free}")
     try:
-        with Sink(path) as sink:
+        with Sink(path) as sink, Quantizer() as quantizer:
             sink.put(np.frombuffer(layout.header, np.uint8))
             on_progress(len(layout.header))
-            pieces = [(piece, np.dtype(weight.dtype)) for weight in layout.weights for piece in weight.pieces]
-            for (piece, dtype), coming in zip_longest(pieces, pieces[1:]):
-                for name in sources(coming[0]) if coming else ():
+            pieces = [(weight, piece) for weight in layout.weights for piece in weight.pieces]
+            for (weight, piece), coming in zip_longest(pieces, pieces[1:]):
+                for name in sources(coming[1]) if coming else ():
                     checkpoint.read_ahead(name)
-                for block in blocks(piece, dtype, checkpoint, sink):
+                for block in stored_blocks(weight, piece, checkpoint, sink, quantizer):
                     sink.put(block)
                     on_progress(block.nbytes)
             return sink.finish()
@@ -111,7 +118,7 @@ def free_bytes(path: Path) -> int:
 
 def sources(piece: Piece) -> tuple[str, ...]:
     """Names of the checkpoint tensors that a piece reads."""
-    if isinstance(piece, Constant):
+    if isinstance(piece, Constant | ScalesOf):
         return ()
     return (piece.gate, piece.up) if isinstance(piece, Interleaved) else (piece.source,)
 
@@ -120,6 +127,8 @@ def check_pieces(weight: Weight, checkpoint: Checkpoint) -> None:
     """Compare the pieces' elements with the weight's; ValueError where they differ."""
     count = 0
     for piece in weight.pieces:
+        if isinstance(piece, ScalesOf):
+            return
         shapes = [checkpoint.tensors[name].shape for name in sources(piece)]
         if isinstance(piece, SourceSlice) and not 0 <= piece.start <= piece.stop <= shapes[0][0]:
             raise ValueError(f"{weight.name}: {piece} of {shapes[0]}")
@@ -131,12 +140,29 @@ def check_pieces(weight: Weight, checkpoint: Checkpoint) -> None:
             count += (piece.stop - piece.start) * math.prod(shapes[0][1:])
         else:
             count += sum(math.prod(shape) for shape in shapes)
+    if weight.quantization is not None:
+        count = count * weight.quantization.bits // 8
     if count != math.prod(weight.shape):
         raise ValueError(f"{weight.name}: pieces of {count} elements for shape {weight.shape}")
 
 
+def stored_blocks(
+    weight: Weight, piece: Piece, checkpoint: Checkpoint, sink: Sink, quantizer: Quantizer
+) -> Iterator[np.ndarray]:
+    """The bytes of one piece as `weight` stores them: in its dtype, or as codes."""
+    if isinstance(piece, ScalesOf):
+        yield from array_blocks(quantizer.take_scales(), np.dtype(weight.dtype), sink)
+    elif weight.quantization is None:
+        yield from blocks(piece, np.dtype(weight.dtype), checkpoint, sink)
+    else:
+        for block in blocks(piece, np.dtype(np.float32), checkpoint, sink):
+            yield quantizer.quantize(block.view(np.float32), weight.quantization)
+
+
 def blocks(piece: Piece, dtype: np.dtype, checkpoint: Checkpoint, sink: Sink) -> Iterator[np.ndarray]:
     """The bytes of one piece, cast to `dtype`, in blocks (uint8) of the sink."""
+    if isinstance(piece, ScalesOf):
+        raise ValueError(f"scales of {piece.codes} without its codes")
     if isinstance(piece, Constant):
         yield from array_blocks(piece.array, dtype, sink)
     elif isinstance(piece, Interleaved):

@@ -19,10 +19,18 @@ class GraphBuilder:
     """Collects nodes in order; `weights` holds the description of every initializer that lives in the data file."""
 
     def __init__(
-        self, name: str, dtype: ir.DataType, inputs: Sequence[tuple[str, ir.DataType, Sequence[int | str]]]
+        self,
+        name: str,
+        dtype: ir.DataType,
+        inputs: Sequence[tuple[str, ir.DataType, Sequence[int | str]]],
+        bits: int | None = None,
     ) -> None:
-        """`dtype`: of weights and activations. `inputs`: name, dtype and shape; a string is a dynamic dimension."""
+        """`dtype`: of weights and activations. `inputs`: name, dtype and shape; a string is a dynamic dimension.
+
+        `bits`: of the weights of linear layers and experts; None keeps them in `dtype`.
+        """
         self.dtype = dtype
+        self.bits = bits
         values = [ir.val(n, dtype, shape) for n, dtype, shape in inputs]
         self.graph = ir.Graph(values, [], nodes=[], name=name, opset_imports=dict(OPSETS))
         self.inputs = {value.name: value for value in values}

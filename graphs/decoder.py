@@ -25,14 +25,16 @@ from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.config import ErnieConfig, TextConfig
 from ernie_export.graphs.layers.linear import linear, rms_norm
 from ernie_export.graphs.layers.mlp import sparse, swiglu
+from ernie_export.graphs.layers.quantized import quantized
 from ernie_export.graphs.ops.mrope.reference import axes, inverse_frequencies
+from ernie_export.graphs.precision import Precision
 
 INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
 
 
-def build(config: ErnieConfig, dtype: ir.DataType, vision: bool) -> GraphBuilder:
-    """The decoder graph in `dtype`; without `vision` the decode graph."""
-    text = config.text
+def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuilder:
+    """The decoder graph in `precision`; without `vision` the decode graph."""
+    text, dtype = config.text, precision.dtype
     cache = ("batch", text.num_kv_heads, "capacity", text.head_dim)
     vision_inputs: list[tuple[str, ir.DataType, tuple[int | str, ...]]] = [
         ("feature_index", INT64, ("batch", "sequence")),
@@ -50,9 +52,10 @@ def build(config: ErnieConfig, dtype: ir.DataType, vision: bool) -> GraphBuilder
             ("lengths", INT64, ("batch",)),
             *((f"past_{part}.{i}", dtype, cache) for i in range(text.num_layers) for part in ("key", "value")),
         ],
+        precision.decoder,
     )
     with g.scope("model"):
-        hidden, table = embed(g, config, vision)
+        hidden = embed(g, config, vision)
         token_types = None
         if vision:
             token_types = g.op("Reshape", g.inputs["token_types"], g.constant("flat", np.array([-1])), name="types")
@@ -63,9 +66,12 @@ def build(config: ErnieConfig, dtype: ir.DataType, vision: bool) -> GraphBuilder
                 hidden = layer(g, text, index, hidden, token_types, split)
         last = last_tokens(g, hidden, split)
         last = rms_norm(g, last, "model.norm", text.hidden_size, text.rms_norm_eps)
-    head = table if config.tie_word_embeddings else g.tensor("lm_head.weight", (text.vocab_size, text.hidden_size))
+    source = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     with g.scope("lm_head"):
-        logits = g.op("Gemm", last, head, transB=1)
+        if precision.others:
+            logits = quantized(g, last, "lm_head.weight", source, text.vocab_size, text.hidden_size, precision.others)
+        else:
+            logits = g.op("Gemm", last, g.tensor(source, (text.vocab_size, text.hidden_size)), transB=1)
         if dtype != FLOAT:
             logits = g.op("Cast", logits, to=FLOAT)
     # Declared outputs follow the inputs' order: logits, then every layer's cache.
@@ -77,21 +83,21 @@ def build(config: ErnieConfig, dtype: ir.DataType, vision: bool) -> GraphBuilder
     return g
 
 
-def embed(g: GraphBuilder, config: ErnieConfig, vision: bool) -> tuple[ir.Value, ir.Value]:
-    """Rows (B·S, H) of token embeddings, with vision features in their places; and the embedding table (V, H)."""
+def embed(g: GraphBuilder, config: ErnieConfig, vision: bool) -> ir.Value:
+    """Rows (B·S, H) of token embeddings, with vision features in their places."""
     table = g.tensor("model.embed_tokens.weight", (config.text.vocab_size, config.text.hidden_size))
     with g.scope("embed_tokens"):
         flat = g.constant("flat", np.array([-1]))
         tokens = g.op("Gather", table, g.op("Reshape", g.inputs["input_ids"], flat, name="ids"), axis=0)
         if not vision:
-            return tokens, table
+            return tokens
         # A row of zeros stands at 0, so that text tokens have something to gather.
         zero = g.constant("zero", np.zeros((1, config.text.hidden_size), g.dtype.numpy()))
         index = g.op("Reshape", g.inputs["feature_index"], flat, name="index")
         rows = g.op("Gather", g.op("Concat", zero, g.inputs["features"], axis=0), index, axis=0, name="features")
         none = g.constant("none", np.array(0))
         is_text = g.op("Unsqueeze", g.op("Equal", index, none), g.constant("last", np.array([-1])), name="is_text")
-        return g.op("Where", is_text, tokens, rows), table
+        return g.op("Where", is_text, tokens, rows)
 
 
 def layer(

@@ -14,12 +14,14 @@ import onnx_ir as ir
 from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.layers.linear import layer_norm, linear, rms_norm
+from ernie_export.graphs.precision import Precision
 
 INT64 = ir.DataType.INT64
 
 
-def build(config: ErnieConfig, dtype: ir.DataType) -> GraphBuilder:
-    """The resampler graph in `dtype`."""
+def build(config: ErnieConfig, precision: Precision) -> GraphBuilder:
+    """The resampler graph in `precision`."""
+    dtype = precision.dtype
     vision, hidden = config.vision, config.text.hidden_size
     spatial = vision.hidden_size * vision.spatial_merge_size**2
     temporal = spatial * vision.temporal_merge_size
@@ -31,6 +33,7 @@ def build(config: ErnieConfig, dtype: ir.DataType) -> GraphBuilder:
             ("first", INT64, ("pairs",)),
             ("second", INT64, ("pairs",)),
         ],
+        precision.others,
     )
     with g.scope("resampler_model"):
         frames = g.op("Shape", g.inputs["hidden"], start=0, end=1, name="frame_count")

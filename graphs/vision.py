@@ -15,19 +15,22 @@ import numpy as np
 import onnx_ir as ir
 from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.config import VisionConfig
-from ernie_export.graphs.layers.linear import layer_norm, linear
+from ernie_export.graphs.layers.linear import dense, layer_norm, linear
 from ernie_export.graphs.ops.mrope.reference import inverse_frequencies
+from ernie_export.graphs.precision import Precision
 
 INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
 
 
-def build(vision: VisionConfig, dtype: ir.DataType) -> GraphBuilder:
-    """The encoder graph in `dtype`."""
+def build(vision: VisionConfig, precision: Precision) -> GraphBuilder:
+    """The encoder graph in `precision`."""
+    dtype = precision.dtype
     pixels = vision.in_channels * vision.patch_size**2
     g = GraphBuilder(
         "vision",
         dtype,
         [("pixel_values", FLOAT, ("frames", "patches", pixels)), ("coordinates", INT64, ("patches", 2))],
+        precision.others,
     )
     with g.scope("vision_model"):
         shape = g.op("Shape", g.inputs["pixel_values"], start=0, end=2)
@@ -40,7 +43,7 @@ def build(vision: VisionConfig, dtype: ir.DataType) -> GraphBuilder:
         if dtype != FLOAT:
             x = g.op("Cast", x, to=dtype)
         with g.scope("patch_embed"):
-            x = linear(g, x, "model.vision_model.patch_embed.proj", vision.hidden_size, pixels, bias=False)
+            x = dense(g, x, "model.vision_model.patch_embed.proj", vision.hidden_size, pixels, bias=False)
         cos, sin = rotary_tables(g, vision, shape)
         for index in range(vision.depth):
             with g.scope(f"blocks.{index}"):

@@ -44,17 +44,39 @@ class Constant:
     array: np.ndarray
 
 
-Piece = Rows | SourceSlice | Interleaved | Constant
+@dataclass(frozen=True)
+class ScalesOf:
+    """The scales of the quantised weight of this name, found while its codes are written."""
+
+    codes: str
+
+
+Piece = Rows | SourceSlice | Interleaved | Constant | ScalesOf
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """A code of `bits` (4 or 8) for each value; `group` neighbours along the last axis share a scale.
+
+    A value is scale · (code - 2^(bits - 1)). With 4 bits the first of two neighbours is a byte's lower half.
+    """
+
+    bits: int
+    group: int
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor of the bundle's data file: `shape` and NumPy `dtype` as stored, `pieces` in C order."""
+    """One tensor of the bundle's data file: `shape` and NumPy `dtype` as stored, `pieces` in C order.
+
+    With `quantization` the pieces' values are stored as codes, and `shape` counts bytes (uint8).
+    """
 
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
+    quantization: Quantization | None = None
 
     @property
     def nbytes(self) -> int:

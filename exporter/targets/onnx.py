@@ -8,14 +8,12 @@
 | decode | one text token a row | logits and KV cache, without the vision experts |
 """
 
-import onnx_ir as ir
 from ernie_export.graphs import decoder, resampler, vision
 from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.precision import PRECISIONS
 
-DTYPES = {"fp32": ir.DataType.FLOAT}
-ENGINE_DTYPES = {"bf16": ir.DataType.BFLOAT16}  # what compiled engines take besides
 LOWERINGS = {"onnx": "onnxruntime", "onnx-portable": "portable", "trt-rtx": "rtx"}
 
 
@@ -31,10 +29,10 @@ def check_target(config: ErnieConfig, target: str) -> None:
 
 def build_graphs(config: ErnieConfig, precision: str) -> dict[str, GraphBuilder]:
     """Every graph of the bundle by name; weights are described, not read."""
-    dtype = (DTYPES | ENGINE_DTYPES)[precision]
+    how = PRECISIONS[precision]
     return {
-        "vision": vision.build(config.vision, dtype),
-        "resampler": resampler.build(config, dtype),
-        "decoder": decoder.build(config, dtype, vision=True),
-        "decode": decoder.build(config, dtype, vision=False),
+        "vision": vision.build(config.vision, how),
+        "resampler": resampler.build(config, how),
+        "decoder": decoder.build(config, how, vision=True),
+        "decode": decoder.build(config, how, vision=False),
     }

@@ -2,10 +2,23 @@
 
 import onnx_ir as ir
 from ernie_export.graphs.build import GraphBuilder
+from ernie_export.graphs.layers.quantized import quantized
 
 
 def linear(g: GraphBuilder, x: ir.Value, tensor: str, outputs: int, inputs: int, bias: bool) -> ir.Value:
     """x (T, inputs) by the checkpoint's `tensor`.weight (outputs, inputs), plus `tensor`.bias where there is one.
+
+    The weight is quantised if the graph's `bits` say so.
+    """
+    if g.bits is None:
+        return dense(g, x, tensor, outputs, inputs, bias)
+    with g.scope(tensor.rsplit(".", 1)[-1]):
+        y = quantized(g, x, f"{tensor}.weight", f"{tensor}.weight", outputs, inputs, g.bits)
+        return g.op("Add", y, g.tensor(f"{tensor}.bias", (outputs,))) if bias else y
+
+
+def dense(g: GraphBuilder, x: ir.Value, tensor: str, outputs: int, inputs: int, bias: bool) -> ir.Value:
+    """`linear` with the weight in the graph's dtype.
 
     Gemm with transB reads the weight as the checkpoint stores it, so nothing is transposed at export.
     """

@@ -5,7 +5,8 @@ import onnx_ir as ir
 from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.config import TextConfig
 from ernie_export.graphs.layers.linear import linear
-from ernie_export.graphs.weights import Interleaved, Rows, SourceSlice, Weight
+from ernie_export.graphs.layers.quantized import codes_and_scales, group_size
+from ernie_export.graphs.weights import Interleaved, Quantization, Rows, SourceSlice, Weight
 
 FLOAT = ir.DataType.FLOAT
 
@@ -25,13 +26,17 @@ def sparse(g: GraphBuilder, x: ir.Value, token_types: ir.Value | None, mlp: str,
     Without `token_types` every token is text and the vision bank is left out.
     """
     routing = {"k": text.experts_per_token, "norm_min": text.norm_min}
+    how, prefix = None, ""
+    if g.bits is not None:
+        how, prefix = Quantization(g.bits, group_size(mlp, text.hidden_size, *text.moe_intermediate_size)), "Quantized"
+        routing |= {"bits": how.bits, "group": how.group}
     with g.scope("mlp"):
-        banks = expert_bank(g, mlp, "text", text)
+        banks = expert_bank(g, mlp, "text", text, how)
         if token_types is None:
-            routed, _ = g.custom("ExpertBank", x, *banks, **routing)
+            routed, _ = g.custom(f"{prefix}ExpertBank", x, *banks, **routing)
         else:
-            banks += expert_bank(g, mlp, "vision", text)
-            routed, _ = g.custom("MoEDispatch", x, token_types, *banks, **routing)
+            banks += expert_bank(g, mlp, "vision", text, how)
+            routed, _ = g.custom(f"{prefix}MoEDispatch", x, token_types, *banks, **routing)
         if not text.num_shared_experts:
             return routed
         width = text.moe_intermediate_size[0] * text.num_shared_experts
@@ -39,41 +44,30 @@ def sparse(g: GraphBuilder, x: ir.Value, token_types: ir.Value | None, mlp: str,
         return g.op("Add", routed, shared)
 
 
-def expert_bank(g: GraphBuilder, mlp: str, bank: str, text: TextConfig) -> list[ir.Value]:
+def expert_bank(g: GraphBuilder, mlp: str, bank: str, text: TextConfig, how: Quantization | None) -> list[ir.Value]:
     """Gate (H, E), bias (E,), gate_up (E, 2I, H) and down (E, H, I) of one bank, stacked from one tensor an expert.
 
     The text bank's experts come first in the checkpoint, and its gate is `weight`, the vision bank's `weight_1`.
+    With `how` gate_up and down are two values each: codes and scales.
     """
     index = {"text": 0, "vision": 1}[bank]
     hidden, experts, width = text.hidden_size, text.num_experts, text.moe_intermediate_size[index]
     sources = [f"{mlp}.experts.{index * experts + e}" for e in range(experts)]
     correction = f"{mlp}.moe_statics.e_score_correction_bias"
-    stacked = f"{mlp}.experts.{bank}"
-    dtype = g.dtype.numpy()
-    return [
+    of_bank = (SourceSlice(correction, index, index + 1),)
+    gate_up = tuple(Interleaved(f"{s}.gate_proj.weight", f"{s}.up_proj.weight") for s in sources)
+    down = tuple(Rows(f"{s}.down_proj.weight") for s in sources)
+    values = [
         g.tensor(f"{mlp}.gate.weight" + "_1" * index, (hidden, experts), FLOAT),
-        g.weight(
-            Weight(
-                f"{correction}.{bank}",
-                np.dtype(np.float32),
-                (experts,),
-                (SourceSlice(correction, index, index + 1),),
-            )
-        ),
-        g.weight(
-            Weight(
-                f"{stacked}.gate_up_proj",
-                dtype,
-                (experts, 2 * width, hidden),
-                tuple(Interleaved(f"{s}.gate_proj.weight", f"{s}.up_proj.weight") for s in sources),
-            )
-        ),
-        g.weight(
-            Weight(
-                f"{stacked}.down_proj",
-                dtype,
-                (experts, hidden, width),
-                tuple(Rows(f"{s}.down_proj.weight") for s in sources),
-            )
-        ),
+        g.weight(Weight(f"{correction}.{bank}", np.dtype(np.float32), (experts,), of_bank)),
     ]
+    for name, shape, pieces in (
+        ("gate_up_proj", (experts, 2 * width, hidden), gate_up),
+        ("down_proj", (experts, hidden, width), down),
+    ):
+        stacked = f"{mlp}.experts.{bank}.{name}"
+        if how is None:
+            values.append(g.weight(Weight(stacked, g.dtype.numpy(), shape, pieces)))
+        else:
+            values += codes_and_scales(g, stacked, (*shape[:-1], shape[-1] * how.bits // 8), shape, pieces, how)
+    return values

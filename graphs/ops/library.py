@@ -7,19 +7,36 @@ from ernie_export.graphs.ops.cached_attention import function_rtx as cached_atte
 from ernie_export.graphs.ops.cached_attention.spec import CACHED_ATTENTION
 from ernie_export.graphs.ops.moe_dispatch import function as moe_dispatch
 from ernie_export.graphs.ops.moe_dispatch import function_rtx as moe_dispatch_rtx
-from ernie_export.graphs.ops.moe_dispatch.spec import EXPERT_BANK, MOE_DISPATCH
+from ernie_export.graphs.ops.moe_dispatch.spec import (
+    EXPERT_BANK,
+    MOE_DISPATCH,
+    QUANTIZED_EXPERT_BANK,
+    QUANTIZED_MOE_DISPATCH,
+)
 from ernie_export.graphs.ops.mrope import function as mrope
 from ernie_export.graphs.ops.mrope import function_rtx as mrope_rtx
 from ernie_export.graphs.ops.mrope.spec import MROPE
+from ernie_export.graphs.ops.quantized_linear import function as quantized_linear
+from ernie_export.graphs.ops.quantized_linear.spec import QUANTIZED_LINEAR
 from ernie_export.graphs.ops.spec import DOMAIN, OPSET, OpSpec
 from ernie_export.graphs.ops.vision_attention import function as vision_attention
 from ernie_export.graphs.ops.vision_attention.spec import VISION_ATTENTION
 
 SPECS: dict[str, OpSpec] = {
-    spec.name: spec for spec in (EXPERT_BANK, MOE_DISPATCH, MROPE, CACHED_ATTENTION, VISION_ATTENTION)
+    spec.name: spec
+    for spec in (
+        EXPERT_BANK,
+        MOE_DISPATCH,
+        QUANTIZED_EXPERT_BANK,
+        QUANTIZED_MOE_DISPATCH,
+        QUANTIZED_LINEAR,
+        MROPE,
+        CACHED_ATTENTION,
+        VISION_ATTENTION,
+    )
 }
 OPSETS = {"": OPSET, DOMAIN: 1, "com.microsoft": 1}
-ROOMS = (cached_attention, moe_dispatch, mrope, vision_attention)
+ROOMS = (cached_attention, moe_dispatch, mrope, quantized_linear, vision_attention)
 RTX_ROOMS = (cached_attention_rtx, moe_dispatch_rtx, mrope_rtx, vision_attention)
 
 

@@ -65,8 +65,11 @@ def planned(*arguments: Any) -> dict[str, Any]:
     return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize("kind", ["mini-ernie", "random odd"])
-def test_the_sizes_are_those_of_an_export(tmp_path, kind):
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [("mini-ernie", "fp32"), ("mini-ernie", "int8"), ("mini-ernie", "int4"), ("random odd", "fp32")],
+)
+def test_the_sizes_are_those_of_an_export(tmp_path, kind, precision):
     checkpoint = MINI
     if kind != "mini-ernie":
         checkpoint = tmp_path / "checkpoint"
@@ -76,16 +79,17 @@ def test_the_sizes_are_those_of_an_export(tmp_path, kind):
         shapes = expected_tensors(ErnieConfig.from_hf(checkpoint))
         tensors = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
         save_file(tensors, checkpoint / "model.safetensors")
-    manifest = export(checkpoint, tmp_path / "bundle", "onnx", "fp32", Progress(lambda *_: None, lambda *_: None))
-    found = planned(checkpoint, "--precision", "fp32", "--context", 64)
-    fp32 = found["precisions"]["fp32"]
-    assert fp32["status"] == "exportable"
-    assert fp32["data_file"] == (tmp_path / "bundle" / DATA_FILE).stat().st_size
-    assert fp32["graph_files"] == sum(path.stat().st_size for path in (tmp_path / "bundle").glob("*.onnx"))
-    assert fp32["bundle"] == sum(entry.bytes for entry in manifest.files.values())
+    manifest = export(checkpoint, tmp_path / "bundle", "onnx", precision, Progress(lambda *_: None, lambda *_: None))
+    found = planned(checkpoint, "--precision", precision, "--context", 64)
+    sizes = found["precisions"][precision]
+    assert sizes["status"] == "exportable"
+    assert sizes["data_file"] == (tmp_path / "bundle" / DATA_FILE).stat().st_size
+    assert sizes["graph_files"] == sum(path.stat().st_size for path in (tmp_path / "bundle").glob("*.onnx"))
+    assert sizes["bundle"] == sum(entry.bytes for entry in manifest.files.values())
     count = sum(int(np.prod(s)) for s in expected_tensors(ErnieConfig.from_hf(checkpoint)).values())
     assert found["parameters"]["total"] == count
-    assert sum(fp32["weights"].values()) == 4 * count
+    if precision == "fp32":
+        assert sum(sizes["weights"].values()) == 4 * count
 
 
 def test_the_released_model(released):
@@ -119,30 +123,33 @@ def test_the_released_model(released):
     step = bf16["decode"]
     assert step["bytes"] == pytest.approx(2 * found["active_parameters"]["text with head"] + 57344000, rel=2e-3)
     assert step["tokens_per_second"] == pytest.approx(4.8e12 / step["bytes"])
-    assert {name: e["status"] for name, e in found["precisions"].items()} == {"fp32": "exportable"} | dict.fromkeys(
-        ("bf16", "fp16", "fp8", "int8", "int4"), "planned"
-    )
+    statuses = {name: e["status"] for name, e in found["precisions"].items()}
+    assert statuses == dict.fromkeys(("fp32", "bf16", "fp16", "int8", "int4"), "exportable") | {"fp8": "planned"}
 
 
-def test_planned_sizes_follow_the_stated_rule(released):
+def test_quantised_sizes_are_codes_and_scales(released):
     found = planned(released)["precisions"]
     experts = 20_384_317_440
-    assert found["int8"]["weights"]["text experts"] == experts + experts // 32 * 2
-    assert found["int4"]["weights"]["text experts"] == experts // 2 + experts // 128 * 2
+    scales = experts // 128 * 4
+    assert found["int8"]["weights"]["text experts"] == experts + scales
+    assert found["int4"]["weights"]["text experts"] == experts // 2 + scales
     rows = 27 * 64 * (2 * 1536 + 2560)
     assert found["fp8"]["weights"]["text experts"] == experts + 4 * rows
-    for high in ("vision encoder", "resampler", "norms", "embedding"):
-        assert {found[name]["weights"][high] for name in ("fp8", "int8", "int4", "bf16")} == {
-            found["fp16"]["weights"][high]
-        }
+    for name in ("int8", "int4"):
+        assert found[name]["weights"]["head"] == 103424 * (2560 + 2560 // 128 * 4)
+        for high in ("routers", "norms", "embedding"):
+            assert found[name]["weights"][high] == found["fp32"]["weights"][high]
+        assert found[name]["prefill"]["flops"] == found["fp32"]["prefill"]["flops"]
+    # int4 reads 4 bits and a scale of each weight; the head has 8.
+    assert 1.9e9 < found["int4"]["decode"]["bytes"] - found["int4"]["kv_cache"] < 2.1e9
     totals = [found[name]["device_memory"] for name in ("int4", "int8", "bf16", "fp32")]
     assert totals == sorted(totals) and len(set(totals)) == 4
 
 
 def test_a_row_is_padded_to_whole_groups():
     weight = plan.Weight("x", np.dtype(np.float32), (2, 5, 130), ())
-    assert plan.stored_bytes(weight, "attention", plan.RULES["int4"]) == 10 * 2 * (64 + 2)
-    assert plan.stored_bytes(weight, "embedding", plan.RULES["int4"]) == 2 * 1300
+    assert plan.stored_bytes(weight, "attention", plan.RULES["int4"]) == 10 * 2 * (64 + 4)
+    assert plan.stored_bytes(weight, "embedding", plan.RULES["int4"]) == 4 * 1300
     assert plan.stored_bytes(weight, "routers", plan.RULES["int4"]) == 4 * 1300
 
 

@@ -16,7 +16,10 @@ Run = Callable[..., list[np.ndarray]]
 
 @pytest.fixture
 def run_op(tmp_path: Path) -> Run:
-    """run_op(op_type, lowering, inputs, attributes, outputs): `outputs` are (dtype, rank) of each."""
+    """run_op(op_type, lowering, inputs, attributes, outputs): `outputs` are (dtype, rank) of each.
+
+    `constants` are the inputs that stand in the model, as weights do: ONNX Runtime packs those for its kernels.
+    """
 
     def run(
         op_type: str,
@@ -25,13 +28,17 @@ def run_op(tmp_path: Path) -> Run:
         attributes: dict[str, object],
         outputs: list[tuple[type, int]],
         evaluator: str = "onnxruntime",
+        constants: tuple[str, ...] = (),
     ) -> list[np.ndarray]:
         declared = [
             (name, ir.DataType.from_numpy(a.dtype), [f"{name}_{axis}" for axis in range(a.ndim)])
             for name, a in inputs.items()
+            if name not in constants
         ]
         g = GraphBuilder("one", ir.DataType.FLOAT, declared)
-        for index, value in enumerate(g.custom(op_type, *g.inputs.values(), **attributes)):
+        values = [g.constant(n, a) if n in constants else g.inputs[n] for n, a in inputs.items()]
+        inputs = {name: a for name, a in inputs.items() if name not in constants}
+        for index, value in enumerate(g.custom(op_type, *values, **attributes)):
             dtype, rank = outputs[index]
             shape = [f"out{index}_{axis}" for axis in range(rank)]
             g.output(value, f"out{index}", ir.DataType.from_numpy(np.dtype(dtype)), shape)

@@ -2,10 +2,21 @@
 
 Routing and dispatch are the same everywhere; only how one bank's experts run differs:
 `portable` loops over the experts in standard operators (ascending order, as the reference adds them), `onnxruntime`
-calls the fused com.microsoft::MoE. That op wants router logits and applies a softmax of its own, so it is given
-log(weight) for the chosen experts and -1e30 elsewhere: its softmax then returns our weights over their sum, and the
-sum (1, or less where norm_min took over) is multiplied back.
+calls the fused com.microsoft::MoE, or QMoE where the experts are quantised. These want router logits and apply a
+softmax of their own, so they are given log(weight) for the chosen experts and -1e30 elsewhere: the softmax then returns
+our weights over their sum, and the sum (1, or less where norm_min took over) is multiplied back.
 """
+
+from ernie_export.graphs.ops.moe_dispatch.spec import (
+    EXPERT_BANK,
+    MOE_DISPATCH,
+    QUANTIZED_EXPERT_BANK,
+    QUANTIZED_MOE_DISPATCH,
+)
+from ernie_export.graphs.ops.quantized_linear.function import LEVELS, dequantized
+from ernie_export.graphs.ops.spec import OpSpec
+
+ATTRIBUTES = {"k": "int", "norm_min": "float", "bits": "int", "group": "int"}
 
 ROUTING = """
     x32 = Cast <to = 1> (x)
@@ -26,12 +37,11 @@ ROUTING = """
 EXPERTS_ONNXRUNTIME = """
     logs = Log (weights)
     shape = Shape (probs)
-    low = Constant <value = float {-1e30}> ()
+    low = Constant <value = float {{-1e30}}> ()
     lows = Expand (low, shape)
     router32 = ScatterElements <axis = 1> (lows, experts, logs)
     router = CastLike (router32, x)
-    mixed = com.microsoft.MoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1,
-        activation_alpha = 1.0, activation_beta = 0.0, normalize_routing_weights = 0> (x, router, gate_up, , down)
+    mixed = com.microsoft.{fused}
     sum32 = ReduceSum <keepdims = 1> (weights, axis)
     sum = CastLike (sum32, x)
     y = Mul (mixed, sum)
@@ -57,7 +67,7 @@ EXPERTS_PORTABLE = """
         row_list, slot_list = Split <axis = 1, num_outputs = 2> (pairs)
         rows = Squeeze (row_list, axis)
         inputs = Gather <axis = 0> (x, rows)
-        gate_up_rows = Gather <axis = 0> (gate_up, e)
+        {gate_up_rows}
         gate_up_columns = Transpose <perm = [1, 0]> (gate_up_rows)
         both = MatMul (inputs, gate_up_columns)
         gate_part = Slice (both, zero_1d, end, one_1d, two_1d)
@@ -65,7 +75,7 @@ EXPERTS_PORTABLE = """
         sigmoid = Sigmoid (gate_part)
         silu = Mul (gate_part, sigmoid)
         gated = Mul (silu, up_part)
-        down_rows = Gather <axis = 0> (down, e)
+        {down_rows}
         down_columns = Transpose <perm = [1, 0]> (down_rows)
         outputs = MatMul (gated, down_columns)
         own = GatherND (scale, pairs)
@@ -75,11 +85,24 @@ EXPERTS_PORTABLE = """
     }}>
 """
 
-BANK_SIGNATURE = "ExpertBank <k, norm_min> (x, gate, bias, gate_up, down) => (y, experts)"
+FUSED = """MoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
+        activation_beta = 0.0, normalize_routing_weights = 0> (x, router, gate_up, , down)"""
+# Accuracy level 4: see the room quantized_linear.
+FUSED_QUANTIZED = """QMoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
+        activation_beta = 0.0, normalize_routing_weights = 0, expert_weight_bits: int = @bits,
+        block_size: int = @group, accuracy_level = 4>
+        (x, router, gate_up, gate_up_scales, , down, down_scales)"""
+
+# Expert e's matrices in the loop of `portable`.
+ROWS = {name: f"{name}_rows = Gather <axis = 0> ({name}, e)" for name in ("gate_up", "down")}
+ROWS_QUANTIZED = {
+    name: f"""{name}_codes = Gather <axis = 0> ({name}, e)
+        {name}_own = Gather <axis = 0> ({name}_scales, e)
+        {dequantized(f"{name}_codes", f"{name}_own", f"{name}_rows")}"""
+    for name in ("gate_up", "down")
+}
 
 DISPATCH = """
-MoEDispatch <k, norm_min> (x, token_types, text_gate, text_bias, text_gate_up, text_down,
-                           vision_gate, vision_bias, vision_gate_up, vision_down) => (y, experts) {
     is_vision = Cast <to = 9> (token_types)
     is_text = Not (is_vision)
     text_places = NonZero (is_text)
@@ -88,10 +111,8 @@ MoEDispatch <k, norm_min> (x, token_types, text_gate, text_bias, text_gate_up, t
     vision_rows = Transpose <perm = [1, 0]> (vision_places)
     x_text = GatherND (x, text_rows)
     x_vision = GatherND (x, vision_rows)
-    y_text, e_text = ernie.ExpertBank <k: int = @k, norm_min: float = @norm_min>
-        (x_text, text_gate, text_bias, text_gate_up, text_down)
-    y_vision, e_vision = ernie.ExpertBank <k: int = @k, norm_min: float = @norm_min>
-        (x_vision, vision_gate, vision_bias, vision_gate_up, vision_down)
+    y_text, e_text = ernie.{bank} <{passed}> (x_text, {text})
+    y_vision, e_vision = ernie.{bank} <{passed}> (x_vision, {vision})
     bank_size = Shape <start = 1, end = 2> (text_gate)
     e_offset = Add (e_vision, bank_size)
     order = Concat <axis = 0> (text_rows, vision_rows)
@@ -99,12 +120,40 @@ MoEDispatch <k, norm_min> (x, token_types, text_gate, text_bias, text_gate_up, t
     e_sorted = Concat <axis = 0> (e_text, e_offset)
     y = ScatterND (x, order, y_sorted)
     experts = ScatterND (e_sorted, order, e_sorted)
-}
 """
 
 
 def bodies(lowering: str, dtype: str) -> list[str]:
     """Function texts for `lowering` (portable, onnxruntime) and the graph's `dtype` (float, float16, bfloat16)."""
-    experts = {"portable": EXPERTS_PORTABLE.format(dtype=dtype), "onnxruntime": EXPERTS_ONNXRUNTIME}[lowering]
+    return [
+        bank_body(EXPERT_BANK, lowering, dtype, FUSED, ROWS),
+        dispatch_body(MOE_DISPATCH, EXPERT_BANK),
+        bank_body(QUANTIZED_EXPERT_BANK, lowering, dtype, FUSED_QUANTIZED, ROWS_QUANTIZED),
+        dispatch_body(QUANTIZED_MOE_DISPATCH, QUANTIZED_EXPERT_BANK),
+    ]
+
+
+def bank_body(spec: OpSpec, lowering: str, dtype: str, fused: str, rows: dict[str, str]) -> str:
+    """One bank: `fused` is its call in `onnxruntime`, `rows` how `portable` takes expert e's matrices."""
+    if lowering == "onnxruntime":
+        experts = EXPERTS_ONNXRUNTIME.format(fused=fused)
+    else:
+        experts = EXPERTS_PORTABLE.format(dtype=dtype, gate_up_rows=rows["gate_up"], down_rows=rows["down"])
+        if "bits" in spec.attributes:
+            experts = LEVELS + experts
     zero = "    zero_1d = Constant <value_ints = [0]> ()\n"
-    return [f"{BANK_SIGNATURE} {{\n{zero}{ROUTING}{experts}}}", DISPATCH]
+    return f"{signature(spec)} {{\n{zero}{ROUTING}{experts}}}"
+
+
+def dispatch_body(spec: OpSpec, bank: OpSpec) -> str:
+    """Both banks, each called with the tokens that are its own."""
+    passed = ", ".join(f"{name}: {ATTRIBUTES[name]} = @{name}" for name in spec.attributes)
+    text, vision = (", ".join(f"{kind}_{name}" for name in bank.inputs[1:]) for kind in ("text", "vision"))
+    body = DISPATCH.format(bank=bank.name, passed=passed, text=text, vision=vision)
+    return f"{signature(spec)} {{{body}}}"
+
+
+def signature(spec: OpSpec) -> str:
+    """The first line of an operator's body."""
+    inputs, outputs = ", ".join(spec.inputs), ", ".join(spec.outputs)
+    return f"{spec.name} <{', '.join(spec.attributes)}> ({inputs}) => ({outputs})"

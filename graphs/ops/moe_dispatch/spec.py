@@ -14,16 +14,28 @@ T tokens, H hidden size, E experts in a bank, I the bank's expert width, k exper
 | output experts | (T, k) | int64, best first; the vision bank counts from E on |
 
 Attributes: `k`; `norm_min`, the least divisor of the weights' normalisation.
+
+QuantizedExpertBank and QuantizedMoEDispatch take gate_up and down as codes (uint8, `bits` a value, in the same order)
+with scales, (E, 2I, H/g) and (E, H, I/g) in the graph's dtype, after each: see the room quantized_linear. Further
+attributes: `bits`; `group`, the g values that share a scale.
 """
 
 from ernie_export.graphs.ops.spec import OpSpec
 
 BANK = ("gate", "bias", "gate_up", "down")
+QUANTIZED_BANK = ("gate", "bias", "gate_up", "gate_up_scales", "down", "down_scales")
+ROUTING = ("k", "norm_min")
+STORAGE = ("bits", "group")
 
-EXPERT_BANK = OpSpec("ExpertBank", ("x", *BANK), ("y", "experts"), ("k", "norm_min"))
-MOE_DISPATCH = OpSpec(
-    "MoEDispatch",
-    ("x", "token_types", *(f"text_{n}" for n in BANK), *(f"vision_{n}" for n in BANK)),
-    ("y", "experts"),
-    ("k", "norm_min"),
+
+def both_banks(bank: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the text bank's inputs, then of the vision bank's."""
+    return (*(f"text_{name}" for name in bank), *(f"vision_{name}" for name in bank))
+
+
+EXPERT_BANK = OpSpec("ExpertBank", ("x", *BANK), ("y", "experts"), ROUTING)
+MOE_DISPATCH = OpSpec("MoEDispatch", ("x", "token_types", *both_banks(BANK)), ("y", "experts"), ROUTING)
+QUANTIZED_EXPERT_BANK = OpSpec("QuantizedExpertBank", ("x", *QUANTIZED_BANK), ("y", "experts"), (*ROUTING, *STORAGE))
+QUANTIZED_MOE_DISPATCH = OpSpec(
+    "QuantizedMoEDispatch", ("x", "token_types", *both_banks(QUANTIZED_BANK)), ("y", "experts"), (*ROUTING, *STORAGE)
 )

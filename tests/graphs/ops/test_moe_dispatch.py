@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ernie_export.graphs.ops.moe_dispatch import reference
+from ernie_export.graphs.ops.quantized_linear.reference import dequantize
 
 NAMES = ("gate", "bias", "gate_up", "down")
 BODIES = [("portable", "onnxruntime"), ("onnxruntime", "onnxruntime"), ("portable", "onnx"), ("rtx", "onnxruntime")]
@@ -35,6 +36,42 @@ def test_body_equals_reference(run_op, seed, lowering, evaluator, mix):
     y, chosen = run_op("MoEDispatch", lowering, inputs, {"k": k, "norm_min": 1e-12}, outputs, evaluator)
     assert np.array_equal(chosen, experts)
     np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+SIZES = [(128, (96, 64), 32), (256, (128, 384), 128), (64, (16, 48), 16)]
+QUANTIZED_NAMES = ("gate", "bias", "gate_up", "gate_up_scales", "down", "down_scales")
+
+
+def quantized_bank(rng: np.random.Generator, hidden: int, experts: int, width: int, bits: int, group: int) -> tuple:
+    """A bank's inputs, and the bank that they stand for."""
+    gate, bias, _, _ = bank(rng, hidden, experts, width)
+    stored, meant = [gate, bias], [gate, bias]
+    for rows, columns in ((2 * width, hidden), (hidden, width)):
+        codes = rng.integers(0, 256, (experts, rows, columns * bits // 8), dtype=np.uint8)
+        scales = rng.uniform(-0.02, 0.02, (experts, rows, columns // group)).astype(np.float32)
+        stored += codes, scales
+        meant.append(dequantize(codes, scales, bits))
+    return tuple(stored), tuple(meant)
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize(("hidden", "widths", "group"), SIZES)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("lowering", "error"), [("portable", 2e-6), ("onnxruntime", 0.02)])
+def test_quantised_body_equals_reference(run_op, lowering, error, bits, hidden, widths, group, mix):
+    """The fused kernel rounds its rows to 8 bits: that error is far below a swapped code's or scale's."""
+    rng = np.random.default_rng(bits + hidden)
+    (text, text_meant), (vision, vision_meant) = (quantized_bank(rng, hidden, 8, w, bits, group) for w in widths)
+    x, k = rng.standard_normal((17, hidden)).astype(np.float32), 3
+    types = MIXES[mix](np.arange(len(x)))
+    expected, experts = reference.moe_dispatch(x, types, text_meant, vision_meant, k, 1e-12)
+    banks = {f"{n}_{kind}": a for kind, arrays in (("t", text), ("v", vision)) for n, a in zip(QUANTIZED_NAMES, arrays)}
+    attributes = {"k": k, "norm_min": 1e-12, "bits": bits, "group": group}
+    outputs = [(np.float32, 2), (np.int64, 2)]
+    inputs = {"x": x, "token_types": types, **banks}
+    y, chosen = run_op("QuantizedMoEDispatch", lowering, inputs, attributes, outputs, constants=tuple(banks))
+    assert np.array_equal(chosen, experts)
+    assert np.linalg.norm(y - expected) <= error * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize(("lowering", "evaluator"), BODIES)

@@ -1,0 +1,46 @@
+"""Both bodies of QuantizedLinear against the NumPy reference of its weights, and that reference against plain sums."""
+
+import numpy as np
+import pytest
+from ernie_export.graphs.ops.quantized_linear.reference import dequantize, quantized_linear
+
+SHAPES = [(1, 32, 16, 16), (5, 96, 40, 32), (3, 320, 7, 64), (33, 256, 48, 128)]  # T, K, N, group
+
+
+def case(bits: int, tokens: int, width: int, outputs: int, group: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(width)
+    return {
+        "x": rng.standard_normal((tokens, width)).astype(np.float32),
+        "codes": rng.integers(0, 256, (outputs, width // group, group * bits // 8), dtype=np.uint8),
+        "scales": rng.uniform(-0.02, 0.02, (outputs, width // group)).astype(np.float32),
+    }
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_reference_reads_code_by_code(bits):
+    """Value j of a row by hand: its bits out of the row's bytes, its group's scale."""
+    inputs = case(bits, 1, 96, 4, 32)
+    weights = dequantize(inputs["codes"], inputs["scales"], bits)
+    assert weights.shape == (4, 96)
+    for row in range(4):
+        number = int.from_bytes(inputs["codes"][row].tobytes(), "little")
+        for j in range(96):
+            code = number >> (j * bits) & (2**bits - 1)
+            assert weights[row, j] == inputs["scales"][row, j // 32] * np.float32(code - 2 ** (bits - 1))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("lowering", "evaluator", "error"),
+    [("portable", "onnxruntime", 1e-6), ("portable", "onnx", 1e-6), ("onnxruntime", "onnxruntime", 0.01)],
+)
+def test_body_equals_reference(run_op, lowering, evaluator, error, bits, shape):
+    """The fused kernel rounds rows of x to 8 bits; a code or scale out of place costs 50 times as much."""
+    inputs = case(bits, *shape)
+    expected = quantized_linear(**inputs, bits=bits)
+    _, width, outputs, group = shape
+    attributes = {"K": width, "N": outputs, "bits": bits, "group": group}
+    arguments = "QuantizedLinear", lowering, inputs, attributes, [(np.float32, 2)], evaluator
+    (y,) = run_op(*arguments, constants=("codes", "scales"))
+    assert np.linalg.norm(y - expected) <= error * np.linalg.norm(expected)
