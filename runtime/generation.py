@@ -151,15 +151,17 @@ class Batch:
         if self.entering is not None or not self._make_room(sequence.capacity()):
             return False
         source, shared = self._longest_prefix(sequence) if self._reuse else (0, 0)
+        row = len(self.running)
         whole = source in self._kept and shared == len(self._kept[source])
-        if shared and source in self._kept:
-            self._kept[source] = self._kept.pop(source)  # used now, so the last to be overwritten
-        row = source if whole else self._least_recently_used()  # a copy, where the other may go on as it was
-        if row != source:
-            self._cache.copy_row(source, row, shared)
-        self._cache.lengths[row] = sequence.reused = shared
+        freed = source if whole else self._least_recently_used()
+        if freed == source:
+            self._swap(source, row)
+        else:
+            self._move(row, freed)  # which leaves the values where they are, too: they may be the ones to share
+            if source != row:
+                self._cache.copy_row(source, row, shared)
         self._kept.pop(row, None)
-        self._swap(row, len(self.running))
+        self._cache.lengths[row] = sequence.reused = shared
         self.entering = sequence
         return True
 
@@ -236,8 +238,18 @@ class Batch:
     def _swap(self, one: int, other: int) -> None:
         if one != other:
             self._cache.swap_rows(one, other)
-            turned = {one: other, other: one}
-            self._kept = {turned.get(row, row): identity for row, identity in self._kept.items()}
+            self._relabel({one: other, other: one})
+
+    def _move(self, row: int, target: int) -> None:
+        """Let `target` keep what `row` keeps, if anything, in place of what it kept."""
+        if row != target:
+            self._kept.pop(target, None)
+            if row in self._kept:
+                self._cache.copy_row(row, target, len(self._kept[row]))
+                self._relabel({row: target})
+
+    def _relabel(self, rows: dict[int, int]) -> None:
+        self._kept = {rows.get(row, row): identity for row, identity in self._kept.items()}
 
     def _make_room(self, tokens: int) -> bool:
         """Whether one more sequence of so many tokens fits, if need be after a change of the cache's shape.

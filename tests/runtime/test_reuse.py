@@ -216,14 +216,17 @@ def test_turned_off_nothing_is_reused(remembering):
 
 
 def test_the_row_used_least_recently_gives_way(remembering):
-    """To be copied from is to be used."""
+    """A row is used when its sequence ends; what another shares with it lives on in the other's own row."""
     model = remembering(rows=3)
     one, branch = ([said("user", picture(0), text)] for text in ("What is it?", "Where is it?"))
-    two, three = ([said("user", text)] for text in ("Two, then?", "And three?"))
+    two, three, four = ([said("user", text)] for text in ("Two, then?", "And three?", "Where is four?"))
     for messages in (one, two, branch, three):
         answer(model, messages)
-    assert answer(model, one).sequence.reused == length(model, one) - 1
-    assert answer(model, two).sequence.reused < length(model, two) - 1
+    assert answer(model, two).sequence.reused == length(model, two) - 1
+    assert answer(model, four).sequence.reused < length(model, four) - 1
+    for messages in (four, two):
+        assert answer(model, messages).sequence.reused == length(model, messages) - 1
+    assert answer(model, branch).sequence.reused < shared(model, one, branch)
 
 
 def test_a_prompt_is_shared_while_it_runs(remembering, forgetful):
