@@ -7,14 +7,14 @@ after AIPerf's (image_throughput, image_latency).
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from ernie_export.graphs.errors import UserError
 from ernie_export.runtime.bench_workload import Prompts, Workload
-from ernie_export.runtime.generation import Batch, Sequence
 from ernie_export.runtime.pipeline import Model
-from ernie_export.runtime.sampling import SamplingParams
+from ernie_export.runtime.scheduler import Limits, Output
 from ernie_export.runtime.vision_features import encode_media
 from PIL import Image
 
@@ -24,8 +24,8 @@ Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Request:
-    """One answer. `times`: when each of its tokens was there, in seconds after the request arrived."""
+class Answer:
+    """One request, answered. `times`: when each of its tokens was there, in seconds after the request arrived."""
 
     prompt_tokens: int
     times: tuple[float, ...]
@@ -51,10 +51,10 @@ class BatchTimes:
     """Rounds of `batch` requests that arrived together."""
 
     batch: int
-    rounds: tuple[tuple[Request, ...], ...]
+    rounds: tuple[tuple[Answer, ...], ...]
 
     @property
-    def requests(self) -> tuple[Request, ...]:
+    def requests(self) -> tuple[Answer, ...]:
         """Those of all rounds."""
         return tuple(request for requests in self.rounds for request in requests)
 
@@ -62,8 +62,9 @@ class BatchTimes:
         """Latencies in milliseconds over all requests (ITL: over all tokens), throughputs in tokens a second.
 
         output_throughput and total_token_throughput divide by the whole of the rounds, prefill included;
-        decode_throughput, which is ours, counts only from where all requests of a round have their first token. Lists
-        of a value for each request follow: input_lens, output_lens, and in seconds ttfts and itls.
+        decode_throughput, which is ours, counts only while all requests of a round decode; None if they never did,
+        because the first had ended when the last came out of prefill. Lists of a value for each request follow:
+        input_lens, output_lens, and in seconds ttfts and itls.
         """
         requests = self.requests
         seconds = sum(max(request.times[-1] for request in round) for round in self.rounds)
@@ -92,13 +93,16 @@ class BatchTimes:
             "itls": [list(request.itls) for request in requests],
         }
 
-    def _decode_throughput(self) -> float:
+    def _decode_throughput(self) -> float | None:
         tokens, seconds = 0, 0.0
         for requests in self.rounds:
             began = max(request.ttft for request in requests)
-            tokens += sum(time > began for request in requests for time in request.times)
-            seconds += max(request.times[-1] for request in requests) - began
-        return tokens / seconds
+            later = [[time for time in request.times if time > began] for request in requests]
+            steps = min(map(len, later))  # until the first request has its last token
+            if steps:
+                tokens += steps * len(requests)
+                seconds += max(times[steps - 1] for times in later) - began
+        return tokens / seconds if tokens else None
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def measure(
     workload that the model cannot serve.
     """
     prompts = Prompts(model, workload)
-    rounds: dict[int, list[tuple[Request, ...]]] = {batch: [] for batch in workload.batches}
+    rounds: dict[int, list[tuple[Answer, ...]]] = {batch: [] for batch in workload.batches}
     encoded: dict[tuple[int, int], list[tuple[float, float]]] = {size: [] for size in workload.images}
     grids: dict[tuple[int, int], tuple[int, int, int]] = {}
     for number in range(workload.warmup + workload.rounds):
@@ -166,34 +170,37 @@ def steps(workload: Workload) -> int:
     return (workload.warmup + workload.rounds) * (len(workload.batches) + len(set(workload.images)))
 
 
-def answer(model: Model, prompts: Prompts, workload: Workload, batch: int, clock: Clock) -> tuple[Request, ...]:
+def limits(workload: Workload) -> Limits:
+    """Limits for a model to be measured: all requests of a round run together, and nothing is kept for a later one."""
+    most = max(workload.batches)
+    return Limits(rows=most, waiting=most, kv_bytes=2**62, feature_bytes=0, reuse=False)
+
+
+def answer(model: Model, prompts: Prompts, workload: Workload, batch: int, clock: Clock) -> tuple[Answer, ...]:
     """One round: `batch` requests that arrive together, answered greedily to exactly the workload's length."""
     length = workload.output_tokens
-    params = SamplingParams(min_new_tokens=length, max_new_tokens=length)  # which bars the end token
     conversations = [prompts.next() for _ in range(batch)]
-    capacity = workload.prompt_tokens + prompts.image_tokens + length
-    try:
-        rows = Batch(model.engine, batch, capacity)
-    except MemoryError as e:
-        raise UserError(f"--batch: expected rows whose KV cache fits the memory, found {batch} of {capacity}") from e
-    sequences: list[Sequence] = []
     times: list[list[float]] = [[] for _ in conversations]
     began = clock()
 
-    def note() -> None:
-        now = clock() - began
-        for sequence, seen in zip(sequences, times, strict=False):
-            seen.extend([now] * (len(sequence.tokens) - len(seen)))
+    def note(seen: list[float], output: Output) -> None:
+        seen.append(clock() - began)
 
-    for messages in conversations:
-        sequences.append(model.sequence(messages, params))
-        rows.add(sequences[-1])
-        note()
-    while rows.running:
-        rows.step()
-        note()
-    prompt_tokens = [len(sequence.prompt.input_ids) for sequence in sequences]
-    return tuple(Request(tokens, tuple(seen)) for tokens, seen in zip(prompt_tokens, times, strict=True))
+    requests = [
+        model.submit(messages, partial(note, seen), min_new_tokens=length, max_new_tokens=length)
+        for messages, seen in zip(conversations, times, strict=True)
+    ]
+    while model.scheduler.step():
+        pass
+    answers = []
+    for request, seen in zip(requests, times, strict=True):
+        if isinstance(request.sequence.error, MemoryError):
+            expected = f"{batch} requests of {request.sequence.capacity()} tokens whose KV cache fits the memory"
+            raise UserError(f"--batch: expected {expected}, found no room") from request.sequence.error
+        if request.sequence.error is not None:
+            raise request.sequence.error
+        answers.append(Answer(len(request.sequence.prompt.input_ids), tuple(seen)))
+    return tuple(answers)
 
 
 def encode(model: Model, picture: Image.Image, clock: Clock) -> tuple[tuple[int, int, int], tuple[float, float]]:

@@ -23,10 +23,9 @@ from rich.text import Text
 
 LARGEST_BATCH = 1024
 NOTES = (
-    "requests of a round arrive together: a later one's TTFT counts the prefills before it, an early one's first"
-    " interval (ITL) those after it",
-    "TTFT: preprocessing, pictures, prefill; output and total tokens/s: prefill included; decode tokens/s: once every"
-    " request has its first token",
+    "requests of a round arrive together: TTFT counts the preprocessing of all and the prefills before a request's own,"
+    " ITL the parts of prefills between two tokens",
+    "output, total tokens/s: prefill included; decode tokens/s: while all requests of a round decode",
 )
 ROWS = (
     ("TTFT ms, mean", "mean_ttft_ms"),
@@ -74,13 +73,13 @@ def command(
         check_plot(plot)
     machine = Machine.here()
     # Only now, so that --help comes at once; and before the clock starts, so that it counts loading alone.
-    from ernie_export.runtime.bench import measure, steps
+    from ernie_export.runtime.bench import limits, measure, steps
     from ernie_export.runtime.bench_workload import Workload
     from ernie_export.runtime.pipeline import load
 
     workload = Workload(prompt_tokens, sizes, output_tokens, batches, rounds, warmup, seed)
     began = time.perf_counter()
-    with load(bundle, threads) as model:
+    with load(bundle, threads, limits=limits(workload)) as model:
         load_seconds = time.perf_counter() - began
         with progress_bar(steps(workload)) as advance:
             answers, pictures = measure(model, workload, advance)
@@ -193,8 +192,10 @@ def show(document: dict[str, Any], console: Console) -> None:
         console.print(Text(note), soft_wrap=True)
 
 
-def number(value: float) -> str:
-    """Three digits, or all those before the point; a count as it is."""
+def number(value: float | None) -> str:
+    """Three digits, or all those before the point; a count as it is; a dash for none."""
+    if value is None:
+        return "–"
     return f"{value:,.0f}" if isinstance(value, int) or value >= 99.95 else f"{value:#.3g}"
 
 

@@ -1,6 +1,7 @@
 """A benchmark as a picture: inter-token latencies of each batch size, and throughput over batch size."""
 
 import io
+import math
 import os
 import textwrap
 from pathlib import Path
@@ -41,7 +42,7 @@ def draw(path: Path, answers: tuple[BatchTimes, ...], captions: list[str]) -> No
 
 def latencies(axes: Any, answers: tuple[BatchTimes, ...]) -> None:
     """Inter-token latency over percentile, the tail stretched: each step of ten has as much room as the one before."""
-    most = 0
+    most, low, high = 0, math.inf, 0.0
     for place, times in enumerate(answers):
         values = np.sort([itl for request in times.requests for itl in request.itls]) * 1000
         colour = COLOURS[place % len(COLOURS)]
@@ -51,12 +52,11 @@ def latencies(axes: Any, answers: tuple[BatchTimes, ...]) -> None:
         share = np.minimum(np.arange(len(values)) / last, 1 - 0.5 / last)  # p100 lies at infinity
         axes.plot(stretched(100 * share), values, color=colour, label=f"batch {times.batch}: {told} ms")
         axes.plot([stretched(mark) for mark in MARKS], marks, "o", color=colour, markersize=5)
-        most = max(most, len(values))
+        most, low, high = max(most, len(values)), min(low, values[0] / 1.2), max(high, values[-1] * 1.2)
     ticks = [tick for tick in TICKS if stretched(tick) <= stretched(100 * (1 - 0.5 / most)) + 0.05]
     axes.set_xticks([stretched(tick) for tick in ticks], [f"p{tick:g}" for tick in ticks])
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
     axes.set_ylim(low, high * (high / low) ** (0.06 * (len(answers) + 1)))  # room for the legend
+    axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if value <= high else "")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" and value <= high else "")
     finish(axes, "inter-token latency", "percentile of intervals between tokens", "ms")
@@ -70,15 +70,16 @@ def throughputs(axes: Any, answers: tuple[BatchTimes, ...]) -> None:
     for line, (key, label) in enumerate(
         (("decode_throughput", "decode alone"), ("output_throughput", "whole answers, prefill included"))
     ):
-        values = [found[key] for found in figures]
-        axes.plot(batches, values, "o-", color=COLOURS[line], label=label)
-        for batch, value in zip(batches, values, strict=True):
+        known = [(found["max_concurrency"], found[key]) for found in figures if found[key] is not None]
+        axes.plot([batch for batch, _ in known], [value for _, value in known], "o-", color=COLOURS[line], label=label)
+        for batch, value in known:
             place = {"xytext": (0, 10 - 26 * line), "textcoords": "offset points", "ha": "center"}
             axes.annotate(number(value), (batch, value), **place, bbox={"color": "white", "pad": 0.5, "alpha": 0.8})
     top = axes.get_ylim()[1]
-    first = figures[0]["decode_throughput"] / batches[0]
-    across = np.geomspace(batches[0], batches[-1])
-    axes.plot(across, first * across, ":", color="0.6", zorder=1, label="decode, were it proportional")
+    if figures[0]["decode_throughput"] is not None:
+        across = np.geomspace(1, batches[-1] / batches[0])
+        proportional = figures[0]["decode_throughput"] * across
+        axes.plot(batches[0] * across, proportional, ":", color="0.6", zorder=1, label="decode, were it proportional")
     axes.set_ylim(0, top * 1.3)  # room for the legend
     axes.set_xscale("log", base=2)
     axes.set_xticks(batches, [str(batch) for batch in batches])

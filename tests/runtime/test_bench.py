@@ -9,7 +9,7 @@ from ernie_export.exporter.export import Progress, export
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.manifest import Manifest
 from ernie_export.runtime import Model
-from ernie_export.runtime.bench import BatchTimes, PictureTimes, Request, measure, statistics, steps
+from ernie_export.runtime.bench import Answer, BatchTimes, PictureTimes, limits, measure, statistics, steps
 from ernie_export.runtime.bench_workload import Prompts, Workload
 from ernie_export.runtime.kv_cache import KVCache
 from ernie_export.runtime.preprocess import Preprocessor
@@ -75,7 +75,7 @@ def model(bundle):
     manifest = Manifest.read(bundle)
     facts = manifest.model
     engine = FakeEngine(facts.vocab_size, facts.hidden_size, facts.eos_token_ids[0])
-    return Model(manifest, Preprocessor.from_folder(bundle), engine)
+    return Model(manifest, Preprocessor.from_folder(bundle), engine, limits(WORKLOAD))
 
 
 def run(model: Model, workload: Workload) -> tuple[tuple[BatchTimes, ...], tuple[PictureTimes, ...]]:
@@ -91,17 +91,17 @@ def test_known_step_times_give_known_figures(model):
         "p99_ttft_ms": 100, "mean_tpot_ms": 10, "median_itl_ms": 10, "p95_itl_ms": 10, "mean_e2el_ms": 120,
     }  # fmt: skip
     assert {key: alone[key] for key in expected} == pytest.approx(expected)
-    # The second request's first token waits for two prefills; the first request's second token for the other's prefill.
+    # Seconds: 0.10 prefill of one, 0.11 its second token, 0.21 prefill of the other, 0.22 a token each, 0.23 the last.
     expected = {
-        "max_concurrency": 2, "num_prompts": 4, "completed": 4, "duration": 0.44, "total_input_tokens": 160,
-        "total_output_tokens": 12, "request_throughput": 4 / 0.44, "output_throughput": 12 / 0.44,
-        "total_token_throughput": 172 / 0.44, "decode_throughput": 8 / 0.04, "mean_ttft_ms": 150,
-        "median_ttft_ms": 150, "std_ttft_ms": 50, "p99_ttft_ms": 200, "mean_tpot_ms": 35, "p99_tpot_ms": 60,
-        "mean_itl_ms": 35, "median_itl_ms": 10, "p99_itl_ms": 110, "mean_e2el_ms": 220,
+        "max_concurrency": 2, "num_prompts": 4, "completed": 4, "duration": 0.46, "total_input_tokens": 160,
+        "total_output_tokens": 12, "request_throughput": 4 / 0.46, "output_throughput": 12 / 0.46,
+        "total_token_throughput": 172 / 0.46, "decode_throughput": 4 / 0.02, "mean_ttft_ms": 155,
+        "median_ttft_ms": 155, "std_ttft_ms": 55, "p99_ttft_ms": 210, "mean_tpot_ms": 35, "p99_tpot_ms": 60,
+        "mean_itl_ms": 35, "median_itl_ms": 10, "p99_itl_ms": 110, "mean_e2el_ms": 225,
     }  # fmt: skip
     assert {key: both[key] for key in expected} == pytest.approx(expected)
-    assert both["ttfts"] == pytest.approx([0.1, 0.2] * 2)
-    assert [itl for itls in both["itls"] for itl in itls] == pytest.approx([0.11, 0.01, 0.01, 0.01] * 2)
+    assert both["ttfts"] == pytest.approx([0.1, 0.21] * 2)
+    assert [itl for itls in both["itls"] for itl in itls] == pytest.approx([0.01, 0.11, 0.01, 0.01] * 2)
     assert (both["input_lens"], both["output_lens"]) == ([40] * 4, [3] * 4)
 
 
@@ -127,10 +127,10 @@ def test_answers_go_on_past_the_end_token_to_their_length(model):
 
 
 def test_rounds_to_warm_up_do_not_count(model):
-    model.engine.slow_calls = 7  # those of the first round: 3 of one request, 4 of two
-    assert run(model, WORKLOAD)[0][1].figures()["duration"] == pytest.approx(0.44)
+    model.engine.slow_calls = 8  # those of the first round: 3 of one request, 5 of two
+    assert run(model, WORKLOAD)[0][1].figures()["duration"] == pytest.approx(0.46)
     model.engine.calls = 0
-    assert run(model, replace(WORKLOAD, warmup=0))[0][1].figures()["duration"] == pytest.approx(4.44)
+    assert run(model, replace(WORKLOAD, warmup=0))[0][1].figures()["duration"] == pytest.approx(5.46)
 
 
 def test_every_step_is_reported(model):
@@ -145,20 +145,32 @@ def test_statistics():
     assert figures == pytest.approx(expected | {"std_itl_ms": np.sqrt((100**2 - 1) / 12)})
 
 
-def test_tokens_before_the_last_first_token_are_no_decode():
-    """A request that decodes while another is still in prefill."""
-    round = (Request(10, (0.1, 0.2, 0.3)), Request(10, (0.25, 0.3, 0.4)))
-    figures = BatchTimes(2, (round,)).figures()
-    assert figures["decode_throughput"] == pytest.approx(3 / 0.15)
-    assert (figures["duration"], figures["output_throughput"]) == pytest.approx((0.4, 6 / 0.4))
+def test_decode_counts_only_while_all_decode():
+    """One request decodes while the other is in prefill, and ends before it; tokens of a step are noted in turn."""
+    early = Answer(10, (0.1, 0.2, 0.3, 0.4))
+    late = Answer(10, (0.25, 0.301, 0.401, 0.5))
+    figures = BatchTimes(2, ((early, late),)).figures()
+    assert figures["decode_throughput"] == pytest.approx(4 / 0.151)
+    assert (figures["duration"], figures["output_throughput"]) == pytest.approx((0.5, 8 / 0.5))
+    never = BatchTimes(2, ((early, Answer(10, (0.4, 0.5))),))
+    assert never.figures()["decode_throughput"] is None
 
 
 def test_a_cache_past_the_memory_is_refused(model, monkeypatch):
-    def new_cache(rows, capacity):
+    def resized(self, kept, rows, capacity):
         raise MemoryError
 
-    monkeypatch.setattr(model.engine, "new_cache", new_cache)
-    with pytest.raises(UserError, match="--batch: expected rows whose KV cache fits the memory, found 1 of 43"):
+    monkeypatch.setattr(KVCache, "resized", resized)
+    with pytest.raises(UserError, match="--batch: expected 1 requests of 84 tokens whose KV cache fits the memory"):
+        run(model, replace(WORKLOAD, prompt_tokens=81))
+
+
+def test_a_fault_of_the_engine_comes_through(model, monkeypatch):
+    def decode(cache, tokens, positions):
+        raise ArithmeticError("of the engine")
+
+    monkeypatch.setattr(model.engine, "decode", decode)
+    with pytest.raises(ArithmeticError, match="of the engine"):
         run(model, WORKLOAD)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ernie_export.graphs.errors import UserError
-from ernie_export.runtime.bench import BatchTimes, Request
+from ernie_export.runtime.bench import Answer, BatchTimes
 from ernie_export.runtime.bench_plot import SIZE, draw, stretched
 from PIL import Image
 
@@ -16,13 +16,18 @@ CAPTIONS = ["a bundle", "workload: " + "words " * 100, "machine: $ _ { of anothe
 def answers(batch: int, tokens: int, seed: int = 0) -> BatchTimes:
     random = np.random.default_rng(seed)
     times = [tuple(np.cumsum(random.uniform(0.001, 0.02 * batch, tokens)).tolist()) for _ in range(batch)]
-    return BatchTimes(batch, (tuple(Request(10, time) for time in times),))
+    return BatchTimes(batch, (tuple(Answer(10, time) for time in times),))
 
 
 @pytest.mark.parametrize(
     "found",
-    [(answers(1, 2),), (answers(8, 64), answers(1, 64)), tuple(answers(2**n, 9) for n in range(8))],
-    ids=["one interval", "two batches", "more batches than colours"],
+    [
+        (answers(1, 2),),
+        (answers(8, 64), answers(1, 64)),
+        tuple(answers(2**n, 9) for n in range(8)),
+        (BatchTimes(2, ((Answer(10, (0.1, 0.2)), Answer(10, (0.3, 0.4))),)),),
+    ],
+    ids=["one interval", "two batches", "more batches than colours", "never decoding together"],
 )
 def test_a_png_of_its_size(tmp_path, found):
     path = tmp_path / "out.png"
