@@ -128,9 +128,9 @@ class GraphBuilder:
         bodies = {function.name: function for function in functions(lowering, self.dtype.name.lower())}
         used: set[str] = set()
         called = {node.op_type for node in self.graph if node.domain == DOMAIN}
-        while called - used:  # bodies call further ones
+        while called - used:  # bodies call further ones; a plugin has none
             used |= called
-            called = {node.op_type for name in called for node in bodies[name] if node.domain == DOMAIN}
+            called = {node.op_type for name in called for node in bodies.get(name, ()) if node.domain == DOMAIN}
         for function in bodies.values():
             if function.name in used:
                 model.functions[function.identifier()] = function

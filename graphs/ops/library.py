@@ -7,6 +7,7 @@ from ernie_export.graphs.ops.cached_attention import function_rtx as cached_atte
 from ernie_export.graphs.ops.cached_attention.spec import CACHED_ATTENTION
 from ernie_export.graphs.ops.moe_dispatch import function as moe_dispatch
 from ernie_export.graphs.ops.moe_dispatch import function_rtx as moe_dispatch_rtx
+from ernie_export.graphs.ops.moe_dispatch import function_tensorrt as moe_dispatch_tensorrt
 from ernie_export.graphs.ops.moe_dispatch.spec import (
     EXPERT_BANK,
     MOE_DISPATCH,
@@ -15,6 +16,7 @@ from ernie_export.graphs.ops.moe_dispatch.spec import (
 )
 from ernie_export.graphs.ops.mrope import function as mrope
 from ernie_export.graphs.ops.mrope import function_rtx as mrope_rtx
+from ernie_export.graphs.ops.mrope import function_tensorrt as mrope_tensorrt
 from ernie_export.graphs.ops.mrope.spec import MROPE
 from ernie_export.graphs.ops.quantized_linear import function as quantized_linear
 from ernie_export.graphs.ops.quantized_linear.spec import QUANTIZED_LINEAR
@@ -37,13 +39,17 @@ SPECS: dict[str, OpSpec] = {
 }
 OPSETS = {"": OPSET, DOMAIN: 1, "com.microsoft": 1}
 ROOMS = (cached_attention, moe_dispatch, mrope, quantized_linear, vision_attention)
-RTX_ROOMS = (cached_attention_rtx, moe_dispatch_rtx, mrope_rtx, vision_attention)
+# Lowerings that spell every operator their own way.
+OWN_ROOMS = {
+    "rtx": (cached_attention_rtx, moe_dispatch_rtx, mrope_rtx, vision_attention),
+    "tensorrt": (cached_attention_rtx, moe_dispatch_tensorrt, mrope_tensorrt, vision_attention),
+}
 
 
 def functions(lowering: str, dtype: str) -> list[ir.Function]:
-    """Bodies of every operator for `lowering` (portable, onnxruntime or rtx) and `dtype` (float, float16, bfloat16)."""
+    """Bodies of every operator for `lowering` (portable, onnxruntime, rtx, tensorrt) and the graph's `dtype`."""
     imports = ", ".join(f'"{domain}": {version}' for domain, version in OPSETS.items())
     header = f'<opset_import: [{imports}], domain: "{DOMAIN}">\n'
-    rooms = RTX_ROOMS if lowering == "rtx" else ROOMS
+    rooms = OWN_ROOMS.get(lowering, ROOMS)
     texts = [text for room in rooms for text in room.bodies(lowering, dtype)]
     return [ir.serde.deserialize_function(onnx.parser.parse_function(header + text.strip())) for text in texts]

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ernie_export.graphs.ops.spec import DOMAIN
+
 Size = Any  # int, or tensorrt.plugin.ShapeExpr, which adds, multiplies and floor-divides alike
 Shapes = Mapping[str, Sequence[Size]]
 Attributes = Mapping[str, Any]
@@ -53,10 +55,21 @@ class Stage:
     tactics: tuple[Tactic, ...]
     dtypes: tuple[str, ...] = FLOATS  # that the graph may have
 
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order: they do not depend on sizes."""
+        some = {name: (1,) * 3 for name in self.inputs}
+        return tuple(o.name for o in self.outputs(some, {name: kind(1) for name, kind in self.attributes.items()}))
+
+    def call(self) -> str:
+        """The stage as a line of ONNX text, in a function with the same attributes; values by the stage's names."""
+        attributes = ", ".join(f"{name}: {kind.__name__} = @{name}" for name, kind in self.attributes.items())
+        attributes = f" <{attributes}>" if attributes else ""
+        return f"{', '.join(self.output_names())} = {DOMAIN}.{self.name}{attributes} ({', '.join(self.inputs)})"
+
     def all_constants(self, shapes: Shapes, attributes: Attributes, tactic: Tactic) -> dict[str, Any]:
         """Every compile-time parameter; shapes of sizes that the kernel is compiled for must be ints."""
         constants = {**self.constants(shapes, attributes), **tactic.blocks}
-        given = {*self.inputs, "T", *(output.name for output in self.outputs(shapes, attributes)), *constants}
+        given = {*self.inputs, "T", *self.output_names(), *constants}
         return constants | {name: None for name in self.kernel().arg_names if name not in given | {"UPCAST"}}
 
 

@@ -39,7 +39,5 @@ def moe_dispatch(
     for stage in stages(vision is not None):
         tactic = stage.tactics[tactics[stage.name.removeprefix("Dispatch").removeprefix("Bank")]]
         own = {name: attributes[name] for name in stage.attributes}
-        shapes = {name: tuple(tensors[name].shape) for name in stage.inputs}
-        names = [output.name for output in stage.outputs(shapes, own)]
-        tensors |= zip(names, launch(stage, tensors, own, tactic, empty), strict=True)
+        tensors |= zip(stage.output_names(), launch(stage, tensors, own, tactic, empty), strict=True)
     return tensors

@@ -1,7 +1,8 @@
 """The TensorRT plugins of ExpertBank and MoEDispatch: chains of six stages each, one kernel a stage.
 
-Logits -> Route -> Sort -> GateUp -> Down -> Combine, named `Bank…` for one bank and `Dispatch…` for two; `chain` is
-the ONNX function body that calls them. Intermediate tensors, T tokens, S = T·k slots, X experts over all banks:
+Logits -> Route -> Sort -> GateUp -> Down -> Combine, named `Bank…` for one bank and `Dispatch…` for two; the ONNX
+functions that call them stand in function_tensorrt.py. Intermediate tensors, of T tokens, S = T·k slots, X experts
+over all banks:
 
 | tensor | shape | dtype | |
 | --- | --- | --- | --- |

@@ -1,22 +1,12 @@
 """The TensorRT plugin of MultimodalRope: one stage, whose frequency and axis tables are inputs.
 
-The tables are the op's attributes, made constants by the function body `chain`: a kernel argument is a tensor or an
+The tables are the op's attributes, made constants by function_tensorrt.py: a kernel argument is a tensor or an
 int32, and a frequency computed in the kernel would differ in its last bit.
 """
 
 from typing import Any
 
 from ernie_export.graphs.ops.stage import GRAPH_DTYPE, Attributes, Output, Shapes, Stage, Tactic, ceil_div, power_of_two
-
-CHAIN = """
-MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids) => (q_rotated, k_rotated) {
-    frequencies = Constant <value_floats: floats = @inv_freq> ()
-    axes_64 = Constant <value_ints: ints = @axes> ()
-    pair_axes = Cast <to = 6> (axes_64)
-    q_rotated, k_rotated = ernie.Rope <num_heads: int = @num_heads, kv_num_heads: int = @kv_num_heads>
-        (q, k, position_ids, frequencies, pair_axes)
-}
-"""
 
 
 def stage(in_place: bool = False) -> Stage:

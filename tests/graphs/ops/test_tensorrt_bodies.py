@@ -1,0 +1,82 @@
+"""The function bodies for TensorRT: what its parser meets once it has inlined them is plugins, wired as declared."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from ernie_export.graphs.build import GraphBuilder
+from ernie_export.graphs.ops.moe_dispatch.plugin import stages
+from ernie_export.graphs.ops.mrope.plugin import stage as rope_stage
+from onnx import inliner
+
+BANK = {"gate": ("FLOAT", 2), "bias": ("FLOAT", 1), "gate_up": ("BFLOAT16", 3), "down": ("BFLOAT16", 3)}
+ROUTING = {"k": 2, "norm_min": 1e-12}
+TABLES = {"inv_freq": [1.0, 0.5, 0.25], "axes": [1, 2, 0]}
+CASES = {
+    "ExpertBank": ({"x": ("BFLOAT16", 2)} | BANK, ROUTING, stages(vision=False)),
+    "MoEDispatch": (
+        {"x": ("BFLOAT16", 2), "token_types": ("INT64", 1)}
+        | {f"{bank}_{name}": kind for bank in ("text", "vision") for name, kind in BANK.items()},
+        ROUTING,
+        stages(vision=True),
+    ),
+    "MultimodalRope": (
+        {"q": ("BFLOAT16", 3), "k": ("BFLOAT16", 3), "position_ids": ("INT64", 3)},
+        {"num_heads": 4, "kv_num_heads": 2} | TABLES,
+        (rope_stage(),),
+    ),
+}
+
+
+@pytest.fixture
+def inlined(tmp_path):
+    """inlined(op): a model of that operator alone, saved for TensorRT, with its functions inlined."""
+
+    def build(op):
+        inputs, attributes, _ = CASES[op]
+        declared = [
+            (name, ir.DataType[kind], [f"{name}_{axis}" for axis in range(rank)])
+            for name, (kind, rank) in inputs.items()
+        ]
+        g = GraphBuilder("one", ir.DataType.BFLOAT16, declared)
+        for index, value in enumerate(g.custom(op, *(g.inputs[name] for name in inputs), **attributes)):
+            g.output(value, f"out{index}", ir.DataType.BFLOAT16, [None, None])
+        g.save(tmp_path / "one.onnx", "tensorrt", "weights", {})
+        return inliner.inline_local_functions(onnx.load(tmp_path / "one.onnx"))
+
+    return build
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_a_body_is_plugins_in_the_order_of_their_stages(inlined, op):
+    model = inlined(op)
+    assert not model.functions, "a body by a plugin's name would be inlined in its place"
+    plugins = [node for node in model.graph.node if node.domain == "ernie"]
+    _, attributes, declared = CASES[op]
+    assert [node.op_type for node in plugins] == [stage.name for stage in declared]
+    for node, stage in zip(plugins, declared):
+        assert (len(node.input), len(node.output)) == (len(stage.inputs), len(stage.output_names()))
+        given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        assert given == pytest.approx({name: attributes[name] for name in stage.attributes})
+
+
+@pytest.mark.parametrize("op", ["ExpertBank", "MoEDispatch"])
+def test_each_input_is_what_the_stage_calls_it(inlined, op):
+    """Follow every value back to what made it: the op's input, or an earlier stage's output of that name."""
+    model = inlined(op)
+    inputs, _, declared = CASES[op]
+    known = {name: f"text_{name}" if name in BANK else name for name in inputs}
+    for node, stage in zip((n for n in model.graph.node if n.domain == "ernie"), declared):
+        assert [known[value] for value in node.input] == list(stage.inputs)
+        known |= dict(zip(node.output, stage.output_names()))
+    assert [known[output.name] for output in model.graph.output] == ["y", "experts"]
+
+
+def test_tables_of_frequencies_and_axes_are_constants(inlined):
+    model = inlined("MultimodalRope")
+    made = {node.output[0]: node for node in model.graph.node}
+    (plugin,) = (node for node in model.graph.node if node.domain == "ernie")
+    inv_freq, axes = (made[name] for name in plugin.input[3:])
+    assert inv_freq.op_type == "Constant" and axes.op_type == "Cast"
+    assert np.allclose(inv_freq.attribute[0].floats, TABLES["inv_freq"])
+    assert list(made[axes.input[0]].attribute[0].ints) == TABLES["axes"]
