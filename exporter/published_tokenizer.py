@@ -66,8 +66,7 @@ def translate_tokenizer(folder: Path, config: ErnieConfig) -> dict[str, bytes]:
         special |= special_tokens(listed)
         listed.refuse_unknown(())
     backend = vocabulary(folder)
-    for index, token in added_tokens(folder, settings, special).items():
-        add(backend, token, index, folder)
+    add_at(backend, added_tokens(folder, settings, special), folder)
     settings.refuse_unknown(WITHOUT_EFFECT)
     for text in (*NAMED.values(), *MEDIA.values(), *DIGITS):
         if text not in ADDED and backend.token_to_id(text) is None:
@@ -170,12 +169,13 @@ def added_tokens(folder: Path, settings: Section, special: set[str]) -> dict[int
     return dict(sorted(found.items()))
 
 
-def add(backend: Tokenizer, token: AddedToken, index: int, folder: Path) -> None:
-    """Add one token, which must come to lie at `index`: in the vocabulary, or the first free one."""
-    backend.add_tokens([token])
-    place = backend.token_to_id(token.content)
-    if place != index:
-        raise UserError(f"{folder}: added token {one_line(token.content)}: expected id {place}, found {index}")
+def add_at(backend: Tokenizer, tokens: dict[int, AddedToken], folder: Path) -> None:
+    """Add tokens, each of which must come to lie at its id: in the vocabulary, or the first free one."""
+    backend.add_tokens(list(tokens.values()))  # all at once: each call sorts every added token again
+    for index, token in tokens.items():
+        place = backend.token_to_id(token.content)
+        if place != index:
+            raise UserError(f"{folder}: added token {one_line(token.content)}: expected id {place}, found {index}")
 
 
 def check_ids(backend: Tokenizer, folder: Path, config: ErnieConfig) -> None:

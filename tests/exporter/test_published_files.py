@@ -14,6 +14,8 @@ from ernie_export.exporter.published_files import transformers_spelling
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.manifest import Manifest
 from ernie_export.runtime import load
+from ernie_export.runtime.preprocess.image import ImageProcessor
+from ernie_export.runtime.preprocess.video import VideoProcessor
 from safetensors.numpy import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2
 
@@ -147,11 +149,19 @@ def write_original(folder: Path, sentencepiece: bool = True) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, list[Any]]:
-    """Manifest and answers of the checkpoint as it is."""
+def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, list[Any], list[Any]]:
+    """Manifest, answers and processors of the checkpoint as it is."""
     bundle = tmp_path_factory.mktemp("mini") / "bundle"
     manifest = export(MINI, bundle, "onnx", "fp32", QUIET)
-    return manifest, answers(bundle)
+    return manifest, answers(bundle), processors(bundle)
+
+
+def processors(bundle: Path) -> list[Any]:
+    """What the runtime reads of the processors' settings, the tables from pixel values left to `settings`."""
+    image, video = ImageProcessor.from_folder(bundle), VideoProcessor.from_folder(bundle)
+    assert video.font is not None
+    frames = (video.sample, video.fps, video.num_frames, video.min_frames, video.max_frames, video.font.name)
+    return [image.settings, video.settings, frames]
 
 
 def answers(bundle: Path) -> list[Any]:
@@ -183,6 +193,7 @@ def test_the_bundle_is_the_same_and_answers_the_same(tmp_path: Path, expected: A
         if name.endswith((".onnx", ".safetensors", ".ttf")) or name == "generation_config.json":
             assert manifest.files[name] == entry, name
     assert set(manifest.files) == set(expected[0].files)
+    assert processors(tmp_path / "bundle") == expected[2]
     assert answers(tmp_path / "bundle") == expected[1]
     assert len({answer for _, answer in expected[1]}) == 4
 
