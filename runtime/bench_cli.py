@@ -45,7 +45,7 @@ ROWS = (
 @click.command(context_settings={"show_default": True, "max_content_width": 110})
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=256, help="Text of a prompt, template included.")
-@click.option("--images", default="", help="Pictures of each prompt besides, as WIDTHxHEIGHT,... in pixels.")
+@click.option("--images", default="", show_default=False, help="Pictures of each prompt besides, as WIDTHxHEIGHT,...")
 @click.option("--output-tokens", type=click.IntRange(min=2), default=64, help="Length of every answer.")
 @click.option("--batch", default="1,4,8", help="Requests that arrive together, with commas between.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, help="Measured rounds of each batch.")
