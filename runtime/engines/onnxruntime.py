@@ -1,4 +1,8 @@
-"""The ONNX Runtime engine: four sessions over one memory-mapped weights file, the KV cache updated in place."""
+"""The ONNX Runtime engine: sessions over one memory-mapped weights file, the KV cache updated in place.
+
+A session packs quantised weights anew for its kernels, in memory of its own: `decoder` then decodes too, in place of a
+`decode` that would hold the text experts a second time.
+"""
 
 from pathlib import Path
 from typing import Self
@@ -6,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnxruntime as ort
+from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.manifest import GRAPHS, Manifest
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.kv_cache import KVCache
@@ -19,7 +24,7 @@ FLOATS: dict[str, np.dtype] = {
 
 
 class OnnxRuntimeEngine:
-    """See `Engine`. Prefill runs `decoder` (both expert banks), decode runs `decode` (text experts only)."""
+    """See `Engine`. Prefill runs `decoder` (both expert banks), decode runs `decode` (text experts only) where open."""
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None) -> None:
         """`threads`: cores for one operator; None leaves the choice to ONNX Runtime (all physical cores)."""
@@ -30,10 +35,15 @@ class OnnxRuntimeEngine:
 
     def _open_sessions(self, bundle: Path, manifest: Manifest, threads: int | None) -> dict[str, ort.InferenceSession]:
         """A session for each graph that this engine runs."""
+        if manifest.precision == "bf16":
+            found = "cpu, where ONNX Runtime has no bfloat16 kernels"
+            raise UserError(f"{bundle}: expected a device that computes in bf16 (--device cuda), found {found}")
         options = self._options(threads)
+        packed = manifest.precision in ("int8", "int4")
         return {
             name: ort.InferenceSession(bundle / manifest.graphs[name], options, providers=["CPUExecutionProvider"])
             for name in GRAPHS
+            if not (packed and name == "decode")
         }
 
     @staticmethod
@@ -84,7 +94,12 @@ class OnnxRuntimeEngine:
             "past_lengths": cache.lengths[:rows],
             "lengths": np.ones(rows, np.int64),
         }
-        logits = self._run("decode", arrays, cache, slice(0, rows))
+        graph = "decode"
+        if graph not in self._sessions:
+            graph, zeros = "decoder", np.zeros((rows, 1), np.int64)
+            none = np.empty((0, self._facts.hidden_size), self.dtype)
+            arrays |= {"feature_index": zeros, "token_types": zeros, "features": none}
+        logits = self._run(graph, arrays, cache, slice(0, rows))
         cache.lengths[:rows] += 1
         return logits
 

@@ -81,7 +81,9 @@ EXPERTS_PORTABLE = """
         own = GatherND (scale, pairs)
         column = Unsqueeze (own, axis)
         weighted = Mul (outputs, column)
-        added = ScatterND <reduction = "add"> (sum, row_list, weighted)
+        before = Gather <axis = 0> (sum, rows)
+        after = Add (before, weighted)
+        added = ScatterND (sum, row_list, after)
     }}>
 """
 
@@ -109,10 +111,7 @@ DISPATCH = """
     vision_places = NonZero (is_vision)
     text_rows = Transpose <perm = [1, 0]> (text_places)
     vision_rows = Transpose <perm = [1, 0]> (vision_places)
-    x_text = GatherND (x, text_rows)
-    x_vision = GatherND (x, vision_rows)
-    y_text, e_text = ernie.{bank} <{passed}> (x_text, {text})
-    y_vision, e_vision = ernie.{bank} <{passed}> (x_vision, {vision})
+    {banks}
     bank_size = Shape <start = 1, end = 2> (text_gate)
     e_offset = Add (e_vision, bank_size)
     order = Concat <axis = 0> (text_rows, vision_rows)
@@ -122,14 +121,40 @@ DISPATCH = """
     experts = ScatterND (e_sorted, order, e_sorted)
 """
 
+BANKS = """
+    x_text = GatherND (x, text_rows)
+    x_vision = GatherND (x, vision_rows)
+    y_text, e_text = ernie.{bank} <{passed}> (x_text, {text})
+    y_vision, e_vision = ernie.{bank} <{passed}> (x_vision, {vision})
+"""
+# ONNX Runtime's CUDA kernels refuse to run no rows, which a prompt without text or without pictures leaves to a bank:
+# each bank gets the first token besides its own, and that answer is dropped.
+BANKS_OF_SOME = """
+    first_row = Constant <value = int64[1, 1] {{0}}> ()
+    start = Constant <value_ints = [0]> ()
+    end = Constant <value_ints = [-1]> ()
+    some_text = Concat <axis = 0> (text_rows, first_row)
+    some_vision = Concat <axis = 0> (vision_rows, first_row)
+    x_text = GatherND (x, some_text)
+    x_vision = GatherND (x, some_vision)
+    y_some_text, e_some_text = ernie.{bank} <{passed}> (x_text, {text})
+    y_some_vision, e_some_vision = ernie.{bank} <{passed}> (x_vision, {vision})
+    y_text = Slice (y_some_text, start, end, start)
+    e_text = Slice (e_some_text, start, end, start)
+    y_vision = Slice (y_some_vision, start, end, start)
+    e_vision = Slice (e_some_vision, start, end, start)
+"""
+
 
 def bodies(lowering: str, dtype: str) -> list[str]:
     """Function texts for `lowering` (portable, onnxruntime) and the graph's `dtype` (float, float16, bfloat16)."""
+    # Graphs in 16 bits are those that may run on CUDA.
+    banks = BANKS_OF_SOME if lowering == "onnxruntime" and dtype != "float" else BANKS
     return [
         bank_body(EXPERT_BANK, lowering, dtype, FUSED, ROWS),
-        dispatch_body(MOE_DISPATCH, EXPERT_BANK),
+        dispatch_body(MOE_DISPATCH, EXPERT_BANK, banks),
         bank_body(QUANTIZED_EXPERT_BANK, lowering, dtype, FUSED_QUANTIZED, ROWS_QUANTIZED),
-        dispatch_body(QUANTIZED_MOE_DISPATCH, QUANTIZED_EXPERT_BANK),
+        dispatch_body(QUANTIZED_MOE_DISPATCH, QUANTIZED_EXPERT_BANK, banks),
     ]
 
 
@@ -145,11 +170,11 @@ def bank_body(spec: OpSpec, lowering: str, dtype: str, fused: str, rows: dict[st
     return f"{signature(spec)} {{\n{zero}{ROUTING}{experts}}}"
 
 
-def dispatch_body(spec: OpSpec, bank: OpSpec) -> str:
-    """Both banks, each called with the tokens that are its own."""
+def dispatch_body(spec: OpSpec, bank: OpSpec, banks: str) -> str:
+    """Both banks, each called with the tokens that are its own; `banks` is how."""
     passed = ", ".join(f"{name}: {ATTRIBUTES[name]} = @{name}" for name in spec.attributes)
     text, vision = (", ".join(f"{kind}_{name}" for name in bank.inputs[1:]) for kind in ("text", "vision"))
-    body = DISPATCH.format(bank=bank.name, passed=passed, text=text, vision=vision)
+    body = DISPATCH.format(banks=banks.format(bank=bank.name, passed=passed, text=text, vision=vision))
     return f"{signature(spec)} {{{body}}}"
 
 
