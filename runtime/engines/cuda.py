@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -181,9 +182,9 @@ class CudaEngine(OnnxRuntimeEngine):
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
-        start = self._memory.allocate(path.stat().st_size - 8 - length)
-        read_file(self._memory, start, path, 8 + length)
         header.pop("__metadata__", None)
+        start = self._memory.allocate(path.stat().st_size - 8 - length)
+        self._fill(start, path, 8 + length, header)
         tensors = {}
         for name, entry in header.items():
             # A bound output is the one tensor over given memory that the Python interface makes.
@@ -193,6 +194,10 @@ class CudaEngine(OnnxRuntimeEngine):
             binding.bind_output("ids", self._memory.device, 0, kind, entry["shape"], address)
             (tensors[name],) = binding.get_outputs()
         return tensors
+
+    def _fill(self, address: int, path: Path, start: int, header: dict[str, Any]) -> None:
+        """Bring the tensors that `header` places to `address` on: the file's bytes from `start` on."""
+        read_file(self._memory, address, path, start)
 
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         """See `Engine.encode`. The encoder's output stays on the device."""

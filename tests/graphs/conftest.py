@@ -35,7 +35,8 @@ def run_op(tmp_path: Path) -> Run:
             for name, a in inputs.items()
             if name not in constants
         ]
-        g = GraphBuilder("one", ir.DataType.FLOAT, declared)
+        half = (ir.DataType.FLOAT16 for _, kind, _ in declared if kind == ir.DataType.FLOAT16)
+        g = GraphBuilder("one", next(half, ir.DataType.FLOAT), declared)
         values = [g.constant(n, a) if n in constants else g.inputs[n] for n, a in inputs.items()]
         inputs = {name: a for name, a in inputs.items() if name not in constants}
         for index, value in enumerate(g.custom(op_type, *values, **attributes)):
