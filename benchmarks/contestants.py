@@ -3,7 +3,15 @@
 A worker process answers one JSON line on standard output for each on standard input:
     {"do": "prefill", "text": 512, "image": [0, 0]}       -> {"seconds": ..., "rss_mib": ...}
     {"do": "decode", "tokens": 32}                        -> the same, going on from the last prefill
-`image` is the (height, width) in patches of one picture put before the text; [0, 0] is none.
+`image` is the (height, width) in patches of one picture put before the text; [0, 0] is none. What a contestant can't do
+it answers with {"error": ...}, one line; one that can't even begin says so instead of its first line, and ends.
+
+| contestant | needs |
+| --- | --- |
+| Ours | a bundle |
+| PyTorch | the extra `parity`; to compile, a C++ compiler |
+| Exported | the extra `parity`, onnxscript or openvino |
+| OpenVino | a bundle of the target onnx-portable, openvino |
 """
 
 import json
@@ -53,6 +61,13 @@ class Ours:
             "image_end": facts.image_end_token_id,
         }
 
+    def load(self, bundle: Path) -> Any:
+        """The model, keeping nothing between prompts: every picture is encoded anew, as the other contestants do."""
+        from ernie_export.runtime import load
+        from ernie_export.runtime.scheduler import Limits
+
+        return load(bundle, threads=THREADS, limits=Limits(feature_bytes=0, reuse=False))
+
     def prefill(self, inputs: dict[str, np.ndarray], room: int) -> None:
         """Prompt to the first token."""
         from ernie_export.runtime.generation import Batch, Sequence
@@ -79,10 +94,26 @@ class Ours:
             self.batch.step()
 
 
-class PyTorch:
-    """The transformers class. experts: eager or grouped_mm; dtype: float32 or bfloat16."""
+class OpenVino(Ours):
+    """This runtime with OpenVINO as its engine, on a bundle of the target onnx-portable."""
 
-    def __init__(self, checkpoint: Path, experts: str, dtype: str) -> None:
+    def load(self, bundle: Path) -> Any:
+        """See `Ours.load`."""
+        from ernie_export.graphs.manifest import Manifest
+        from ernie_export.runtime.pipeline import Model
+        from ernie_export.runtime.preprocess import Preprocessor
+        from ernie_export.runtime.scheduler import Limits
+        from openvino_engine import OpenVinoEngine
+
+        manifest = Manifest.read(bundle)
+        engine = OpenVinoEngine(bundle, manifest, THREADS)
+        return Model(manifest, Preprocessor.from_folder(bundle), engine, Limits(feature_bytes=0, reuse=False))
+
+
+class PyTorch:
+    """The transformers class. experts: eager or grouped_mm; dtype: float32 or bfloat16; compiled: by torch.compile."""
+
+    def __init__(self, checkpoint: Path, experts: str, dtype: str, compiled: bool = False) -> None:
         sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "parity"))
         import torchvision_standin
 
@@ -102,6 +133,8 @@ class PyTorch:
             "image_start": config.image_start_token_id,
             "image_end": config.image_end_token_id,
         }
+        if compiled:  # lengths change from call to call: one graph for all of them
+            self.model.forward = torch.compile(self.model.forward, dynamic=True)
 
     def prefill(self, inputs: dict[str, np.ndarray], room: int) -> None:
         """Prompt to the first token; logits for the last position only, as generate() asks for."""
@@ -123,31 +156,110 @@ class PyTorch:
             self.position += 1
 
 
-def make(spec: dict[str, Any]) -> Ours | PyTorch:
-    """A contestant from its description, as compare.py writes it."""
-    return (
-        Ours(Path(spec["bundle"])) if "bundle" in spec else PyTorch(**(spec | {"checkpoint": Path(spec["checkpoint"])}))
-    )
+class Exported:
+    """What transformers' own exporters make of the class, in float32: one graph of text tokens, prompt and steps alike.
+
+    Of a prompt with a picture no exporter makes a graph (tracing ends at a shape that depends on the data).
+    exporter: onnx, run by ONNX Runtime with the fusions for its CPU provider, or openvino.
+    """
+
+    def __init__(self, checkpoint: Path, exporter: str) -> None:
+        source = PyTorch(checkpoint, "grouped_mm", "float32")
+        from transformers import exporters
+        from transformers.exporters.utils import decompose_for_generation
+
+        self.torch, self.ids = source.torch, source.ids
+        tokens = {name: self.torch.from_numpy(a) for name, a in prompt(16, (0, 0), source.ids).items()}
+        parts = decompose_for_generation(source.model, tokens, multi_token_decode=True)
+        model, sample = parts["decode"]
+        if exporter == "onnx":
+            kind, settings = exporters.OnnxExporter, exporters.OnnxConfig(dynamic=True, ort_fusions="cpu")
+        else:
+            kind, settings = exporters.OpenVINOExporter, exporters.OpenVINOConfig(dynamic=True, stateful=False)
+        graph = kind().export(model, sample, settings)
+        self.runner = graph.to(**self.options(exporter)).runners["model"]
+        self.empty = sample["past_key_values"]
+        for layer in self.empty.layers:
+            layer.keys, layer.values = layer.keys[:, :, :0].contiguous(), layer.values[:, :, :0].contiguous()
+
+    @staticmethod
+    def options(exporter: str) -> dict[str, Any]:
+        """Threads and precision, in the words of each runtime."""
+        if exporter == "openvino":
+            return {"config": {"INFERENCE_NUM_THREADS": THREADS, "INFERENCE_PRECISION_HINT": "f32"}}
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = THREADS
+        return {"session_options": options}
+
+    def prefill(self, inputs: dict[str, np.ndarray], room: int) -> None:
+        """Prompt to the first token."""
+        if "pixel_values" in inputs:
+            raise NotImplementedError("no graph of a prompt with a picture")
+        self.cache, self.position = self.empty, 0
+        self.run(self.torch.from_numpy(inputs["input_ids"]))
+
+    def run(self, tokens: Any) -> None:
+        """Append tokens (1, n); the positions are those of the attention and those of the three rotary axes."""
+        length = tokens.shape[1]
+        positions = self.torch.arange(self.position, self.position + length).expand(4, 1, length).contiguous()
+        output = self.runner(input_ids=tokens, position_ids=positions, past_key_values=self.cache)
+        self.cache, self.token = output.past_key_values, output.logits[:, -1:].argmax(-1)
+        self.position += length
+
+    def decode(self, tokens: int) -> None:
+        """Further tokens, greedily."""
+        for _ in range(tokens):
+            self.run(self.token)
 
 
-def work(spec: dict[str, Any]) -> None:
-    """The worker's loop; ends when standard input does."""
-    contestant = make(spec)
-    print(json.dumps({"ready": True}), flush=True)
+CONTESTANTS = {kind.__name__: kind for kind in (Ours, OpenVino, PyTorch, Exported)}
+
+
+def make(spec: dict[str, Any]) -> Any:
+    """A contestant from its description, as compare.py writes it: its class's name, and what that takes."""
+    paths = {key: Path(spec[key]) for key in ("bundle", "checkpoint") if key in spec}
+    return CONTESTANTS[spec["kind"]](**({key: value for key, value in spec.items() if key != "kind"} | paths))
+
+
+def work(spec: dict[str, Any], packages: list[str]) -> None:
+    """The worker's loop; ends when standard input does. `packages`: folders to import from, last."""
+    sys.path.extend(packages)
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # libraries print, too
+
+    def answer(**found: Any) -> None:
+        print(json.dumps(found), file=answers, flush=True)
+
+    try:
+        contestant = make(spec)
+    except Exception as e:
+        return answer(error=one_line(e))
+    answer(ready=True)
     for line in sys.stdin:
         task = json.loads(line)
-        if task["do"] == "prefill":
-            inputs = prompt(task["text"], tuple(task["image"]), contestant.ids)
+        try:
+            inputs = prompt(task["text"], tuple(task["image"]), contestant.ids) if task["do"] == "prefill" else None
             started = time.perf_counter()
-            contestant.prefill(inputs, room=256)
-        else:
-            started = time.perf_counter()
-            contestant.decode(task["tokens"])
-        seconds = time.perf_counter() - started
+            if inputs is not None:
+                contestant.prefill(inputs, room=256)
+            else:
+                contestant.decode(task["tokens"])
+            seconds = time.perf_counter() - started
+        except Exception as e:
+            answer(error=one_line(e))
+            continue
         # ru_maxrss is in KiB on Linux.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "rss_mib": peak}), flush=True)
+        answer(seconds=seconds, rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def one_line(error: BaseException) -> str:
+    """The error at the root of a chain, by its type and first line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
 if __name__ == "__main__":
-    work(json.loads(sys.argv[1]))
+    work(json.loads(sys.argv[1]), sys.argv[2:])

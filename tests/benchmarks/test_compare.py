@@ -1,0 +1,96 @@
+"""Contestants run the same prompts and say in a line what they can not do; OpenVINO gets the graphs that we export."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import compare
+import contestants
+import numpy as np
+import onnxruntime
+import pytest
+from ernie_export.exporter.export import Progress, export
+from openvino_engine import readable
+
+MINI = Path(__file__).resolve().parents[2] / "examples" / "mini-ernie"
+HERE = Path(contestants.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """mini-ernie exported for both targets, by the target's name."""
+    made = {}
+    for target in ("onnx", "onnx-portable"):
+        made[target] = tmp_path_factory.mktemp("bundles") / target
+        export(MINI, made[target], target, "fp32", Progress(lambda *_: None, lambda _: None))
+    return made
+
+
+def test_graphs_for_openvino_compute_the_same(bundles, tmp_path):
+    """Without functions and without TensorScatter, in ONNX Runtime: two rows, tokens in the midst of the cache."""
+    portable = bundles["onnx-portable"]
+    model = readable(portable / "decode.onnx")
+    assert not model.functions
+    assert {node.domain for node in model.graph.node} == {""}
+    assert not any(node.op_type == "TensorScatter" for node in model.graph.node)
+    (tmp_path / "weights.safetensors").hardlink_to(portable / "weights.safetensors")
+    (tmp_path / "decode.onnx").write_bytes(model.SerializeToString())
+    rng = np.random.default_rng(0)
+    results = []
+    sessions = [onnxruntime.InferenceSession(path / "decode.onnx") for path in (portable, tmp_path)]
+    inputs = {
+        "input_ids": np.array([[17], [35]]),
+        "position_ids": np.array([[[5], [2]]] * 3),
+        "past_lengths": np.array([5, 2]),
+        "lengths": np.array([1, 1]),
+    }
+    for value in sessions[0].get_inputs():
+        if value.name.startswith("past_") and value.name not in inputs:
+            inputs[value.name] = rng.standard_normal((2, value.shape[1], 9, value.shape[3])).astype(np.float32)
+    for session in sessions:
+        results.append(session.run(None, inputs))
+    assert len(results[0]) > 2
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def worker(spec: dict, *tasks: dict) -> list[dict]:
+    """A worker's answers."""
+    lines = "".join(json.dumps(task) + "\n" for task in tasks)
+    command = [sys.executable, str(HERE / "contestants.py"), json.dumps(spec)]
+    process = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in process.stdout.splitlines()]
+
+
+def test_a_worker_answers_every_task(bundles):
+    spec = {"kind": "Ours", "bundle": str(bundles["onnx"])}
+    tasks = {"do": "prefill", "text": 8, "image": [4, 6]}, {"do": "decode", "tokens": 2}, {"do": "sing"}
+    ready, prefill, decode, error = worker(spec, *tasks)
+    assert ready == {"ready": True}
+    assert prefill["seconds"] > 0 and decode["seconds"] > 0 and decode["rss_mib"] >= prefill["rss_mib"] > 20
+    assert error == {"error": "KeyError: 'tokens'"}
+
+
+def test_a_contestant_that_cannot_begin_says_so():
+    (error,) = worker({"kind": "Ours", "bundle": "nowhere"})
+    assert "nowhere" in error["error"]
+
+
+def test_pictures_are_encoded_anew_each_time(bundles):
+    """No contestant may gain from what an earlier prompt left."""
+    ours = contestants.Ours(bundles["onnx"])
+    encoded = []
+    encode = ours.model.engine.encode
+    ours.model.engine.encode = lambda *a: encoded.append(1) or encode(*a)
+    for _ in range(2):
+        ours.prefill(contestants.prompt(8, (4, 6), ours.ids), room=4)
+    assert len(encoded) == 2
+
+
+def test_every_bundle_has_its_row(bundles):
+    specs = compare.contestants(MINI, (bundles["onnx"], bundles["onnx-portable"]))
+    assert specs["ernie-export fp32"] == {"kind": "Ours", "bundle": str(bundles["onnx"])}
+    assert specs["OpenVINO fp32, our graphs"]["kind"] == "OpenVino"
+    assert {spec["kind"] for spec in specs.values()} == set(contestants.CONTESTANTS)
+    assert specs["torch.compile grouped_mm bf16"]["compiled"] and "compiled" not in specs["PyTorch grouped_mm bf16"]
