@@ -15,7 +15,7 @@ from ernie_export.graphs.ops.spec import DOMAIN
 Size = Any  # int, or tensorrt.plugin.ShapeExpr, which adds, multiplies and floor-divides alike
 Shapes = Mapping[str, Sequence[Size]]
 Attributes = Mapping[str, Any]
-Constants = Mapping[str, Any]
+Constants = dict[str, Any]
 
 FLOATS = ("bfloat16", "float16")
 GRAPH_DTYPE = "graph"  # stands for the graph's own dtype
@@ -49,7 +49,7 @@ class Stage:
     attributes: Mapping[str, type]
     kernel: Callable[[], Any]  # imports Triton; returns its function
     outputs: Callable[[Shapes, Attributes], tuple[Output, ...]]
-    size: Callable[[Shapes], Size]  # the one that varies
+    size: Callable[[Shapes, Attributes], Size]  # the one that varies
     constants: Callable[[Shapes, Attributes], Constants]
     grid: Callable[[Size, Constants], tuple[Size, ...]]  # of that size and all constants, blocks too
     tactics: tuple[Tactic, ...]
@@ -93,7 +93,7 @@ def launch(
     for output in stage.outputs(shapes, attributes):
         dtype = str(graph_inputs[0].dtype).removeprefix("torch.") if output.dtype == GRAPH_DTYPE else output.dtype
         outputs[output.name] = empty(output.shape, dtype)
-    kernel, size = stage.kernel(), stage.size(shapes)
+    kernel, size = stage.kernel(), stage.size(shapes, attributes)
     scalars = {"T": size} if "T" in kernel.arg_names else {}
     if "UPCAST" in kernel.arg_names:
         constants["UPCAST"] = knobs.runtime.interpret

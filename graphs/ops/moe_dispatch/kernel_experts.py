@@ -1,10 +1,11 @@
 """Expert kernels: grouped matrix products over the slots of each expert, and the sum over a token's slots.
 
-Both banks share one launch. A tile is up to BLOCK_M slots of one expert by a block of its weight rows; tiles are
-found from `offsets` alone, and a grid is the most tiles that any routing can need. With BLOCK_M at least the number
-of tokens every chosen expert has one row of tiles: its weights are read exactly once (decode). SWAP puts the weight
-rows where matrix units are widest, for the few tokens of decode. UPCAST: multiply in float32 (for the interpreter,
-whose bfloat16 product is wrong).
+Both banks share one launch. A tile is up to BLOCK_M slots of one expert by a block of its weight rows, and a grid is
+the most tiles that any routing can need. With BLOCK_M at least the number of tokens every chosen expert has one row of
+tiles: its weights are read exactly once (decode). A program finds its tile in `offsets` and `order`, or, where few
+slots make a launch for sorting dear, in `slots` itself: `offsets` is None then. SWAP puts the weight rows where matrix
+units are widest, for the few tokens of decode. UPCAST: multiply in float32 (for the interpreter, whose bfloat16
+product is wrong).
 """
 
 import triton
@@ -12,16 +13,46 @@ import triton.language as tl
 
 
 @triton.jit
-def _tile(index, offsets, EXPERTS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_M: tl.constexpr):
-    """Expert of tile number `index` (EXPERTS or more: there is no such tile), and its range of sorted slots."""
+def _number(index, tiles):
+    """Expert of tile number `index`, given the tiles of each expert, and the tile's number among that expert's."""
+    last = tl.cumsum(tiles)
+    before = last <= index
+    return tl.sum(before.to(tl.int32)), index - tl.max(tl.where(before, last, 0))
+
+
+@triton.jit
+def _tile(index, slots, offsets, order, count, EXPERTS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_M: tl.constexpr,
+          BLOCK_S: tl.constexpr):  # fmt: skip
+    """Expert of tile number `index` (EXPERTS or more: there is no such tile) and its slots, -1 where it has fewer."""
     e = tl.arange(0, BLOCK_X)
-    start = tl.load(offsets + e, mask=e < EXPERTS, other=0)
-    end = tl.load(offsets + e + 1, mask=e < EXPERTS, other=0)
-    last = tl.cumsum((end - start + BLOCK_M - 1) // BLOCK_M)
-    expert = tl.sum((last <= index).to(tl.int32))
-    skipped = tl.max(tl.where(last <= index, last, 0))
-    known = tl.minimum(expert, EXPERTS - 1)
-    return expert, tl.load(offsets + known) + (index - skipped) * BLOCK_M, tl.load(offsets + known + 1)
+    m = tl.arange(0, BLOCK_M)
+    if offsets is not None:
+        start = tl.load(offsets + e, mask=e < EXPERTS, other=0)
+        end = tl.load(offsets + e + 1, mask=e < EXPERTS, other=0)
+        expert, number = _number(index, (end - start + BLOCK_M - 1) // BLOCK_M)
+        known = tl.minimum(expert, EXPERTS - 1)
+        place = tl.load(offsets + known) + number * BLOCK_M + m
+        slot = tl.load(order + place, mask=place < tl.load(offsets + known + 1), other=-1)
+    else:
+        lane = tl.arange(0, BLOCK_S)
+        counts = tl.zeros((BLOCK_X,), tl.int32)
+        begin = 0
+        while begin < count:
+            chosen = tl.load(slots + begin + lane, mask=begin + lane < count, other=-1)
+            counts += tl.sum((chosen[:, None] == e[None, :]).to(tl.int32), 0)
+            begin += BLOCK_S
+        expert, number = _number(index, (counts + BLOCK_M - 1) // BLOCK_M)
+        slot = tl.zeros((BLOCK_M,), tl.int32) - 1
+        passed = -number * BLOCK_M
+        begin = 0
+        while begin < count:
+            chosen = tl.load(slots + begin + lane, mask=begin + lane < count, other=-1)
+            mine = (chosen == expert).to(tl.int32)
+            place = tl.where(mine == 1, passed + tl.cumsum(mine) - 1, -1)
+            slot += tl.sum(tl.where(place[:, None] == m[None, :], (begin + lane + 1)[:, None], 0), 0)
+            passed += tl.sum(mine)
+            begin += BLOCK_S
+    return expert, slot
 
 
 @triton.jit
@@ -48,78 +79,74 @@ def _product(a, rows, inside, A_STRIDE: tl.constexpr, w, first, WIDTH: tl.conste
 
 
 @triton.jit
-def _gate_up_tile(x, w, order, weights, act, row, end, block, WIDTH: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
+def _gate_up_tile(x, w, slot, weights, act, block, WIDTH: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
                   STRIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
                   SWAP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
     if block * BLOCK_N < WIDTH:
-        m = row + tl.arange(0, BLOCK_M)
-        slot = tl.load(order + m, mask=m < end, other=0)
+        inside = slot >= 0
         token = (slot // K).to(tl.int64)
-        both = _product(x, token, m < end, H, w, block * 2 * BLOCK_N, 2 * WIDTH, H,
+        both = _product(x, token, inside, H, w, block * 2 * BLOCK_N, 2 * WIDTH, H,
                         BLOCK_M, 2 * BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
         gate, up = tl.split(tl.reshape(both, (BLOCK_M, BLOCK_N, 2)))
-        weight = tl.load(weights + slot, mask=m < end, other=0)
+        weight = tl.load(weights + slot, mask=inside, other=0)
         value = gate / (1 + tl.exp(-gate)) * up * weight[:, None]
         i = block * BLOCK_N + tl.arange(0, BLOCK_N)
-        place = m.to(tl.int64)[:, None] * STRIDE + i[None, :]
-        tl.store(act + place, value.to(act.dtype.element_ty), mask=(m < end)[:, None] & (i < WIDTH)[None, :])
+        place = slot.to(tl.int64)[:, None] * STRIDE + i[None, :]
+        tl.store(act + place, value.to(act.dtype.element_ty), mask=inside[:, None] & (i < WIDTH)[None, :])
 
 
-@triton.jit
-def gate_up(x, offsets, order, weights, text_gate_up, vision_gate_up, act, H: tl.constexpr, I_TEXT: tl.constexpr,
-            I_VISION: tl.constexpr, K: tl.constexpr, E: tl.constexpr, EXPERTS: tl.constexpr, BLOCK_X: tl.constexpr,
-            BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr,
-            UPCAST: tl.constexpr):  # fmt: skip
-    """act (T·K, max(I)): weight · silu(gate) · up of each sorted slot, rounded once; rows of gate and up in turn.
+@triton.jit(do_not_specialize=["T"])
+def gate_up(x, slots, offsets, order, weights, text_gate_up, vision_gate_up, T, act, H: tl.constexpr,
+            I_TEXT: tl.constexpr, I_VISION: tl.constexpr, K: tl.constexpr, E: tl.constexpr, EXPERTS: tl.constexpr,
+            BLOCK_X: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+            BLOCK_K: tl.constexpr, SWAP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
+    """act (T·K, max(I)), by slot: weight · silu(gate) · up, rounded once; weight rows of gate and up in turn.
 
     The routing weight goes in here, in float32, because the down projection is linear. Grid (tiles · blocks of I,).
     """
     WIDEST: tl.constexpr = I_TEXT if I_TEXT > I_VISION else I_VISION
     BLOCKS: tl.constexpr = (WIDEST + BLOCK_N - 1) // BLOCK_N
     block = tl.program_id(0) % BLOCKS
-    expert, row, end = _tile(tl.program_id(0) // BLOCKS, offsets, EXPERTS, BLOCK_X, BLOCK_M)
+    expert, slot = _tile(tl.program_id(0) // BLOCKS, slots, offsets, order, T * K, EXPERTS, BLOCK_X, BLOCK_M, BLOCK_S)
     if expert < E:
         w = text_gate_up + expert.to(tl.int64) * (2 * I_TEXT * H)
-        _gate_up_tile(x, w, order, weights, act, row, end, block, I_TEXT, H, K, WIDEST,
-                      BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
+        _gate_up_tile(x, w, slot, weights, act, block, I_TEXT, H, K, WIDEST, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)
     if vision_gate_up is not None:
         if (expert >= E) & (expert < EXPERTS):
             w = vision_gate_up + (expert - E).to(tl.int64) * (2 * I_VISION * H)
-            _gate_up_tile(x, w, order, weights, act, row, end, block, I_VISION, H, K, WIDEST,
+            _gate_up_tile(x, w, slot, weights, act, block, I_VISION, H, K, WIDEST,
                           BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
 
 
 @triton.jit
-def _down_tile(act, w, order, out, row, end, block, WIDTH: tl.constexpr, H: tl.constexpr, STRIDE: tl.constexpr,
+def _down_tile(act, w, slot, out, block, WIDTH: tl.constexpr, H: tl.constexpr, STRIDE: tl.constexpr,
                BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr,
                UPCAST: tl.constexpr):  # fmt: skip
-    m = row + tl.arange(0, BLOCK_M)
-    acc = _product(act, m.to(tl.int64), m < end, STRIDE, w, block * BLOCK_N, H, WIDTH,
+    inside = slot >= 0
+    row = slot.to(tl.int64)
+    acc = _product(act, row, inside, STRIDE, w, block * BLOCK_N, H, WIDTH,
                    BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
-    slot = tl.load(order + m, mask=m < end, other=0).to(tl.int64)
     h = block * BLOCK_N + tl.arange(0, BLOCK_N)
-    place = slot[:, None] * H + h[None, :]
-    tl.store(out + place, acc.to(out.dtype.element_ty), mask=(m < end)[:, None] & (h < H)[None, :])
+    tl.store(out + row[:, None] * H + h[None, :], acc.to(out.dtype.element_ty), mask=inside[:, None] & (h < H)[None, :])
 
 
-@triton.jit
-def down(act, offsets, order, text_down, vision_down, out, H: tl.constexpr, I_TEXT: tl.constexpr,
-         I_VISION: tl.constexpr, E: tl.constexpr, EXPERTS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_M: tl.constexpr,
-         BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
-    """out (T·K, H), by slot: the down projection of each sorted slot. Grid (tiles · blocks of H,)."""
+@triton.jit(do_not_specialize=["T"])
+def down(act, slots, offsets, order, text_down, vision_down, T, out, H: tl.constexpr, I_TEXT: tl.constexpr,
+         I_VISION: tl.constexpr, K: tl.constexpr, E: tl.constexpr, EXPERTS: tl.constexpr, BLOCK_X: tl.constexpr,
+         BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+         SWAP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
+    """out (T·K, H), by slot: the down projection of act. Grid (tiles · blocks of H,)."""
     WIDEST: tl.constexpr = I_TEXT if I_TEXT > I_VISION else I_VISION
     BLOCKS: tl.constexpr = (H + BLOCK_N - 1) // BLOCK_N
     block = tl.program_id(0) % BLOCKS
-    expert, row, end = _tile(tl.program_id(0) // BLOCKS, offsets, EXPERTS, BLOCK_X, BLOCK_M)
+    expert, slot = _tile(tl.program_id(0) // BLOCKS, slots, offsets, order, T * K, EXPERTS, BLOCK_X, BLOCK_M, BLOCK_S)
     if expert < E:
         w = text_down + expert.to(tl.int64) * (H * I_TEXT)
-        _down_tile(act, w, order, out, row, end, block, I_TEXT, H, WIDEST,
-                   BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
+        _down_tile(act, w, slot, out, block, I_TEXT, H, WIDEST, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)
     if vision_down is not None:
         if (expert >= E) & (expert < EXPERTS):
             w = vision_down + (expert - E).to(tl.int64) * (H * I_VISION)
-            _down_tile(act, w, order, out, row, end, block, I_VISION, H, WIDEST,
-                       BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
+            _down_tile(act, w, slot, out, block, I_VISION, H, WIDEST, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)
 
 
 @triton.jit

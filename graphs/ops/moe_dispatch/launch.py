@@ -29,8 +29,8 @@ def moe_dispatch(
 
     x (T, H), token_types (T,) int64, and banks of gate, bias, gate_up, down as spec.py declares them, contiguous;
     without `vision` (and `token_types`) every token is text. `empty(shape, dtype)` allocates, as
-    `lambda shape, dtype: torch.empty(shape, dtype=getattr(torch, dtype), device="cuda")`. Launches six kernels on the
-    current stream and waits for none.
+    `lambda shape, dtype: torch.empty(shape, dtype=getattr(torch, dtype), device="cuda")`. Launches five kernels, or six
+    for two banks, on the current stream and waits for none.
     """
     tensors = {"x": x, "token_types": token_types}
     tensors |= {f"text_{name}": tensor for name, tensor in zip(BANK, text, strict=True)}

@@ -1,15 +1,17 @@
-"""The TensorRT plugins of ExpertBank and MoEDispatch: chains of six stages each, one kernel a stage.
+"""The TensorRT plugins of ExpertBank and MoEDispatch: chains of stages, one kernel a stage.
 
-Logits -> Route -> Sort -> GateUp -> Down -> Combine, named `Bank…` for one bank and `Dispatch…` for two; the ONNX
-functions that call them stand in function_tensorrt.py. Intermediate tensors, of T tokens, S = T·k slots, X experts
-over all banks:
+ExpertBank is what decode steps call: BankLogits -> BankRoute -> BankGateUp -> BankDown -> BankCombine. MoEDispatch has
+two banks and may have many tokens: DispatchLogits -> DispatchRoute -> DispatchSort -> DispatchGateUp -> DispatchDown ->
+DispatchCombine. The kernels are the same, but for Sort, whose launch would cost a decode step more than it saves.
+function_tensorrt.py writes the ONNX functions that call them. Intermediate tensors, of T tokens, S = T·k slots, X
+experts over all banks:
 
 | tensor | shape | dtype | |
 | --- | --- | --- | --- |
 | partial | (16, T, E) | float32 | router logits, the hidden size cut into shares |
 | slots, weights | (T, k) | int32, float32 | each token's experts in ascending order, and their weights |
 | offsets, order | (X + 1,), (S,) | int32 | slots grouped by expert |
-| act | (S, widest I) | the graph's | weight · silu(gate) · up, by place in `order` |
+| act | (S, widest I) | the graph's | weight · silu(gate) · up, by slot |
 | out | (S, H) | the graph's | by slot |
 
 Tactics differ in block sizes only; TensorRT times them at a profile's optimum. The first GateUp and Down tactics ask
@@ -65,21 +67,19 @@ DOWN = (
 
 
 def stages(vision: bool) -> tuple[Stage, ...]:
-    """The six stages, in order, of ExpertBank or (`vision`) MoEDispatch."""
+    """The stages, in order, of ExpertBank or (`vision`) MoEDispatch."""
     prefix = "Dispatch" if vision else "Bank"
+    grouping = {"offsets": "int32", "order": "int32"} if vision else {"slots": "int32"}
     types = {"token_types": "int64"} if vision else {}
 
     def banks(name: str, dtype: str) -> dict[str, str]:
         return {f"{bank}_{name}": dtype for bank in (("text", "vision") if vision else ("text",))}
 
-    def experts(shapes: Shapes, weight: str) -> dict[str, int]:
-        each = shapes[f"text_{weight}"][-1 if weight == "bias" else 0]
-        return {"E": each, "EXPERTS": each * (1 + vision)}
-
     def tiled(shapes: Shapes, weight: str, hidden: int, widths: tuple[int, int]) -> Constants:
-        counts = experts(shapes, weight)
-        sizes = {"H": hidden, "I_TEXT": widths[0], "I_VISION": widths[1]}
-        return counts | sizes | {"BLOCK_X": power_of_two(counts["EXPERTS"])}
+        each = shapes[f"text_{weight}"][0]
+        total = each * (1 + vision)
+        counts = {"E": each, "EXPERTS": total, "BLOCK_X": power_of_two(total), "BLOCK_S": 128}
+        return counts | {"H": hidden, "I_TEXT": widths[0], "I_VISION": widths[1]}
 
     def widths(shapes: Shapes) -> tuple[Size, Size]:
         text = shapes["text_gate_up"][1] // 2
@@ -94,10 +94,21 @@ def stages(vision: bool) -> tuple[Stage, ...]:
         return Output("experts", shape, "int64"), Output("slots", shape, "int32"), Output("weights", shape, "float32")
 
     def sort_outputs(shapes: Shapes, a: Attributes) -> tuple[Output, ...]:
-        total = shapes["text_bias"][0] * (1 + vision)
+        total = shapes["text_bias"][0] * 2
         order = Output("order", (shapes["slots"][0] * a["k"],), "int32")
         return Output("offsets", (total + 1,), "int32"), order
 
+    sort = Stage(
+        "DispatchSort",
+        {"slots": "int32"} | banks("bias", "float32"),
+        {"k": int},
+        partial(_routing, "sort"),
+        outputs=sort_outputs,
+        size=lambda s, a: s["slots"][0],
+        constants=lambda s, a: {"K": a["k"], "EXPERTS": s["text_bias"][0] * 2},
+        grid=lambda n, c: (c["EXPERTS"], 1, 1),
+        tactics=(Tactic({"BLOCK_S": 512}, 4), Tactic({"BLOCK_S": 4096}, 8)),
+    )
     return (
         Stage(
             f"{prefix}Logits",
@@ -105,7 +116,7 @@ def stages(vision: bool) -> tuple[Stage, ...]:
             {},
             partial(_routing, "logits"),
             outputs=lambda s, a: (Output("partial", (SPLITS, s["x"][0], s["text_gate"][1]), "float32"),),
-            size=lambda s: s["x"][0],
+            size=lambda s, a: s["x"][0],
             constants=lambda s, a: {
                 "H": s["text_gate"][0],
                 "E": s["text_gate"][1],
@@ -121,7 +132,7 @@ def stages(vision: bool) -> tuple[Stage, ...]:
             {"k": int, "norm_min": float},
             partial(_routing, "route"),
             outputs=route_outputs,
-            size=lambda s: s["partial"][1],
+            size=lambda s, a: s["partial"][1],
             constants=lambda s, a: {
                 "E": s["text_bias"][0],
                 "K": a["k"],
@@ -132,37 +143,26 @@ def stages(vision: bool) -> tuple[Stage, ...]:
             grid=lambda n, c: (ceil_div(n, c["BLOCK_T"]), 1, 1),
             tactics=(Tactic({"BLOCK_T": 4}, 4), Tactic({"BLOCK_T": 1}, 1)),
         ),
-        Stage(
-            f"{prefix}Sort",
-            {"slots": "int32"} | banks("bias", "float32"),
-            {"k": int},
-            partial(_routing, "sort"),
-            outputs=sort_outputs,
-            size=lambda s: s["slots"][0],
-            constants=lambda s, a: {"K": a["k"], "EXPERTS": experts(s, "bias")["EXPERTS"]},
-            grid=lambda n, c: (c["EXPERTS"], 1, 1),
-            tactics=(Tactic({"BLOCK_S": 512}, 4), Tactic({"BLOCK_S": 4096}, 8)),
-        ),
+        *((sort,) if vision else ()),
         Stage(
             f"{prefix}GateUp",
-            {"x": GRAPH_DTYPE, "offsets": "int32", "order": "int32", "weights": "float32"}
-            | banks("gate_up", GRAPH_DTYPE),
+            {"x": GRAPH_DTYPE} | grouping | {"weights": "float32"} | banks("gate_up", GRAPH_DTYPE),
             {"k": int},
             partial(_experts, "gate_up"),
-            outputs=lambda s, a: (Output("act", (s["order"][0], greatest(*widths(s))), GRAPH_DTYPE),),
-            size=lambda s: s["order"][0],
-            constants=lambda s, a: {"K": a["k"], **tiled(s, "gate_up", s["text_gate_up"][2], widths(s))},
+            outputs=lambda s, a: (Output("act", (s["x"][0] * a["k"], greatest(*widths(s))), GRAPH_DTYPE),),
+            size=lambda s, a: s["x"][0],
+            constants=lambda s, a: {"K": a["k"]} | tiled(s, "gate_up", s["text_gate_up"][2], widths(s)),
             grid=lambda n, c: (_tiles(n, c) * _blocks(max(c["I_TEXT"], c["I_VISION"]), c), 1, 1),
             tactics=GATE_UP,
         ),
         Stage(
             f"{prefix}Down",
-            {"act": GRAPH_DTYPE, "offsets": "int32", "order": "int32"} | banks("down", GRAPH_DTYPE),
-            {},
+            {"act": GRAPH_DTYPE} | grouping | banks("down", GRAPH_DTYPE),
+            {"k": int},
             partial(_experts, "down"),
             outputs=lambda s, a: (Output("out", (s["act"][0], s["text_down"][1]), GRAPH_DTYPE),),
-            size=lambda s: s["act"][0],
-            constants=lambda s, a: tiled(s, "down", s["text_down"][1], down_widths(s)),
+            size=lambda s, a: s["act"][0] // a["k"],
+            constants=lambda s, a: {"K": a["k"]} | tiled(s, "down", s["text_down"][1], down_widths(s)),
             grid=lambda n, c: (_tiles(n, c) * _blocks(c["H"], c), 1, 1),
             tactics=DOWN,
         ),
@@ -172,7 +172,7 @@ def stages(vision: bool) -> tuple[Stage, ...]:
             {"k": int},
             partial(_experts, "combine"),
             outputs=lambda s, a: (Output("y", (s["out"][0] // a["k"], s["out"][1]), GRAPH_DTYPE),),
-            size=lambda s: s["out"][0],
+            size=lambda s, a: s["out"][0],
             constants=lambda s, a: {"K": a["k"], "H": s["out"][1]},
             grid=lambda n, c: (n // c["K"], (c["H"] + c["BLOCK_H"] - 1) // c["BLOCK_H"], 1),
             tactics=(Tactic({"BLOCK_H": 1024}, 4), Tactic({"BLOCK_H": 512}, 2)),
@@ -204,8 +204,9 @@ def _experts(name: str) -> Any:
     return getattr(kernel_experts, name)
 
 
-def _tiles(slots: Size, c: Constants) -> Size:
-    """The most tiles that `slots` can need: every expert that is chosen may leave one tile part empty."""
+def _tiles(tokens: Size, c: Constants) -> Size:
+    """The most tiles that tokens can need: every expert that is chosen may leave one tile part empty."""
+    slots = tokens * c["K"]
     return (slots + least(slots, c["EXPERTS"]) * (c["BLOCK_M"] - 1)) // c["BLOCK_M"]
 
 

@@ -26,7 +26,7 @@ def stage(in_place: bool = False) -> Stage:
         {"num_heads": int, "kv_num_heads": int},
         _kernel,
         outputs=outputs,
-        size=lambda s: s["position_ids"][1] * s["position_ids"][2],
+        size=lambda s, a: s["position_ids"][1] * s["position_ids"][2],
         constants=lambda s, a: {
             "Q_HEADS": a["num_heads"],
             "KV_HEADS": a["kv_num_heads"],

@@ -74,8 +74,9 @@ def test_chain_equals_reference(run, data):
 
 
 @pytest.mark.parametrize("tactics", [DECODE, PREFILL], ids=["decode", "prefill"])
-@pytest.mark.parametrize(("tokens", "k"), [(1, 3), (9, 5), (17, 1)])
+@pytest.mark.parametrize(("tokens", "k"), [(1, 3), (9, 5), (66, 2)])
 def test_one_bank_equals_reference(run, tokens, k, tactics):
+    """Tiles are found in the slots themselves: 132 slots are more than one block of them."""
     x, text = case(tokens, tokens, 33, 5, (21,))
     check(run(x, None, text, None, k, tactics), *reference.expert_bank(x, *text, k, NORM_MIN))
 

@@ -52,7 +52,7 @@ def test_every_stage_compiles(tmp_path):
     process = compile_kernels(*arguments, cache=tmp_path)
     assert process.returncode == 0, process.stderr
     files = sorted((tmp_path / "ptx" / "sm80").iterdir())
-    assert len(files) == 13
+    assert len(files) == 12
     for path in files:
         text = path.read_text()
         assert text.count(".visible .entry") == 1

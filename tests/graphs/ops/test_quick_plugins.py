@@ -37,8 +37,10 @@ EXPECTED = {
     "DispatchRoute": ([[80, 6]] * 3, ["INT64", "INT32", "FLOAT"], (20, 1, 1), [POINTER] * 4 + [INT] + [POINTER] * 3),
     "DispatchSort": ([[129], [480]], ["INT32"] * 2, (128, 1, 1), [POINTER] * 3 + [INT] + [POINTER] * 2),
     # 480 slots of at most 128 experts, 16 in a tile: (480 + 128 · 15) / 16 = 150 tiles, by 1536 / 32 blocks of rows
-    "DispatchGateUp": ([[480, 1536]], ["BF16"], (150 * 48, 1, 1), [POINTER] * 7),
-    "DispatchDown": ([[480, 2560]], ["BF16"], (150 * 40, 1, 1), [POINTER] * 6),
+    "DispatchGateUp": ([[480, 1536]], ["BF16"], (150 * 48, 1, 1), [POINTER] * 6 + [INT, POINTER]),
+    # decode: 64 experts, so (480 + 64 · 15) / 16 = 90 tiles; no offsets and order, but slots
+    "BankGateUp": ([[480, 1536]], ["BF16"], (90 * 48, 1, 1), [POINTER] * 4 + [INT, POINTER]),
+    "DispatchDown": ([[480, 2560]], ["BF16"], (150 * 40, 1, 1), [POINTER] * 5 + [INT, POINTER]),
     "DispatchCombine": ([[80, 2560]], ["BF16"], (80, 3, 1), [POINTER] * 2),
 }
 
