@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator
 from collections.abc import Sequence as Several
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast, overload
 
@@ -14,6 +14,7 @@ from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.engines.cuda import CudaEngine
 from ernie_export.runtime.engines.memory import CudaMemory
 from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from ernie_export.runtime.engines.tensorrt import TensorRTEngine, find_card
 from ernie_export.runtime.generation import Prompt, Sequence
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
 from ernie_export.runtime.sampling import Sampler, SamplingParams
@@ -47,7 +48,7 @@ def load(
 ) -> "Model":
     """Load a bundle. `threads`: cores for one operator (default: all); `check`: hash the large files too.
 
-    `device`: cpu, or cuda for the first GPU.
+    `device`: cpu, or cuda for the first GPU, where engines built for GPUs always run.
 
     `limits`: how many requests run and wait, and how much memory the KV cache and the features' cache may take.
 
@@ -58,11 +59,20 @@ def load(
     manifest = Manifest.read(folder)
     if device not in DEVICES:
         raise UserError(f"device: expected {' or '.join(DEVICES)}, found {device!r}")
-    memory = CudaMemory.for_bundle(folder, manifest) if device == "cuda" else None
+    card = find_card(folder, manifest) if manifest.engines else None
+    memory = CudaMemory.for_bundle(folder, manifest) if device == "cuda" and not card else None
     manifest.check_files(folder, hash_limit=2**63 if check else HASH_LIMIT)
     preprocessor = Preprocessor.from_folder(folder)
+    if card:
+        return Model(manifest, preprocessor, TensorRTEngine(folder, manifest, *card), engine_limits(manifest, limits))
     engine = CudaEngine(folder, manifest, threads, memory) if memory else OnnxRuntimeEngine(folder, manifest, threads)
     return Model(manifest, preprocessor, engine, limits)
+
+
+def engine_limits(manifest: Manifest, limits: Limits) -> Limits:
+    """`limits` with no more rows than the bundle's compiled engines take in a decode step."""
+    assert manifest.engines is not None
+    return replace(limits, rows=min(limits.rows, manifest.engines.max_batch))
 
 
 class Model:

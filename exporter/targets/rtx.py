@@ -30,6 +30,7 @@ LIBRARY = "tensorrt_rtx_bindings"
 CAPABILITIES = {"8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120", "12.1": "SM121"}
 DEFAULT_CAPABILITIES = "8.0,8.6,8.9,12.0"
 MAX_TOKENS = 8192  # of a row of the KV cache, unless the user or the model says otherwise
+ROUND_CAPACITY = 64  # tokens: every row of a buffer then begins at a multiple of 256 bytes, which the library asks for
 USUAL_PATCHES = 4096  # of a picture: kernels are chosen for this size, where pictures may be as large
 REPORT = "engines.json"
 BUILDER = (sys.executable, "-m", "ernie_export.exporter.targets.rtx_build")
@@ -73,10 +74,11 @@ def check(config: ErnieConfig, limits: Limits, image_tokens: tuple[int, int]) ->
 
 def lower(graphs: dict[str, GraphBuilder], facts: EngineFacts) -> None:
     """Make weights inputs, and give the figures that may not be dynamic: the cache's capacity, one token a decode."""
+    capacity = -(-facts.max_tokens // ROUND_CAPACITY) * ROUND_CAPACITY
     fixed: dict[str, dict[str, int]] = {"decoder": {"batch": 1}, "decode": {"sequence": 1}}
     for name, graph in graphs.items():
         graph.bind_at_load()
-        graph.fix_dimensions({"capacity": facts.max_tokens} | fixed.get(name, {}))
+        graph.fix_dimensions({"capacity": capacity} | fixed.get(name, {}))
 
 
 def dimensions(graph: str, facts: EngineFacts, config: ErnieConfig) -> dict[str, tuple[int, int, int]]:

@@ -1,4 +1,4 @@
-"""What the CUDA provider needs, looked for piece by piece, so that what is missing is said in one line."""
+"""What a GPU engine needs, looked for piece by piece, so that what is missing is said in one line."""
 
 import ctypes
 
@@ -23,15 +23,23 @@ def find_gpu() -> ctypes.CDLL:
     from onnxruntime.capi.build_and_package_info import cuda_version
 
     major = cuda_version.split(".")[0]
-    _load("libcuda.so.1", "NVIDIA's driver")
-    for name, package in (
-        (f"libcudart.so.{major}", "nvidia-cuda-runtime"),
+    further = (
         (f"libcublasLt.so.{major}", "nvidia-cublas"),
         (f"libcublas.so.{major}", "nvidia-cublas"),
         ("libcurand.so.10", "nvidia-curand"),
         ("libcudnn.so.9", f"nvidia-cudnn-cu{major}"),  # of which the vision encoder's attention wants a handle
-    ):
-        library = _load(name, f"CUDA {major}'s libraries: pip install .[gpu] brings {package}")
+    )
+    return find_cuda("--device cuda", "gpu", major, further)
+
+
+def find_cuda(asked: str, extra: str, major: str, further: tuple[tuple[str, str], ...] = ()) -> ctypes.CDLL:
+    """CUDA's runtime library of version `major`, where there is a driver and a GPU; loads `further` libraries, too.
+
+    Raises UserError that begins with what `asked` for it, and names the `extra` that brings what is missing.
+    """
+    _load("libcuda.so.1", asked, "NVIDIA's driver")
+    for name, package in ((f"libcudart.so.{major}", "nvidia-cuda-runtime"), *further):
+        library = _load(name, asked, f"CUDA {major}'s libraries: pip install .[{extra}] brings {package}")
         if "cudart" in name:
             runtime = library
     runtime.cudaGetErrorString.restype = ctypes.c_char_p
@@ -39,18 +47,18 @@ def find_gpu() -> ctypes.CDLL:
     code = runtime.cudaGetDeviceCount(ctypes.byref(count))
     if code or not count.value:
         reason = runtime.cudaGetErrorString(code).decode() if code else "no device"
-        raise UserError(f"--device cuda: expected a GPU that CUDA {major} can use, found none ({reason})")
+        raise UserError(f"{asked}: expected a GPU that CUDA {major} can use, found none ({reason})")
     return runtime
 
 
-def _load(name: str, what: str) -> ctypes.CDLL:
+def _load(name: str, asked: str, what: str) -> ctypes.CDLL:
     """Load a library: from the system's path, or from where pip's packages of NVIDIA put it."""
     try:
         return ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
     except OSError as e:
         for path in _in_packages(name):
             return ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
-        raise UserError(f"--device cuda: expected {name} ({what}), found none") from e
+        raise UserError(f"{asked}: expected {name} ({what}), found none") from e
 
 
 def _in_packages(name: str) -> list[str]:

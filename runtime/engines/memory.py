@@ -1,7 +1,7 @@
 """Memory that a device's kernels read and write, by plain addresses: the GPU's, or the host's under the same interface.
 
 The GPU's is reached through CUDA's own runtime library, the one that ONNX Runtime's provider has loaded, with ctypes:
-seven C functions, no further package.
+nine C functions, no further package.
 """
 
 import ctypes
@@ -20,6 +20,7 @@ STAGING = 64 * 2**20  # a piece of a file on its way to the device
 PRECISIONS = ("fp16", "bf16", "int8-fp16", "int4-fp16")
 # Besides weights: ONNX Runtime's working memory and its libraries' own, and a small KV cache.
 WORKING_MEMORY = 2 * 2**30
+COMPUTE_CAPABILITY = 75, 76  # cudaDevAttrComputeCapabilityMajor and …Minor
 TO_DEVICE, TO_HOST, ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
 
 
@@ -58,14 +59,15 @@ def data_file(bundle: Path, manifest: Manifest) -> Path:
     return bundle / next(name for name in manifest.files if name.endswith(".safetensors"))
 
 
-def read_file(memory: Memory, address: int, path: Path, start: int) -> None:
-    """Copy a file's bytes from `start` on to `address`, in pieces."""
-    piece = bytearray(STAGING)
+def read_file(memory: Memory, address: int, path: Path, start: int, nbytes: int | None = None) -> None:
+    """Copy `nbytes` (all that follow, unless given) of a file from `start` on to `address`, in pieces."""
+    nbytes = path.stat().st_size - start if nbytes is None else nbytes
+    piece = memoryview(bytearray(min(STAGING, nbytes)))
     with path.open("rb", buffering=0) as file:
         file.seek(start)
-        while count := file.readinto(piece):
+        while nbytes and (count := file.readinto(piece[:nbytes])):
             memory.write(address, np.frombuffer(piece, np.uint8, count))
-            address += count
+            address, nbytes = address + count, nbytes - count
 
 
 class HostMemory:
@@ -130,20 +132,40 @@ class CudaMemory:
                 f"with --precision), found {manifest.target}, {manifest.precision}"
             )
         memory = cls(find_gpu())
-        free, total = memory.available()
+        memory.check_room(bundle, manifest)
+        return memory
+
+    def check_room(self, bundle: Path, manifest: Manifest) -> None:
+        """UserError if the bundle's weights, and what it takes to work with them, don't fit."""
+        free, total = self.available()
         weights = manifest.files[data_file(bundle, manifest).name].bytes
         if weights + WORKING_MEMORY > free:
             raise UserError(
                 f"{bundle}: expected {(weights + WORKING_MEMORY) / 2**30:.1f} GiB free on the GPU (weights "
                 f"{weights / 2**30:.1f}, the rest to work in), found {free / 2**30:.1f} of {total / 2**30:.1f}"
             )
-        return memory
 
     def available(self) -> tuple[int, int]:
         """Bytes free, and bytes in all."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self._call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
         return free.value, total.value
+
+    def compute_capability(self) -> str:
+        """Of the GPU, such as 8.9."""
+        figures = []
+        for attribute in COMPUTE_CAPABILITY:
+            figure = ctypes.c_int()
+            self._call("cudaDeviceGetAttribute", ctypes.byref(figure), attribute, 0)
+            figures.append(str(figure.value))
+        return ".".join(figures)
+
+    def new_stream(self) -> int:
+        """Handle of a stream, which this object's copies wait for; it lives as long as the process."""
+        stream = ctypes.c_void_p()
+        self._call("cudaStreamCreate", ctypes.byref(stream))
+        assert stream.value is not None
+        return stream.value
 
     def allocate(self, nbytes: int) -> int:
         """See `Memory.allocate`."""

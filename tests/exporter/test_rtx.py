@@ -85,8 +85,8 @@ def test_profiles_follow_the_limits(exported):
     assert inputs["decoder"]["input_ids"]["profile"] == [[1, 1], [1, 512], [1, 512]]
     assert inputs["decoder"]["features"]["profile"] == [[1, 128], [512, 128], [512, 128]]
     assert inputs["decode"]["input_ids"]["profile"] == [[1, 1], [1, 1], [3, 1]]
-    assert inputs["decoder"]["past_key.0"] == {"name": "past_key.0", "dtype": "bf16", "shape": [1, 2, 600, 32]}
-    assert inputs["decode"]["past_value.3"]["profile"][2] == [3, 2, 600, 32]
+    assert inputs["decoder"]["past_key.0"] == {"name": "past_key.0", "dtype": "bf16", "shape": [1, 2, 640, 32]}
+    assert inputs["decode"]["past_value.3"]["profile"][2] == [3, 2, 640, 32]
     assert outputs["decode"]["logits"] == {"name": "logits", "dtype": "float", "shape": [-1, 480]}
     assert outputs["resampler"]["features"]["dtype"] == "bf16"
     assert {f"present_key.{i}" for i in range(4)} < outputs["decoder"].keys()
