@@ -17,7 +17,7 @@ from ernie_export.runtime.engines.find_gpu import find_gpu
 
 STAGING = 64 * 2**20  # a piece of a file on its way to the device
 # The provider's attention takes 16-bit floats only.
-PRECISIONS = ("fp16", "bf16", "int8-fp16", "int4-fp16")
+PRECISIONS = ("fp16", "bf16")
 # Besides weights: ONNX Runtime's working memory and its libraries' own, and a small KV cache.
 WORKING_MEMORY = 2 * 2**30
 COMPUTE_CAPABILITY = 75, 76  # cudaDevAttrComputeCapabilityMajor and …Minor

@@ -1,0 +1,254 @@
+"""Part b of gpu.py: the plugins' kernels at the released widths, against PyTorch and against what the card can do.
+
+    python benchmarks/gpu_kernels.py --device cuda
+    python benchmarks/gpu_kernels.py --device cpu --small       (Triton's interpreter, toy widths: a dry run)
+
+Prints one JSON object a line. `floor` is the larger of the bytes that must move over the measured copy rate and of the
+operations over the measured rate of matrix products; `of_floor` is floor over time. Errors are norms against float32
+arithmetic on the same rounded weights.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+NORM_MIN = 1e-12
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Widths of one layer."""
+
+    hidden: int
+    experts: int
+    widths: tuple[int, int]
+    k: int
+    heads: tuple[int, int]
+    section: tuple[int, int, int]
+    tokens: tuple[int, ...]
+    sets: int  # inputs that take turns
+
+
+FULL = Shape(2560, 64, (1536, 512), 6, (20, 4), (22, 22, 20), (1, 8, 64, 1024), 8)
+SMALL = Shape(16, 2, (16, 8), 1, (2, 1), (1, 1, 2), (2,), 1)
+
+
+@click.command()
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
+@click.option("--small", is_flag=True, help="Toy widths, for a dry run.")
+def main(device: str, small: bool) -> None:
+    """Measure and print."""
+    if device == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"  # before a kernel is imported
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tools" / "typing"))
+    import torch
+
+    torch.set_grad_enabled(False)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    # The interpreter's bfloat16 product is wrong.
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    bench = Bench(torch, device, dtype, SMALL if small else FULL, small)
+    for measure in (bench.ceilings_row, bench.rope_rows, bench.moe_rows):
+        for row in guarded(measure):
+            print(json.dumps(row), flush=True)
+
+
+def guarded(measure: Callable[[], Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """The rows of one measurement; where it fails, what failed, and the others go on."""
+    try:
+        yield from measure()
+    except Exception as e:
+        traceback.print_exc()
+        yield {"what": measure.__name__, "error": f"{type(e).__name__}: {e}"}
+
+
+class Bench:
+    """What the measurements share."""
+
+    def __init__(self, torch: Any, device: str, dtype: Any, shape: Shape, small: bool) -> None:
+        from gpu_timing import Ceilings
+
+        self.torch, self.device, self.dtype, self.shape = torch, device, dtype, shape
+        torch.manual_seed(0)
+        self.ceilings = Ceilings.measured(device, dtype, small)
+
+    def ceilings_row(self) -> Iterator[dict[str, Any]]:
+        """What everything else is compared with."""
+        name = self.torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
+        yield {"what": "ceilings", "card": name, "dtype": str(self.dtype), **asdict(self.ceilings)}
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """An output in which what was not written shows."""
+        kind = getattr(self.torch, dtype)
+        fill = float("nan") if kind.is_floating_point else 0
+        return self.torch.full(shape, fill, dtype=kind, device=self.device)
+
+    def plain(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """An output as an engine allocates it; what is timed."""
+        return self.torch.empty(shape, dtype=getattr(self.torch, dtype), device=self.device)
+
+    def normal(self, *shape: int, scale: float = 1.0) -> Any:
+        """Random numbers in the kernels' dtype."""
+        return (self.torch.randn(*shape, device=self.device) * scale).to(self.dtype)
+
+    def row(self, what: str, tokens: int, nbytes: float, flops: float, **timed: Any) -> dict[str, Any]:
+        """One line of results."""
+        floor = self.ceilings.floor(nbytes, flops)
+        return {"what": what, "tokens": tokens, "bytes": nbytes, "flops": flops, "floor": floor, **timed} | {
+            "of_floor": floor / timed["seconds"]
+        }
+
+    def rope_rows(self) -> Iterator[dict[str, Any]]:
+        """Multimodal RoPE of q and k, one launch."""
+        from ernie_export.graphs.ops.mrope.launch import rope
+        from ernie_export.graphs.ops.mrope.plugin import stage
+        from ernie_export.graphs.ops.mrope.reference import axes, inverse_frequencies, rotate
+        from gpu_timing import relative_error, seconds
+
+        torch, shape = self.torch, self.shape
+        size = 2 * sum(shape.section)
+        tables = inverse_frequencies(size, 5e5), axes(shape.section)
+        inv_freq, pair_axes = (torch.from_numpy(table).to(self.device) for table in tables)
+        for tokens in shape.tokens:
+            sets = [
+                tuple(self.normal(1, tokens, heads * size) for heads in shape.heads)
+                + (torch.randint(0, 4096, (3, 1, tokens), device=self.device),)
+                for _ in range(shape.sets)
+            ]
+
+            def call(q: Any, k: Any, positions: Any, empty: Any, tactic: int = 0) -> list[Any]:
+                return rope(q, k, positions, inv_freq, pair_axes.int(), shape.heads, empty, tactic)
+
+            q, k, positions = sets[0]
+            by_head = q.float().cpu().numpy().reshape(1, tokens, shape.heads[0], size)
+            expected = torch.from_numpy(rotate(by_head, positions.cpu().numpy(), *tables)).reshape(q.shape)
+            errors, times = [], []
+            for tactic in range(len(stage().tactics)):
+                found, _ = call(q, k, positions, self.empty, tactic)
+                errors.append(relative_error(found.cpu(), expected))
+                times.append(seconds([partial(call, *s, self.plain, tactic) for s in sets], self.device))
+            nbytes = 2 * (q.nbytes + k.nbytes) + positions.nbytes + inv_freq.nbytes + 4 * len(pair_axes)
+            pytorch = seconds([partial(self.torch_rope, *s, inv_freq, pair_axes) for s in sets], self.device)
+            yield self.row("rope", tokens, nbytes, 0, error=max(errors), seconds=min(times), pytorch=pytorch)
+
+    def torch_rope(self, q: Any, k: Any, positions: Any, inv_freq: Any, axes: Any) -> tuple[Any, Any]:
+        """The same in PyTorch's operators."""
+        angles = positions[axes.long(), :, :].permute(1, 2, 0).float() * inv_freq
+        cos, sin = angles.cos()[:, :, None], angles.sin()[:, :, None]
+
+        def turn(x: Any) -> Any:
+            even, odd = x.float().reshape(*x.shape[:2], -1, len(inv_freq), 2).unbind(-1)
+            turned = self.torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1)
+            return turned.reshape(x.shape).to(x.dtype)
+
+        return turn(q), turn(k)
+
+    def moe_rows(self) -> Iterator[dict[str, Any]]:
+        """Expert dispatch: the text bank alone, as decode has it, and both banks, half of the tokens each."""
+        shape = self.shape
+        text, vision = (self.bank(width) for width in shape.widths)
+        blocks = list(self.torch_blocks(text, vision))
+        for tokens in shape.tokens:
+            for both in (False, True):
+                yield from self.moe(tokens, text, vision if both else None, blocks)
+
+    def bank(self, width: int) -> tuple[Any, Any, Any, Any]:
+        """gate (H, E) and bias (E,) in float32; gate_up (E, 2I, H), down (E, H, I)."""
+        hidden, experts = self.shape.hidden, self.shape.experts
+        return (
+            self.torch.randn(hidden, experts, device=self.device) * hidden**-0.5,
+            self.torch.zeros(experts, device=self.device),
+            self.normal(experts, 2 * width, hidden, scale=hidden**-0.5),
+            self.normal(experts, hidden, width, scale=width**-0.5),
+        )
+
+    def moe(self, tokens: int, text: Any, vision: Any, blocks: list[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+        """One number of tokens: error, time, and PyTorch's times."""
+        from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
+        from gpu_timing import relative_error, seconds
+
+        torch, shape = self.torch, self.shape
+        inputs = [self.normal(tokens, shape.hidden) for _ in range(shape.sets)]
+        types = torch.arange(tokens, device=self.device) % 2 if vision else None
+        tactics = DECODE if tokens <= 16 else PREFILL
+
+        def call(x: Any, empty: Any) -> dict[str, Any]:
+            return moe_dispatch(x, types, text, vision, shape.k, NORM_MIN, empty, tactics)
+
+        found = call(inputs[0], self.empty)
+        error = relative_error(found["y"], self.reference(inputs[0], found["experts"], text, vision, types))
+        chosen = [found["experts"], *(call(x, self.plain)["experts"] for x in inputs[1:])]
+        nbytes = sum(self.moe_bytes(experts, text, vision) for experts in chosen) / shape.sets + 2 * inputs[0].nbytes
+        by_bank = [tokens - int((types != 0).sum()), int((types != 0).sum())] if vision else [tokens, 0]
+        flops = sum(6 * n * shape.k * shape.hidden * width for n, width in zip(by_bank, shape.widths, strict=True))
+        timed = {"error": error, "seconds": seconds([partial(call, x, self.plain) for x in inputs], self.device)}
+        of_row = None if types is None else types[None]
+        for name, block in blocks:
+            try:
+                timed[name] = seconds([partial(block, x[None], of_row) for x in inputs], self.device)
+            except Exception as e:
+                timed[f"{name} error"] = f"{type(e).__name__}: {e}"
+        yield self.row("moe, both banks" if vision else "moe, text bank", tokens, nbytes, flops, **timed)
+
+    def moe_bytes(self, experts: Any, text: Any, vision: Any) -> float:
+        """Weights that must be read: routers, and each chosen expert once."""
+        total = 0
+        for first, bank in enumerate((text, vision)):
+            if bank is not None:
+                hit = experts.unique()
+                count = int(((hit >= first * self.shape.experts) & (hit < (first + 1) * self.shape.experts)).sum())
+                total += bank[0].nbytes + count * (bank[2][0].nbytes + bank[3][0].nbytes)
+        return total
+
+    def reference(self, x: Any, experts: Any, text: Any, vision: Any, types: Any) -> Any:
+        """y in float32 for the given choice of experts, whose weights are computed anew."""
+        torch, shape = self.torch, self.shape
+        y = torch.zeros(x.shape, device=self.device)
+        for first, bank in enumerate((text, vision)):
+            if bank is None:
+                continue
+            rows = torch.nonzero(types == first)[:, 0] if vision is not None else torch.arange(len(x), device=x.device)
+            probs = (x[rows].float() @ bank[0]).softmax(-1)
+            own = experts[rows] - first * shape.experts
+            weights = probs.gather(1, own)
+            weights = weights / weights.sum(-1, keepdim=True).clamp(min=NORM_MIN)
+            for expert in own.unique().tolist():
+                place, slot = torch.nonzero(own == expert, as_tuple=True)
+                both = x[rows[place]].float() @ bank[2][expert].float().T
+                gated = torch.nn.functional.silu(both[:, 0::2]) * both[:, 1::2]
+                out = gated @ bank[3][expert].float().T
+                y.index_add_(0, rows[place], out * weights[place, slot, None])
+        return y
+
+    def torch_blocks(self, text: Any, vision: Any) -> Iterator[tuple[str, Any]]:
+        """transformers' layer with the same weights, by its ways of running experts."""
+        from transformers import Ernie4_5_VLMoeConfig
+        from transformers.models.ernie4_5_vl_moe import modeling_ernie4_5_vl_moe as modeling
+
+        shape = self.shape
+        config = Ernie4_5_VLMoeConfig().text_config
+        config.hidden_size, config.moe_num_experts, config.moe_k = shape.hidden, shape.experts, shape.k
+        config.moe_intermediate_size, config.moe_num_shared_experts = list(shape.widths), 0
+        for name in ("grouped_mm", "eager"):
+            config._experts_implementation = name
+            with self.torch.device(self.device):
+                block = modeling.Ernie4_5_VLMoeMoeBlock(config)
+            block = block.to(self.dtype).eval()
+            for part, (gate, _, gate_up, down) in ((block.text_moe, text), (block.vision_moe, vision)):
+                part.gate.weight.data = gate.T.contiguous()
+                # Rows of gate and up in turn here, one after the other there.
+                split = self.torch.cat([gate_up[:, 0::2], gate_up[:, 1::2]], dim=1)
+                part.experts.gate_up_proj.data, part.experts.down_proj.data = split, down
+            yield name, block
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Part a of gpu.py: do TensorRT for RTX's engines run on this card, and right?
+
+    python benchmarks/gpu_probe.py
+
+Builds mini-ernie for the library's own capabilities, opens it with the runtime, and compares greedy tokens with the
+CPU's. Prints one JSON object a line. Without the library or a card it says so.
+"""
+
+import importlib.util
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).parent.parent
+MINI = ROOT / "examples" / "mini-ernie"
+LIBRARY = "tensorrt_rtx_bindings"
+sys.path.insert(0, str(ROOT / "tools" / "typing"))
+
+
+@click.command()
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
+@click.option("--small", is_flag=True, help="Accepted as the other parts do; this one is small.")
+def main(device: str, small: bool) -> None:
+    """Probe and print."""
+    try:
+        for row in probe(device):
+            print(json.dumps(row), flush=True)
+    except Exception as e:
+        traceback.print_exc()
+        print(json.dumps({"what": "rtx", "error": f"{type(e).__name__}: {e}"}), flush=True)
+
+
+def probe(device: str) -> Iterator[dict[str, Any]]:
+    """Each stage that worked, up to the first that does not."""
+    if importlib.util.find_spec(LIBRARY) is None:
+        yield {"what": "rtx", "not run": f"no {LIBRARY} here"}
+        return
+    from ernie_export.exporter.export import Progress, export
+    from ernie_export.exporter.targets.rtx import Limits
+    from ernie_export.graphs.config import ErnieConfig
+    from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
+    from gpu_model import Request, Work, decode
+
+    request = Request(ErnieConfig.from_hf(MINI), Work(24, (8, 12), (1,), 1))
+    quiet = Progress(lambda name, total: None, lambda count: None)
+    with tempfile.TemporaryDirectory() as folder:
+        plain, built = Path(folder) / "fp32", Path(folder) / "rtx"
+        export(MINI, built, "trt-rtx", "bf16", quiet, Limits(max_tokens=request.tokens + 40))
+        yield {"what": "rtx", "built": True}
+        if device == "cpu":
+            yield {"what": "rtx", "not run": "no GPU in a dry run"}
+            return
+        with OnnxRuntimeEngine(plain, export(MINI, plain, "onnx", "fp32", quiet), None) as engine:
+            cache = engine.new_cache(1, request.tokens + 40)
+            first = int(request.first_token(engine, cache, 0).argmax())
+            wanted = [first, *(int(step[0]) for step in decode(engine, cache, 1, 32))]
+        from ernie_export.graphs.manifest import Manifest
+        from ernie_export.runtime.engines.tensorrt import TensorRTEngine, find_card
+
+        manifest = Manifest.read(built)
+        with TensorRTEngine(built, manifest, *find_card(built, manifest)) as engine:
+            yield {"what": "rtx", "opened": True}
+            cache = engine.new_cache(1, request.tokens + 40)
+            first = int(request.first_token(engine, cache, 0).argmax())
+            found = [first, *(int(step[0]) for step in decode(engine, cache, 1, 32))]
+        agreed = next((i for i, (a, b) in enumerate(zip(wanted, found, strict=True)) if a != b), len(wanted))
+        yield {"what": "rtx", "tokens_agreed": agreed, "tokens": len(wanted)}
+
+
+if __name__ == "__main__":
+    main()
