@@ -41,7 +41,9 @@ PRECISIONS = {"onnx": ONNX, "onnx-portable": ONNX, "trt-rtx": ("bf16",)}  # by t
     type=click.Choice(sorted({name for names in PRECISIONS.values() for name in names})),
     help="Of weights and activations.  [default: fp32; bf16 for trt-rtx]",
 )
-@click.option("--compute-capability", metavar="LIST", help="trt-rtx: cards to build for.  [default: 8.0,8.6,8.9,12.0]")
+@click.option(
+    "--compute-capability", "capabilities", metavar="LIST", help="trt-rtx: cards.  [default: 8.0,8.6,8.9,12.0]"
+)
 @click.option("--max-batch", type=click.IntRange(1, 256), help="trt-rtx: rows of one decode step.  [default: 1]")
 @click.option("--max-tokens", type=click.IntRange(1), help="trt-rtx: tokens of a conversation.  [default: up to 8192]")
 @click.option(
@@ -53,7 +55,7 @@ def command(checkpoint: Path, output: Path, target: str, precision: str | None, 
     """Export the Hugging Face CHECKPOINT folder to a bundle that ernie-run answers from."""
     given = {name: value for name, value in limits.items() if value is not None}
     if given and target != "trt-rtx":
-        option = next(iter(given)).replace("_", "-")
+        option = {"capabilities": "compute-capability"}.get(first := next(iter(given)), first).replace("_", "-")
         raise click.UsageError(f"--{option}: expected --target trt-rtx with it, found --target {target}")
     precision = precision or PRECISIONS[target][0]
     if precision not in PRECISIONS[target]:

@@ -174,6 +174,17 @@ def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[s
     return subprocess.run(program, capture_output=True, text=True, **options)
 
 
+def test_the_command_with_every_option_and_every_capability(tmp_path):
+    limits = ("--max-batch", 2, "--max-tokens", 700, "--max-image-tokens", 16)
+    capabilities = ",".join(rtx.CAPABILITIES)
+    process = command("-o", tmp_path / "b", "--target", "trt-rtx", "--compute-capability", capabilities, *limits)
+    assert (process.returncode, process.stdout) == (0, ""), process.stderr
+    assert "decode.engine" in process.stderr and "(trt-rtx, bf16)" in process.stderr
+    facts = Manifest.read(tmp_path / "b").engines
+    assert facts.compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
+    assert (facts.max_batch, facts.max_tokens, facts.max_image_tokens) == (2, 700, 16)
+
+
 def test_a_full_disk_is_one_line(tmp_path):
     """No file may grow past 2 MiB, which the vision engine does."""
     limits = (resource.RLIMIT_FSIZE, (2 * 2**20, 2 * 2**20))
