@@ -98,7 +98,8 @@ def build(stage, shapes, attributes, dtype, arch, sizes):
 def main() -> None:
     found = {}
     sizes = {"Rope": [2, 40, 2, 40, 2, 40], "Combine": [480], "Down": [480, 480], "GateUp": [80, 480, 80]}
-    only = {"Rope", "BankLogits", "BankGateUp", *(f"Dispatch{n}" for n in ("Logits", "Route", "Sort", "GateUp", "Down", "Combine"))}
+    dispatch = ("Logits", "Route", "Sort", "GateUp", "Down", "Combine")
+    only = {"Rope", "BankLogits", "BankGateUp", *(f"Dispatch{name}" for name in dispatch)}
     for stage, shapes, attributes in cases():
         if stage.name in only:
             # GateUp with its first tactic, and its last, which asks for more shared memory than sm89 has.
