@@ -58,6 +58,8 @@ def plan(weights: Sequence[Weight]) -> Layout:
     scales = {piece.codes: weight for weight in weights for piece in weight.pieces if isinstance(piece, ScalesOf)}
     units = [(weight, scales.pop(weight.name)) if weight.name in scales else (weight,) for weight in weights]
     units = [unit for unit in units if len(unit) == 2 or not isinstance(unit[0].pieces[0], ScalesOf)]
+    if scales:
+        raise ValueError(f"{next(iter(scales.values())).name}: scales of a weight that is not there")
     units.sort(key=lambda unit: -min(alignment(weight.nbytes) for weight in unit))
     ordered = [weight for unit in units for weight in unit]
     members, offsets, end = {}, {}, 0

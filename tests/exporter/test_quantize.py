@@ -1,10 +1,20 @@
-"""Codes and scales against the values that they were made from."""
+"""Codes and scales against the values that they were made from, alone and as the exporter streams them."""
 
+import subprocess
+import sys
+
+import ml_dtypes
 import numpy as np
 import pytest
+from ernie_export.exporter import sink
 from ernie_export.exporter.quantize import PART, Quantizer, quantize_groups
+from ernie_export.exporter.weights import plan, write
+from ernie_export.graphs.checkpoint import SINGLE, Checkpoint
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize
-from ernie_export.graphs.weights import Quantization
+from ernie_export.graphs.weights import Interleaved, Quantization, Rows, ScalesOf, Weight
+from safetensors.numpy import load_file, save_file
+
+U8, F32 = np.dtype(np.uint8), np.dtype(np.float32)
 
 
 def round_trip(values: np.ndarray, bits: int, group: int) -> np.ndarray:
@@ -26,8 +36,8 @@ def test_error_is_less_than_rounding_to_the_range_leaves(bits, group):
     plain = np.rint(groups / scale) * scale
     error = np.linalg.norm(found - values)
     assert 0 < error < (0.88 if bits == 4 else 0.995) * np.linalg.norm(plain - groups)
-    if bits == 8:  # nothing is clipped, but what would be 128: every value is within a step
-        assert (np.abs(found.reshape(groups.shape) - groups) <= 1.01 * scale).all()
+    if bits == 8:  # nothing is clipped, but what would be 128: every value is within a step and a half
+        assert (np.abs(found.reshape(groups.shape) - groups) <= 1.5 * scale).all()
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -61,3 +71,71 @@ def test_clipping_is_taken_where_it_pays():
     clipped = np.abs(scales) * 8 < 0.96 * largest
     assert 0.2 < clipped.mean() < 0.95
     assert codes.min() == -8 and codes.max() <= 7
+
+
+def quantised(name: str, shape: tuple[int, ...], pieces: tuple, how: Quantization) -> list[Weight]:
+    """A quantised weight of `shape`, and its scales."""
+    stored, groups = (*shape[:-1], shape[-1] * how.bits // 8), (*shape[:-1], shape[-1] // how.group)
+    return [
+        Weight(f"{name}_scales", F32, groups, (ScalesOf(name),)),
+        Weight(name, U8, stored, pieces, how),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_streamed_weights_are_those_quantised_whole(tmp_path, monkeypatch, bits, dtype):
+    """Blocks far smaller than a tensor, both kinds of source, scales asked for before codes, another weight between."""
+    monkeypatch.setattr(sink, "BLOCK", 4096)
+    monkeypatch.setattr("ernie_export.exporter.weights.BLOCK", 4096)
+    rng = np.random.default_rng(bits)
+    arrays = {name: rng.standard_normal((50, 96)).astype(dtype) for name in ("gate", "up", "down", "more")}
+    save_file(arrays, tmp_path / SINGLE)
+    how = Quantization(bits, 32)
+    content = [
+        *quantised("banks", (2, 100, 96), (Interleaved("gate", "up"), Interleaved("up", "gate")), how),
+        Weight("plain", F32, (50, 96), (Rows("more"),)),
+        *quantised("rows", (50, 96), (Rows("down"),), how),
+    ]
+    layout = plan(content)
+    for codes, scales in (("banks", "banks_scales"), ("rows", "rows_scales")):
+        names = [weight.name for weight in layout.weights]
+        assert names.index(scales) == names.index(codes) + 1
+    write(layout, Checkpoint.open(tmp_path), tmp_path / "out", lambda count: None)
+    loaded = load_file(tmp_path / "out")
+    wide = {name: array.astype(np.float32) for name, array in arrays.items()}
+    pair = np.stack([wide["gate"], wide["up"]], axis=1).reshape(100, 96)
+    swapped = np.stack([wide["up"], wide["gate"]], axis=1).reshape(100, 96)
+    assert np.array_equal(loaded["plain"], wide["more"])
+    for name, values in (("banks", np.stack([pair, swapped])), ("rows", wide["down"])):
+        found = dequantize(loaded[name], loaded[f"{name}_scales"], bits)
+        assert np.array_equal(found.reshape(-1), round_trip(values.reshape(-1), bits, 32)), name
+
+
+def test_scales_without_codes_are_refused(tmp_path):
+    save_file({"x": np.ones((2, 32), np.float32)}, tmp_path / SINGLE)
+    lone = [Weight("x_scales", F32, (2, 1), (ScalesOf("x"),))]
+    with pytest.raises(ValueError, match="x_scales"):
+        plan(lone)
+
+
+def test_memory_stays_at_a_few_blocks(tmp_path):
+    """128 MiB of float32 become 17 MiB of codes and scales in a process that grows by less than 64 MiB."""
+    save_file({"x": np.random.default_rng(0).standard_normal((8192, 4096), np.float32)}, tmp_path / SINGLE)
+    program = f"""
+import numpy as np
+from pathlib import Path
+from ernie_export.exporter.weights import plan, write
+from ernie_export.graphs.checkpoint import Checkpoint
+from ernie_export.graphs.weights import Quantization, Rows, ScalesOf, Weight
+how = Quantization(4, 128)
+codes = Weight("x", np.dtype(np.uint8), (8192, 2048), (Rows("x"),), how)
+scales = Weight("s", np.dtype(np.float32), (8192, 32), (ScalesOf("x"),))
+layout, checkpoint = plan([codes, scales]), Checkpoint.open(Path({str(tmp_path)!r}))
+peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
+before = peak()
+write(layout, checkpoint, Path({str(tmp_path / "out")!r}), lambda count: None)
+print(peak() - before)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 64, result.stdout

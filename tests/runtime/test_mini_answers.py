@@ -48,9 +48,20 @@ def right(bundle, questions):
     return counts
 
 
-@pytest.mark.parametrize("target", ["onnx", "onnx-portable"])
-def test_answers_are_right(questions, tmp_path, target):
-    export(MINI, tmp_path / "bundle", target, "fp32", QUIET)
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [
+        ("onnx", "fp32"),
+        ("onnx", "fp16"),
+        ("onnx", "int8"),
+        ("onnx", "int4"),
+        ("onnx-portable", "fp32"),
+        ("onnx-portable", "fp16"),
+        ("onnx-portable", "int4"),
+    ],
+)
+def test_answers_are_right(questions, tmp_path, target, precision):
+    export(MINI, tmp_path / "bundle", target, precision, QUIET)
     counts = right(tmp_path / "bundle", questions)
     assert len(counts) >= 12 and min(counts.values()) >= EACH - 2, counts
     assert sum(counts.values()) >= 0.95 * len(questions), counts

@@ -1,0 +1,97 @@
+"""Every precision's graphs: valid, in their dtype, and quantised in the right places and groups."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from ernie_export.exporter import weights
+from ernie_export.exporter.targets.onnx import LOWERINGS, build_graphs
+from ernie_export.graphs.build import GraphBuilder
+from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.precision import PRECISIONS
+
+MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
+# What is never quantised, by marks in the name.
+HIGH = ("embed_tokens.", "norm", ".bias", ".mlp.gate.", ".moe_statics.", "patch_embed.", "vision_model.ln.", "linear.3.", "_scales")
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
+def precision(request):
+    return PRECISIONS[request.param]
+
+
+@pytest.fixture(scope="module")
+def graphs(precision) -> dict[str, GraphBuilder]:
+    return build_graphs(ErnieConfig.from_hf(MINI), precision.name)
+
+
+@pytest.mark.parametrize("target", ["onnx", "onnx-portable"])
+def test_the_checker_takes_every_graph(graphs, tmp_path, target):
+    layout = weights.plan(list({n: w for g in graphs.values() for n, w in g.weights.items()}.values()))
+    (tmp_path / "weights").write_bytes(bytes(layout.nbytes))
+    for name, graph in graphs.items():
+        path = tmp_path / f"{name}.onnx"
+        graph.save(path, LOWERINGS[target], "weights", layout.offsets)
+        # Shapes and types are followed through standard operators alone.
+        onnx.checker.check_model(path, full_check=target == "onnx-portable")
+        if target == "onnx-portable":
+            model = onnx.load(path, load_external_data=False)
+            assert {node.domain for function in model.functions for node in function.node} <= {"", "ernie"}
+
+
+def test_weights_are_stored_in_the_precision(graphs, precision):
+    everything = {n: w for g in graphs.values() for n, w in g.weights.items()}
+    quantised = {n for n, w in everything.items() if w.quantization is not None}
+    for name, weight in everything.items():
+        bits = 8 if "_model." in name or name.startswith("lm_head.") else precision.decoder
+        if precision.decoder is None or any(mark in name for mark in HIGH):
+            assert name not in quantised
+            router = ".mlp.gate." in name or ".moe_statics." in name
+            assert weight.dtype == (np.float32 if router else precision.dtype.numpy()), name
+        else:
+            assert weight.quantization is not None and weight.quantization.bits == bits, name
+            assert f"{name}_scales" in everything
+    assert bool(quantised) == (precision.decoder is not None)
+
+
+def test_inputs_and_cache_are_in_the_precisions_dtype(graphs, precision):
+    for graph in graphs.values():
+        floats = {v.name: v.dtype for v in graph.graph.inputs if v.dtype.is_floating_point()}
+        assert {d for name, d in floats.items() if name != "pixel_values"} <= {precision.dtype}
+    (logits,) = (v for v in graphs["decode"].graph.outputs if v.name == "logits")
+    assert logits.dtype == ir.DataType.FLOAT
+
+
+def config_with(folder: Path, **text: object) -> ErnieConfig:
+    config = json.loads((MINI / "config.json").read_text())
+    config["text_config"] |= text
+    (folder / "config.json").write_text(json.dumps(config))
+    return ErnieConfig.from_hf(folder)
+
+
+def test_groups_are_the_largest_that_divide(tmp_path):
+    graphs = build_graphs(config_with(tmp_path, moe_intermediate_size=[256, 128], intermediate_size=208), "int4")
+    groups = {name: w.quantization.group for name, w in graphs["decoder"].weights.items() if w.quantization}
+    assert groups["model.layers.1.mlp.experts.text.down_proj"] == 128
+    assert groups["model.layers.0.mlp.down_proj.weight"] == 16
+    assert groups["lm_head.weight"] == 128
+    mini = build_graphs(ErnieConfig.from_hf(MINI), "int4")["decoder"].weights
+    assert mini["model.layers.1.mlp.experts.vision.gate_up_proj"].quantization.group == 32
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ({"moe_intermediate_size": [72, 64]}, "model.layers.1.mlp: .* 16 divides.* found 128 and 72 and 64"),
+        ({"intermediate_size": 200}, r"model.layers.0.mlp.down_proj.weight: .* found 200"),
+    ],
+)
+def test_widths_without_a_group_are_refused_by_name(tmp_path, text, named):
+    config = config_with(tmp_path, **text)
+    assert build_graphs(config, "fp32")
+    with pytest.raises(UserError, match=named):
+        build_graphs(config, "int8")
