@@ -49,22 +49,25 @@ def right(bundle, questions):
 
 
 @pytest.mark.parametrize(
-    ("target", "precision"),
+    ("target", "precision", "every"),
     [
-        ("onnx", "fp32"),
-        ("onnx", "fp16"),
-        ("onnx", "int8"),
-        ("onnx", "int4"),
-        ("onnx-portable", "fp32"),
-        ("onnx-portable", "fp16"),
-        ("onnx-portable", "int4"),
+        ("onnx", "fp32", 1),
+        ("onnx", "fp16", 5),
+        ("onnx", "int8", 1),
+        ("onnx", "int4", 1),
+        ("onnx-portable", "fp32", 5),
+        ("onnx-portable", "fp16", 5),
+        ("onnx-portable", "int8", 5),
+        ("onnx-portable", "int4", 5),
     ],
 )
-def test_answers_are_right(questions, tmp_path, target, precision):
+def test_answers_are_right(questions, tmp_path, target, precision, every):
+    """Every question, or two of each kind where another case covers what they would add."""
     export(MINI, tmp_path / "bundle", target, precision, QUIET)
-    counts = right(tmp_path / "bundle", questions)
-    assert len(counts) >= 12 and min(counts.values()) >= EACH - 2, counts
-    assert sum(counts.values()) >= 0.95 * len(questions), counts
+    some = questions[::every]
+    counts = right(tmp_path / "bundle", some)
+    assert len(counts) >= 12 and min(counts.values()) >= (EACH - 2) // every, counts
+    assert sum(counts.values()) >= 0.95 * len(some), counts
 
 
 def test_swapped_routers_show_as_wrong_answers(questions, tmp_path):
