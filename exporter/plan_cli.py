@@ -28,8 +28,8 @@ NOTES = (
     "rates: upper bounds (roofline; intermediate results stay on the chip, experts evenly chosen); int8 and int4"
     " multiply in fp16; where the arithmetic's rate is unknown, decode is bounded by its bytes alone",
     "activations: estimated; weights counted once; no allowance for the engine's own memory",
-    "planned: not exportable yet; fp8: a float32 scale a row; int8, int4: fp16 scales of 32, 128 elements; of expert,"
-    " attention and MLP matrices alone, the rest in 16 bits and routers in float32",
+    "planned: not exportable yet; fp8: expert, attention and MLP matrices with a float32 scale a row, the rest in"
+    " 16 bits, routers in float32",
 )
 
 
@@ -76,7 +76,7 @@ def command(
         "active_parameters": base[0].active(),
         "workload": asdict(workload) | {"vision_tokens": workload.vision_tokens},
         "device": asdict(device) if device is not None else None,
-        "export_peak_memory": {"bytes": EXPORT_MEMORY, "source": "measured: 88 to 106 MiB, whatever the size"},
+        "export_peak_memory": {"bytes": EXPORT_MEMORY, "source": "measured: at most this, whatever the size"},
         "processor_files": copied,
         "precisions": {e.precision: asdict(e) | {"bundle": e.data_file + e.graph_files + copied} for e in estimates},
         "estimated": ESTIMATED,
@@ -114,8 +114,8 @@ def show(plan: dict[str, Any], device: Device | None, console: Console) -> None:
     def size(value: float) -> str:
         return f"{value / scale:.2f}"
 
-    for part, parameters in plan["parameters"].items():
-        if parameters and part != "total":
+    for part in plan["parameters"]:
+        if part != "total" and any(e["weights"][part] for e in found):
             row(part, size, "weights", part)
     for label, key in (("KV cache", "kv_cache"), ("activations ≈", "activations"), ("device memory", "device_memory")):
         row(label, size, key)

@@ -45,7 +45,7 @@ def test_the_table(device):
     result = CliRunner().invoke(plan_cli.command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert max(map(len, result.stdout.splitlines()[6:-4])) <= 80
-    for text in ("text experts", "planned", "KV cache", "upper bounds", "peak memory 106 MiB", "bundle on disk"):
+    for text in ("text experts", "planned", "KV cache", "upper bounds", "peak memory 154 MiB", "bundle on disk"):
         assert text in result.stdout
     assert ("longest context" in result.stdout) == (device is not None)
     assert (f"device: {device}," in result.stdout) == (device is not None)
