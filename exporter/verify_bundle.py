@@ -35,10 +35,11 @@ class Watched:
         prompt = self.model.prompt(prepared)
         cache = engine.new_cache(1, len(prompt.input_ids) + len(tokens))
         logits = [engine.prefill(cache, 0, prompt.chunk(0, len(prompt.input_ids))).copy()]
+        # Before decoding, which runs the same graph where the weights are quantised.
+        joined = {name: np.concatenate([rows(part) for part in parts]) for name, parts in stages.items()}
         for count, token in enumerate(tokens[:-1], 1):
             step = engine.decode(cache, np.array([token]), prompt.position_ids[:, -1:] + count)
             logits.append(step[0].copy())  # the engine writes its next logits to the same place
-        joined = {name: np.concatenate([rows(part) for part in parts]) for name, parts in stages.items()}
         every = np.stack(logits)
         return joined | {"logits": every[:1], "decode logits": every[1:2], "all logits": every}
 
@@ -100,7 +101,7 @@ def inner_values(model: onnx.ModelProto) -> dict[str, str]:
             found["vision encoder"] = node.output[0]
         elif parts[0] == "model" and parts[-1] == "after_mlp":
             found[f"layer {number}"] = node.output[0]
-        elif parts[0] == "model" and parts[-1] == "MoEDispatch":
+        elif parts[0] == "model" and parts[-1] in ("MoEDispatch", "QuantizedMoEDispatch"):
             found[f"routing {number}"] = node.output[1]
     return found
 
