@@ -2,11 +2,13 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ernie_export.exporter import verify_cli
+from ernie_export.exporter.export import Progress, export
 from ernie_export.exporter.verify import LIMITS, Case, Report, compare_tokens, divergence
 
 EQUAL_WIDTHS = {"moe_intermediate_size": [24, 24], "moe_num_experts": 6, "moe_k": 2, "moe_num_shared_experts": 1}
@@ -125,3 +127,16 @@ def test_a_malformed_file_of_questions_is_one_line(verify, right, tmp_path, text
     for given in (path, tmp_path / "none.json"):
         code, out, err = verify(right.bundles["onnx"], "--against", right.folder, "--questions", given)
         assert code == 2 and out == "" and err.count("\n") == 1 and str(given) in err
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_quantised_bundle_is_within_its_limits(verify, tmp_path, precision):
+    """Every stage of the trained checkpoint is compared, routing too, and differs by what the precision is allowed."""
+    checkpoint = Path(__file__).parents[2] / "examples" / "mini-ernie"
+    export(checkpoint, tmp_path / "bundle", "onnx", precision, Progress(lambda *_: None, lambda *_: None))
+    code, out, _ = verify(tmp_path / "bundle", "--against", checkpoint, "--json")
+    report = json.loads(out)
+    assert code == 0 and report["failures"] == []
+    routed = {name: stage["routed"] for name, stage in report["stages"].items() if stage["routed"]}
+    assert set(routed) == {"layer 1", "layer 2", "layer 3"} and len(set(routed.values())) == 1
+    assert 1e-4 < report["stages"]["layer 3"]["error"] < 0.5
