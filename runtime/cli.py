@@ -29,11 +29,12 @@ class MediaInOrder(click.Command):
         return super().parse_args(ctx, args)
 
 
-def load(bundle: Path, device: str) -> "Model":
+def load(bundle: Path, device: str, kv_cache: float) -> "Model":
     """Load a bundle. The pipeline, and with it ONNX Runtime, is imported only here, so that --help comes at once."""
     from ernie_export.runtime import load as load_bundle
+    from ernie_export.runtime.scheduler import Limits
 
-    return load_bundle(bundle, device=device)
+    return load_bundle(bundle, device=device, limits=Limits(kv_bytes=int(kv_cache * 2**30)))
 
 
 @click.command(cls=MediaInOrder, context_settings={"show_default": True, "max_content_width": 110})
@@ -57,6 +58,7 @@ def load(bundle: Path, device: str) -> "Model":
 @click.option("--seed", type=int, default=None, help="Equal seeds sample equal answers.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. May be repeated.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="cuda: the first NVIDIA GPU.")
+@click.option("--kv-cache", type=float, default=4.0, metavar="GIB", help="Most memory for keys and values.")
 @click.option("--json", "as_json", is_flag=True, help="Print text, tokens, prompt_tokens and finish_reason as JSON.")
 @click.pass_context
 def command(
@@ -67,6 +69,7 @@ def command(
     video: tuple[str, ...],
     messages_file: Path | None,
     device: str,
+    kv_cache: float,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -85,7 +88,7 @@ def command(
         raise UserError("--messages: expected it alone, found a QUESTION, --image or --video as well")
     else:
         conversations = _read_messages(messages_file)
-    with load(bundle, device) as model:
+    with load(bundle, device, kv_cache) as model:
         if not as_json and isinstance(conversations[0], dict):
             _stream(model.stream(cast(Messages, conversations), **params))
             return

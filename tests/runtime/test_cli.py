@@ -17,7 +17,7 @@ from ernie_export.runtime.sampling import SamplingParams
 PLAIN = [{"role": "user", "content": [{"type": "text", "text": "Hello?"}]}]
 GREEDY = {
     "max_new_tokens": 128, "min_new_tokens": 0, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0,
-    "seed": None, "stop": (),
+    "seed": None, "stop": (), "logprobs": None,
 }  # fmt: skip
 # A program that runs the command on a model with the answer of its first argument, for what needs a real process.
 PROGRAM = """
@@ -43,7 +43,7 @@ class Model:
     def generate(self, messages, **options):
         return Result("".join({pieces!r}), (1, 2), 3, "stop")
 
-cli.load = lambda bundle, device: Model()
+cli.load = lambda bundle, device, kv_cache: Model()
 cli.main()
 """
 
@@ -97,7 +97,7 @@ class FakeModel:
 @pytest.fixture
 def model(monkeypatch) -> FakeModel:
     fake = FakeModel()
-    monkeypatch.setattr(cli, "load", lambda bundle, device: fake)
+    monkeypatch.setattr(cli, "load", lambda bundle, device, kv_cache: fake)
     return fake
 
 
