@@ -58,7 +58,7 @@ def test_there_are_commands_of_each_kind():
 def test_command(command, folder):
     output = run(command, folder)
     if command.startswith("ernie-verify"):
-        assert "within tolerance" in output
+        assert "within the limits" in output
     elif command.startswith("ernie-run"):
         assert output.strip()
         if "--json" in command:

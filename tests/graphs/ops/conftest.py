@@ -1,23 +1,21 @@
 """Triton's interpreter for the kernel tests: the same kernels, run by NumPy on PyTorch's CPU tensors."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 
 
 @pytest.fixture(scope="module")
-def interpreted() -> Iterator[None]:
-    """Kernels of this module run in the interpreter: it takes over where a kernel's module is first imported."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        from ernie_export.graphs.ops.moe_dispatch import kernel_experts, kernel_route
-        from ernie_export.graphs.ops.mrope import kernel
-        from triton.runtime.interpreter import InterpretedFunction
+def interpreted() -> None:
+    """Kernels run in the interpreter: `tests/conftest.py` asks for it before Triton is imported."""
+    from ernie_export.graphs.ops.moe_dispatch import kernel_experts, kernel_route
+    from ernie_export.graphs.ops.mrope import kernel
+    from triton.language import zeros
+    from triton.runtime.interpreter import InterpretedFunction
 
-        for function in (kernel.rope, kernel_route.route, kernel_experts.gate_up):
-            assert isinstance(function, InterpretedFunction), "a kernel was imported before, to be compiled"
-        yield
+    for function in (kernel.rope, kernel_route.route, kernel_experts.gate_up, zeros):
+        assert isinstance(function, InterpretedFunction), "imported before it was asked for, to be compiled"
 
 
 @pytest.fixture(scope="session")
