@@ -14,6 +14,8 @@ from ernie_export.graphs.errors import UserError
 SCHEMA = 1
 NAME = "manifest.json"
 GRAPHS = ("vision", "resampler", "decoder", "decode")
+# The card that engines were built on, any of its compute capability, or any from Ampere (8.0) on.
+HARDWARE = ("exact", "same-capability", "ampere-plus")
 PREFILL_CHUNK = 512  # the most prompt tokens that a compiled engine takes in one call
 
 
@@ -47,6 +49,13 @@ class EngineFacts:
     library, version: the package that must run them. compute_capabilities: "8.9" and the like. max_batch: rows of one
     decode call. max_tokens: capacity of a row of the KV cache. max_image_tokens: decoder tokens of one picture, or of
     one pair of a clip's frames.
+
+    Of TensorRT's engines alone: device, the name of the card that they were built on. hardware: where else they run,
+    one of HARDWARE. version_compatible: whether later versions of the same major run them, too. architectures: "sm90"
+    and the like, what kernels are there for. plugins: version of the plugins' declarations and kernels. workspace: GiB
+    that a layer may work in, 0 for all there is.
+
+    A bundle that waits for its engines has no version and no compute capabilities yet.
     """
 
     library: str
@@ -55,6 +64,12 @@ class EngineFacts:
     max_batch: int
     max_tokens: int
     max_image_tokens: int
+    device: str = ""
+    hardware: str = "exact"
+    version_compatible: bool = False
+    architectures: tuple[str, ...] = ()
+    plugins: str = ""
+    workspace: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +93,11 @@ class Manifest:
     graphs: dict[str, str]
     files: dict[str, FileEntry]
     engines: EngineFacts | None = None
+
+    @property
+    def waits_for_engines(self) -> bool:
+        """Whether all is there but the engines, which `ernie-export --resume` builds on the machine with the GPU."""
+        return self.engines is not None and not self.engines.version
 
     def write(self, folder: Path) -> None:
         """Write manifest.json into `folder`."""
@@ -108,7 +128,8 @@ class Manifest:
             facts["eos_token_ids"] = tuple(facts["eos_token_ids"])
             engines = document.get("engines")
             if engines is not None:
-                engines = EngineFacts(**engines | {"compute_capabilities": tuple(engines["compute_capabilities"])})
+                several = ("compute_capabilities", "architectures")
+                engines = EngineFacts(**engines | {key: tuple(engines[key]) for key in several if key in engines})
             manifest = Manifest(
                 target=document["target"],
                 precision=document["precision"],
@@ -138,9 +159,17 @@ class Manifest:
                 value = getattr(self.engines, key)
                 if type(value) is not int or not 1 <= value < 2**63:
                     raise UserError(f"{path}: engines.{key}: expected a whole number from 1, found {value!r}")
-            names = (self.engines.library, self.engines.version, *self.engines.compute_capabilities)
-            if not all(isinstance(name, str) for name in names):
+            facts = self.engines
+            names = (facts.library, facts.version, *facts.compute_capabilities, *facts.architectures, facts.device)
+            if not all(isinstance(name, str) for name in (*names, facts.plugins)):
                 raise UserError(f"{path}: engines: expected names of library, version and capabilities, found {names}")
+            if facts.hardware not in HARDWARE:
+                raise UserError(f"{path}: engines.hardware: expected {', '.join(HARDWARE)}, found {facts.hardware!r}")
+            if type(facts.workspace) is not int or facts.workspace < 0 or type(facts.version_compatible) is not bool:
+                found = f"{facts.workspace!r} and {facts.version_compatible!r}"
+                raise UserError(
+                    f"{path}: engines: expected workspace in GiB, version_compatible true or false, found {found}"
+                )
         for name, entry in self.files.items():
             plain = Path(name).name == name and name.isprintable() and len(name.encode()) < 256
             if not plain or type(entry.bytes) is not int or not isinstance(entry.sha256, str):

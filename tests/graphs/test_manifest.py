@@ -1,17 +1,18 @@
 """manifest.json: written and read back; whatever else stands in it is refused in one line."""
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import GRAPHS, NAME, SCHEMA, FileEntry, Manifest, ModelFacts, sha256
+from ernie_export.graphs.manifest import GRAPHS, NAME, SCHEMA, EngineFacts, FileEntry, Manifest, ModelFacts, sha256
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 FACTS = ModelFacts(**{f.name: (2,) if f.name == "eos_token_ids" else 4 for f in fields(ModelFacts)})
+ENGINES = EngineFacts("tensorrt", "11.4", ("9.0",), 2, 64, 16, "H100", "ampere-plus", True, ("sm80", "sm90"), "3f2a", 4)
 FUZZED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
@@ -47,6 +48,38 @@ def test_read_gives_what_was_written(tmp_path):
     found = Manifest.read(tmp_path)
     assert found == written
     found.check_files(tmp_path, hash_limit=2**40)
+
+
+def test_engines_are_read_as_written(tmp_path):
+    for engines in (ENGINES, EngineFacts("tensorrt_rtx_bindings", "1.7", ("8.9", "12.0"), 1, 64, 16)):
+        written = replace(manifest(tmp_path), engines=engines)
+        written.write(tmp_path)
+        assert Manifest.read(tmp_path) == written and not written.waits_for_engines
+        assert replace(written, engines=replace(engines, version="")).waits_for_engines
+    assert not manifest(tmp_path).waits_for_engines
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("library", 7),
+        ("compute_capabilities", [9.0]),
+        ("max_batch", 0),
+        ("max_tokens", "64"),
+        ("hardware", "any"),
+        ("version_compatible", 1),
+        ("architectures", [90]),
+        ("plugins", None),
+        ("workspace", -1),
+        ("workspace", True),
+        ("surprise", 1),
+    ],
+)
+def test_a_wrong_value_of_engines_is_named(tmp_path, key, value):
+    changed = document(tmp_path) | {"engines": asdict(ENGINES) | {key: value}}
+    (tmp_path / NAME).write_text(json.dumps(changed))
+    message = refusal(tmp_path)
+    assert message.startswith(f"{tmp_path / NAME}: ") and ("engines" in message or key in message)
 
 
 def test_a_newer_schema_is_told_from_another(tmp_path):
