@@ -178,19 +178,24 @@ class Model:
 
     def sequence(self, messages: Messages, params: SamplingParams) -> Sequence:
         """A conversation preprocessed and its media encoded, ready for a `Batch`."""
-        prepared = self.preprocessor.prepare(messages)
-        limit, length = self.manifest.model.max_positions, prepared.arrays["input_ids"].shape[1]
-        if length >= limit:
-            raise UserError(f"prompt: expected fewer than {limit} tokens (the model's position limit), found {length}")
-        prompt = self.prompt(prepared)  # only now: encoding a long clip takes a while
+        return self.begin(self.prompt(self.preprocessor.prepare(messages)), params)
+
+    def begin(self, prompt: Prompt, params: SamplingParams) -> Sequence:
+        """One answer to a prompt, ready for a `Batch`; any number may share a prompt."""
         eos = frozenset(self.manifest.model.eos_token_ids)
         text = TextStream(self.preprocessor.chat.decode, params.stop, self.preprocessor.chat.byte_tokens)
-        sampler = Sampler(params, eos, prompt.input_ids)
-        return Sequence(prompt, sampler, text, eos, min(params.max_new_tokens, limit - length))
+        room = self.manifest.model.max_positions - len(prompt.input_ids)
+        return Sequence(prompt, Sampler(params, eos, prompt.input_ids), text, eos, min(params.max_new_tokens, room))
 
     def prompt(self, prepared: Prepared) -> Prompt:
-        """Encode the media of a preprocessed conversation and lay out what the decoder takes."""
+        """Encode the media of a preprocessed conversation and lay out what the decoder takes.
+
+        Raises UserError for a prompt that leaves no position for an answer, before anything is encoded.
+        """
         arrays = prepared.arrays
+        limit, length = self.manifest.model.max_positions, arrays["input_ids"].shape[1]
+        if length >= limit:
+            raise UserError(f"prompt: expected fewer than {limit} tokens (the model's position limit), found {length}")
         features, digests = self.features.encode(*prepared.media())
         is_feature = arrays["mm_token_type_ids"][0] != 0
         content = np.zeros((len(is_feature), 3), np.int64)

@@ -80,7 +80,7 @@ class Scheduler:
     """Owns the batch. `submit`, `step` and `close` may be called from any thread; one thread steps at a time."""
 
     def __init__(self, engine: Engine, limits: Limits) -> None:
-        self._engine, self._limits = engine, limits
+        self._engine, self.limits = engine, limits
         self._stepping = threading.Lock()  # guards the batch and what is active
         self._batch = self._new_batch()
         self._active: dict[Sequence, Request] = {}
@@ -111,7 +111,7 @@ class Scheduler:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the model is closed")
-            if self.waiting >= self._limits.waiting:
+            if self.waiting >= self.limits.waiting:
                 raise QueueFull(f"{self.waiting} requests are waiting")
             self._preparing += 1
         try:
@@ -119,7 +119,7 @@ class Scheduler:
             found, most = request.sequence.capacity(), self._batch.tokens
             if found > most:
                 raise UserError(
-                    f"prompt and answer: expected at most {most} tokens (kv_bytes is {self._limits.kv_bytes}), "
+                    f"prompt and answer: expected at most {most} tokens (kv_bytes is {self.limits.kv_bytes}), "
                     f"found {found}"
                 )
         except BaseException:
@@ -166,7 +166,7 @@ class Scheduler:
             self._fail_all(RuntimeError("the model was closed"))
 
     def _new_batch(self) -> Batch:
-        limits = self._limits
+        limits = self.limits
         return Batch(self._engine, limits.rows, CAPACITY_STEP, limits.kv_bytes, limits.reuse)
 
     def _end_early(self) -> None:

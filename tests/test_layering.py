@@ -20,6 +20,7 @@ FOLDERS = ("graphs", "exporter", "runtime")
 BASE = {"numpy", "PIL", "av", "onnxruntime", "tokenizers", "jinja2", "click", "rich"}
 EXPORT = {"onnx", "onnx_ir", "ml_dtypes", "sentencepiece"}
 PARITY = {"torch", "transformers", "safetensors"}
+SERVE = {"fastapi", "starlette", "pydantic", "pydantic_core", "uvicorn", "prometheus_client", "httpcore2"}
 # Only within functions: most machines have none of them.
 LAZY = {"triton", "tensorrt", "tensorrt_rtx_bindings", "polygraphy", "cuda", "matplotlib"}
 WITHOUT_TORCH = ("torch", "torchvision", "transformers", "safetensors")
@@ -43,12 +44,15 @@ GRAPHS = Rule(BASE | EXPORT | LAZY, ("graphs",))
 EXPORTER = Rule(BASE | EXPORT | LAZY, ("graphs", "exporter", "runtime.command"))
 VERIFY = Rule(BASE | EXPORT | PARITY, ("graphs", "exporter", "runtime"))
 RUNTIME = Rule(BASE | LAZY, ("graphs.errors", "graphs.manifest", "runtime"))
+SERVER = Rule(RUNTIME.third_party | SERVE, RUNTIME.own)
 
 
 def rule_of(module: str) -> Rule:
     """The rule for `graphs.…`, `exporter.…` or `runtime.…`."""
     if module.startswith("exporter.verify"):
         return VERIFY
+    if module.startswith("runtime.server"):
+        return SERVER
     return {"graphs": GRAPHS, "exporter": EXPORTER, "runtime": RUNTIME}[module.split(".")[0]]
 
 
@@ -124,6 +128,9 @@ def test_imports_point_one_way(module):
         ("runtime.pipeline", "from ernie_export import graphs"),
         ("runtime.pipeline", "if TYPE_CHECKING:\n    import onnx"),
         ("runtime.pipeline", "importlib.import_module('torch')"),
+        ("runtime.pipeline", "import fastapi"),
+        ("runtime.server.app", "from ernie_export.exporter import export"),
+        ("runtime.server.app", "import torch"),
         ("runtime.engines.tensorrt", "try:\n    import tensorrt\nexcept ImportError: pass"),
     ],
 )
@@ -139,6 +146,7 @@ def test_a_violation_is_seen(module, text):
         ("exporter.cli", "from ernie_export.runtime.command import run"),
         ("runtime.pipeline", "from ernie_export.graphs.errors import UserError"),
         ("runtime.pipeline", "from ernie_export.graphs import manifest"),
+        ("runtime.server.app", "from fastapi import FastAPI"),
         ("runtime.engines.tensorrt", "def engine():\n    import tensorrt"),
         ("graphs.ops.mrope.kernel", "import triton.language"),
         ("graphs.ops.mrope.plugin", "def f():\n    from ernie_export.graphs.ops.mrope import kernel"),
@@ -188,6 +196,8 @@ def test_the_runtime_imports_without_torch_and_onnx():
     names = [name for name in modules() if name.startswith("runtime")]
     others = [f"{PACKAGE}.{name}" for name in modules() if not RUNTIME.allows(f"{PACKAGE}.{name}") and "." in name]
     assert import_without((*WITHOUT_TORCH, "onnx", "onnx_ir", f"{PACKAGE}.exporter", *others), names) == ""
+    names = [name for name in names if not name.startswith("runtime.server.")] + ["runtime.server.cli"]
+    assert import_without((*WITHOUT_TORCH, *SERVE), names) == ""
 
 
 def test_graphs_and_exporter_import_without_torch():

@@ -28,6 +28,7 @@ class ImageProcessor:
     settings: PixelSettings
     table: pixels.Table
     max_source_pixels: int = pixels.MAX_SOURCE_PIXELS
+    formats: tuple[str, ...] | None = None  # that a file may have, by Pillow's names; None: all that Pillow knows
 
     @classmethod
     def from_folder(cls, folder: Path) -> "ImageProcessor":
@@ -65,7 +66,7 @@ class ImageProcessor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # malformed metadata, and the bomb warning: refused below, by our limit
             try:
-                image = Image.open(stream)
+                image = Image.open(stream, formats=self.formats)
             except Exception as e:  # Pillow's format plugins raise anything on malformed bytes
                 raise UserError(f"{name}: expected an image, found {_reason(e)}") from e
             with image:

@@ -122,7 +122,7 @@ def _image(value: Any, key: str, where: str, base: Path | None) -> ImageSource:
 
 
 def _video(value: Any, where: str, base: Path | None) -> VideoSource | Clip:
-    if isinstance(value, Clip) or hasattr(value, "__array_interface__"):
+    if isinstance(value, Clip | bytes) or hasattr(value, "__array_interface__"):
         return value
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         if all(isinstance(frame, Image.Image) or hasattr(frame, "__array_interface__") for frame in value):

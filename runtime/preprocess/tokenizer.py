@@ -27,13 +27,17 @@ MEDIA_TOKENS = (
 
 @dataclass(frozen=True)
 class ChatTokenizer:
-    """A tokenizer with the texts of its named tokens (bos_token, ...) and the ids of its six media tokens and eos."""
+    """A tokenizer with the texts of its named tokens (bos_token, ...) and the ids of its six media tokens and eos.
+
+    byte_level: whether its pieces are bytes, each written as a character.
+    """
 
     backend: Tokenizer
     named: dict[str, str]
     media: dict[str, str]
     ids: dict[str, int]
     template: Any  # the chat template of tokenizer_config.json, or None
+    byte_level: bool
 
     @classmethod
     def from_folder(cls, folder: Path) -> "ChatTokenizer":
@@ -44,7 +48,8 @@ class ChatTokenizer:
         path, config_path = Path(folder) / FILE, Path(folder) / CONFIG_FILE
         config, content = read_json(config_path), read_json(path)
         kind = str(config.get("tokenizer_class") or "TokenizersBackend").removesuffix("Fast")
-        llama = kind == "LlamaTokenizer" and not _byte_level(content)
+        byte_level = _byte_level(content)
+        llama = kind == "LlamaTokenizer" and not byte_level
         if kind not in ("LlamaTokenizer", "TokenizersBackend", "PreTrainedTokenizer"):
             raise UserError(
                 f"{config_path}: tokenizer_class: expected LlamaTokenizer or TokenizersBackend, found {kind}"
@@ -64,7 +69,7 @@ class ChatTokenizer:
             index = backend.token_to_id(text)
             if index is not None:
                 ids[key] = index
-        return cls(backend, named, media, ids, config.get("chat_template"))
+        return cls(backend, named, media, ids, config.get("chat_template"), byte_level)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a rendered prompt.

@@ -5,6 +5,7 @@ sample, draw a timestamp on each frame, repeat the last frame of an odd count, r
 """
 
 import functools
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ _KEYS = {"do_sample_frames", "fps", "num_frames", "min_frames", "max_frames", "d
 
 # A playlist or description file must not make FFmpeg open addresses.
 _OPTIONS = {"protocol_whitelist": "file"}
+# Bytes come from whoever sent them: no other file may be opened on their word, and containers alone are read, not the
+# demuxers that follow references (hls, dash, concat, image2, ...).
+_OPTIONS_FOR_BYTES = {"protocol_whitelist": "none", "format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,gif"}
 
-VideoSource = str | Path | NDArray[np.uint8] | Sequence[Image.Image | NDArray[np.uint8]]
+VideoSource = str | Path | bytes | NDArray[np.uint8] | Sequence[Image.Image | NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,10 @@ class VideoProcessor:
     min_frames: int
     max_frames: int
     font: Path | None  # None: timestamps are not drawn
-    max_source_pixels: int = pixels.MAX_SOURCE_PIXELS
+    max_source_pixels: int = pixels.MAX_SOURCE_PIXELS  # of a frame
+    max_source_frames: float = math.inf  # of a clip, before sampling
+    max_source_seconds: float = math.inf
+    max_sampled_pixels: float = math.inf  # of a clip's sampled frames, which are held together
 
     @classmethod
     def from_folder(cls, folder: Path) -> "VideoProcessor":
@@ -131,17 +138,20 @@ class VideoProcessor:
         return tuple(float(second) for second in indices.astype(np.float32) / np.float32(rate))
 
     def load(self, source: VideoSource | Clip, fps: float | None = None) -> Clip:
-        """Decode a file, or take frames as they are, and sample.
+        """Decode a file (path or its bytes), or take frames as they are, and sample.
 
         Frames are a uint8 array (frames, height, width, 3) or a list of Pillow images or such arrays without the first
         axis, at `fps` a second (24 where not given, as in the reference). Of a file only the sampled frames are held.
-        Raises UserError for a file that is missing, empty, unreadable, truncated or without video, and for frames of
-        unequal size.
+        Raises UserError for a file that is missing, empty, unreadable, truncated or without video, for one past a
+        limit, before it is decoded, and for frames of unequal size.
         """
         if isinstance(source, Clip):
             return source
+        if isinstance(source, bytes):
+            return self._decode(source, "the given bytes")
         if isinstance(source, str | Path):
-            return self._decode(Path(source))
+            settings.check_media(Path(source), "a video")
+            return self._decode(Path(source), str(source))
         name = "the given frames"
         frames = _stack(source, name)
         self._check_pixels(frames.shape[2], frames.shape[1], name)
@@ -153,20 +163,33 @@ class VideoProcessor:
             limit = self.max_source_pixels
             raise UserError(f"{name}: expected at most {limit} pixels a frame, found {width}×{height}")
 
-    def _decode(self, path: Path) -> Clip:
-        settings.check_media(path, "a video")
-        name = str(path)
+    def _check_length(self, frames: int, rate: float, name: str) -> None:
+        if frames > self.max_source_frames:
+            raise UserError(f"{name}: expected at most {self.max_source_frames} frames, found {frames}")
+        if frames / rate > self.max_source_seconds:
+            raise UserError(f"{name}: expected at most {self.max_source_seconds:g} seconds, found {frames / rate:.1f}")
+
+    def _decode(self, source: Path | bytes, name: str) -> Clip:
         try:
-            with av.open(name, options=_OPTIONS) as container:
+            with _open(source) as container:
                 if not container.streams.video:
                     raise UserError(f"{name}: expected a video, found no video stream")
                 stream = container.streams.video[0]
                 if stream.codec_context is None:  # a file cut before the stream's description is complete
                     raise UserError(f"{name}: expected a video that can be decoded, found no known codec")
                 self._check_pixels(stream.width, stream.height, name)
-                total = stream.frames or _count(name)  # some containers do not state it
+                # The codec's own data may announce larger frames than the container does, and later ones.
+                stream.codec_context.options = {"max_pixels": str(self.max_source_pixels)}
+                total = stream.frames or _count(source)  # some containers do not state it
                 rate = stream.average_rate or stream.guessed_rate
+                self._check_length(total, float(rate or DEFAULT_FPS), name)
                 indices = self.indices(total, float(rate) if rate else None, name)
+                if len(indices) * stream.width * stream.height > self.max_sampled_pixels:
+                    found = f"{len(indices)} of {stream.width}×{stream.height}"
+                    raise UserError(
+                        f"{name}: expected sampled frames of at most {self.max_sampled_pixels} pixels "
+                        f"together, found {found}"
+                    )
                 container.seek(0)
                 frames = _take(container, indices, name)
         except UserError:
@@ -233,9 +256,15 @@ def _draw(frame: NDArray[np.uint8], text: str, font: Path, name: str) -> NDArray
     return np.asarray(image)
 
 
-def _count(name: str) -> int:
+def _open(source: Path | bytes) -> av.container.InputContainer:
+    if isinstance(source, bytes):
+        return av.open(io.BytesIO(source), "r", options=_OPTIONS_FOR_BYTES)
+    return av.open(str(source), "r", options=_OPTIONS)
+
+
+def _count(source: Path | bytes) -> int:
     """The packets of the first video stream, one a frame, without decoding them."""
-    with av.open(name, options=_OPTIONS) as container:
+    with _open(source) as container:
         return sum(1 for packet in container.demux(video=0) if packet.size)
 
 
