@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 from ernie_export.graphs.errors import UserError
-from ernie_export.runtime.command import run
+from ernie_export.runtime import messages_file
+from ernie_export.runtime.command import check_text, run
+from ernie_export.runtime.figures import Figures
+from ernie_export.runtime.messages_file import Messages
+from ernie_export.runtime.options import answer_options, load
 
 if TYPE_CHECKING:
-    from ernie_export.runtime.pipeline import Model, Result
+    from ernie_export.runtime.pipeline import Result
 
-Messages = list[dict[str, Any]]
 ORDER = "ernie_export.media_order"  # in a context's meta: "image" and "video" as they follow on the command line
 
 
@@ -29,14 +32,6 @@ class MediaInOrder(click.Command):
         return super().parse_args(ctx, args)
 
 
-def load(bundle: Path, device: str, kv_cache: float) -> "Model":
-    """Load a bundle. The pipeline, and with it ONNX Runtime, is imported only here, so that --help comes at once."""
-    from ernie_export.runtime import load as load_bundle
-    from ernie_export.runtime.scheduler import Limits
-
-    return load_bundle(bundle, device=device, limits=Limits(kv_bytes=int(kv_cache * 2**30)))
-
-
 @click.command(cls=MediaInOrder, context_settings={"show_default": True, "max_content_width": 110})
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("question", required=False)
@@ -44,22 +39,13 @@ def load(bundle: Path, device: str, kv_cache: float) -> "Model":
 @click.option("--video", multiple=True, metavar="PATH", help="A clip to ask about. May be repeated.")
 @click.option(
     "--messages",
-    "messages_file",
+    "conversation_file",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
     help="A conversation (a list of messages), or a list of conversations, in place of QUESTION.",
 )
-@click.option("--max-new-tokens", type=int, default=128, help="Longest answer.")
-@click.option("--min-new-tokens", type=int, default=0, help="Shortest answer.")
-@click.option("--temperature", type=float, default=0.0, help="Above 0: sample; 0: the likeliest token each time.")
-@click.option("--top-k", type=int, default=0, help="Sample among the K likeliest tokens; 0: all.")
-@click.option("--top-p", type=float, default=1.0, help="Sample among the likeliest tokens that make up this share.")
-@click.option("--repetition-penalty", type=float, default=1.0, help="Above 1: avoid tokens that have occurred.")
-@click.option("--seed", type=int, default=None, help="Equal seeds sample equal answers.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. May be repeated.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="cuda: the first NVIDIA GPU.")
-@click.option("--kv-cache", type=float, default=4.0, metavar="GIB", help="Most memory for keys and values.")
-@click.option("--json", "as_json", is_flag=True, help="Print text, tokens, prompt_tokens and finish_reason as JSON.")
+@answer_options
+@click.option("--json", "as_json", is_flag=True, help="Print the answer, its tokens and their counts as JSON.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -67,7 +53,7 @@ def command(
     question: str | None,
     image: tuple[str, ...],
     video: tuple[str, ...],
-    messages_file: Path | None,
+    conversation_file: Path | None,
     device: str,
     kv_cache: float,
     as_json: bool,
@@ -82,12 +68,12 @@ def command(
     from ernie_export.runtime.sampling import SamplingParams
 
     params = asdict(SamplingParams(**options))  # refuses a bad option before anything is loaded
-    if messages_file is None:
+    if conversation_file is None:
         conversations: list[Messages] | Messages = _ask(question, image, video, ctx.meta[ORDER])
     elif question is not None or image or video:
         raise UserError("--messages: expected it alone, found a QUESTION, --image or --video as well")
     else:
-        conversations = _read_messages(messages_file)
+        conversations = messages_file.read(conversation_file)
     with load(bundle, device, kv_cache) as model:
         if not as_json and isinstance(conversations[0], dict):
             _stream(model.stream(cast(Messages, conversations), **params))
@@ -109,33 +95,10 @@ def _ask(question: str | None, images: tuple[str, ...], videos: tuple[str, ...],
     """One user message: media in the order of the command line, then the question."""
     if question is None:
         raise UserError("QUESTION: expected a question, or a conversation with --messages, found neither")
-    try:
-        question.encode()
-    except UnicodeEncodeError as e:  # bytes of the command line that are not text come in as lone surrogates
-        raise UserError(f"QUESTION: expected text in UTF-8, found {question!a}") from e
+    check_text(question, "QUESTION")
     paths = {"image": iter(images), "video": iter(videos)}
     media = [{"type": kind, "path": next(paths[kind])} for kind in order]
     return [{"role": "user", "content": [*media, {"type": "text", "text": question}]}]
-
-
-def _read_messages(path: Path) -> list[Messages] | Messages:
-    """One conversation or several from a JSON file; what a message may hold is for the preprocessor to check."""
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as e:
-        raise UserError(f"{path}: expected a file of messages, found {e.strerror}") from e
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"{path}: expected JSON, found {e}") from e
-    if not isinstance(document, list):
-        raise UserError(f"{path}: expected a list of messages or of conversations, found {type(document).__name__}")
-    if not document or [] in document:
-        raise UserError(f"{path}: expected at least one message in a conversation, found none")
-    kinds = sorted({type(entry).__name__ for entry in document})
-    if kinds not in (["dict"], ["list"]):
-        raise UserError(
-            f"{path}: expected a list of messages or of conversations, found a list of {' and '.join(kinds)}"
-        )
-    return document
 
 
 def _stream(pieces: Generator[str, None, "Result"]) -> None:
@@ -148,17 +111,13 @@ def _stream(pieces: Generator[str, None, "Result"]) -> None:
         except StopIteration as end:
             result = end.value
             break
+        first = first or time.perf_counter() - began
         if piece:
-            first = first or time.perf_counter() - began
             print(piece, end="", flush=True)
     print(flush=True)
     if sys.stderr.isatty():
-        seconds, tokens = time.perf_counter() - began, len(result.tokens)
-        print(
-            f"{result.prompt_tokens} prompt tokens, first text after {first:.2f} s; {tokens} tokens in {seconds:.2f} s "
-            f"({tokens / seconds:.1f} tokens/s); finish reason: {result.finish_reason}",
-            file=sys.stderr,
-        )
+        seconds, prompt = time.perf_counter() - began, (result.prompt_tokens, result.reused_tokens)
+        print(Figures(*prompt, len(result.tokens), first, seconds, result.finish_reason), file=sys.stderr)
 
 
 def _as_json(results: "Result | list[Result]") -> str:

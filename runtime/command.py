@@ -74,6 +74,14 @@ def picture_sizes(images: str) -> tuple[tuple[int, int], ...]:
     return tuple(sizes)
 
 
+def check_text(text: str, name: str) -> None:
+    """Raises UserError, naming `name`, for bytes that are not text: these come in as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise UserError(f"{name}: expected text in UTF-8, found {text!a}") from e
+
+
 def peak_memory() -> int:
     """The most memory that this process has held, in bytes.
 
@@ -86,14 +94,22 @@ def peak_memory() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _fail(message: str) -> None:
-    """One line, whatever a file name or a library put into the message: control characters come out escaped."""
-    printable = (c if c.isprintable() else " " if c == "\n" else c.encode("unicode_escape").decode() for c in message)
+def printable(text: str, keep: str = "") -> str:
+    """`text` with control characters escaped, but those of `keep`: a terminal would obey them."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def print_error(message: str) -> None:
+    """One line on stderr, whatever a file name or a library put into the message."""
     try:
         sys.stdout.flush()
     except OSError:
         _discard_output()
-    print("error:", "".join(printable), file=sys.stderr)
+    print("error:", printable(message.replace("\n", " ")), file=sys.stderr)
+
+
+def _fail(message: str) -> None:
+    print_error(message)
     sys.exit(2)
 
 

@@ -31,12 +31,16 @@ Messages = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Result:
-    """An answer. tokens: ids without the prompt's; finish_reason: "stop" (the model or a stop string) or "length"."""
+    """An answer. tokens: ids without the prompt's; finish_reason: "stop" (the model or a stop string) or "length".
+
+    reused_tokens: of the prompt's tokens, those that the KV cache still held of an earlier one.
+    """
 
     text: str
     tokens: tuple[int, ...]
     prompt_tokens: int
     finish_reason: str
+    reused_tokens: int
 
 
 def load(
@@ -218,7 +222,8 @@ class Model:
         if sequence.error is not None:
             raise sequence.error
         prompt_tokens = len(sequence.prompt.input_ids)
-        return Result(sequence.text.text, tuple(sequence.tokens), prompt_tokens, sequence.finish_reason)
+        tokens = tuple(sequence.tokens)
+        return Result(sequence.text.text, tokens, prompt_tokens, sequence.finish_reason, sequence.reused)
 
     def close(self) -> None:
         """End what is still running, and free the engine."""

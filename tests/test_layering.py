@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "ernie_export"
 FOLDERS = ("graphs", "exporter", "runtime")
 # Third-party packages that each extra of pyproject.toml installs, by import name.
-BASE = {"numpy", "PIL", "av", "onnxruntime", "tokenizers", "jinja2", "click", "rich"}
+BASE = {"numpy", "PIL", "av", "onnxruntime", "tokenizers", "jinja2", "click", "rich", "prompt_toolkit"}
 EXPORT = {"onnx", "onnx_ir", "ml_dtypes", "sentencepiece"}
 PARITY = {"torch", "transformers", "safetensors"}
 SERVE = {"fastapi", "starlette", "pydantic", "pydantic_core", "uvicorn", "prometheus_client", "httpcore2"}

@@ -62,7 +62,8 @@ def test_command(command, folder):
     elif command.startswith("ernie-run"):
         assert output.strip()
         if "--json" in command:
-            assert {"text", "tokens", "prompt_tokens", "finish_reason"} == set(json.loads(output)[0])
+            keys = {"text", "tokens", "prompt_tokens", "finish_reason", "reused_tokens"}
+            assert set(json.loads(output)[0]) == keys
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=["generate and stream"])

@@ -119,6 +119,18 @@ class Preprocessor:
         items = self._items(places, pixels, grids, types[0])
         return Prepared(arrays, items, positions)
 
+    def measure(self, kind: str, source: str | Path) -> tuple[tuple[int, int, int], int]:
+        """Grid (t, h, w) in patches of an "image" or a "video", and how many tokens of a prompt it takes.
+
+        Raises UserError for a file that cannot be read.
+        """
+        if kind == "image":
+            _, grids = self.images([self.images.load(source)])
+        else:
+            _, grids = self.videos([self.videos.load(source)])
+        t, h, w = (int(n) for n in grids[0])
+        return (t, h, w), int(self.chat.token_counts(kind, grids)[0])
+
     def _items(
         self,
         places: list[str],

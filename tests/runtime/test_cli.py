@@ -31,6 +31,7 @@ class Result:
     tokens: tuple
     prompt_tokens: int
     finish_reason: str
+    reused_tokens: int
 
 class Model:
     __enter__ = lambda self: self
@@ -39,9 +40,9 @@ class Model:
         for word in {pieces!r}:
             yield word
             time.sleep({pause})
-        return Result("", (1, 2), 3, "stop")
+        return Result("", (1, 2), 3, "stop", 0)
     def generate(self, messages, **options):
-        return Result("".join({pieces!r}), (1, 2), 3, "stop")
+        return Result("".join({pieces!r}), (1, 2), 3, "stop", 0)
 
 cli.load = lambda bundle, device, kv_cache: Model()
 cli.main()
@@ -60,6 +61,7 @@ class Answer:
     tokens: tuple[int, ...]
     prompt_tokens: int
     finish_reason: str
+    reused_tokens: int
 
 
 @dataclass
@@ -78,7 +80,7 @@ class FakeModel:
         self.closed = True
 
     def answer(self, number: int = 0) -> Answer:
-        return Answer("one two", (5, 6 + number), 9, "stop")
+        return Answer("one two", (5, 6 + number), 9, "stop", 4)
 
     def stream(self, messages, **options):
         self.asked, self.options = messages, options
@@ -152,7 +154,8 @@ def test_defaults_are_those_of_the_library(model, ernie_run):
 def test_json_of_one_answer(model, ernie_run):
     code, out, err = ernie_run("bundle", "Hello?", "--json")
     assert (code, err) == (0, "") and out.count("\n") == 1
-    assert json.loads(out) == {"text": "one two", "tokens": [5, 6], "prompt_tokens": 9, "finish_reason": "stop"}
+    expected = {"text": "one two", "tokens": [5, 6], "prompt_tokens": 9, "finish_reason": "stop", "reused_tokens": 4}
+    assert json.loads(out) == expected
 
 
 def test_a_file_of_one_conversation(model, ernie_run, tmp_path):

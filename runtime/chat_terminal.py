@@ -1,0 +1,63 @@
+"""Lines typed at a terminal: edited, completed with Tab, and found again in later sessions."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.document import Document
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+
+def lines(commands: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+    """Prompt for lines until Ctrl-D; Ctrl-C begins a line anew. `commands`: what follows each, and what it does."""
+    session: PromptSession[str] = PromptSession(
+        "> ", completer=CommandCompleter(commands), complete_while_typing=False, history=kept_history()
+    )
+    while True:
+        try:
+            line = session.prompt()
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            return
+        yield line
+
+
+class CommandCompleter(Completer):
+    """Completes the name of a command, and after it a path where the command takes one."""
+
+    def __init__(self, commands: Mapping[str, tuple[str, str]]) -> None:
+        self._commands = commands
+        self._paths = PathCompleter(expanduser=True)
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        name, space, rest = document.text_before_cursor.partition(" ")
+        if not space:
+            for command, (wanted, text) in self._commands.items():
+                if name and command.startswith(name):
+                    end = " " if wanted else ""
+                    yield Completion(command + end, -len(name), display=command, display_meta=text)
+        elif self._commands.get(name, ("", ""))[0]:
+            yield from self._paths.get_completions(Document(rest), complete_event)
+
+
+class KeptHistory(FileHistory):
+    """A history file that can't be written, or a line that isn't text, is no reason to stop talking."""
+
+    def store_string(self, string: str) -> None:
+        with suppress(OSError, ValueError):
+            super().store_string(string)
+
+
+def kept_history() -> History:
+    """Lines of this and earlier sessions, in a file that its owner alone may read; of this one, where there is none."""
+    folder = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "ernie-export"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(folder / "chat-history", os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600))
+    except (OSError, RuntimeError):  # RuntimeError: no home
+        return InMemoryHistory()
+    return KeptHistory(folder / "chat-history")

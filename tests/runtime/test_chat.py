@@ -1,0 +1,261 @@
+"""ernie-chat on the exported mini bundle: through a pipe, and typed at a real pseudo-terminal."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+from ernie_export.exporter.export import Progress, export
+from ernie_export.graphs.errors import UserError
+from ernie_export.runtime import chat_cli, messages_file
+
+ROOT = Path(__file__).parents[2]
+MEDIA = ROOT / "examples" / "media"
+CHAT = [sys.executable, "-c", "from ernie_export.runtime.chat_cli import main; main()"]
+RUN = [sys.executable, "-c", "from ernie_export.runtime.cli import main; main()"]
+FIGURES = r"(\d+) prompt tokens \((\d+) reused\), first token after \d+\.\d\d s, then [\d.]+ tokens/s; (\d+) tokens in"
+LONG = ["--min-new-tokens", "3000", "--max-new-tokens", "3000"]
+READY = "\x1b[?2004h"  # the line editor takes over the terminal: bracketed paste on
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chat") / "bundle"
+    export(ROOT / "examples" / "mini-ernie", folder, "onnx", "fp32", Progress(lambda *_: None, lambda _: None))
+    return folder
+
+
+@pytest.fixture
+def piped(bundle, tmp_path):
+    """Send lines through a pipe; returns exit code, the lines of stdout, the lines of stderr."""
+
+    def call(*lines: str | bytes, options: tuple[str, ...] = ()) -> tuple[int, list[str], list[str]]:
+        data = b"".join(line + b"\n" for line in (os.fsencode(line) for line in lines))
+        done = subprocess.run([*CHAT, str(bundle), *options], input=data, capture_output=True, cwd=tmp_path)
+        return done.returncode, done.stdout.decode().splitlines(), done.stderr.decode().splitlines()
+
+    return call
+
+
+@pytest.fixture
+def typed(bundle, tmp_path):
+    """Start the chat at a pseudo-terminal of its own; ended with the test."""
+    started = []
+
+    def start(*options: str) -> pexpect.spawn:
+        # Nobody is there to answer the question where the cursor is.
+        home = {"XDG_STATE_HOME": str(tmp_path / "state"), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+        child = pexpect.spawn(
+            CHAT[0], [*CHAT[1:], str(bundle), *options], cwd=str(tmp_path), env=os.environ | home, encoding="utf-8",
+            timeout=60, dimensions=(40, 160),
+        )  # fmt: skip
+        started.append(child)
+        child.expect_exact("a question, or /help")
+        child.expect_exact(READY)
+        return child
+
+    yield start
+    for child in started:
+        child.close(force=True)
+
+
+def left(child: pexpect.spawn) -> int:
+    """The exit code of a chat that comes to its end."""
+    child.expect(pexpect.EOF)
+    child.close()
+    return child.exitstatus
+
+
+def test_questions_through_a_pipe(piped):
+    code, out, err = piped(
+        f"/image {MEDIA / 'shapes.png'}", "What colour is the triangle?", "", f"/video {MEDIA / 'passing.mp4'}",
+        "Which shape moves?", "/reset", "How many sides has a triangle?", "/quit", "What is this?",
+    )  # fmt: skip
+    assert (code, out, err) == (0, ["red", "the green triangle", "three"], [])
+
+
+def test_two_pictures_are_asked_about_together(piped):
+    code, out, _ = piped(
+        f"/image {MEDIA / 'few.png'}", f"/image {MEDIA / 'many.jpg'}", "Which picture has more shapes?"
+    )
+    assert (code, out) == (0, ["the second"])
+
+
+def test_what_cannot_be_served_is_one_line_and_the_chat_goes_on(piped, tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "half.mp4").write_bytes((MEDIA / "passing.mp4").read_bytes()[:900])
+    (tmp_path / "empty.jpg").touch()
+    wrong = {
+        "/image nope.png": "nope.png: expected an image, found no such file",
+        "/image text.png": "text.png: expected an image, found a file in no format that Pillow knows",
+        "/image empty.jpg": "empty.jpg: expected an image, found an empty file",
+        "/image .": ": expected an image, found a folder",
+        "/image ~nobody-here/a.png": "~nobody-here/a.png: expected an image, found no such file",
+        "/video half.mp4": "half.mp4: expected a video that can be decoded",
+        f"/video {MEDIA}": "expected a video, found a folder",
+        "/image": "/image: expected PATH after it, found nothing",
+        "/reset now": "/reset: expected nothing after it, found now",
+        "/img a.png": "/img: expected one of /image /video /reset /save /help /quit",
+        "/save chat.json": "/save: expected a conversation, found no answer yet",
+        os.fsdecode(b"What \xff?"): r"question: expected text in UTF-8, found 'What \udcff?'",
+        "a " * 5000: "prompt: expected fewer than 4096 tokens",
+    }
+    code, out, err = piped(*wrong, "How many sides has a triangle?")
+    assert (code, out) == (2, ["three"])
+    assert len(err) == len(wrong)
+    for line, message in zip(err, wrong.values()):
+        assert line.startswith("error: ") and message in line
+
+
+@pytest.mark.parametrize("name", ["my picture.png", "it's.png", "[1].png"])
+@pytest.mark.parametrize("form", ["{}", "'{}'", "{escaped}"])
+def test_paths_as_typed_and_as_terminals_quote_them(tmp_path, name, form):
+    if form == "'{}'" and "'" in name:
+        return
+    (tmp_path / name).touch()
+    text = form.format(tmp_path / name, escaped=re.sub(r"([ '\[\]])", r"\\\1", str(tmp_path / name)))
+    assert chat_cli.path_of(text) == tmp_path / name
+
+
+def test_a_saved_conversation_is_what_ernie_run_takes(piped, bundle, tmp_path):
+    shutil.copy(MEDIA / "passing.mp4", tmp_path)  # named without its folder, and then asked about from another one
+    question = "/video passing.mp4", "Which shape moves?"
+    first = f"/image {MEDIA / 'shapes.png'}", "What colour is the triangle?"
+    code, out, err = piped(*first, "/save chat.json", *question, "/save chat.json")
+    assert (code, err) == (0, [])
+    messages = json.loads((tmp_path / "chat.json").read_text())
+    assert [message["role"] for message in messages] == ["user", "assistant"] * 2
+    assert [message["content"][-1]["text"] for message in messages[1::2]] == out
+    assert {path.name for path in tmp_path.iterdir()} == {"chat.json", "passing.mp4"}
+
+    (tmp_path / "asked.json").write_text(json.dumps(messages[:-1]))
+    for name, lines in (("asked.json", [out[1]]), ("chat.json", None)):
+        done = subprocess.run([*RUN, bundle, "--messages", tmp_path / name], cwd="/", capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert lines is None or done.stdout.splitlines() == lines
+
+    (tmp_path / "earlier.json").write_text(json.dumps(messages[:2]))
+    resumed = piped(*question, "/save earlier.json", options=("--messages", "earlier.json"))
+    assert resumed == (0, out[1:], [])
+    assert json.loads((tmp_path / "earlier.json").read_text()) == messages
+
+
+def test_a_file_of_somebody_else_is_not_written_over(piped, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    code, _, err = piped("How many sides has a triangle?", "/save notes.txt", "/save no/such/folder.json", "/save /")
+    assert code == 2 and (tmp_path / "notes.txt").read_text() == "mine"
+    assert err[0] == "error: notes.txt: expected a new file, found one that is not this conversation's"
+    assert err[1] == "error: no/such/folder.json: expected a file that can be written, found No such file or directory"
+    assert len(err) == 3
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+def test_a_save_that_fails_leaves_the_old_file(monkeypatch, tmp_path, fails):
+    path = tmp_path / "chat.json"
+    messages_file.write(path, [{"role": "user", "content": "one"}])
+    before = path.read_bytes()
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, fails, full)
+    with pytest.raises(UserError, match="chat.json: expected a file that can be written, found No space left"):
+        messages_file.write(path, [{"role": "user", "content": "two"}])
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("messages", "found"),
+    [
+        ([[{"role": "user", "content": "Hello?"}]], "expected one conversation"),
+        ([{"role": "user", "content": "Hello?"}], "expected a conversation that ends with an answer, found user"),
+        ([{"role": "user", "content": [{"type": "image", "path": "gone.png"}]}], "gone.png: expected an image"),
+        ([{"role": "nobody", "content": "Hello?"}], "messages[0].role: expected one of"),
+    ],
+)
+def test_a_conversation_that_cannot_go_on_is_one_line(piped, tmp_path, messages, found):
+    (tmp_path / "chat.json").write_text(json.dumps(messages))
+    code, out, err = piped("Hello?", options=("--messages", "chat.json"))
+    assert (code, out, len(err)) == (2, [], 1) and found in err[0]
+
+
+def test_a_conversation_typed(typed):
+    child = typed()
+    child.send("/im\t")
+    child.expect("age")
+    child.send(f"{MEDIA}/sha\t")
+    child.expect_exact("pes.png")
+    child.send("\r")
+    child.expect(r"shapes\.png: 8×8 patches, 16 tokens")
+    child.sendline("What colour is the triangle?")
+    child.expect(rf"red\r\n.*?{FIGURES}")
+    first = [int(number) for number in child.match.groups()]
+    assert first[1] == 0 and first[0] > 16
+    child.sendline(f"/video {MEDIA / 'passing.mp4'}")
+    child.expect(r"passing\.mp4: \d+ frames of \d+×\d+ patches, \d+ tokens")
+    child.sendline("Which shape moves?")
+    child.expect(rf"the green triangle\r\n.*?{FIGURES}")
+    second = [int(number) for number in child.match.groups()]
+    assert 16 < second[1] < second[0]  # the picture, and what was said of it, are in the KV cache
+    child.sendline("/image nope.png")
+    child.expect_exact("error: nope.png: expected an image, found no such file")
+    child.sendline("/help")
+    child.expect_exact("/save FILE")
+    child.sendeof()
+    assert left(child) == 0
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(typed, tmp_path):
+    child = typed(*LONG)
+    for _ in range(2):
+        child.sendline("How many sides has a triangle?")
+        child.expect("three")
+        child.sendintr()
+        child.expect("stopped")
+        child.expect_exact(READY)
+    child.sendline("/save chat.json")
+    child.expect_exact("chat.json: written")
+    answers = [turn["content"][0]["text"] for turn in json.loads((tmp_path / "chat.json").read_text())[1::2]]
+    assert len(answers) == 2 and all(answer.startswith("three") for answer in answers)  # what was shown is kept
+    child.send("half a line\x03")  # here it begins a line anew
+    child.expect_exact(READY)
+    child.sendline("/quit")
+    assert left(child) == 0
+
+
+def test_lines_are_found_again_in_the_next_session(typed, tmp_path):
+    child = typed()
+    child.sendline("How many sides has a triangle?")
+    child.expect(r"three\r\n")
+    child.sendline("/quit")
+    assert left(child) == 0
+    assert (tmp_path / "state" / "ernie-export" / "chat-history").stat().st_mode & 0o777 == 0o600
+    child = typed()
+    child.send("\x1b[A\x1b[A")
+    child.expect_exact("How many sides has a triangle?")
+    child.sendline("")
+    child.expect(r"three\r\n")
+
+
+def test_without_a_place_for_history_the_chat_still_works(typed, tmp_path):
+    (tmp_path / "state").touch()
+    child = typed()
+    child.sendline("How many sides has a triangle?")
+    child.expect(r"three\r\n")
+
+
+def test_an_interrupt_before_the_first_line_ends_a_piped_chat(bundle):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*CHAT, bundle], **pipes) as chat:
+        chat.stdin.write(b"/help\n")
+        chat.stdin.flush()
+        assert chat.stdout.readline().startswith(b"/image")
+        chat.send_signal(signal.SIGINT)
+        _, err = chat.communicate(timeout=30)
+    assert (chat.returncode, err) == (130, b"")
