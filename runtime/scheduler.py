@@ -99,6 +99,12 @@ class Scheduler:
         """Requests that have none yet, those in preprocessing included."""
         return len(self._waiting) + self._preparing
 
+    @property
+    def cache_usage(self) -> float:
+        """The share of what the KV cache may hold that running requests have filled, 0 to 1."""
+        tokens = sum(len(one.prompt.input_ids) + len(one.tokens) for one in list(self._active))
+        return tokens / self._batch.tokens
+
     def submit(
         self, make: Callable[[], Sequence], deliver: Callable[[Output], None], timeout: float | None = None
     ) -> Request:

@@ -99,10 +99,12 @@ class Preprocessor:
         pixels: dict[str, NDArray[np.float32]] = {}
         grids: dict[str, NDArray[np.int64]] = {}
         if sources.images:
-            pixels["image"], grids["image"] = self.images([self.images.load(source) for source in sources.images])
+            named = zip(sources.images, sources.image_names, strict=True)
+            pixels["image"], grids["image"] = self.images([self.images.load(source, name) for source, name in named])
             arrays |= {"pixel_values": pixels["image"], "image_grid_thw": grids["image"]}
         if sources.videos:
-            clips = [self.videos.load(source, fps) for source, fps in zip(sources.videos, sources.fps, strict=True)]
+            timed = zip(sources.videos, sources.fps, sources.video_names, strict=True)
+            clips = [self.videos.load(source, fps, name) for source, fps, name in timed]
             pixels["video"], grids["video"] = self.videos(clips)
             arrays |= {"pixel_values_videos": pixels["video"], "video_grid_thw": grids["video"]}
         ids = np.array([self.chat.encode(text, grids.get("image"), grids.get("video"))], dtype=np.int64)

@@ -44,17 +44,17 @@ class ImageProcessor:
         shared = section.pixels(_DEFAULT_SIZE, tuple(range(settings.HAMMING + 1)))
         return cls(shared, pixels.image_table(shared))
 
-    def load(self, source: ImageSource) -> Image.Image:
-        """Decode a file (path or its bytes) or convert a Pillow image to RGB.
+    def load(self, source: ImageSource, name: str = "") -> Image.Image:
+        """Decode a file (path or its bytes) or convert a Pillow image to RGB. `name`: of what is no path, in errors.
 
         A file is turned upright by its EXIF tag and loses its alpha channel; a Pillow image is taken as it lies, with
         transparency laid over white. The two differ because the reference's own two ways in differ. Raises UserError
         for what cannot be read: missing, empty, truncated, not an image, or more than `max_source_pixels`.
         """
         if isinstance(source, Image.Image):
-            return self._decode(source, "the given image", upright=False)
+            return self._decode(source, name or "the given image", upright=False)
         if isinstance(source, bytes):
-            name, stream = "the given bytes", io.BytesIO(source)
+            name, stream = name or "the given bytes", io.BytesIO(source)
             size = len(source)
         else:
             path = Path(source)

@@ -26,11 +26,16 @@ _SOURCE_KEYS = {"image": ("image", "url", "path", "base64"), "video": ("video", 
 
 @dataclass(frozen=True)
 class Media:
-    """The images and videos of a conversation, each list in its order; `fps` is one entry a video, None for a file."""
+    """The images and videos of a conversation, each list in its order; `fps` is one entry a video, None for a file.
+
+    `image_names` and `video_names`: where each stands in the messages.
+    """
 
     images: tuple[ImageSource, ...]
     videos: tuple[VideoSource | Clip, ...]
     fps: tuple[float | None, ...]
+    image_names: tuple[str, ...]
+    video_names: tuple[str, ...]
 
 
 def normalise(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -93,6 +98,8 @@ def media(messages: Sequence[Message], base: Path | None = None) -> Media:
     images: list[ImageSource] = []
     videos: list[VideoSource | Clip] = []
     fps: list[float | None] = []
+    image_names: list[str] = []
+    video_names: list[str] = []
     for index, message in enumerate(normalise(messages)):
         if isinstance(message["content"], str):
             continue
@@ -104,10 +111,12 @@ def media(messages: Sequence[Message], base: Path | None = None) -> Media:
             key = next(key for key in _SOURCE_KEYS[kind] if key in part)
             if kind == "image":
                 images.append(_image(part[key], key, f"{where}.{key}", base))
+                image_names.append(where)
             else:
                 videos.append(_video(part[key], f"{where}.{key}", base))
                 fps.append(_rate(part, where))
-    return Media(tuple(images), tuple(videos), tuple(fps))
+                video_names.append(where)
+    return Media(tuple(images), tuple(videos), tuple(fps), tuple(image_names), tuple(video_names))
 
 
 def _image(value: Any, key: str, where: str, base: Path | None) -> ImageSource:

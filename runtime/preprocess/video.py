@@ -7,6 +7,7 @@ sample, draw a timestamp on each frame, repeat the last frame of an odd count, r
 import functools
 import io
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ class VideoProcessor:
     max_source_frames: float = math.inf  # of a clip, before sampling
     max_source_seconds: float = math.inf
     max_sampled_pixels: float = math.inf  # of a clip's sampled frames, which are held together
+    deadline: float = math.inf  # by time.monotonic(): when decoding is given up
 
     @classmethod
     def from_folder(cls, folder: Path) -> "VideoProcessor":
@@ -137,22 +139,24 @@ class VideoProcessor:
             return tuple(int(index) / rate for index in indices)
         return tuple(float(second) for second in indices.astype(np.float32) / np.float32(rate))
 
-    def load(self, source: VideoSource | Clip, fps: float | None = None) -> Clip:
+    def load(self, source: VideoSource | Clip, fps: float | None = None, name: str = "") -> Clip:
         """Decode a file (path or its bytes), or take frames as they are, and sample.
 
         Frames are a uint8 array (frames, height, width, 3) or a list of Pillow images or such arrays without the first
         axis, at `fps` a second (24 where not given, as in the reference). Of a file only the sampled frames are held.
+        `name`: of what is no path, in errors.
+
         Raises UserError for a file that is missing, empty, unreadable, truncated or without video, for one past a
         limit, before it is decoded, and for frames of unequal size.
         """
         if isinstance(source, Clip):
             return source
         if isinstance(source, bytes):
-            return self._decode(source, "the given bytes")
+            return self._decode(source, name or "the given bytes")
         if isinstance(source, str | Path):
             settings.check_media(Path(source), "a video")
             return self._decode(Path(source), str(source))
-        name = "the given frames"
+        name = name or "the given frames"
         frames = _stack(source, name)
         self._check_pixels(frames.shape[2], frames.shape[1], name)
         indices = self.indices(len(frames), fps, name)
@@ -191,7 +195,7 @@ class VideoProcessor:
                         f"together, found {found}"
                     )
                 container.seek(0)
-                frames = _take(container, indices, name)
+                frames = _take(container, indices, name, self.deadline)
         except UserError:
             raise
         except Exception as e:  # damaged data raises FFmpeg's errors, and others from the bindings above them
@@ -268,11 +272,13 @@ def _count(source: Path | bytes) -> int:
         return sum(1 for packet in container.demux(video=0) if packet.size)
 
 
-def _take(container: av.container.InputContainer, indices: NDArray[np.int32], name: str) -> list[NDArray[np.uint8]]:
+def _take(
+    container: av.container.InputContainer, indices: NDArray[np.int32], name: str, deadline: float
+) -> list[NDArray[np.uint8]]:
     """Decode up to the last index and keep the frames asked for, in RGB.
 
-    Raises UserError where the file ends early. A clip trimmed by an edit list also has fewer frames than its header
-    says, being told to skip some: then there are fewer frames, as in the reference.
+    Raises UserError where the file ends early, or the deadline has passed. A clip trimmed by an edit list also has
+    fewer frames than its header says, being told to skip some: then there are fewer frames, as in the reference.
     """
     wanted, last = set(indices.tolist()), int(indices[-1])
     frames: list[NDArray[np.uint8]] = []
@@ -281,6 +287,8 @@ def _take(container: av.container.InputContainer, indices: NDArray[np.int32], na
         if index > last:
             break
         decoded += 1
+        if time.monotonic() > deadline:
+            raise UserError(f"{name}: expected {last + 1} frames to be decoded in time, found time for {decoded}")
         if index in wanted:
             frames.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
             if frames[-1].shape != frames[0].shape:

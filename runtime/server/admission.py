@@ -16,7 +16,8 @@ class Admission:
 
     def __init__(self, max_requests: int, max_bytes: int, rows: int) -> None:
         """`rows`: choices that run together, by which a refused client is told how long to wait."""
-        self.count = 0
+        self.count = 0  # choices in hand
+        self.open = 0  # requests let in that have not ended
         self.draining = False
         self._bytes = 0
         self._max_requests, self._max_bytes, self._rows = max_requests, max_bytes, rows
@@ -43,10 +44,14 @@ class Admission:
         """Learn how long a request took."""
         self._seconds += 0.1 * (seconds - self._seconds)
 
+    def full(self) -> ApiError:
+        """What a client is told who comes when there is no place: and when to come again."""
+        wait = min(max(1, math.ceil(self._seconds * self.count / self._rows)), LONGEST_WAIT)
+        return ApiError(429, "too many requests are waiting", code="queue_full", headers={"Retry-After": str(wait)})
+
     def _check(self, count: int, size: int) -> None:
         if count > self._max_requests or size > self._max_bytes:
-            wait = min(max(1, math.ceil(self._seconds * self.count / self._rows)), LONGEST_WAIT)
-            raise ApiError(429, "too many requests are waiting", code="queue_full", headers={"Retry-After": str(wait)})
+            raise self.full()
 
 
 class Ticket:
@@ -55,6 +60,7 @@ class Ticket:
     def __init__(self, admission: Admission) -> None:
         self.began = time.monotonic()
         self._admission = admission
+        admission.open += 1
         self._choices = self._bytes = 0
         self._work: Future[Any] | None = None
 
@@ -85,4 +91,4 @@ class Ticket:
         if self._choices:
             self._admission.took(time.monotonic() - self.began)
         self._admission.change(-self._choices, -self._bytes)
-        self._choices = self._bytes = 0
+        self._admission.open -= 1

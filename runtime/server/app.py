@@ -79,13 +79,14 @@ async def _chat(request: Request, service: Service) -> Response:
 
     def end() -> None:
         if answer is not None:
-            answer.close()
+            service.end(answer)
         ticket.release()
 
     try:
         async with asyncio.timeout_at(deadline):
             chat = await _read(request, settings, ticket)
             answer = await unless_gone(request.receive, service.ask(chat, ticket))
+            chat = chat.model_copy(update={"messages": []})  # pictures and clips in base64 are not kept any longer
             writer = Writer(chat, answer, settings.model_name, service.token_bytes)
             if not chat.stream:
                 return JSONResponse(await unless_gone(request.receive, _whole(answer, writer)))
@@ -106,7 +107,9 @@ async def _read(request: Request, settings: Settings, ticket: Ticket) -> ChatReq
         raise ClientGone from e
     except TimeoutError as e:
         raise ApiError(408, f"the body: expected within {BODY_SECONDS:g} seconds", code="timeout") from e
-    return parse(body) if len(body) <= SMALL else await asyncio.to_thread(parse, body)
+    if len(body) <= SMALL:
+        return parse(body, settings.max_text)
+    return await asyncio.to_thread(parse, body, settings.max_text)
 
 
 async def _whole(answer: Answer, writer: Writer) -> dict[str, Any]:

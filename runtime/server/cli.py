@@ -21,6 +21,7 @@ LEAST_KEY = 16  # characters: shorter ones can be guessed
 @click.option("--allow-url", "allow_urls", multiple=True, metavar="HOST[:PORT]",
               help="Fetch pictures and clips from this host, if it has a public address. May be repeated.")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="cuda: the first NVIDIA GPU.")
+@click.option("--threads", type=click.IntRange(1), default=None, help="Cores for the model.  [default: all]")
 @click.option("--kv-cache", type=float, default=4.0, metavar="GIB", help="Most memory for keys and values.")
 @click.option("--rows", type=int, default=16, help="Answers that run together.")
 @click.option("--queue", type=int, default=64, help="Answers that wait for a place; more are refused with 429.")
@@ -43,6 +44,7 @@ def command(
     model_name: str | None,
     allow_urls: tuple[str, ...],
     device: str,
+    threads: int | None,
     kv_cache: float,
     rows: int,
     queue: int,
@@ -92,7 +94,7 @@ def command(
         drain_seconds=drain,
     )
     limits = Limits(rows=rows, waiting=rows + queue, kv_bytes=int(kv_cache * 2**30))
-    with listen(host, port) as listener, load(bundle, device=device, limits=limits) as model:
+    with listen(host, port) as listener, load(bundle, threads, device=device, limits=limits) as model:
         serve(create_app(model, settings), listener)
 
 

@@ -11,13 +11,23 @@ _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 class Metrics:
     """One server's figures, in a registry of their own."""
 
-    def __init__(self, model_name: str, running: Callable[[], int], waiting: Callable[[], int]) -> None:
-        """`running`, `waiting`: choices that have a row, and those that have none yet; asked when scraped."""
+    def __init__(
+        self,
+        model_name: str,
+        running: Callable[[], float],
+        waiting: Callable[[], float],
+        cache_usage: Callable[[], float],
+    ) -> None:
+        """`running`, `waiting`: choices that have a row, and those that have none yet; `cache_usage`: 0 to 1.
+
+        They are asked when scraped.
+        """
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         for name, about, function in (
             ("vllm:num_requests_running", "Choices that have a row of the KV cache.", running),
             ("vllm:num_requests_waiting", "Choices admitted that have no row yet.", waiting),
+            ("vllm:kv_cache_usage_perc", "Share of the KV cache that running choices fill, 0 to 1.", cache_usage),
         ):
             Gauge(name, about, ["model_name"], registry=self.registry).labels(model_name).set_function(function)
         self.prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens of admitted requests.", model_name)

@@ -6,20 +6,62 @@ import sys
 from types import FrameType
 
 import uvicorn
-from ernie_export.runtime.server.admission import Admission
+from ernie_export.graphs.errors import UserError
 from ernie_export.runtime.server.service import Service
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 IDLE_SECONDS = 75  # that a connection is kept between requests: longer than a proxy in front keeps it
 GOODBYE_SECONDS = 2  # for responses to reach those who wait for them, once the requests have ended
 
 
+HEAD_SECONDS = 20  # that a request's head may take to arrive
+
+
+class PatientProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1, which by itself waits for the end of a head for ever, once it has its first byte."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        super().connection_lost(exc)
+        self._forget()
+
+    def _watch(self) -> None:
+        """Let the time run from a head's beginning to its end, whatever arrives in between."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._forget()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+    def _forget(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 class DrainingServer(uvicorn.Server):
     """uvicorn's server, which by itself would stop listening at once: a probe would see no answer rather than a 503."""
 
-    def __init__(self, config: uvicorn.Config, admission: Admission, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._admission, self._drain_seconds = admission, drain_seconds
+        self._service, self._admission = service, service.admission
         self._began = 0.0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -33,15 +75,22 @@ class DrainingServer(uvicorn.Server):
         if self._admission.draining:
             now = asyncio.get_running_loop().time()
             self._began = self._began or now
-            if not self._admission.count or now - self._began >= self._drain_seconds:
+            if now - self._began >= self._service.settings.drain_seconds:
+                self._service.abandon()
                 self.should_exit = True
+            self.should_exit = self.should_exit or not self._admission.open
         return await super().on_tick(counter)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any free one. Raises OSError."""
+    """A listening socket; port 0 takes any free one. Raises UserError where it can't be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=256)
+    try:
+        return socket.create_server((host, port), family=family, backlog=256)
+    except OSError as e:
+        raise UserError(
+            f"--host {host} --port {port}: expected an address to listen on, found {e.strerror or e}"
+        ) from e
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:
@@ -53,13 +102,13 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
         access_log=False,
         server_header=False,
         ws="none",
-        http="h11",
+        http=PatientProtocol,
         loop="asyncio",
         proxy_headers=False,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GOODBYE_SECONDS,
     )
-    server = DrainingServer(config, service.admission, service.settings.drain_seconds)
+    server = DrainingServer(config, service)
     host, port = listener.getsockname()[:2]
     print(f"{service.settings.model_name} at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     server.run(sockets=[listener])

@@ -4,12 +4,14 @@ As at OpenAI, an unknown field is refused by name. A known one that this server 
 value asks for nothing (null, an empty list, a penalty of 0): it never counts for something that it is not.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 import pydantic_core
 from ernie_export.runtime.server.errors import ApiError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+_BASE64 = re.compile(rb"[A-Za-z0-9+/=\\]{1024,}")
 # Values that ask for nothing, of fields that are known and not supported; None always does.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
@@ -126,8 +128,13 @@ class ChatRequest(_Part):
     chat_template_kwargs: TemplateOptions | None = None
 
 
-def parse(body: bytes) -> ChatRequest:
-    """Read a request's body. Raises ApiError 400 that names the field."""
+def parse(body: bytes, max_text: int) -> ChatRequest:
+    """Read a request's body. Raises ApiError 400 that names the field, 413 for more text than `max_text` bytes.
+
+    (Small values take much more memory than they are long: a body of nothing but these would be a bomb.)
+    """
+    if len(body) > max_text and len(_BASE64.sub(b"", body)) > max_text:
+        raise ApiError(413, f"the body: expected at most {max_text} bytes besides media", code="body_too_large")
     try:
         document = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as e:

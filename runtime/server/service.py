@@ -1,6 +1,7 @@
 """A request's way: checked, its media fetched, preprocessed in a thread, scheduled, its tokens handed back."""
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -71,7 +72,8 @@ class Service:
         self.model, self.settings = model, settings
         rows = model.scheduler.limits.rows
         self.admission = Admission(settings.max_requests, settings.max_waiting_bytes, rows)
-        self.metrics = Metrics(settings.model_name, lambda: model.scheduler.running, self._waiting)
+        self.metrics = Metrics(settings.model_name, self._running, self._waiting, self._cache_usage)
+        self._live: set[Answer] = set()
         self.token_bytes = TokenBytes(model.preprocessor.chat.tokenizer)
         self._fetcher = fetcher
         # Text must not wait for clips: it has threads of its own, and takes them for milliseconds.
@@ -90,6 +92,16 @@ class Service:
         for threads in (self._text_threads, self._media_threads):
             threads.shutdown(wait=True, cancel_futures=True)
 
+    def end(self, answer: Answer) -> None:
+        """Free what an answer still has, however it ended."""
+        answer.close()
+        self._live.discard(answer)
+
+    def abandon(self) -> None:
+        """End whatever runs: those who wait for it are told."""
+        for answer in self._live:
+            answer.close()
+
     @property
     def alive(self) -> bool:
         """Whether answers can come."""
@@ -102,7 +114,8 @@ class Service:
         ticket.take(choices=len(params))
         fetched = await fetch_all(chat.messages, self._fetcher, self.settings.max_body)
         ticket.take(size=sum(map(len, fetched.values())))
-        asked = await self._in_thread(bool(media_of(chat.messages)), lambda: self._prepare(chat, fetched), ticket)
+        work = partial(self._prepare, chat, fetched, ticket.began + self.settings.timeout)
+        asked = await self._in_thread(bool(media_of(chat.messages)), work, ticket)
         ticket.drop_bytes()
         return self._submit(asked, params, ticket)
 
@@ -112,17 +125,16 @@ class Service:
         outputs: asyncio.Queue[tuple[int, Output]] = asyncio.Queue()
         requests: list[Request] = []
         answer = Answer(asked, requests, outputs)
+        self._live.add(answer)
         try:
             for index, one in enumerate(params):
                 sequence = self.model.begin(asked.prompt, one)
                 listener = _Listener(index, sequence, loop, outputs, self.metrics, ticket.began)
                 requests.append(scheduler.submit(partial(_same, sequence), listener))
         except BaseException as e:
-            answer.close()
+            self.end(answer)
             if isinstance(e, QueueFull):
-                raise ApiError(
-                    429, "too many requests are waiting", code="queue_full", headers={"Retry-After": "1"}
-                ) from e
+                raise self.admission.full() from e
             if isinstance(e, UserError):
                 raise ApiError(400, str(e), "max_tokens", "context_length_exceeded") from e
             raise
@@ -136,7 +148,7 @@ class Service:
             problem = f"the model {chat.model[:80]!r} does not exist; this server has {settings.model_name!r}"
             raise ApiError(404, problem, "model", "model_not_found")
         for param, found, most in (
-            ("n", chat.n or 1, settings.max_choices),
+            ("n", chat.n or 1, min(settings.max_choices, settings.max_requests)),
             ("max_tokens", chat.max_tokens or 1, settings.max_new_tokens),
             ("max_completion_tokens", chat.max_completion_tokens or 1, settings.max_new_tokens),
             ("messages", len(media_of(chat.messages)), settings.max_media),
@@ -161,13 +173,14 @@ class Service:
                 logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
             )
         except UserError as e:
-            raise ApiError(400, str(e), str(e).partition(":")[0], "invalid_value") from e
+            message = str(e).replace("new_tokens", "tokens")  # OpenAI's and vLLM's names
+            raise ApiError(400, message, message.partition(":")[0], "invalid_value") from e
 
-    def _prepare(self, chat: ChatRequest, fetched: dict[str, bytes]) -> Asked:
+    def _prepare(self, chat: ChatRequest, fetched: dict[str, bytes], deadline: float) -> Asked:
         """Decode, tokenize, encode; in a thread. Raises ApiError, UserError."""
         options = chat.chat_template_kwargs
         messages = runtime_messages(chat.messages, fetched)
-        preprocessor = limited(self.model.preprocessor, self.settings, len(media_of(chat.messages)))
+        preprocessor = limited(self.model.preprocessor, self.settings, len(media_of(chat.messages)), deadline)
         prepared = preprocessor.prepare(messages, variables=options.model_dump(exclude_none=True) if options else None)
         found, most = prepared.arrays["input_ids"].shape[1], self.settings.max_prompt_tokens
         if found > most:
@@ -180,11 +193,24 @@ class Service:
         try:
             return await asyncio.wrap_future(future)
         except UserError as e:
-            long = str(e).startswith("prompt:")
-            raise ApiError(400, str(e), "messages", "context_length_exceeded" if long else "invalid_value") from e
+            if str(e).startswith("prompt:"):
+                raise ApiError(400, str(e), "messages", "context_length_exceeded") from e
+            raise ApiError(400, str(e), _param(str(e)), "invalid_value") from e
 
-    def _waiting(self) -> int:
+    def _running(self) -> float:
+        return self.model.scheduler.running
+
+    def _waiting(self) -> float:
         return max(self.admission.count - self.model.scheduler.running, 0)
+
+    def _cache_usage(self) -> float:
+        return self.model.scheduler.cache_usage
+
+
+def _param(message: str) -> str:
+    """The field that a complaint of the preprocessor begins with, as in messages.0.content.1."""
+    found = re.match(r"messages\[(\d+)\]\.content\[(\d+)\]", message)
+    return f"messages.{found[1]}.content.{found[2]}" if found else "messages"
 
 
 def _same(sequence: Sequence) -> Sequence:
@@ -230,8 +256,11 @@ class _Listener:
             self._metrics.first_token.observe(now - self._began)
 
 
-def limited(preprocessor: Preprocessor, settings: Settings, media: int) -> Preprocessor:
-    """The preprocessor for one request from outside: what it may decode is shared out among its pictures and clips."""
+def limited(preprocessor: Preprocessor, settings: Settings, media: int, deadline: float) -> Preprocessor:
+    """The preprocessor for one request from outside: what it may decode is shared out among its pictures and clips.
+
+    deadline: by time.monotonic(), when decoding a clip is given up.
+    """
     share = settings.max_pixels // max(media, 1)
     images, videos = preprocessor.images, preprocessor.videos
     return replace(
@@ -243,5 +272,6 @@ def limited(preprocessor: Preprocessor, settings: Settings, media: int) -> Prepr
             max_source_frames=settings.max_frames,
             max_source_seconds=settings.max_seconds,
             max_sampled_pixels=share,
+            deadline=deadline,
         ),
     )

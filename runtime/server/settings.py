@@ -17,9 +17,10 @@ class Settings:
     None: any. allow_urls: hosts that pictures and clips may be fetched from.
 
     Together: max_requests choices are worked on or wait, and max_waiting_bytes of bodies; more is refused with 429.
-    Of one request: timeout seconds from its head to the last token; max_body bytes; max_media pictures and clips;
-    max_pixels of all its pictures and sampled frames; max_frames and max_seconds of a clip before sampling;
-    max_prompt_tokens; max_new_tokens, default_new_tokens where it doesn't say; max_choices (`n`).
+    Of one request: timeout seconds from its head to the last token; max_body bytes, max_text of them that are no
+    picture or clip; max_media pictures and clips; max_pixels of all its pictures and sampled frames; max_frames and
+    max_seconds of a clip before sampling; max_prompt_tokens; max_new_tokens, default_new_tokens where it doesn't say;
+    max_choices (`n`).
 
     fetch_seconds: the longest for one address; preprocessors: requests with media preprocessed at a time;
     drain_seconds: how long running requests may take after SIGTERM.
@@ -33,6 +34,7 @@ class Settings:
     max_waiting_bytes: int = 256 * 2**20
     timeout: float = 300.0
     max_body: int = 32 * 2**20
+    max_text: int = 4 * 2**20
     max_media: int = 16
     max_pixels: int = 256_000_000
     max_frames: int = 20_000

@@ -188,9 +188,7 @@ def test_the_command_with_every_option_and_every_capability(tmp_path):
 def test_a_full_disk_is_one_line(tmp_path):
     """No file may grow past 2 MiB, which the vision engine does."""
     limits = (resource.RLIMIT_FSIZE, (2 * 2**20, 2 * 2**20))
-    process = command(
-        "-o", tmp_path / "bundle", "--target", "trt-rtx", preexec_fn=lambda: resource.setrlimit(*limits)
-    )
+    process = command("-o", tmp_path / "bundle", "--target", "trt-rtx", preexec_fn=lambda: resource.setrlimit(*limits))
     assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
     assert process.stderr.startswith("error: ") and "File too large" in process.stderr
     assert list(tmp_path.iterdir()) == []

@@ -34,7 +34,8 @@ class Server:
 @contextmanager
 def serve(bundle: Path, *options: object) -> Iterator[Server]:
     """ernie-serve on a free port, ended with SIGTERM, which must leave nothing behind."""
-    command = [sys.executable, "-c", MAIN, str(bundle), "--port", "0", "--model-name", "mini", *map(str, options)]
+    command = [sys.executable, "-c", MAIN, str(bundle), "--port", "0", "--model-name", "mini", "--threads", "1"]
+    command += map(str, options)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout and process.stderr
     line = process.stdout.readline()
