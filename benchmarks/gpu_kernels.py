@@ -178,10 +178,10 @@ class Bench:
         torch, shape = self.torch, self.shape
         inputs = [self.normal(tokens, shape.hidden) for _ in range(shape.sets)]
         types = torch.arange(tokens, device=self.device) % 2 if vision else None
-        tactics = DECODE if tokens <= 16 else PREFILL
+        tactics, attributes = DECODE if tokens <= 16 else PREFILL, {"k": shape.k, "norm_min": NORM_MIN}
 
         def call(x: Any, empty: Any) -> dict[str, Any]:
-            return moe_dispatch(x, types, text, vision, shape.k, NORM_MIN, empty, tactics)
+            return moe_dispatch(x, types, text, vision, attributes, empty, tactics)
 
         found = call(inputs[0], self.empty)
         error = relative_error(found["y"], self.reference(inputs[0], found["experts"], text, vision, types))

@@ -99,10 +99,15 @@ class GraphBuilder:
         self.graph.outputs.append(value)
 
     def bind_at_load(self) -> None:
-        """Make every weight an input of the graph: what runs it brings the values, and one copy serves all graphs."""
-        for name in self.weights:
+        """Make every weight an input of the graph: what runs it brings the values, and one copy serves all graphs.
+
+        Codes of quantised weights become int32, the same bytes in words: TensorRT's plugins take no unsigned bytes.
+        """
+        for name, weight in self.weights.items():
             value = self.graph.initializers.pop(name)
             value.const_value = None
+            if weight.quantization is not None:
+                value.dtype, value.shape = ir.DataType.INT32, ir.Shape([*weight.shape[:-1], weight.shape[-1] // 4])
             self.graph.inputs.append(value)
 
     def fix_dimensions(self, sizes: Mapping[str, int]) -> None:

@@ -1,6 +1,7 @@
 """Compile every kernel of the TensorRT plugins for every architecture, without a GPU, and check the PTX.
 
-    python tools/compile_kernels.py [--arch sm90,...] [--dtype bfloat16] [--stages Rope,...] [--out DIR] [--quick]
+    python tools/compile_kernels.py [--arch sm90,...] [--dtype bfloat16] [--weights plain,int4,...] [--stages Rope,...]
+                                    [--out DIR] [--quick]
 
 Each kernel is compiled for ERNIE-4.5-VL-28B-A3B's sizes with each of its tactics; its parameters are checked against
 what TensorRT passes, and Triton's own ptxas must take what is left after the scratch pointers are dropped. Prints a
@@ -17,21 +18,47 @@ from pathlib import Path
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.ops.moe_dispatch.plugin import stages
 from ernie_export.graphs.ops.mrope.plugin import stage as rope_stage
-from ernie_export.graphs.ops.ptx import TARGETS, CompiledKernel, assemble, compile_stage, fits
+from ernie_export.graphs.ops.ptx import TARGETS, CompiledKernel, assemble, compile_stage, fits, target
+from ernie_export.graphs.ops.quantized_linear.plugin import FLOAT8_SINCE
+from ernie_export.graphs.ops.quantized_linear.plugin import stage as linear_stage
 from ernie_export.graphs.ops.stage import Attributes, Shapes, Stage
 
 HIDDEN, EXPERTS, WIDTHS, TOP_K, HEADS, HEAD_SIZE = 2560, 64, {"text": 1536, "vision": 512}, 6, (20, 4), 128
+GROUP = 128  # values that share a scale
+# Storage of weights and bits a value, by the names of this tool's option; plain: the graph's dtype.
+WEIGHTS = {"plain": ("", 0), "int4": ("Quantized", 4), "int8": ("Quantized", 8), "fp8": ("Float8", 8)}
 
 
-def cases() -> Iterator[tuple[Stage, Shapes, Attributes]]:
-    """Every stage with the shapes and attributes that ERNIE-4.5-VL-28B-A3B gives it; -1 where a size varies."""
+def cases(weights: str = "plain") -> Iterator[tuple[Stage, Shapes, Attributes]]:
+    """Every stage with the shapes and attributes that ERNIE-4.5-VL-28B-A3B gives it; -1 where a size varies.
+
+    Unless `weights` are plain, only the stages that take weights stored so.
+    """
+    if weights == "plain":
+        yield from plain_cases()
+        return
+    storage, bits = WEIGHTS[weights]
+    values = {"k": TOP_K, "bits": bits, "group": GROUP, "K": HIDDEN, "N": HIDDEN}
+    shapes = dict(_shapes())
+    shapes |= {"codes": (HIDDEN, HIDDEN // GROUP, GROUP * bits // 32), "scales": (HIDDEN, HIDDEN // GROUP)}
+    for bank in WIDTHS:
+        for name in (f"{bank}_gate_up", f"{bank}_down"):
+            *rows, depth = shapes[name]
+            shapes |= {name: (*rows, depth * bits // 32), f"{name}_scales": (*rows, depth // GROUP)}
+    shapes |= {"slots": (-1, TOP_K), "weights": (-1, TOP_K), "offsets": (2 * EXPERTS + 1,), "order": (-1,)}
+    shapes["act"] = (-1, max(WIDTHS.values()))
+    for stage in (linear_stage(storage), *stages(False, storage), *stages(True, storage)):
+        if stage.name.startswith(storage):
+            inputs = {name: shapes[name] for name in stage.inputs}
+            yield stage, inputs, {name: values[name] for name in stage.attributes}
+
+
+def plain_cases() -> Iterator[tuple[Stage, Shapes, Attributes]]:
+    """The stages of weights in the graph's dtype, and those that take no weights."""
     rope = {"q": (-1, -1, HEADS[0] * HEAD_SIZE), "k": (-1, -1, HEADS[1] * HEAD_SIZE), "position_ids": (3, -1, -1)}
     tables = {"inv_freq": (HEAD_SIZE // 2,), "axes": (HEAD_SIZE // 2,)}
     yield rope_stage(), rope | tables, {"num_heads": HEADS[0], "kv_num_heads": HEADS[1]}
-    shapes: dict[str, tuple[int, ...]] = {"x": (-1, HIDDEN), "token_types": (-1,)}
-    for bank, width in WIDTHS.items():
-        shapes |= {f"{bank}_gate": (HIDDEN, EXPERTS), f"{bank}_bias": (EXPERTS,)}
-        shapes |= {f"{bank}_gate_up": (EXPERTS, 2 * width, HIDDEN), f"{bank}_down": (EXPERTS, HIDDEN, width)}
+    shapes = _shapes()
     values = {"k": TOP_K, "norm_min": 1e-12}
     for vision in (False, True):
         for stage in stages(vision):
@@ -41,11 +68,20 @@ def cases() -> Iterator[tuple[Stage, Shapes, Attributes]]:
             shapes |= {o.name: tuple(max(size, -1) for size in o.shape) for o in stage.outputs(inputs, attributes)}
 
 
+def _shapes() -> dict[str, tuple[int, ...]]:
+    """Of what enters both banks' chain."""
+    shapes: dict[str, tuple[int, ...]] = {"x": (-1, HIDDEN), "token_types": (-1,)}
+    for bank, width in WIDTHS.items():
+        shapes |= {f"{bank}_gate": (HIDDEN, EXPERTS), f"{bank}_bias": (EXPERTS,)}
+        shapes |= {f"{bank}_gate_up": (EXPERTS, 2 * width, HIDDEN), f"{bank}_down": (EXPERTS, HIDDEN, width)}
+    return shapes
+
+
 def compiled(
-    arch: str, dtype: str, names: list[str], quick: bool
+    arch: str, dtype: str, weights: str, names: list[str], quick: bool
 ) -> Iterator[tuple[str, CompiledKernel, Mapping[str, int]]]:
     """Each kernel compiled for `arch`: its name with its tactic's number, the PTX, and what ptxas reports."""
-    for stage, shapes, attributes in cases():
+    for stage, shapes, attributes in cases(weights):
         if names and stage.name not in names:
             continue
         for number, tactic in enumerate(stage.tactics[: 1 if quick else None], start=1):
@@ -58,26 +94,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--arch", default=",".join(TARGETS), help="architectures, as sm80,sm90; all by default")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16"))
+    parser.add_argument("--weights", default="plain", help=f"some of {','.join(WEIGHTS)}; fp8 leaves older cards out")
     parser.add_argument("--stages", help="stages, as Rope,BankDown; all by default")
     parser.add_argument("--out", type=Path, help="write each kernel's PTX to OUT/ARCH/NAME.ptx")
     parser.add_argument("--quick", action="store_true", help="the first tactic of each stage only")
     arguments = parser.parse_args()
     names = arguments.stages.split(",") if arguments.stages else []
-    if unknown := set(names) - {stage.name for stage, _, _ in cases()}:
+    stored = arguments.weights.split(",")
+    if unknown := set(stored) - set(WEIGHTS):
+        parser.error(f"--weights: unknown {', '.join(sorted(unknown))}")
+    if unknown := set(names) - {stage.name for weights in stored for stage, _, _ in cases(weights)}:
         parser.error(f"--stages: unknown {', '.join(sorted(unknown))}")
     count = 0
-    for arch in arguments.arch.split(","):
+    for arch, weights in ((arch, weights) for arch in arguments.arch.split(",") for weights in stored):
         try:
-            for name, kernel, report in compiled(arch, arguments.dtype, names, arguments.quick):
+            if weights == "fp8" and target(arch) < FLOAT8_SINCE:
+                print(f"{arch:6} has no e4m3 numbers: no fp8 kernels")
+                continue
+            for name, kernel, report in compiled(arch, arguments.dtype, weights, names, arguments.quick):
                 matrix = sorted(set(re.findall(r"\b(wgmma|tcgen05\.mma|mma\.sync)", kernel.ptx)))
                 room = "" if fits(kernel, arch) else "  more shared memory than the card has: not offered"
                 numbers = f"{report['registers']:4} regs {report['spilled']:5} B spilled {kernel.shared:7} B shared"
-                print(f"{arch:6} {name:18} {numbers}  {' '.join(matrix) or '-'}{room}")
+                print(f"{arch:6} {name:24} {numbers}  {' '.join(matrix) or '-'}{room}")
                 count += 1
                 if arguments.out:
-                    target = arguments.out / arch / f"{name}.ptx"
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_text(kernel.ptx)
+                    folder = arguments.out / arch / (weights if weights != "plain" else "")
+                    path = folder / f"{name}.ptx"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(kernel.ptx)
         except (RuntimeError, UserError) as e:
             print(f"{arch}: {e}", file=sys.stderr)
             return 1

@@ -10,6 +10,8 @@ from ernie_export.graphs.ops.moe_dispatch import function_rtx as moe_dispatch_rt
 from ernie_export.graphs.ops.moe_dispatch import function_tensorrt as moe_dispatch_tensorrt
 from ernie_export.graphs.ops.moe_dispatch.spec import (
     EXPERT_BANK,
+    FLOAT8_EXPERT_BANK,
+    FLOAT8_MOE_DISPATCH,
     MOE_DISPATCH,
     QUANTIZED_EXPERT_BANK,
     QUANTIZED_MOE_DISPATCH,
@@ -19,7 +21,7 @@ from ernie_export.graphs.ops.mrope import function_rtx as mrope_rtx
 from ernie_export.graphs.ops.mrope import function_tensorrt as mrope_tensorrt
 from ernie_export.graphs.ops.mrope.spec import MROPE
 from ernie_export.graphs.ops.quantized_linear import function as quantized_linear
-from ernie_export.graphs.ops.quantized_linear.spec import QUANTIZED_LINEAR
+from ernie_export.graphs.ops.quantized_linear.spec import FLOAT8_LINEAR, QUANTIZED_LINEAR
 from ernie_export.graphs.ops.spec import DOMAIN, OPSET, OpSpec
 from ernie_export.graphs.ops.vision_attention import function as vision_attention
 from ernie_export.graphs.ops.vision_attention.spec import VISION_ATTENTION
@@ -31,7 +33,10 @@ SPECS: dict[str, OpSpec] = {
         MOE_DISPATCH,
         QUANTIZED_EXPERT_BANK,
         QUANTIZED_MOE_DISPATCH,
+        FLOAT8_EXPERT_BANK,
+        FLOAT8_MOE_DISPATCH,
         QUANTIZED_LINEAR,
+        FLOAT8_LINEAR,
         MROPE,
         CACHED_ATTENTION,
         VISION_ATTENTION,

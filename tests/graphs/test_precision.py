@@ -95,3 +95,16 @@ def test_widths_without_a_group_are_refused_by_name(tmp_path, text, named):
     assert build_graphs(config, "fp32")
     with pytest.raises(UserError, match=named):
         build_graphs(config, "int8")
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_codes_are_bound_as_words(name):
+    """As TensorRT's plugins take them: the same bytes, whatever the width."""
+    (graph,) = (g for kind, g in build_graphs(ErnieConfig.from_hf(MINI), name).items() if kind == "decode")
+    graph.bind_at_load()
+    bound = {value.name: value for value in graph.graph.inputs}
+    for key, weight in graph.weights.items():
+        value, words = bound[key], weight.quantization is not None
+        assert value.dtype == (ir.DataType.INT32 if words else ir.DataType.from_numpy(weight.dtype))
+        assert int(np.prod(value.shape.numpy())) * value.dtype.itemsize == weight.nbytes
+    assert any(weight.quantization for weight in graph.weights.values())

@@ -4,16 +4,19 @@ Routing and dispatch are the same everywhere; only how one bank's experts run di
 `portable` loops over the experts in standard operators (ascending order, as the reference adds them), `onnxruntime`
 calls the fused com.microsoft::MoE, or QMoE where the experts are quantised. These want router logits and apply a
 softmax of their own, so they are given log(weight) for the chosen experts and -1e30 elsewhere: the softmax then returns
-our weights over their sum, and the sum (1, or less where norm_min took over) is multiplied back.
+our weights over their sum, and the sum (1, or less where norm_min took over) is multiplied back. Neither takes experts
+in e4m3 numbers: those run as in `portable` everywhere.
 """
 
 from ernie_export.graphs.ops.moe_dispatch.spec import (
     EXPERT_BANK,
+    FLOAT8_EXPERT_BANK,
+    FLOAT8_MOE_DISPATCH,
     MOE_DISPATCH,
     QUANTIZED_EXPERT_BANK,
     QUANTIZED_MOE_DISPATCH,
 )
-from ernie_export.graphs.ops.quantized_linear.function import LEVELS, dequantized
+from ernie_export.graphs.ops.quantized_linear.function import LEVELS, REST, dequantized, scaled
 from ernie_export.graphs.ops.spec import OpSpec
 
 ATTRIBUTES = {"k": "int", "norm_min": "float", "bits": "int", "group": "int"}
@@ -103,6 +106,17 @@ ROWS_QUANTIZED = {
         {dequantized(f"{name}_codes", f"{name}_own", f"{name}_rows")}"""
     for name in ("gate_up", "down")
 }
+# Neither Gather nor, in ONNX Runtime, a function within a function takes e4m3 numbers: whole banks are cast.
+NUMBERS_FLOAT8 = f"""    {REST}
+    gate_up_numbers = CastLike (gate_up, gate_up_scales)
+    down_numbers = CastLike (down, down_scales)
+"""
+ROWS_FLOAT8 = {
+    name: f"""{name}_own_numbers = Gather <axis = 0> ({name}_numbers, e)
+        {name}_own = Gather <axis = 0> ({name}_scales, e)
+        {scaled(f"{name}_own_numbers", f"{name}_own", f"{name}_rows")}"""
+    for name in ("gate_up", "down")
+}
 
 DISPATCH = """
     is_vision = Cast <to = 9> (token_types)
@@ -155,6 +169,8 @@ def bodies(lowering: str, dtype: str) -> list[str]:
         dispatch_body(MOE_DISPATCH, EXPERT_BANK, banks),
         bank_body(QUANTIZED_EXPERT_BANK, lowering, dtype, FUSED_QUANTIZED, ROWS_QUANTIZED),
         dispatch_body(QUANTIZED_MOE_DISPATCH, QUANTIZED_EXPERT_BANK, banks),
+        bank_body(FLOAT8_EXPERT_BANK, "portable", dtype, "", ROWS_FLOAT8),
+        dispatch_body(FLOAT8_MOE_DISPATCH, FLOAT8_EXPERT_BANK, banks),
     ]
 
 
@@ -164,8 +180,8 @@ def bank_body(spec: OpSpec, lowering: str, dtype: str, fused: str, rows: dict[st
         experts = EXPERTS_ONNXRUNTIME.format(fused=fused)
     else:
         experts = EXPERTS_PORTABLE.format(dtype=dtype, gate_up_rows=rows["gate_up"], down_rows=rows["down"])
-        if "bits" in spec.attributes:
-            experts = LEVELS + experts
+        if "group" in spec.attributes:
+            experts = (LEVELS if "bits" in spec.attributes else NUMBERS_FLOAT8) + experts
     zero = "    zero_1d = Constant <value_ints = [0]> ()\n"
     return f"{signature(spec)} {{\n{zero}{ROUTING}{experts}}}"
 
@@ -173,9 +189,15 @@ def bank_body(spec: OpSpec, lowering: str, dtype: str, fused: str, rows: dict[st
 def dispatch_body(spec: OpSpec, bank: OpSpec, banks: str) -> str:
     """Both banks, each called with the tokens that are its own; `banks` is how."""
     passed = ", ".join(f"{name}: {ATTRIBUTES[name]} = @{name}" for name in spec.attributes)
-    text, vision = (", ".join(f"{kind}_{name}" for name in bank.inputs[1:]) for kind in ("text", "vision"))
-    body = DISPATCH.format(banks=banks.format(bank=bank.name, passed=passed, text=text, vision=vision))
-    return f"{signature(spec)} {{{body}}}"
+    text, vision = ([f"{kind}_{name}" for name in bank.inputs[1:]] for kind in ("text", "vision"))
+    casts = ""
+    if bank == FLOAT8_EXPERT_BANK:
+        casts = "".join(
+            f"    {n}_numbers = CastLike ({n}, {n}_scales)\n" for n in spec.inputs if f"{n}_scales" in spec.inputs
+        )
+        text, vision = ([f"{n}_numbers" if f"{n}_scales" in names else n for n in names] for names in (text, vision))
+    calls = banks.format(bank=bank.name, passed=passed, text=", ".join(text), vision=", ".join(vision))
+    return f"{signature(spec)} {{\n{casts}{DISPATCH.format(banks=calls)}}}"
 
 
 def signature(spec: OpSpec) -> str:

@@ -1,21 +1,27 @@
 """ONNX function bodies of ExpertBank and MoEDispatch for TensorRT: the chain of plugins that plugin.py declares.
 
-The plugins themselves have no body: TensorRT's parser finds them by domain and name, and would inline a body.
+The plugins themselves have no body: TensorRT's parser finds them by domain and name, and would inline a body. So it is
+with QuantizedLinear and Float8Linear, which are plugins as they stand.
 """
 
 from ernie_export.graphs.ops.moe_dispatch.plugin import stages
-from ernie_export.graphs.ops.moe_dispatch.spec import BANK
+from ernie_export.graphs.ops.moe_dispatch.spec import ROUTING, bank_inputs
+from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
 
 
 def bodies(lowering: str, dtype: str) -> list[str]:
     """The functions' texts; the same for every dtype."""
-    text, vision = (", ".join(f"{bank}_{name}" for name in BANK) for bank in ("text", "vision"))
-    return [
-        _body(f"ExpertBank <k, norm_min> (x, {text})", vision=False),
-        _body(f"MoEDispatch <k, norm_min> (x, token_types, {text}, {vision})", vision=True),
-    ]
+    texts = []
+    for storage, attributes in STORAGES.items():
+        text, vision = (", ".join(f"{bank}_{n}" for n in bank_inputs(storage)) for bank in ("text", "vision"))
+        named = ", ".join((*ROUTING, *attributes))
+        texts += [
+            _body(f"{storage}ExpertBank <{named}> (x, {text})", False, storage),
+            _body(f"{storage}MoEDispatch <{named}> (x, token_types, {text}, {vision})", True, storage),
+        ]
+    return texts
 
 
-def _body(signature: str, vision: bool) -> str:
-    calls = "\n    ".join(stage.call() for stage in stages(vision))
+def _body(signature: str, vision: bool, storage: str) -> str:
+    calls = "\n    ".join(stage.call() for stage in stages(vision, storage))
     return f"{signature} => (y, experts) {{\n    {calls}\n}}"

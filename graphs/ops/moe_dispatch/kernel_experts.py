@@ -3,13 +3,13 @@
 Both banks share one launch. A tile is up to BLOCK_M slots of one expert by a block of its weight rows, and a grid is
 the most tiles that any routing can need. With BLOCK_M at least the number of tokens every chosen expert has one row of
 tiles: its weights are read exactly once (decode). A program finds its tile in `offsets` and `order`, or, where few
-slots make a launch for sorting dear, in `slots` itself: `offsets` is None then. SWAP puts the weight rows where matrix
-units are widest, for the few tokens of decode. UPCAST: multiply in float32 (for the interpreter, whose bfloat16
-product is wrong).
+slots make a launch for sorting dear, in `slots` itself: `offsets` is None then. How weights are stored, and SWAP and
+UPCAST: see quantized_linear/kernel_product.py; scales are None where weights have the graph's dtype.
 """
 
 import triton
 import triton.language as tl
+from ernie_export.graphs.ops.quantized_linear.kernel_product import product
 
 
 @triton.jit
@@ -56,37 +56,15 @@ def _tile(index, slots, offsets, order, count, EXPERTS: tl.constexpr, BLOCK_X: t
 
 
 @triton.jit
-def _product(a, rows, inside, A_STRIDE: tl.constexpr, w, first, WIDTH: tl.constexpr, DEPTH: tl.constexpr,
-             BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr,
-             UPCAST: tl.constexpr):  # fmt: skip
-    """a[rows, :DEPTH] · w[first:first + BLOCK_N, :DEPTH]ᵀ in float32: (BLOCK_M, BLOCK_N). w is (WIDTH, DEPTH)."""
-    n = first + tl.arange(0, BLOCK_N)
-    k = tl.arange(0, BLOCK_K)
-    acc = tl.zeros((BLOCK_N, BLOCK_M) if SWAP else (BLOCK_M, BLOCK_N), tl.float32)
-    for start in range(0, DEPTH, BLOCK_K):
-        deep = start + k < DEPTH
-        left = tl.load(a + rows[:, None] * A_STRIDE + (start + k)[None, :], inside[:, None] & deep[None, :], other=0)
-        right = tl.load(w + n[:, None] * DEPTH + (start + k)[None, :], (n < WIDTH)[:, None] & deep[None, :], other=0)
-        if UPCAST:
-            left, right = left.to(tl.float32), right.to(tl.float32)
-        if SWAP:
-            acc = tl.dot(right, tl.trans(left), acc, input_precision="ieee")
-        else:
-            acc = tl.dot(left, tl.trans(right), acc, input_precision="ieee")
-    if SWAP:
-        acc = tl.trans(acc)
-    return acc
-
-
-@triton.jit
-def _gate_up_tile(x, w, slot, weights, act, block, WIDTH: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
-                  STRIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+def _gate_up_tile(x, w, scales, expert, slot, weights, act, block, WIDTH: tl.constexpr, H: tl.constexpr,
+                  K: tl.constexpr, STRIDE: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
+                  FLOAT8: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
                   SWAP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
     if block * BLOCK_N < WIDTH:
         inside = slot >= 0
         token = (slot // K).to(tl.int64)
-        both = _product(x, token, inside, H, w, block * 2 * BLOCK_N, 2 * WIDTH, H,
-                        BLOCK_M, 2 * BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
+        both = product(x, token, inside, H, w, scales, expert, block * 2 * BLOCK_N, 2 * WIDTH, H, BITS, GROUP, FLOAT8,
+                       BLOCK_M, 2 * BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
         gate, up = tl.split(tl.reshape(both, (BLOCK_M, BLOCK_N, 2)))
         weight = tl.load(weights + slot, mask=inside, other=0)
         value = gate / (1 + tl.exp(-gate)) * up * weight[:, None]
@@ -96,10 +74,11 @@ def _gate_up_tile(x, w, slot, weights, act, block, WIDTH: tl.constexpr, H: tl.co
 
 
 @triton.jit(do_not_specialize=["T"])
-def gate_up(x, slots, offsets, order, weights, text_gate_up, vision_gate_up, T, act, H: tl.constexpr,
-            I_TEXT: tl.constexpr, I_VISION: tl.constexpr, K: tl.constexpr, E: tl.constexpr, EXPERTS: tl.constexpr,
-            BLOCK_X: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-            BLOCK_K: tl.constexpr, SWAP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
+def gate_up(x, slots, offsets, order, weights, text_gate_up, text_gate_up_scales, vision_gate_up,
+            vision_gate_up_scales, T, act, H: tl.constexpr, I_TEXT: tl.constexpr, I_VISION: tl.constexpr,
+            K: tl.constexpr, E: tl.constexpr, EXPERTS: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
+            FLOAT8: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
+            BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
     """act (T·K, max(I)), by slot: weight · silu(gate) · up, rounded once; weight rows of gate and up in turn.
 
     The routing weight goes in here, in float32, because the down projection is linear. Grid (tiles · blocks of I,).
@@ -109,30 +88,30 @@ def gate_up(x, slots, offsets, order, weights, text_gate_up, vision_gate_up, T, 
     block = tl.program_id(0) % BLOCKS
     expert, slot = _tile(tl.program_id(0) // BLOCKS, slots, offsets, order, T * K, EXPERTS, BLOCK_X, BLOCK_M, BLOCK_S)
     if expert < E:
-        w = text_gate_up + expert.to(tl.int64) * (2 * I_TEXT * H)
-        _gate_up_tile(x, w, slot, weights, act, block, I_TEXT, H, K, WIDEST, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)
+        _gate_up_tile(x, text_gate_up, text_gate_up_scales, expert, slot, weights, act, block, I_TEXT, H, K, WIDEST,
+                      BITS, GROUP, FLOAT8, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
     if vision_gate_up is not None:
         if (expert >= E) & (expert < EXPERTS):
-            w = vision_gate_up + (expert - E).to(tl.int64) * (2 * I_VISION * H)
-            _gate_up_tile(x, w, slot, weights, act, block, I_VISION, H, K, WIDEST,
-                          BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
+            _gate_up_tile(x, vision_gate_up, vision_gate_up_scales, expert - E, slot, weights, act, block, I_VISION, H,
+                          K, WIDEST, BITS, GROUP, FLOAT8, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
 
 
 @triton.jit
-def _down_tile(act, w, slot, out, block, WIDTH: tl.constexpr, H: tl.constexpr, STRIDE: tl.constexpr,
-               BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr,
-               UPCAST: tl.constexpr):  # fmt: skip
+def _down_tile(act, w, scales, expert, slot, out, block, WIDTH: tl.constexpr, H: tl.constexpr, STRIDE: tl.constexpr,
+               BITS: tl.constexpr, GROUP: tl.constexpr, FLOAT8: tl.constexpr, BLOCK_M: tl.constexpr,
+               BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
     inside = slot >= 0
     row = slot.to(tl.int64)
-    acc = _product(act, row, inside, STRIDE, w, block * BLOCK_N, H, WIDTH,
-                   BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
+    acc = product(act, row, inside, STRIDE, w, scales, expert, block * BLOCK_N, H, WIDTH, BITS, GROUP, FLOAT8,
+                  BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
     h = block * BLOCK_N + tl.arange(0, BLOCK_N)
     tl.store(out + row[:, None] * H + h[None, :], acc.to(out.dtype.element_ty), mask=inside[:, None] & (h < H)[None, :])
 
 
 @triton.jit(do_not_specialize=["T"])
-def down(act, slots, offsets, order, text_down, vision_down, T, out, H: tl.constexpr, I_TEXT: tl.constexpr,
-         I_VISION: tl.constexpr, K: tl.constexpr, E: tl.constexpr, EXPERTS: tl.constexpr, BLOCK_X: tl.constexpr,
+def down(act, slots, offsets, order, text_down, text_down_scales, vision_down, vision_down_scales, T, out,
+         H: tl.constexpr, I_TEXT: tl.constexpr, I_VISION: tl.constexpr, K: tl.constexpr, E: tl.constexpr,
+         EXPERTS: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, FLOAT8: tl.constexpr, BLOCK_X: tl.constexpr,
          BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
          SWAP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
     """out (T·K, H), by slot: the down projection of act. Grid (tiles · blocks of H,)."""
@@ -141,12 +120,12 @@ def down(act, slots, offsets, order, text_down, vision_down, T, out, H: tl.const
     block = tl.program_id(0) % BLOCKS
     expert, slot = _tile(tl.program_id(0) // BLOCKS, slots, offsets, order, T * K, EXPERTS, BLOCK_X, BLOCK_M, BLOCK_S)
     if expert < E:
-        w = text_down + expert.to(tl.int64) * (H * I_TEXT)
-        _down_tile(act, w, slot, out, block, I_TEXT, H, WIDEST, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)
+        _down_tile(act, text_down, text_down_scales, expert, slot, out, block, I_TEXT, H, WIDEST,
+                   BITS, GROUP, FLOAT8, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
     if vision_down is not None:
         if (expert >= E) & (expert < EXPERTS):
-            w = vision_down + (expert - E).to(tl.int64) * (H * I_VISION)
-            _down_tile(act, w, slot, out, block, I_VISION, H, WIDEST, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)
+            _down_tile(act, vision_down, vision_down_scales, expert - E, slot, out, block, I_VISION, H, WIDEST,
+                       BITS, GROUP, FLOAT8, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
 
 
 @triton.jit

@@ -3,11 +3,11 @@
 For tests and benchmarks; an engine launches the same kernels by itself.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ernie_export.graphs.ops.moe_dispatch.plugin import stages
-from ernie_export.graphs.ops.moe_dispatch.spec import BANK
+from ernie_export.graphs.ops.moe_dispatch.spec import bank_inputs
 from ernie_export.graphs.ops.stage import launch
 
 # Tactic of each stage (its place in the list, from 0): for few tokens, whose time is reading weights, and for many.
@@ -18,26 +18,28 @@ PREFILL = {"Logits": 1, "Route": 0, "Sort": 1, "GateUp": 5, "Down": 5, "Combine"
 def moe_dispatch(
     x: Any,
     token_types: Any | None,
-    text: tuple[Any, Any, Any, Any],
-    vision: tuple[Any, Any, Any, Any] | None,
-    k: int,
-    norm_min: float,
+    text: Sequence[Any],
+    vision: Sequence[Any] | None,
+    attributes: Mapping[str, Any],
     empty: Callable[[tuple[int, ...], str], Any],
     tactics: Mapping[str, int],
+    storage: str = "",
 ) -> dict[str, Any]:
     """Every tensor of the chain by name (see plugin.py), among them y (T, H) and experts (T, k) int64.
 
-    x (T, H), token_types (T,) int64, and banks of gate, bias, gate_up, down as spec.py declares them, contiguous;
-    without `vision` (and `token_types`) every token is text. `empty(shape, dtype)` allocates, as
+    x (T, H), token_types (T,) int64, and banks of gate, bias, gate_up, down as spec.py declares them for `storage`,
+    contiguous, codes as int32; without `vision` (and `token_types`) every token is text. `attributes` are the
+    operator's. `empty(shape, dtype)` allocates, as
     `lambda shape, dtype: torch.empty(shape, dtype=getattr(torch, dtype), device="cuda")`. Launches five kernels, or six
     for two banks, on the current stream and waits for none.
     """
+    names = bank_inputs(storage)
     tensors = {"x": x, "token_types": token_types}
-    tensors |= {f"text_{name}": tensor for name, tensor in zip(BANK, text, strict=True)}
-    tensors |= {f"vision_{name}": tensor for name, tensor in zip(BANK, vision or (None,) * 4, strict=True)}
-    attributes = {"k": k, "norm_min": norm_min}
-    for stage in stages(vision is not None):
-        tactic = stage.tactics[tactics[stage.name.removeprefix("Dispatch").removeprefix("Bank")]]
+    tensors |= {f"text_{name}": tensor for name, tensor in zip(names, text, strict=True)}
+    tensors |= {f"vision_{name}": tensor for name, tensor in zip(names, vision or (None,) * len(names), strict=True)}
+    for stage in stages(vision is not None, storage):
+        number = next(number for name, number in tactics.items() if stage.name.endswith(name))
         own = {name: attributes[name] for name in stage.attributes}
-        tensors |= zip(stage.output_names(), launch(stage, tensors, own, tactic, empty), strict=True)
+        outputs = launch(stage, tensors, own, stage.tactics[number], empty)
+        tensors |= zip(stage.output_names(), outputs, strict=True)
     return tensors

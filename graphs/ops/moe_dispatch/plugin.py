@@ -3,8 +3,9 @@
 ExpertBank is what decode steps call: BankLogits -> BankRoute -> BankGateUp -> BankDown -> BankCombine. MoEDispatch has
 two banks and may have many tokens: DispatchLogits -> DispatchRoute -> DispatchSort -> DispatchGateUp -> DispatchDown ->
 DispatchCombine. The kernels are the same, but for Sort, whose launch would cost a decode step more than it saves.
-function_tensorrt.py writes the ONNX functions that call them. Intermediate tensors, of T tokens, S = T·k slots, X
-experts over all banks:
+Weights in codes have plugins of their own for GateUp and Down, QuantizedBankGateUp and so on, which take codes in words
+of 32 bits (see graphs/ops/quantized_linear/plugin.py) and scales. function_tensorrt.py writes the ONNX functions that
+call them. Intermediate tensors, of T tokens, S = T·k slots, X experts over all banks:
 
 | tensor | shape | dtype | |
 | --- | --- | --- | --- |
@@ -18,10 +19,13 @@ Tactics differ in block sizes only; TensorRT times them at a profile's optimum. 
 for at most 48 KiB of shared memory, which needs no opt-in of whoever launches them.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.ops.quantized_linear.plugin import check_storage, depth, storage_constants
+from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
 from ernie_export.graphs.ops.stage import (
     FLOATS,
     GRAPH_DTYPE,
@@ -68,28 +72,39 @@ DOWN = (
 )
 
 
-def stages(vision: bool) -> tuple[Stage, ...]:
-    """The stages, in order, of ExpertBank or (`vision`) MoEDispatch."""
+def stages(vision: bool, storage: str = "") -> tuple[Stage, ...]:
+    """The stages, in order, of ExpertBank or (`vision`) MoEDispatch, with weights stored as STORAGES says."""
     prefix = "Dispatch" if vision else "Bank"
     grouping = {"offsets": "int32", "order": "int32"} if vision else {"slots": "int32"}
     types = {"token_types": "int64"} if vision else {}
+    coded = {"k": int} | dict.fromkeys(STORAGES[storage], int)
 
     def banks(name: str, dtype: str) -> dict[str, str]:
         return {f"{bank}_{name}": dtype for bank in (("text", "vision") if vision else ("text",))}
 
-    def tiled(shapes: Shapes, weight: str, hidden: int, widths: tuple[int, int]) -> Constants:
+    def weights(name: str) -> dict[str, str]:
+        if not storage:
+            return banks(name, GRAPH_DTYPE)
+        return {
+            key: kind
+            for bank in banks(name, "int32")
+            for key, kind in ((bank, "int32"), (f"{bank}_scales", GRAPH_DTYPE))
+        }
+
+    def tiled(shapes: Shapes, a: Attributes, weight: str, hidden: int, widths: tuple[int, int]) -> Constants:
         each = shapes[f"text_{weight}"][0]
         total = each * (1 + vision)
         counts = {"E": each, "EXPERTS": total, "BLOCK_X": power_of_two(total), "BLOCK_S": 128}
-        return counts | {"H": hidden, "I_TEXT": widths[0], "I_VISION": widths[1]}
+        sizes = {"K": a["k"], "H": hidden, "I_TEXT": widths[0], "I_VISION": widths[1]}
+        return counts | sizes | storage_constants(storage, a)
 
     def widths(shapes: Shapes) -> tuple[Size, Size]:
         text = shapes["text_gate_up"][1] // 2
         return text, (shapes["vision_gate_up"][1] // 2 if vision else text)
 
-    def down_widths(shapes: Shapes) -> tuple[Size, Size]:
-        text = shapes["text_down"][2]
-        return text, (shapes["vision_down"][2] if vision else text)
+    def down_widths(shapes: Shapes, a: Attributes) -> tuple[Size, Size]:
+        text = depth(shapes, "text_down", storage, a)
+        return text, (depth(shapes, "vision_down", storage, a) if vision else text)
 
     def route_outputs(shapes: Shapes, a: Attributes) -> tuple[Output, ...]:
         shape = (shapes["partial"][1], a["k"])
@@ -147,24 +162,24 @@ def stages(vision: bool) -> tuple[Stage, ...]:
         ),
         *((sort,) if vision else ()),
         Stage(
-            f"{prefix}GateUp",
-            {"x": GRAPH_DTYPE} | grouping | {"weights": "float32"} | banks("gate_up", GRAPH_DTYPE),
-            {"k": int},
+            f"{storage}{prefix}GateUp",
+            {"x": GRAPH_DTYPE} | grouping | {"weights": "float32"} | weights("gate_up"),
+            coded,
             partial(_experts, "gate_up"),
             outputs=lambda s, a: (Output("act", (s["x"][0] * a["k"], greatest(*widths(s))), GRAPH_DTYPE),),
             size=lambda s, a: s["x"][0],
-            constants=lambda s, a: {"K": a["k"]} | tiled(s, "gate_up", s["text_gate_up"][2], widths(s)),
+            constants=lambda s, a: tiled(s, a, "gate_up", depth(s, "text_gate_up", storage, a), widths(s)),
             grid=lambda n, c: (_tiles(n, c) * _blocks(max(c["I_TEXT"], c["I_VISION"]), c), 1, 1),
             tactics=GATE_UP,
         ),
         Stage(
-            f"{prefix}Down",
-            {"act": GRAPH_DTYPE} | grouping | banks("down", GRAPH_DTYPE),
-            {"k": int},
+            f"{storage}{prefix}Down",
+            {"act": GRAPH_DTYPE} | grouping | weights("down"),
+            coded,
             partial(_experts, "down"),
             outputs=lambda s, a: (Output("out", (s["act"][0], s["text_down"][1]), GRAPH_DTYPE),),
             size=lambda s, a: s["act"][0] // a["k"],
-            constants=lambda s, a: {"K": a["k"]} | tiled(s, "down", s["text_down"][1], down_widths(s)),
+            constants=lambda s, a: tiled(s, a, "down", s["text_down"][1], down_widths(s, a)),
             grid=lambda n, c: (_tiles(n, c) * _blocks(c["H"], c), 1, 1),
             tactics=DOWN,
         ),
@@ -182,8 +197,21 @@ def stages(vision: bool) -> tuple[Stage, ...]:
     )
 
 
-def check(dtype: str, hidden: int, experts: tuple[int, int], widths: tuple[int, int], k: int) -> None:
-    """Refuse, by name, what the kernels can't serve; called at export. `experts` and `widths` of text, vision."""
+def check(
+    dtype: str,
+    hidden: int,
+    experts: tuple[int, int],
+    widths: tuple[int, int],
+    k: int,
+    storage: str = "",
+    group: int | None = None,
+    archs: Sequence[str] = (),
+) -> None:
+    """Refuse, by name, what the kernels can't serve; called at export.
+
+    `experts` and `widths` of text, vision; `storage` of the weights as STORAGES says, with `group` values that share a
+    scale; `archs` that kernels are wanted for, as sm89.
+    """
     if dtype not in FLOATS:
         raise UserError(f"mixture of experts as a TensorRT plugin: dtype {dtype}, expected one of {', '.join(FLOATS)}")
     if experts[0] != experts[1]:
@@ -192,6 +220,8 @@ def check(dtype: str, hidden: int, experts: tuple[int, int], widths: tuple[int, 
         raise UserError(f"mixture of experts: {k} experts a token, expected 1 to {experts[0]}")
     if 2 * max(widths) * hidden >= 2**31:
         raise UserError(f"mixture of experts: expert of {max(widths)} x {hidden}, expected under 2**30 elements")
+    if storage:
+        check_storage("mixture of experts", storage, group, (hidden, *widths), archs)
 
 
 def _routing(name: str) -> Any:

@@ -11,6 +11,12 @@ def dequantize(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
     return (centred * scales[..., None]).reshape(*scales.shape[:-1], -1)
 
 
+def dequantize_float8(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Weights (..., K) in the scales' dtype, of codes (..., K) float8_e4m3fn and scales (..., groups)."""
+    numbers = codes.astype(np.float32).astype(scales.dtype).reshape(*scales.shape, -1)
+    return (numbers * scales[..., None]).reshape(*scales.shape[:-1], -1)
+
+
 def quantized_linear(x: np.ndarray, codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
     """x (T, K) times the transposed weights; shapes as in spec.py."""
     return x @ dequantize(codes, scales, bits).T

@@ -110,6 +110,12 @@ def main() -> None:
             if stage.name == "Rope":
                 stage = dataclasses.replace(rope_stage(in_place=True), name="RopeInPlace", tactics=kept)
                 found[stage.name] = build(stage, shapes, attributes, "float32", "sm89", own)
+    stored = {"DispatchGateUp": [80, 480, 80], "BankDown": [480, 80], "Linear": [80]}
+    for weights, prefix in (("int4", "Quantized"), ("fp8", "Float8")):
+        for stage, shapes, attributes in cases(weights):
+            if (own := stored.get(stage.name.removeprefix(prefix))) is not None:
+                stage = dataclasses.replace(stage, tactics=stage.tactics[:1])
+                found[stage.name] = build(stage, shapes, attributes, "bfloat16", "sm89", own)
     try:
         register(rope_stage(), "sm89", lazy=True)
     except ValueError as e:

@@ -1,9 +1,10 @@
 """Both function bodies of the mixture of experts against the NumPy reference."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from ernie_export.graphs.ops.moe_dispatch import reference
-from ernie_export.graphs.ops.quantized_linear.reference import dequantize
+from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8
 
 NAMES = ("gate", "bias", "gate_up", "down")
 BODIES = [("portable", "onnxruntime"), ("onnxruntime", "onnxruntime"), ("portable", "onnx"), ("rtx", "onnxruntime")]
@@ -58,34 +59,50 @@ SIZES = [(128, (96, 64), 32), (256, (128, 384), 128), (64, (16, 48), 16)]
 QUANTIZED_NAMES = ("gate", "bias", "gate_up", "gate_up_scales", "down", "down_scales")
 
 
-def quantized_bank(rng: np.random.Generator, hidden: int, experts: int, width: int, bits: int, group: int) -> tuple:
-    """A bank's inputs, and the bank that they stand for."""
+def quantized_bank(
+    rng: np.random.Generator, hidden: int, experts: int, width: int, bits: int | None, group: int
+) -> tuple:
+    """A bank's inputs, and the bank that they stand for; `bits` None: codes are e4m3 numbers."""
     gate, bias, _, _ = bank(rng, hidden, experts, width)
     stored, meant = [gate, bias], [gate, bias]
     for rows, columns in ((2 * width, hidden), (hidden, width)):
-        codes = rng.integers(0, 256, (experts, rows, columns * bits // 8), dtype=np.uint8)
         scales = rng.uniform(-0.02, 0.02, (experts, rows, columns // group)).astype(np.float32)
+        if bits is None:
+            codes = rng.standard_normal((experts, rows, columns)).astype(ml_dtypes.float8_e4m3fn)
+            meant.append(dequantize_float8(codes, scales))
+        else:
+            codes = rng.integers(0, 256, (experts, rows, columns * bits // 8), dtype=np.uint8)
+            meant.append(dequantize(codes, scales, bits))
         stored += codes, scales
-        meant.append(dequantize(codes, scales, bits))
     return tuple(stored), tuple(meant)
+
+
+STORED = [
+    ("portable", 4, 2e-6),
+    ("portable", 8, 2e-6),
+    ("portable", None, 2e-6),
+    ("onnxruntime", 4, 0.02),
+    ("onnxruntime", 8, 0.02),
+    ("onnxruntime", None, 2e-6),
+]
 
 
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize(("hidden", "widths", "group"), SIZES)
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize(("lowering", "error"), [("portable", 2e-6), ("onnxruntime", 0.02)])
+@pytest.mark.parametrize(("lowering", "bits", "error"), STORED)
 def test_quantised_body_equals_reference(run_op, lowering, error, bits, hidden, widths, group, mix):
     """The fused kernel rounds its rows to 8 bits: that error is far below a swapped code's or scale's."""
-    rng = np.random.default_rng(bits + hidden)
+    rng = np.random.default_rng((bits or 0) + hidden)
     (text, text_meant), (vision, vision_meant) = (quantized_bank(rng, hidden, 8, w, bits, group) for w in widths)
     x, k = rng.standard_normal((17, hidden)).astype(np.float32), 3
     types = MIXES[mix](np.arange(len(x)))
     expected, experts = reference.moe_dispatch(x, types, text_meant, vision_meant, k, 1e-12)
     banks = {f"{n}_{kind}": a for kind, arrays in (("t", text), ("v", vision)) for n, a in zip(QUANTIZED_NAMES, arrays)}
-    attributes = {"k": k, "norm_min": 1e-12, "bits": bits, "group": group}
+    attributes = {"k": k, "norm_min": 1e-12, "group": group} | ({} if bits is None else {"bits": bits})
     outputs = [(np.float32, 2), (np.int64, 2)]
     inputs = {"x": x, "token_types": types, **banks}
-    y, chosen = run_op("QuantizedMoEDispatch", lowering, inputs, attributes, outputs, constants=tuple(banks))
+    op = "Float8MoEDispatch" if bits is None else "QuantizedMoEDispatch"
+    y, chosen = run_op(op, lowering, inputs, attributes, outputs, constants=tuple(banks))
     assert np.array_equal(chosen, experts)
     assert np.linalg.norm(y - expected) <= error * np.linalg.norm(expected)
 

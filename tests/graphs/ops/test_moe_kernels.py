@@ -4,12 +4,15 @@ The interpreter runs a grid's programs one after the other, so it can't show a r
 `test_answer_does_not_depend_on_the_order_of_programs`.
 """
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.ops.moe_dispatch import plugin, reference
 from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
+from ernie_export.graphs.ops.quantized_linear import plugin as linear_plugin
+from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8
 from ernie_export.graphs.ops.stage import launch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,9 +52,82 @@ def run(unwritten):
     def run(x, types, text, vision, k, tactics, dtype=torch.float32):
         types, vision = (None, None) if types is None else (torch.from_numpy(types), tensors(vision, dtype))
         x, text = torch.from_numpy(x).to(dtype), tensors(text, dtype)
-        return moe_dispatch(x, types, text, vision, k, NORM_MIN, unwritten, tactics)
+        return moe_dispatch(x, types, text, vision, {"k": k, "norm_min": NORM_MIN}, unwritten, tactics)
 
     return run
+
+
+# How weights are stored -> the operators' prefix, its attributes, bits a value.
+CODES = {"int4": ("Quantized", {"bits": 4}, 4), "int8": ("Quantized", {"bits": 8}, 8), "fp8": ("Float8", {}, 8)}
+
+
+def stored(rng, kind, shape, group, dtype):
+    """Random codes (..., K·bits/32) int32 and scales in `dtype`, and the weights that they stand for (float32)."""
+    _, _, bits = CODES[kind]
+    widest = 0.5 if kind == "fp8" else 0.8 / 2 ** (bits - 1)
+    scales = rng.uniform(-widest, widest, (*shape[:-1], shape[-1] // group)).astype(np.float32)
+    scales = torch.from_numpy(scales).to(dtype)
+    meant = scales.float().numpy()
+    if kind == "fp8":
+        codes = torch.from_numpy(rng.standard_normal(shape).astype(np.float32)).to(torch.float8_e4m3fn)
+        numbers = codes.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn)
+        return codes.view(torch.int32), scales, dequantize_float8(numbers, meant)
+    codes = rng.integers(0, 256, (*shape[:-1], shape[-1] * bits // 8), dtype=np.uint8)
+    return torch.from_numpy(codes).view(torch.int32), scales, dequantize(codes, meant, bits)
+
+
+def stored_bank(rng, kind, hidden, experts, width, group, dtype):
+    """A bank's inputs, and the bank that they stand for."""
+    gate, bias, _, _ = bank(rng, hidden, experts, width)
+    inputs, meant = [torch.from_numpy(gate), torch.from_numpy(bias)], [gate, bias]
+    for shape in ((experts, 2 * width, hidden), (experts, hidden, width)):
+        codes, scales, weights = stored(rng, kind, shape, group, dtype)
+        inputs += codes, scales
+        meant.append(weights)
+    return inputs, meant
+
+
+@pytest.mark.parametrize("kind", CODES)
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_stored_weights_equal_reference(unwritten, kind, data):
+    """Against the reference on the weights that codes and scales stand for: codes are multiplied exactly."""
+    draw = data.draw
+    group, tokens = draw(st.sampled_from([16, 32, 64]), "group"), draw(st.integers(1, 20), "tokens")
+    hidden, *widths = (group * draw(st.integers(1, 64 // group), name) for name in ("H", "text I", "vision I"))
+    experts, tactics = draw(st.integers(1, 3), "experts"), draw(st.sampled_from([DECODE, PREFILL]), "tactics")
+    k, both = draw(st.integers(1, experts), "k"), draw(st.booleans(), "both banks")
+    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), "dtype")
+    rng = np.random.default_rng(draw(st.integers(0, 99), "seed"))
+    text, text_meant = stored_bank(rng, kind, hidden, experts, widths[0], group, dtype)
+    vision, vision_meant = stored_bank(rng, kind, hidden, experts, widths[1], group, dtype)
+    x = torch.from_numpy(rng.standard_normal((tokens, hidden)).astype(np.float32)).to(dtype)
+    plain, types = x.float().numpy(), MIXES["mixed"](np.arange(tokens))
+    storage, attributes, _ = CODES[kind]
+    attributes = attributes | {"k": k, "norm_min": NORM_MIN, "group": group}
+    if both:
+        expected = reference.moe_dispatch(plain, types, text_meant, vision_meant, k, NORM_MIN)
+    else:
+        expected = reference.expert_bank(plain, *text_meant, k, NORM_MIN)
+    banks = (torch.from_numpy(types), text, vision) if both else (None, text, None)
+    found = moe_dispatch(x, *banks, attributes, unwritten, tactics, storage)
+    check(found, *expected, {torch.float32: 3e-6, torch.bfloat16: 0.012, torch.float16: 0.0015}[dtype])
+
+
+@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize(("tokens", "width", "outputs", "group"), [(1, 32, 16, 16), (5, 96, 40, 32), (70, 128, 24, 64)])
+def test_stored_linear_equals_reference(unwritten, kind, tokens, width, outputs, group):
+    """Every tactic of the linear layers' plugin."""
+    rng = np.random.default_rng(width)
+    codes, scales, weights = stored(rng, kind, (outputs, width), group, torch.float32)
+    x = rng.standard_normal((tokens, width)).astype(np.float32)
+    storage, attributes, bits = CODES[kind]
+    inputs = {"x": torch.from_numpy(x), "codes": codes.reshape(outputs, -1, group * bits // 32), "scales": scales}
+    stage = linear_plugin.stage(storage)
+    for tactic in stage.tactics:
+        (y,) = launch(stage, inputs, attributes | {"K": width, "N": outputs, "group": group}, tactic, unwritten)
+        expected = x @ weights.T
+        np.testing.assert_allclose(y.numpy(), expected, rtol=0, atol=3e-6 * np.abs(expected).max())
 
 
 def check(found, expected, experts, tolerance=3e-6):
@@ -196,3 +272,20 @@ def test_what_the_kernels_cannot_serve_is_named(arguments, message):
     with pytest.raises(UserError, match=message):
         plugin.check(*arguments)
     assert plugin.check("bfloat16", 2560, (64, 64), (1536, 512), 6) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("Float8", 128, ("sm90", "sm86")), "architecture sm86, expected sm89 or later for fp8 weights"),
+        (("Quantized", 8, ()), "groups of 8, expected a power of two from 16"),
+        (("Quantized", 48, ()), "groups of 48, expected a power of two"),
+        (("Quantized", 1024, ()), "width 2560, expected a multiple of the group of 1024"),
+    ],
+)
+def test_what_the_kernels_cannot_store_is_named(arguments, message):
+    released = "bfloat16", 2560, (64, 64), (1536, 512), 6
+    with pytest.raises(UserError, match=message):
+        plugin.check(*released, *arguments)
+    assert plugin.check(*released, "Quantized", 128, ("sm80", "sm110")) is None
+    assert plugin.check(*released, "Float8", 128, ("sm89", "sm90", "sm100", "sm110", "sm120")) is None

@@ -46,6 +46,21 @@ def test_matrix_kernels_compile_for_every_architecture(tmp_path):
     assert units == {arch: special.get(arch, {"mma.sync"}) for arch in TARGETS}
 
 
+@pytest.mark.parametrize("weights", ["int4", "fp8"])
+def test_kernels_of_stored_weights_compile_for_every_architecture(tmp_path, weights):
+    """GateUp stands for the three: the same product with a loop around it."""
+    prefix = "Float8" if weights == "fp8" else "Quantized"
+    stages = f"{prefix}BankGateUp,{prefix}Linear"
+    process = compile_kernels("--weights", weights, "--stages", stages, "--quick", cache=tmp_path)
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
+    lacking = {line.split()[0] for line in lines if "no fp8 kernels" in line}
+    assert lacking == ({"sm80", "sm86", "sm87"} if weights == "fp8" else set())
+    compiled = [line for line in lines if " regs " in line]
+    assert len(compiled) == 2 * (len(TARGETS) - len(lacking))
+    assert all(" 0 B spilled" in line and line.split()[-1] in ("mma.sync", "wgmma", "tcgen05.mma") for line in compiled)
+
+
 def test_every_stage_compiles(tmp_path):
     """For one architecture, in float16; parameters are checked where the scratch pointers are dropped."""
     arguments = "--quick", "--arch", "sm80", "--dtype", "float16", "--out", str(tmp_path / "ptx")
@@ -62,7 +77,11 @@ def test_every_stage_compiles(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("--arch", "sm75"), "sm75: architecture 'sm75': expected one of sm80"), (("--stages", "Rpoe"), "unknown Rpoe")],
+    [
+        (("--arch", "sm75"), "sm75: architecture 'sm75': expected one of sm80"),
+        (("--stages", "Rpoe"), "unknown Rpoe"),
+        (("--weights", "int5"), "unknown int5"),
+    ],
 )
 def test_what_is_unknown_is_named(tmp_path, arguments, message):
     process = compile_kernels(*arguments, cache=tmp_path)

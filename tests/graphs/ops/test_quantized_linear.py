@@ -1,8 +1,9 @@
-"""Both bodies of QuantizedLinear against the NumPy reference of its weights, and that reference against plain sums."""
+"""The bodies of QuantizedLinear and Float8Linear against the NumPy reference, and that against plain arithmetic."""
 
+import ml_dtypes
 import numpy as np
 import pytest
-from ernie_export.graphs.ops.quantized_linear.reference import dequantize, quantized_linear
+from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8, quantized_linear
 
 SHAPES = [(1, 32, 16, 16), (5, 96, 40, 32), (3, 320, 7, 64), (33, 256, 48, 128)]  # T, K, N, group
 
@@ -44,3 +45,31 @@ def test_body_equals_reference(run_op, lowering, evaluator, error, bits, shape):
     arguments = "QuantizedLinear", lowering, inputs, attributes, [(np.float32, 2)], evaluator
     (y,) = run_op(*arguments, constants=("codes", "scales"))
     assert np.linalg.norm(y - expected) <= error * np.linalg.norm(expected)
+
+
+def e4m3(byte: int) -> float:
+    """A finite e4m3 number from its bits: sign, 4 of exponent (bias 7), 3 of mantissa."""
+    exponent, mantissa = byte >> 3 & 15, byte & 7
+    value = (8 + mantissa) * 2.0 ** (exponent - 10) if exponent else mantissa * 2.0**-9
+    return -value if byte & 128 else value
+
+
+def test_reference_reads_float8_bit_by_bit():
+    finite = [byte for byte in range(256) if byte & 127 != 127]
+    codes = np.array(finite[:240], np.uint8).view(ml_dtypes.float8_e4m3fn).reshape(5, 48)
+    scales = np.arange(1, 16, dtype=np.float32).reshape(5, 3)
+    expected = [e4m3(byte) * scales[i // 48, i % 48 // 16] for i, byte in enumerate(finite[:240])]
+    assert np.array_equal(dequantize_float8(codes, scales).reshape(-1), np.array(expected, np.float32))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("lowering", ["portable", "onnxruntime"])
+def test_float8_body_equals_reference(run_op, lowering, shape):
+    tokens, width, outputs, group = shape
+    inputs = case(8, *shape)
+    inputs["codes"] = inputs["x"][:1].repeat(outputs, 0).astype(ml_dtypes.float8_e4m3fn).reshape(outputs, -1, group)
+    expected = inputs["x"] @ dequantize_float8(inputs["codes"].reshape(outputs, width), inputs["scales"]).T
+    attributes = {"K": width, "N": outputs, "group": group}
+    outs = [(np.float32, 2)]
+    (y,) = run_op("Float8Linear", lowering, inputs, attributes, outs, constants=("codes", "scales"))
+    assert np.linalg.norm(y - expected) <= 1e-6 * np.linalg.norm(expected)

@@ -19,7 +19,7 @@ API = Path(sys.prefix, "tensorrt_api")
 def found():
     """What quick_plugin_probe.py prints: 80 tokens (480 slots) at ERNIE-4.5-VL-28B-A3B's sizes, for sm89."""
     assert API.is_dir(), f"{API} is missing: python tools/tensorrt_api.py {API}, which `make test` runs"
-    path = os.pathsep.join([str(API), str(ROOT / "tools")])
+    path = os.pathsep.join(map(str, (API, ROOT / "tools", ROOT / "tools" / "typing")))
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     env |= {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(API / "stubs")}
     program = Path(__file__).with_name("quick_plugin_probe.py")
@@ -43,6 +43,13 @@ EXPECTED = {
     "DispatchDown": ([[480, 2560]], ["BF16"], (150 * 40, 1, 1), [POINTER] * 5 + [INT, POINTER]),
     "DispatchCombine": ([[80, 2560]], ["BF16"], (80, 3, 1), [POINTER] * 2),
 }
+# Weights in codes: scales beside each bank's codes, and the same tiles.
+for prefix in ("Quantized", "Float8"):
+    EXPECTED |= {
+        f"{prefix}DispatchGateUp": ([[480, 1536]], ["BF16"], (150 * 48, 1, 1), [POINTER] * 8 + [INT, POINTER]),
+        f"{prefix}BankDown": ([[480, 2560]], ["BF16"], (90 * 40, 1, 1), [POINTER] * 4 + [INT, POINTER]),
+        f"{prefix}Linear": ([[80, 2560]], ["BF16"], (160, 5, 1), [POINTER] * 3 + [INT, POINTER]),
+    }
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -74,6 +81,13 @@ def test_formats_go_together(found):
     assert found["Rope"]["formats"] == [
         name for kind in ("BF16", "HALF", "FLOAT") for name in (kind, kind, *both, kind, kind)
     ]
+
+
+@pytest.mark.parametrize("prefix", ["Quantized", "Float8"])
+def test_codes_are_words(found, prefix):
+    """TensorRT takes no unsigned bytes as a plugin's input."""
+    kinds = [[kind, "INT32", kind, kind] for kind in ("BF16", "HALF")]
+    assert found[f"{prefix}Linear"]["formats"] == kinds[0] + kinds[1]
 
 
 def test_rope_in_place_takes_over_its_inputs(found):

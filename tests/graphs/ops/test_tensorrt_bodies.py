@@ -7,10 +7,16 @@ import pytest
 from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.ops.moe_dispatch.plugin import stages
 from ernie_export.graphs.ops.mrope.plugin import stage as rope_stage
+from ernie_export.graphs.ops.quantized_linear.plugin import stage as linear_stage
 from onnx import inliner
 
 BANK = {"gate": ("FLOAT", 2), "bias": ("FLOAT", 1), "gate_up": ("BFLOAT16", 3), "down": ("BFLOAT16", 3)}
+CODES, SCALES = ("INT32", 3), ("BFLOAT16", 3)
+CODED = {"gate": BANK["gate"], "bias": BANK["bias"]} | {
+    "gate_up": CODES, "gate_up_scales": SCALES, "down": CODES, "down_scales": SCALES
+}  # fmt: skip
 ROUTING = {"k": 2, "norm_min": 1e-12}
+STORED = {"Quantized": {"bits": 4, "group": 32}, "Float8": {"group": 32}}
 TABLES = {"inv_freq": [1.0, 0.5, 0.25], "axes": [1, 2, 0]}
 CASES = {
     "ExpertBank": ({"x": ("BFLOAT16", 2)} | BANK, ROUTING, stages(vision=False)),
@@ -26,6 +32,21 @@ CASES = {
         (rope_stage(),),
     ),
 }
+for storage, how in STORED.items():
+    CASES |= {
+        f"{storage}ExpertBank": ({"x": ("BFLOAT16", 2)} | CODED, ROUTING | how, stages(False, storage)),
+        f"{storage}MoEDispatch": (
+            {"x": ("BFLOAT16", 2), "token_types": ("INT64", 1)}
+            | {f"{bank}_{name}": kind for bank in ("text", "vision") for name, kind in CODED.items()},
+            ROUTING | how,
+            stages(True, storage),
+        ),
+        f"{storage}Linear": (
+            {"x": ("BFLOAT16", 2), "codes": CODES, "scales": ("BFLOAT16", 2)},
+            {"K": 64, "N": 8} | how,
+            (linear_stage(storage),),
+        ),
+    }
 
 
 @pytest.fixture
@@ -60,12 +81,12 @@ def test_a_body_is_plugins_in_the_order_of_their_stages(inlined, op):
         assert given == pytest.approx({name: attributes[name] for name in stage.attributes})
 
 
-@pytest.mark.parametrize("op", ["ExpertBank", "MoEDispatch"])
+@pytest.mark.parametrize("op", [op for op in CASES if op.endswith(("ExpertBank", "MoEDispatch"))])
 def test_each_input_is_what_the_stage_calls_it(inlined, op):
     """Follow every value back to what made it: the op's input, or an earlier stage's output of that name."""
     model = inlined(op)
     inputs, _, declared = CASES[op]
-    known = {name: f"text_{name}" if name in BANK else name for name in inputs}
+    known = {name: f"text_{name}" if name in CODED else name for name in inputs}
     for node, stage in zip((n for n in model.graph.node if n.domain == "ernie"), declared):
         assert [known[value] for value in node.input] == list(stage.inputs)
         known |= dict(zip(node.output, stage.output_names()))
