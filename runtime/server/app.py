@@ -175,9 +175,7 @@ def _add_models(app: FastAPI, settings: Settings, positions: int) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    """The server's own page at /, and its files, where it has one."""
-    if not (STATIC / "index.html").is_file():
-        return
+    """The server's own page at /, and its files."""
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
