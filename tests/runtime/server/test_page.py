@@ -50,6 +50,7 @@ def browser() -> Iterator[Browser]:
             pytest.fail(reason)
         warnings.warn(reason, stacklevel=1)
         pytest.skip(reason)
+    expect.set_options(timeout=60_000)  # for a machine that does other things, too
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield running
@@ -103,7 +104,7 @@ def ask(page: Page, question: str, *paths: str) -> None:
 def answer(page: Page, number: int = 0) -> str:
     """The text of the answer with this number, once it is whole."""
     turn = page.locator(".answer").nth(number)
-    expect(turn).to_have_attribute("aria-busy", "false", timeout=60_000)
+    expect(turn).to_have_attribute("aria-busy", "false")
     return turn.locator(".text").inner_text()
 
 
@@ -284,6 +285,7 @@ def test_answers_are_text_and_never_markup(open_page):
     parts = (answered[:9], answered[9:])
     page.route("**/*completions", lambda route: route.fulfill(body=says(*parts), content_type="text/event-stream"))
     ask(page, "<script>alert(1)</script>")
+    answer(page)
     assert page.locator(".answer .text").text_content() == answered
     assert page.locator(".asked .text").text_content() == "<script>alert(1)</script>"
     assert page.locator(".turn img, .turn b, .turn script").count() == 0
