@@ -221,8 +221,12 @@ function keepEndInView() {
   const observer = new ResizeObserver(() => pinned && scroller.scrollTo(0, scroller.scrollHeight));
   observer.observe($("log"));
   observer.observe(scroller);
+  let last = 0;
   scroller.addEventListener("scroll", () => {
-    pinned = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 40;
+    // More may have come since: only who scrolls up has gone elsewhere.
+    if (scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 40) pinned = true;
+    else if (scroller.scrollTop < last) pinned = false;
+    last = scroller.scrollTop;
   });
 }
 
