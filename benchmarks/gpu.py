@@ -11,7 +11,7 @@
 
 Each part is a process of its own that prints a JSON object for each result: one that fails, hangs or runs out of its
 time loses only what it had not printed. Needs PyTorch, Triton, transformers, onnx, onnx-ir and, for parts a and c,
-TensorRT for RTX and onnxruntime-gpu; the project itself need not be installed.
+TensorRT for RTX, onnxruntime-gpu and cuda-bindings; the project itself need not be installed.
 """
 
 import json

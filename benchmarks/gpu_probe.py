@@ -61,7 +61,8 @@ def probe(device: str) -> Iterator[dict[str, Any]]:
             first = int(request.first_token(engine, cache, 0).argmax())
             wanted = [first, *(int(step[0]) for step in decode(engine, cache, 1, 32))]
         from ernie_export.graphs.manifest import Manifest
-        from ernie_export.runtime.engines.tensorrt import TensorRTEngine, find_card
+        from ernie_export.runtime.engines.tensorrt import TensorRTEngine
+        from ernie_export.runtime.engines.tensorrt_library import find_card
 
         manifest = Manifest.read(built)
         with TensorRTEngine(built, manifest, *find_card(built, manifest)) as engine:

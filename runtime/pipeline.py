@@ -14,7 +14,8 @@ from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.engines.cuda import CudaEngine
 from ernie_export.runtime.engines.memory import CudaMemory
 from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from ernie_export.runtime.engines.tensorrt import TensorRTEngine, find_card
+from ernie_export.runtime.engines.tensorrt import TensorRTEngine
+from ernie_export.runtime.engines.tensorrt_library import find_card
 from ernie_export.runtime.generation import Prompt, Sequence
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
 from ernie_export.runtime.sampling import Sampler, SamplingParams

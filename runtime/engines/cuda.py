@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.find_gpu import PROVIDER
 from ernie_export.runtime.engines.memory import Memory, data_file, read_file
 from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from ernie_export.runtime.engines.step import BEST, Step
 from ernie_export.runtime.kv_cache import KVCache
 from ernie_export.runtime.sampling import Candidates
 
@@ -30,9 +30,7 @@ from ernie_export.runtime.sampling import Candidates
 ONNX_TYPES = {"F32": 1, "U8": 2, "I8": 3, "I32": 6, "I64": 7, "BOOL": 9, "F16": 10, "BF16": 16}
 FLOAT_TYPES = {"tensor(float)": ("F32", 4), "tensor(float16)": ("F16", 2), "tensor(bfloat16)": ("BF16", 2)}
 CAPACITY_STEP = 256  # caches of like capacity share buffers and captured graphs
-ALIGNMENT = 256
 CANDIDATES = Path(__file__).with_name("candidates.onnx")  # see tools/make_candidates.py
-BEST = 64
 
 
 class DeviceCache(KVCache):
@@ -80,7 +78,7 @@ class CacheStore:
     item_bytes: int
     count: int
     bindings: dict[tuple[str, int, int], ort.IOBinding] = field(default_factory=dict)
-    steps: dict[int, "Step"] = field(default_factory=dict)
+    steps: dict[int, Step] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.row_bytes = int(np.prod(self.shape[1:])) * self.item_bytes
@@ -110,23 +108,9 @@ class CacheStore:
         """Give the memory back; steps and bindings go first."""
         self.bindings.clear()
         for step in self.steps.values():
-            self.memory.free(step.address)
+            step.free()
         self.steps.clear()
         self.memory.free(self.address)
-
-
-@dataclass(frozen=True)
-class Step:
-    """Addresses of a decode step of n rows: one block, whose parts start at multiples of 256 bytes."""
-
-    address: int
-    inputs: int  # bytes of the inputs' part
-    logits: int
-    ids: int
-    values: int
-    total: int
-    best: int  # bytes from `ids` to the end
-    graph: int  # the number under which ONNX Runtime keeps the captured graph
 
 
 class CudaEngine(OnnxRuntimeEngine):
@@ -260,54 +244,33 @@ class CudaEngine(OnnxRuntimeEngine):
 
     def _decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> list[Candidates]:
         assert isinstance(cache, DeviceCache)
-        rows, memory = len(tokens), self._memory
+        rows = len(tokens)
         step = cache.store.steps.get(rows) or self._capture_step(cache.store, rows)
-        packed = np.zeros(step.inputs, np.uint8)
-        inputs = (tokens, positions, cache.lengths[:rows], np.ones(rows, np.int64))
-        for offset, array in zip(_offsets([8 * array.size for array in inputs]), inputs, strict=False):
-            packed[offset : offset + 8 * array.size] = np.ascontiguousarray(array, np.int64).view(np.uint8).reshape(-1)
-        memory.write(step.address, packed)
+        step.write(tokens, positions, cache.lengths[:rows])
         for graph in ("decode", "candidates"):
             options = ort.RunOptions()
             options.add_run_config_entry("gpu_graph_id", str(step.graph))
             self._sessions[graph].run_with_iobinding(cache.store.bindings[graph, 0, rows], options)
         cache.lengths[:rows] += 1
-        return self._candidates(step, rows)
+        return step.candidates()
 
     def _capture_step(self, store: CacheStore, rows: int) -> Step:
         """Bind a decode step of so many rows to addresses of its own; its first run is captured."""
-        vocabulary = self._facts.vocab_size
-        inputs = _offsets([8 * rows, 24 * rows, 8 * rows, 8 * rows])
-        outputs = _offsets([4 * rows * vocabulary, 8 * rows * self._best, 4 * rows * self._best, 4 * rows])
-        base = self._memory.allocate(inputs[-1] + outputs[-1])
-        logits, ids, values, total, end = (base + inputs[-1] + offset for offset in outputs)
-        self._graphs += 1
-        step = store.steps[rows] = Step(base, inputs[-1], logits, ids, values, total, end - ids, self._graphs)
+        self._graphs += 1  # the number under which ONNX Runtime keeps the captured graph
+        step = Step.allocate(self._memory, rows, self._facts.vocab_size, self._best, self._graphs)
+        store.steps[rows] = step
         device = self._memory.device
         decode = self._bound_cache("decode", store, 0, rows)
-        shapes = {"input_ids": (rows, 1), "position_ids": (3, rows, 1), "past_lengths": (rows,), "lengths": (rows,)}
-        for (name, shape), offset in zip(shapes.items(), inputs, strict=False):
-            decode.bind_input(name, device, 0, np.int64, shape, base + offset)
-        decode.bind_output("logits", device, 0, np.float32, (rows, vocabulary), logits)
+        for name, (address, shape) in step.inputs.items():
+            decode.bind_input(name, device, 0, np.int64, shape, address)
+        address, shape = step.outputs["logits"]
+        decode.bind_output("logits", device, 0, np.float32, shape, address)
         best = store.bindings["candidates", 0, rows] = self._sessions["candidates"].io_binding()
-        best.bind_input("logits", device, 0, np.float32, (rows, vocabulary), logits)
-        best.bind_output("ids", device, 0, np.int64, (rows, self._best), ids)
-        best.bind_output("values", device, 0, np.float32, (rows, self._best), values)
-        best.bind_output("total", device, 0, np.float32, (rows,), total)
+        best.bind_input("logits", device, 0, np.float32, shape, address)
+        for name, dtype in (("ids", np.int64), ("values", np.float32), ("total", np.float32)):
+            address, shape = step.outputs[name]
+            best.bind_output(name, device, 0, dtype, shape, address)
         return step
-
-    def _candidates(self, step: Step, rows: int) -> list[Candidates]:
-        """Each row's best tokens; its whole logits are fetched only if a sampler asks."""
-        block, size = self._memory.read(step.ids, step.best), rows * self._best
-        ids = np.frombuffer(block, np.int64, size).reshape(rows, -1)
-        values = np.frombuffer(block, np.float32, size, step.values - step.ids).reshape(rows, -1)
-        totals = np.frombuffer(block, np.float32, rows, step.total - step.ids)
-        row_bytes = 4 * self._facts.vocab_size
-
-        def whole(row: int) -> np.ndarray:
-            return np.frombuffer(self._memory.read(step.logits + row * row_bytes, row_bytes), np.float32)
-
-        return [Candidates(ids[row], values[row], float(totals[row]), partial(whole, row)) for row in range(rows)]
 
     def _bound_cache(self, graph: str, store: CacheStore, start: int, stop: int) -> ort.IOBinding:
         """A binding with rows start to stop of every buffer as past and present alike, kept with the cache's memory."""
@@ -342,8 +305,3 @@ class CudaEngine(OnnxRuntimeEngine):
         super().close()
         self._weights.clear()
         self._memory.close()
-
-
-def _offsets(sizes: list[int]) -> list[int]:
-    """Where parts of these sizes begin when each is aligned, and where the last ends."""
-    return [0, *np.cumsum([-(-size // ALIGNMENT) * ALIGNMENT for size in sizes]).tolist()]

@@ -1,16 +1,18 @@
 """What a GPU engine needs, looked for piece by piece, so that what is missing is said in one line."""
 
 import ctypes
+from typing import Any
 
 import onnxruntime as ort
 from ernie_export.graphs.errors import UserError
 
 PROVIDER = "CUDAExecutionProvider"
+CUDA_MAJOR = 13  # of cuda-bindings, and of what the engines' libraries were built for
 SWAP = "pip uninstall -y onnxruntime && pip install --force-reinstall --no-deps onnxruntime-gpu"
 
 
-def find_gpu() -> ctypes.CDLL:
-    """CUDA's runtime library, when ONNX Runtime can use a GPU through it.
+def find_gpu() -> Any:
+    """cuda.bindings.runtime, when ONNX Runtime can use a GPU.
 
     Raises UserError if ONNX Runtime has no CUDA provider, a CUDA library or the driver is missing, or there is no GPU.
     """
@@ -23,31 +25,32 @@ def find_gpu() -> ctypes.CDLL:
     from onnxruntime.capi.build_and_package_info import cuda_version
 
     major = cuda_version.split(".")[0]
-    further = (
+    libraries = (
+        (f"libcudart.so.{major}", "nvidia-cuda-runtime"),
         (f"libcublasLt.so.{major}", "nvidia-cublas"),
         (f"libcublas.so.{major}", "nvidia-cublas"),
         ("libcurand.so.10", "nvidia-curand"),
         ("libcudnn.so.9", f"nvidia-cudnn-cu{major}"),  # of which the vision encoder's attention wants a handle
     )
-    return find_cuda("--device cuda", "gpu", major, further)
+    return find_cuda("--device cuda", "gpu", libraries)
 
 
-def find_cuda(asked: str, extra: str, major: str, further: tuple[tuple[str, str], ...] = ()) -> ctypes.CDLL:
-    """CUDA's runtime library of version `major`, where there is a driver and a GPU; loads `further` libraries, too.
+def find_cuda(asked: str, extra: str, libraries: tuple[tuple[str, str], ...] = ()) -> Any:
+    """cuda.bindings.runtime, where there is a driver and a GPU; loads `libraries` (of packages), too.
 
     Raises UserError that begins with what `asked` for it, and names the `extra` that brings what is missing.
     """
     _load("libcuda.so.1", asked, "NVIDIA's driver")
-    for name, package in ((f"libcudart.so.{major}", "nvidia-cuda-runtime"), *further):
-        library = _load(name, asked, f"CUDA {major}'s libraries: pip install .[{extra}] brings {package}")
-        if "cudart" in name:
-            runtime = library
-    runtime.cudaGetErrorString.restype = ctypes.c_char_p
-    count = ctypes.c_int()
-    code = runtime.cudaGetDeviceCount(ctypes.byref(count))
-    if code or not count.value:
-        reason = runtime.cudaGetErrorString(code).decode() if code else "no device"
-        raise UserError(f"{asked}: expected a GPU that CUDA {major} can use, found none ({reason})")
+    for name, package in libraries:
+        _load(name, asked, f"CUDA's libraries: pip install .[{extra}] brings {package}")
+    try:
+        from cuda.bindings import runtime
+    except ImportError as e:
+        raise UserError(f"{asked}: expected cuda-bindings (pip install .[{extra}]), found none") from e
+    code, count = runtime.cudaGetDeviceCount()
+    if code or not count:
+        reason = runtime.cudaGetErrorString(code)[1].decode() if code else "no device"
+        raise UserError(f"{asked}: expected a GPU that CUDA {CUDA_MAJOR} can use, found none ({reason})")
     return runtime
 
 

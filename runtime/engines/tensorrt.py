@@ -1,43 +1,37 @@
-"""Engines of TensorRT for RTX: the weights once in device memory, bound to every engine; the KV cache updated in place.
+"""Engines of TensorRT and of TensorRT for RTX: the weights once in device memory, bound to every engine; the KV cache
+updated in place; decode steps as CUDA graphs.
 
 Every engine input that is a tensor of the bundle's data file is a weight: its address is given when the bundle is
-loaded and never changes. All else is bound for each call. One stream runs everything, one call at a time.
+loaded and never changes. All else is bound for each call, or once for each number of rows that decode together. One
+stream runs everything, one call at a time. Where the decode engine finds each row's candidates, the host reads those;
+a row of logits leaves the device only if a sampler asks.
 
-Not yet run on a card: tests run the same calls on a stand-in for the library, over the host's memory.
+Not yet run on a card: tests run the same calls on a stand-in for the libraries, over the host's memory.
 """
 
 import json
 import math
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.manifest import GRAPHS, Manifest
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.cuda import CacheStore, DeviceCache
-from ernie_export.runtime.engines.find_gpu import find_cuda
-from ernie_export.runtime.engines.memory import CudaMemory, Memory, data_file, read_file
+from ernie_export.runtime.engines.memory import ALIGNMENT, CudaMemory, Memory, data_file
+from ernie_export.runtime.engines.step import BEST, Step, offsets
+from ernie_export.runtime.engines.tensorrt_library import opened
 from ernie_export.runtime.kv_cache import KVCache
+from ernie_export.runtime.sampling import Candidates
 
-ALIGNMENT = 256  # bytes, of every address that the library is given
-CUDA_MAJOR = "13"  # what the library was built for
-
-
-class CardMemory(Memory, Protocol):
-    """A GPU's memory, with what else is asked of the GPU."""
-
-    def compute_capability(self) -> str:
-        """Such as 8.9."""
-        ...
-
-    def new_stream(self) -> int:
-        """Handle of a stream that the memory's copies wait for."""
-        ...
+# Outputs of a decode engine that finds candidates -> a step's.
+CANDIDATES = {"candidate_ids": "ids", "candidate_values": "values", "logit_total": "total"}
+FLOATS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
 
 
 @dataclass(frozen=True)
@@ -48,84 +42,54 @@ class Tensor:
     shape: tuple[int, ...]
 
 
-def find_card(bundle: Path, manifest: Manifest) -> tuple[Any, CudaMemory]:
-    """The library and the first GPU's memory, for a bundle of target trt-rtx. Nothing is loaded yet.
+@dataclass
+class Decoding:
+    """A decode step and what runs it; graph: the captured step, once it has run."""
 
-    Raises UserError if the library is missing or not the one that built the engines, there is no driver or GPU, or it
-    has too little free memory.
-    """
-    facts = manifest.engines
-    assert facts is not None  # a bundle of this target has them
-    try:
-        import tensorrt_rtx_bindings as library
-    except ModuleNotFoundError as e:
-        raise UserError(f"{bundle}: expected {facts.library} (pip install .[trt-rtx]), found none") from e
-    if library.__version__ != facts.version:
-        expected = f"{facts.library} {facts.version}, which built its engines"
-        raise UserError(f"{bundle}: expected {expected}, found {library.__version__} (export again, or install that)")
-    memory = CudaMemory(find_cuda(f"{bundle}: target {manifest.target}", "trt-rtx", CUDA_MAJOR))
-    memory.check_room(bundle, manifest)
-    return library, memory
+    step: Step
+    context: Any
+    graph: Any = None
 
 
 class TensorRTEngine:
     """See `Engine`."""
 
-    def __init__(self, bundle: Path, manifest: Manifest, library: Any, memory: CardMemory) -> None:
-        """`library`: tensorrt_rtx_bindings. Closes the memory with itself, or if it fails.
+    def __init__(self, bundle: Path, manifest: Manifest, library: Any, memory: CudaMemory) -> None:
+        """`library`: the Python module that `find_card` found. Closes the memory with itself, or if it fails.
 
-        Raises UserError if the GPU is not one that the engines were built for.
+        Raises UserError if the library does not take an engine, or there is too little memory.
         """
         assert manifest.engines is not None
         self._facts, self._limits, self._memory = manifest.model, manifest.engines, memory
-        self._stream = memory.new_stream()
         self._busy = threading.Lock()  # pictures are encoded in other threads than the one that decodes
         self._spare: list[CacheStore] = []
+        self._decoding: dict[tuple[int, int], Decoding] = {}  # by the cache's address and the number of rows
         self._buffers: dict[tuple[str, str], tuple[int, int]] = {}  # address and bytes
         try:
-            self._runtime = library.Runtime(library.Logger(library.Logger.ERROR))
-            self._engines = {name: self._load(library, bundle / manifest.graphs[name]) for name in GRAPHS}
-            self._contexts = {name: self._new_context(library, name) for name in GRAPHS}
+            self._library = opened(library, manifest.engines, memory)
+            self._engines = {name: self._library.load(bundle / manifest.graphs[name]) for name in GRAPHS}
             self._weights = load_weights(memory, data_file(bundle, manifest))
-            for name, context in self._contexts.items():
-                for tensor in self._inputs(library, name) & self._weights.keys():
-                    context.set_tensor_address(tensor, self._weights[tensor])
+            self._contexts = {name: self._new_context(name) for name in GRAPHS}
         except BaseException:
             memory.close()
             raise
-        kind = self._engines["decode"].get_tensor_dtype("past_key.0")
-        self._bits = {library.float32: 32, library.bfloat16: 16}[kind]
-        self._capacity = int(self._engines["decode"].get_tensor_shape("past_key.0")[2])
+        decode = self._engines["decode"]
+        kind = decode.get_tensor_dtype("past_key.0")
+        self._float = next(name for name in FLOATS if getattr(library, name) == kind)
+        self._capacity = int(decode.get_tensor_shape("past_key.0")[2])
+        self._best = min(BEST, self._facts.vocab_size) if CANDIDATES.keys() <= self._tensors("decode") else 0
 
-    def _load(self, library: Any, path: Path) -> Any:
-        """An engine, if the library says that it runs on this GPU."""
-        plan = path.read_bytes()
-        validity, reasons = self._runtime.get_engine_validity(plan)
-        if validity == library.EngineValidity.INVALID:
-            kinds = library.EngineInvalidityDiagnostics.__members__
-            why = ", ".join(name for name, kind in kinds.items() if reasons & int(kind)) or "no reason given"
-            expected = f"a GPU of compute capability {' or '.join(self._limits.compute_capabilities)}"
-            raise UserError(f"{path}: expected {expected}, found {self._memory.compute_capability()} ({why})")
-        engine = self._runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            raise UserError(f"{path}: expected an engine of {self._limits.library}, found that it does not read it")
-        return engine
-
-    def _new_context(self, library: Any, name: str) -> Any:
-        """A context; a decode step, which is the same again and again, is captured as a CUDA graph."""
-        engine = self._engines[name]
-        config = engine.create_runtime_config()
-        if name == "decode":
-            config.cuda_graph_strategy = library.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        context = engine.create_execution_context(config)
-        if context is None:
-            raise UserError(f"GPU: expected room for the {name} engine's working memory, found that there is none")
+    def _new_context(self, name: str) -> Any:
+        """A context with the weights bound."""
+        context = self._library.new_context(self._engines[name], name)
+        for tensor in self._tensors(name) & self._weights.keys():
+            context.set_tensor_address(tensor, self._weights[tensor])
         return context
 
-    def _inputs(self, library: Any, name: str) -> set[str]:
+    def _tensors(self, name: str) -> set[str]:
+        """Names of an engine's inputs and outputs."""
         engine = self._engines[name]
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        return {tensor for tensor in names if engine.get_tensor_mode(tensor) == library.TensorIOMode.INPUT}
+        return {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
 
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         """See `Engine.encode`. Pair by pair, since the engines were built for that; float32.
@@ -157,8 +121,8 @@ class TensorRTEngine:
         store = next((spare for spare in self._spare if spare.shape == shape), None)
         if store is None:
             while self._spare:
-                self._spare.pop().free()
-            store = CacheStore(self._memory, shape, self._bits // 8, 2 * facts.num_layers)
+                self._free(self._spare.pop())
+            store = CacheStore(self._memory, shape, FLOATS[self._float], 2 * facts.num_layers)
         else:
             self._spare.remove(store)
         cache = DeviceCache(store, self.new_cache)
@@ -178,39 +142,71 @@ class TensorRTEngine:
             "past_lengths": cache.lengths[row : row + 1],
             "lengths": np.array([length]),
         }
-        with self._busy:
-            logits = self._decoder("decoder", arrays, cache, slice(row, row + 1))
-        cache.lengths[row] += length
-        return logits[0]
-
-    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """See `Engine.decode`."""
-        rows = len(tokens)
-        arrays = {
-            "input_ids": tokens[:, None],
-            "position_ids": positions[:, :, None],
-            "past_lengths": cache.lengths[:rows],
-            "lengths": np.ones(rows, np.int64),
-        }
-        with self._busy:
-            logits = self._decoder("decode", arrays, cache, slice(0, rows))
-        cache.lengths[:rows] += 1
-        return logits
-
-    def _decoder(self, graph: str, arrays: Mapping[str, np.ndarray], cache: KVCache, rows: slice) -> np.ndarray:
-        """Run a decoder graph over some rows of the cache, past and present in one place; returns logits."""
         assert isinstance(cache, DeviceCache)
-        context, layers = self._contexts[graph], self._facts.num_layers
-        shape = (rows.stop - rows.start, *cache.store.shape[1:])
+        with self._busy:
+            self._bind_cache(self._contexts["decoder"], cache.store, row, row + 1)
+            logits = self._run("decoder", arrays, ["logits"])["logits"]
+            found = np.frombuffer(self._memory.read(logits.address, 4 * math.prod(logits.shape)), np.float32)
+        cache.lengths[row] += length
+        return found
+
+    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray | Sequence[Candidates]:
+        """See `Engine.decode`."""
+        assert isinstance(cache, DeviceCache)
+        rows = len(tokens)
+        with self._busy:
+            decoding = self._decoding.get((cache.store.address, rows)) or self._new_decoding(cache.store, rows)
+            step = decoding.step
+            step.write(tokens, positions, cache.lengths[:rows])
+            if decoding.graph is not None:
+                self._memory.launch(decoding.graph)
+            else:
+                self._enqueue("decode", decoding.context)
+            found = step.candidates() if step.best else np.stack([step.logits(row) for row in range(rows)])
+            if self._library.captures and decoding.graph is None:  # a context has to run once before
+                decoding.graph = self._memory.capture(lambda: self._enqueue("decode", decoding.context))
+        cache.lengths[:rows] += 1
+        return found
+
+    def _new_decoding(self, store: CacheStore, rows: int) -> Decoding:
+        """A step of the cache's first rows, bound to addresses that it keeps."""
+        captures = self._library.captures
+        if not captures:  # one context serves every number of rows, bound to one at a time
+            for place in list(self._decoding):
+                self._decoding.pop(place).step.free()
+        context = self._new_context("decode") if captures else self._contexts["decode"]
+        step = Step.allocate(self._memory, rows, self._facts.vocab_size, self._best)
+        self._bind_cache(context, store, 0, rows)
+        for name, (address, shape) in step.inputs.items():
+            context.set_input_shape(name, shape)
+            context.set_tensor_address(name, address)
+        for name, output in {"logits": "logits", **(CANDIDATES if step.best else {})}.items():
+            context.set_tensor_address(name, step.outputs[output][0])
+        decoding = self._decoding[store.address, rows] = Decoding(step, context)
+        return decoding
+
+    def _free(self, store: CacheStore) -> None:
+        """Give back a cache's memory, and what was bound to it."""
+        for address, rows in list(self._decoding):
+            if address == store.address:
+                decoding = self._decoding.pop((address, rows))
+                if decoding.graph is not None:
+                    self._memory.drop(decoding.graph)
+                decoding.step.free()
+        store.free()
+
+    def _bind_cache(self, context: Any, store: CacheStore, start: int, stop: int) -> None:
+        """Rows start to stop of every buffer as past and present alike."""
+        layers = self._facts.num_layers
         for buffer in range(2 * layers):
-            name = f"{('key', 'value')[buffer // layers]}.{buffer % layers}"
-            address = cache.store.row(buffer, rows.start)
-            context.set_input_shape(f"past_{name}", shape)
+            name, address = f"{('key', 'value')[buffer // layers]}.{buffer % layers}", store.row(buffer, start)
+            context.set_input_shape(f"past_{name}", (stop - start, *store.shape[1:]))
             context.set_tensor_address(f"past_{name}", address)
             context.set_tensor_address(f"present_{name}", address)
-        logits = self._run(graph, arrays, ["logits"])["logits"]
-        size = math.prod(logits.shape)
-        return np.frombuffer(self._memory.read(logits.address, 4 * size), np.float32).reshape(logits.shape)
+
+    def _enqueue(self, graph: str, context: Any) -> None:
+        if not context.execute_async_v3(self._memory.stream):
+            raise RuntimeError(f"TensorRT could not run the {graph} engine")
 
     def _run(self, graph: str, inputs: Mapping[str, np.ndarray | Tensor], outputs: list[str]) -> dict[str, Tensor]:
         """Copy the inputs that are arrays, run, and return the outputs, which are valid until the graph's next run."""
@@ -226,8 +222,7 @@ class TensorRTEngine:
             shape = tuple(context.get_tensor_shape(name))
             results[name] = Tensor(self._buffer(graph, name, 4 * math.prod(shape)), shape)
             context.set_tensor_address(name, results[name].address)
-        if not context.execute_async_v3(self._stream):
-            raise RuntimeError(f"TensorRT could not run the {graph} engine")
+        self._enqueue(graph, context)
         return results
 
     def _buffer(self, graph: str, name: str, nbytes: int) -> int:
@@ -242,19 +237,23 @@ class TensorRTEngine:
     def _as_stored(self, array: np.ndarray) -> np.ndarray:
         """float32 in the engines' type. NumPy has no bfloat16: its bits are the upper half of a float32's."""
         array = np.ascontiguousarray(array, np.float32)
-        return array if self._bits == 32 else np.ascontiguousarray(array.view(np.uint16)[..., 1::2])
+        if self._float == "bfloat16":
+            return np.ascontiguousarray(array.view(np.uint16)[..., 1::2])
+        return array.astype(self._float)
 
     def _fetch(self, tensor: Tensor) -> np.ndarray:
         """A tensor of the engines' type as float32."""
-        size = math.prod(tensor.shape)
-        block = self._memory.read(tensor.address, size * self._bits // 8)
-        if self._bits == 32:
-            return np.frombuffer(block, np.float32).reshape(tensor.shape)
-        return (np.frombuffer(block, np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(tensor.shape)
+        block = self._memory.read(tensor.address, math.prod(tensor.shape) * FLOATS[self._float])
+        if self._float == "bfloat16":
+            values = (np.frombuffer(block, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        else:
+            values = np.frombuffer(block, self._float).astype(np.float32)
+        return values.reshape(tensor.shape)
 
     def close(self) -> None:
         """Free contexts, engines and device memory."""
         self._spare.clear()
+        self._decoding.clear()
         self._contexts.clear()
         self._engines.clear()
         self._memory.close()
@@ -267,16 +266,25 @@ class TensorRTEngine:
 
 
 def load_weights(memory: Memory, path: Path) -> dict[str, int]:
-    """Copy every tensor of the data file to the device; returns their addresses by name."""
-    with path.open("rb") as file:
+    """Copy the data file's tensors to the device in one piece; returns their addresses by name, all of them aligned.
+
+    The exporter orders tensors so that few, and small ones, begin elsewhere: those are copied to places of their own.
+    """
+    with path.open("rb", buffering=0) as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
+        header.pop("__metadata__", None)
+        nbytes = path.stat().st_size - 8 - length
+        start = memory.allocate(nbytes)
+        memory.fill(start, file, nbytes)
     spans = {name: entry["data_offsets"] for name, entry in header.items()}
-    sizes = [-(-(end - begin) // ALIGNMENT) * ALIGNMENT for begin, end in spans.values()]
-    address, addresses = memory.allocate(sum(sizes)), {}
-    for (name, (begin, end)), size in zip(spans.items(), sizes, strict=True):
-        read_file(memory, address, path, 8 + length + begin, end - begin)
-        addresses[name] = address
-        address += size
+    addresses = {name: start + begin for name, (begin, _) in spans.items()}
+    stray = [name for name, address in addresses.items() if address % ALIGNMENT]
+    places = offsets([spans[name][1] - spans[name][0] for name in stray])
+    if stray:
+        extra, pieces = memory.allocate(places[-1]), []
+        for name, place in zip(stray, places, strict=False):
+            pieces.append((extra + place, addresses[name], spans[name][1] - spans[name][0]))
+            addresses[name] = extra + place
+        memory.copy(pieces)
     return addresses

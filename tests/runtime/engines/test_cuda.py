@@ -181,29 +181,6 @@ def test_a_graph_that_does_not_open_frees_the_memory(bundle):
 # What is missing, one line each.
 
 
-class FakeCuda:
-    """CUDA's runtime library with a GPU of so many bytes free."""
-
-    def __init__(self, free: int = 0, devices: int = 1, code: int = 0) -> None:
-        self.free, self.devices, self.code = free, devices, code
-        self.cudaGetErrorString = self._message
-        self.cudaMemGetInfo = self._memory
-        self.cudaGetDeviceCount = self._count
-        self.cudaMalloc = lambda address, count: 2
-
-    @staticmethod
-    def _message(code: int) -> bytes:
-        return {2: b"out of memory", 35: b"CUDA driver version is insufficient", 100: b"no CUDA-capable device"}[code]
-
-    def _memory(self, free, total) -> int:
-        free._obj.value, total._obj.value = self.free, 2**34
-        return 0
-
-    def _count(self, count) -> int:
-        count._obj.value = self.devices
-        return self.code
-
-
 @pytest.fixture
 def half(bundle, tmp_path):
     """A bundle that says it is fp16: enough for what is looked at before anything is loaded."""
@@ -212,13 +189,12 @@ def half(bundle, tmp_path):
     return tmp_path
 
 
-def with_provider(monkeypatch, libraries: dict[str, object]) -> None:
-    """As if onnxruntime-gpu were installed, with these libraries to be found."""
+def with_provider(monkeypatch, cuda: object, missing: str = "") -> None:
+    """As if onnxruntime-gpu were installed, with all libraries but one, and `cuda` for cuda.bindings.runtime."""
 
-    def library(name: str, mode: int = 0) -> object:
-        if name not in libraries:
+    def library(name: str, mode: int = 0) -> None:
+        if name == missing or name not in ALL:
             raise OSError(f"{name}: cannot open shared object file")
-        return libraries[name]
 
     info = type(sys)("onnxruntime.capi.build_and_package_info")
     info.cuda_version = "13.0"
@@ -226,6 +202,7 @@ def with_provider(monkeypatch, libraries: dict[str, object]) -> None:
     monkeypatch.setattr(find_gpu.ort, "get_available_providers", lambda: [find_gpu.PROVIDER])
     monkeypatch.setattr(ctypes, "CDLL", library)
     monkeypatch.setattr(find_gpu, "_in_packages", lambda name: [])
+    monkeypatch.setattr("cuda.bindings.runtime", cuda)
 
 
 ALL = ("libcuda.so.1", "libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10", "libcudnn.so.9")
@@ -239,37 +216,62 @@ def test_without_onnxruntime_gpu(half):
 
 
 @pytest.mark.parametrize("missing", ALL)
-def test_without_a_library(half, monkeypatch, missing):
-    with_provider(monkeypatch, {name: FakeCuda() for name in ALL if name != missing})
+def test_without_a_library(half, monkeypatch, missing, host_cuda):
+    with_provider(monkeypatch, host_cuda(), missing)
     with pytest.raises(UserError, match=f"--device cuda: expected {missing} .*, found none"):
         load(half, device="cuda")
 
 
+def test_without_cuda_bindings(half, monkeypatch, host_cuda):
+    with_provider(monkeypatch, host_cuda())
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(UserError, match=r"--device cuda: expected cuda-bindings \(pip install .\[gpu\]\), found none"):
+        load(half, device="cuda")
+
+
 @pytest.mark.parametrize(
-    ("cuda", "reason"),
-    [
-        (FakeCuda(code=35), "driver version"),
-        (FakeCuda(code=100), "no CUDA-capable"),
-        (FakeCuda(devices=0), "no device"),
-    ],
+    ("found", "reason"),
+    [({"code": 35}, "driver version"), ({"code": 100}, "no CUDA-capable"), ({"devices": 0}, "no device")],
 )
-def test_without_a_gpu(half, monkeypatch, cuda, reason):
-    with_provider(monkeypatch, dict.fromkeys(ALL, cuda))
+def test_without_a_gpu(half, monkeypatch, host_cuda, found, reason):
+    with_provider(monkeypatch, host_cuda(**found))
     with pytest.raises(UserError, match=f"expected a GPU that CUDA 13 can use, found none .*{reason}"):
         load(half, device="cuda")
 
 
-def test_with_too_little_memory(half, monkeypatch):
-    with_provider(monkeypatch, dict.fromkeys(ALL, FakeCuda(free=2**30)))
+def test_with_too_little_memory(half, monkeypatch, host_cuda):
+    with_provider(monkeypatch, host_cuda(free=2**30))
     with pytest.raises(UserError, match=r"expected 2\.0 GiB free on the GPU .*found 1\.0 of 16\.0"):
         load(half, device="cuda")
 
 
-def test_a_cache_that_does_not_fit():
+def test_a_cache_that_does_not_fit(host_cuda):
     with pytest.raises(UserError, match=r"GPU memory: expected 3\.00 GiB free, found 1\.00 GiB"):
-        CudaMemory(FakeCuda(free=2**30)).allocate(3 * 2**30)
+        CudaMemory(host_cuda(free=2**30)).allocate(3 * 2**30)
+    cuda = host_cuda(free=2**30)
+    cuda.cudaMalloc = lambda size: (type(cuda.code)(2), None)
     with pytest.raises(UserError, match="cudaMalloc failed with error 2, out of memory"):
-        CudaMemory(FakeCuda(free=2**30)).allocate(2**20)
+        CudaMemory(cuda).allocate(2**20)
+
+
+def test_copies_are_waited_for(host_cuda, tmp_path, monkeypatch):
+    """Files of several pieces by two pinned buffers in turn, arrays, and moves within the device; and all is freed."""
+    cuda = host_cuda()
+    card = CudaMemory(cuda)
+    monkeypatch.setattr(memory, "STAGING", 1000)
+    content = np.random.default_rng(0).integers(0, 256, 4321, np.uint8)
+    (tmp_path / "file").write_bytes(content.tobytes())
+    address = card.allocate(8000)
+    memory.read_file(card, address, tmp_path / "file", 21)
+    assert card.read(address, 4300) == content[21:].tobytes()
+    card.copy([(address + 4300, address + 5, 100), (address + 4400, address + 4300, 50)])
+    assert card.read(address + 4300, 150) == content[26:126].tobytes() + content[26:76].tobytes()
+    card.write(address, content)
+    assert card.read(address, 4321) == content.tobytes()
+    graph = card.capture(lambda: None)
+    card.launch(graph)
+    card.close()
+    assert not cuda.graphs and not cuda.memory._blocks
 
 
 @pytest.mark.parametrize("change", [{}, {"target": "onnx-portable"}, {"precision": "int4"}], ids=str)
