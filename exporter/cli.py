@@ -51,7 +51,15 @@ PRECISIONS = {"onnx": ONNX, "onnx-portable": ONNX, "trt-rtx": ("bf16",)}  # by t
     type=click.IntRange(1),
     help="trt-rtx: decoder tokens of one picture.  [default: the largest that the image processor makes]",
 )
-def command(checkpoint: Path, output: Path, target: str, precision: str | None, **limits: Any) -> None:
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="int4: conversations, as ernie-run --messages takes them, for whose inputs the weights are rounded.",
+)
+def command(
+    checkpoint: Path, output: Path, target: str, precision: str | None, calibrate: Path | None, **limits: Any
+) -> None:
     """Export the Hugging Face CHECKPOINT folder to a bundle that ernie-run answers from."""
     given = {name: value for name, value in limits.items() if value is not None}
     if given and target != "trt-rtx":
@@ -61,6 +69,8 @@ def command(checkpoint: Path, output: Path, target: str, precision: str | None, 
     if precision not in PRECISIONS[target]:
         expected = " or ".join(PRECISIONS[target])
         raise click.UsageError(f"--precision: expected {expected} for --target {target}, found {precision}")
+    if calibrate is not None and precision != "int4":
+        raise click.UsageError(f"--calibrate: expected --precision int4 with it, found {precision}")
     try:
         from ernie_export.exporter.export import Progress, export
         from ernie_export.exporter.targets.rtx import Limits
@@ -86,9 +96,11 @@ def command(checkpoint: Path, output: Path, target: str, precision: str | None, 
             bars.update(bars.task_ids[-1], completed=done)
 
         progress = Progress(stage, advance, share)
-        manifest = export(checkpoint, output, target, precision, progress, Limits(**given))
+        manifest = export(checkpoint, output, target, precision, progress, Limits(**given), calibrate)
     seconds = time.monotonic() - started
     console.print(f"{output} ({manifest.target}, {manifest.precision})", soft_wrap=True, markup=False, highlight=False)
+    if (found := manifest.calibration) is not None:
+        console.print(f"calibrated on {found.conversations} conversations of {found.tokens} tokens", highlight=False)
     console.print(summary(manifest, f"{seconds:.1f} s, peak memory {peak_memory() / 2**20:.0f} MiB"))
 
 

@@ -7,13 +7,22 @@ from pathlib import Path
 
 from ernie_export.exporter import weights
 from ernie_export.exporter.bundle import writing_bundle
+from ernie_export.exporter.code_store import CodeStore
 from ernie_export.exporter.processors import find_processor_files, picture_tokens
 from ernie_export.exporter.published_files import transformers_spelling
 from ernie_export.exporter.targets import onnx, rtx
 from ernie_export.graphs.checkpoint import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.layout import check_layout
-from ernie_export.graphs.manifest import GRAPHS, EngineFacts, FileEntry, Manifest, ModelFacts, sha256
+from ernie_export.graphs.manifest import (
+    GRAPHS,
+    CalibrationFacts,
+    EngineFacts,
+    FileEntry,
+    Manifest,
+    ModelFacts,
+    sha256,
+)
 
 DATA_FILE = "weights.safetensors"
 
@@ -37,8 +46,11 @@ def export(
     precision: str,
     progress: Progress,
     limits: rtx.Limits = rtx.Limits(),  # noqa: B008 - frozen
+    conversations: Path | None = None,
 ) -> Manifest:
     """Export the checkpoint in `folder` to the bundle `output`; returns its manifest. `limits` are those of engines.
+
+    `conversations`: a JSON file of them, as `ernie-run --messages` takes it, for whose inputs the weights are rounded.
 
     Raises UserError on anything wrong with the checkpoint or the output; `output` is then as it was.
     """
@@ -60,18 +72,34 @@ def export(
                 graph.save(partial / f"{name}.onnx", onnx.LOWERINGS[target], DATA_FILE, layout.offsets)
             if engines:  # before the weights, which they do not hold: what is refused is refused early
                 engines = rtx.build_engines(partial, list(graphs), engines, config, progress.share)
-            progress.stage("Writing weights", layout.nbytes)
-            digest = weights.write(layout, checkpoint, partial / DATA_FILE, progress.advance)
+            with CodeStore(partial / "scratch") as codes:
+                calibration = None
+                if conversations is not None:
+                    from ernie_export.exporter.calibrate import calibrate
+
+                    weights.check_room(partial / DATA_FILE, 2 * layout.nbytes)  # the codes are kept until they are due
+                    lowering = onnx.LOWERINGS[target]
+                    calibration = calibrate(
+                        conversations, source, config, checkpoint, graphs, lowering, codes, progress.share
+                    )
+                progress.stage("Writing weights", layout.nbytes)
+                digest = weights.write(layout, checkpoint, partial / DATA_FILE, progress.advance, codes)
             for path in processor_files:
                 shutil.copyfile(path, partial / path.name)
-            manifest = describe(partial, config, target, precision, digest, engines)
+            manifest = describe(partial, config, target, precision, digest, engines, calibration)
             manifest.write(partial)
             progress.stage("Moving the bundle into place", 0)
     return manifest
 
 
 def describe(
-    partial: Path, config: ErnieConfig, target: str, precision: str, digest: str, engines: EngineFacts | None
+    partial: Path,
+    config: ErnieConfig,
+    target: str,
+    precision: str,
+    digest: str,
+    engines: EngineFacts | None,
+    calibration: CalibrationFacts | None,
 ) -> Manifest:
     """The manifest of the files in `partial`; `digest` is the data file's, known from writing it."""
     text, vision = config.text, config.vision
@@ -99,4 +127,4 @@ def describe(
         for path in sorted(partial.iterdir())
     }
     kind = ".engine" if engines else ".onnx"
-    return Manifest(target, precision, facts, {name: name + kind for name in GRAPHS}, files, engines)
+    return Manifest(target, precision, facts, {name: name + kind for name in GRAPHS}, files, engines, calibration)

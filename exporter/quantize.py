@@ -57,8 +57,13 @@ class Quantizer:
         return taken
 
 
-def quantize_groups(values: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (float32, from -2^(bits - 1)) of `values` (groups, group) float32, and the scale of each group."""
+def quantize_groups(
+    values: np.ndarray, bits: int, importance: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (float32, from -2^(bits - 1)) of `values` (groups, group) float32, and the scale of each group.
+
+    `importance` (group,) weighs each place's squared error; all alike without it.
+    """
     lowest = np.float32(-(2 ** (bits - 1)))
     low, high = values.min(axis=1), values.max(axis=1)
     widest = np.where(high > -low, high, low) / lowest
@@ -69,8 +74,9 @@ def quantize_groups(values: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarr
         codes = values * (1 / (widest * np.float32(clip)))[:, None]
         np.rint(codes, out=codes)
         np.clip(codes, lowest, -1 - lowest, out=codes)
-        along, size = np.einsum("gi,gi->g", values, codes), np.einsum("gi,gi->g", codes, codes)
-        scale = along / np.maximum(size, 1)
+        weighed = codes if importance is None else codes * importance
+        along, size = np.einsum("gi,gi->g", values, weighed), np.einsum("gi,gi->g", codes, weighed)
+        scale = along / np.where(size > 0, size, 1)
         fit = along * scale
         better = fit > best_fit
         best_fit[better], scales[better], best[better] = fit[better], scale[better], codes[better]

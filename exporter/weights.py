@@ -20,6 +20,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from ernie_export.exporter.code_store import CodeStore
 from ernie_export.exporter.quantize import Quantizer
 from ernie_export.exporter.sink import BLOCK, Sink
 from ernie_export.graphs.checkpoint import Checkpoint
@@ -81,8 +82,16 @@ def alignment(nbytes: int) -> int:
     return math.gcd(nbytes, PAGE)
 
 
-def write(layout: Layout, checkpoint: Checkpoint, path: Path, on_progress: Callable[[int], None]) -> str:
+def write(
+    layout: Layout,
+    checkpoint: Checkpoint,
+    path: Path,
+    on_progress: Callable[[int], None],
+    calibrated: CodeStore | None = None,
+) -> str:
     """Write the file and return its SHA-256 in hexadecimal digits; `on_progress` is told the bytes of each block.
+
+    Pieces of quantised weights that are `calibrated` have their codes from there, the others find theirs now.
 
     The file is flushed to the disk before this returns, and removed if anything fails. Raises UserError if `path` is
     there already, the disk is full or not writable, or a source cannot be read; ValueError if a weight's pieces do not
@@ -90,18 +99,16 @@ def write(layout: Layout, checkpoint: Checkpoint, path: Path, on_progress: Calla
     """
     for weight in layout.weights:
         check_pieces(weight, checkpoint)
-    free = free_bytes(path)
-    if free < layout.nbytes:
-        raise UserError(f"{path}: expected {layout.nbytes} bytes of free disk space, found {free}")
+    free = check_room(path, layout.nbytes)
     try:
         with Sink(path) as sink, Quantizer() as quantizer:
             sink.put(np.frombuffer(layout.header, np.uint8))
             on_progress(len(layout.header))
             pieces = [(weight, piece) for weight in layout.weights for piece in weight.pieces]
             for (weight, piece), coming in zip_longest(pieces, pieces[1:]):
-                for name in sources(coming[1]) if coming else ():
+                for name in sources(coming[0], coming[1], calibrated) if coming else ():
                     checkpoint.read_ahead(name)
-                for block in stored_blocks(weight, piece, checkpoint, sink, quantizer):
+                for block in stored_blocks(weight, piece, checkpoint, sink, quantizer, calibrated):
                     sink.put(block)
                     on_progress(block.nbytes)
             return sink.finish()
@@ -110,17 +117,20 @@ def write(layout: Layout, checkpoint: Checkpoint, path: Path, on_progress: Calla
         raise UserError(f"{path}: expected a new file of {layout.nbytes} bytes, found: {found}") from e
 
 
-def free_bytes(path: Path) -> int:
-    """Free bytes on the disk that is to hold `path`; UserError if its folder is missing."""
+def check_room(path: Path, nbytes: int) -> int:
+    """Free bytes on the disk that is to hold `path`; UserError if they are fewer, or its folder is missing."""
     try:
-        return shutil.disk_usage(path.parent).free
+        free = shutil.disk_usage(path.parent).free
     except OSError as e:
         raise UserError(f"{path.parent}: expected a folder to write to, found: {e.strerror}") from e
+    if free < nbytes:
+        raise UserError(f"{path}: expected {nbytes} bytes of free disk space, found {free}")
+    return free
 
 
-def sources(piece: Piece) -> tuple[str, ...]:
+def sources(weight: Weight, piece: Piece, calibrated: CodeStore | None = None) -> tuple[str, ...]:
     """Names of the checkpoint tensors that a piece reads."""
-    if isinstance(piece, Constant | ScalesOf):
+    if isinstance(piece, Constant | ScalesOf) or is_calibrated(weight, piece, calibrated):
         return ()
     return (piece.gate, piece.up) if isinstance(piece, Interleaved) else (piece.source,)
 
@@ -131,7 +141,7 @@ def check_pieces(weight: Weight, checkpoint: Checkpoint) -> None:
     for piece in weight.pieces:
         if isinstance(piece, ScalesOf):
             return
-        shapes = [checkpoint.tensors[name].shape for name in sources(piece)]
+        shapes = [checkpoint.tensors[name].shape for name in sources(weight, piece)]
         if isinstance(piece, SourceSlice) and not 0 <= piece.start <= piece.stop <= shapes[0][0]:
             raise ValueError(f"{weight.name}: {piece} of {shapes[0]}")
         if isinstance(piece, Interleaved) and (shapes[0] != shapes[1] or not shapes[0]):
@@ -148,11 +158,25 @@ def check_pieces(weight: Weight, checkpoint: Checkpoint) -> None:
         raise ValueError(f"{weight.name}: pieces of {count} elements for shape {weight.shape}")
 
 
+def is_calibrated(weight: Weight, piece: Piece, calibrated: CodeStore | None) -> bool:
+    """Whether the piece's codes are known."""
+    return calibrated is not None and weight.quantization is not None and piece in calibrated
+
+
 def stored_blocks(
-    weight: Weight, piece: Piece, checkpoint: Checkpoint, sink: Sink, quantizer: Quantizer
+    weight: Weight,
+    piece: Piece,
+    checkpoint: Checkpoint,
+    sink: Sink,
+    quantizer: Quantizer,
+    calibrated: CodeStore | None,
 ) -> Iterator[np.ndarray]:
     """The bytes of one piece as `weight` stores them: in its dtype, or as codes."""
-    if isinstance(piece, ScalesOf):
+    if calibrated is not None and is_calibrated(weight, piece, calibrated):
+        codes, scales = calibrated.take(piece)
+        quantizer.scales.append(scales)
+        yield codes
+    elif isinstance(piece, ScalesOf):
         yield from array_blocks(quantizer.take_scales(), np.dtype(weight.dtype), sink)
     elif weight.quantization is None:
         yield from blocks(piece, np.dtype(weight.dtype), checkpoint, sink)

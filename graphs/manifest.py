@@ -73,6 +73,18 @@ class EngineFacts:
 
 
 @dataclass(frozen=True)
+class CalibrationFacts:
+    """What the weights were rounded for: SHA-256 of the file of conversations, SHA-256 of their token ids and pixels,
+    and how many conversations and tokens they came to.
+    """
+
+    sha256: str
+    inputs_sha256: str
+    conversations: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class FileEntry:
     """Size in bytes and SHA-256 in hexadecimal digits."""
 
@@ -84,7 +96,8 @@ class FileEntry:
 class Manifest:
     """What a bundle holds. `graphs` maps vision, resampler, decoder and decode to files; `files` lists every file.
 
-    `engines` is there where the graphs are compiled engines.
+    `engines` is there where the graphs are compiled engines, `calibration` where the weights were rounded for given
+    conversations.
     """
 
     target: str
@@ -93,6 +106,7 @@ class Manifest:
     graphs: dict[str, str]
     files: dict[str, FileEntry]
     engines: EngineFacts | None = None
+    calibration: CalibrationFacts | None = None
 
     @property
     def waits_for_engines(self) -> bool:
@@ -102,8 +116,9 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write manifest.json into `folder`."""
         document = {"schema": SCHEMA} | asdict(self)
-        if self.engines is None:
-            del document["engines"]
+        for key in ("engines", "calibration"):
+            if document[key] is None:
+                del document[key]
         (folder / NAME).write_text(json.dumps(document, indent=1) + "\n")
 
     @staticmethod
@@ -130,6 +145,7 @@ class Manifest:
             if engines is not None:
                 several = ("compute_capabilities", "architectures")
                 engines = EngineFacts(**engines | {key: tuple(engines[key]) for key in several if key in engines})
+            calibration = document.get("calibration")
             manifest = Manifest(
                 target=document["target"],
                 precision=document["precision"],
@@ -137,6 +153,7 @@ class Manifest:
                 graphs=dict(document["graphs"]),
                 files={name: FileEntry(**entry) for name, entry in document["files"].items()},
                 engines=engines,
+                calibration=None if calibration is None else CalibrationFacts(**calibration),
             )
             manifest.check_types(path)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
@@ -170,6 +187,10 @@ class Manifest:
                 raise UserError(
                     f"{path}: engines: expected workspace in GiB, version_compatible true or false, found {found}"
                 )
+        if (made := self.calibration) is not None:
+            hashes, counts = (made.sha256, made.inputs_sha256), (made.conversations, made.tokens)
+            if not all(isinstance(text, str) for text in hashes) or not all(type(n) is int and n > 0 for n in counts):
+                raise UserError(f"{path}: calibration: expected hashes and whole numbers from 1, found {made}")
         for name, entry in self.files.items():
             plain = Path(name).name == name and name.isprintable() and len(name.encode()) < 256
             if not plain or type(entry.bytes) is not int or not isinstance(entry.sha256, str):

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import GRAPHS, NAME, SCHEMA, EngineFacts, FileEntry, Manifest, ModelFacts, sha256
+from ernie_export.graphs.manifest import (
+    GRAPHS,
+    NAME,
+    SCHEMA,
+    CalibrationFacts,
+    EngineFacts,
+    FileEntry,
+    Manifest,
+    ModelFacts,
+    sha256,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -80,6 +90,19 @@ def test_a_wrong_value_of_engines_is_named(tmp_path, key, value):
     (tmp_path / NAME).write_text(json.dumps(changed))
     message = refusal(tmp_path)
     assert message.startswith(f"{tmp_path / NAME}: ") and ("engines" in message or key in message)
+
+
+def test_calibration_is_read_as_written(tmp_path):
+    written = replace(manifest(tmp_path), calibration=CalibrationFacts("a" * 64, "b" * 64, 3, 120))
+    written.write(tmp_path)
+    assert Manifest.read(tmp_path) == written
+    for key, value in (("sha256", 7), ("tokens", 0), ("conversations", True), ("tokens", "120"), ("surprise", 1)):
+        changed = json.loads((tmp_path / NAME).read_text())
+        changed["calibration"][key] = value
+        (tmp_path / NAME).write_text(json.dumps(changed))
+        message = refusal(tmp_path)
+        assert "calibration" in message or key in message
+        written.write(tmp_path)
 
 
 def test_a_newer_schema_is_told_from_another(tmp_path):
