@@ -3,9 +3,10 @@
     python benchmarks/gpu_kernels.py --device cuda
     python benchmarks/gpu_kernels.py --device cpu --small       (Triton's interpreter, toy widths: a dry run)
 
-Prints one JSON object a line. `floor` is the larger of the bytes that must move over the measured copy rate and of the
+Expert dispatch is run with weights in the kernels' dtype, in int4 and in fp8, whose bytes are what is counted. Prints
+one JSON object a line. `floor` is the larger of the bytes that must move over the measured copy rate and of the
 operations over the measured rate of matrix products; `of_floor` is floor over time. Errors are norms against float32
-arithmetic on the same rounded weights.
+arithmetic on the same rounded weights, or on what the codes stand for.
 """
 
 import json
@@ -35,10 +36,23 @@ class Shape:
     section: tuple[int, int, int]
     tokens: tuple[int, ...]
     sets: int  # inputs that take turns
+    group: int  # values that share a scale
 
 
-FULL = Shape(2560, 64, (1536, 512), 6, (20, 4), (22, 22, 20), (1, 8, 64, 1024), 8)
-SMALL = Shape(16, 2, (16, 8), 1, (2, 1), (1, 1, 2), (2,), 1)
+FULL = Shape(2560, 64, (1536, 512), 6, (20, 4), (22, 22, 20), (1, 8, 64, 1024), 8, 128)
+SMALL = Shape(32, 2, (32, 16), 1, (2, 1), (1, 1, 2), (2,), 1, 16)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A bank as the kernels take it. expert: gate_up and down of one, float32; nbytes: of one expert as stored."""
+
+    inputs: tuple[Any, ...]
+    expert: Callable[[int], tuple[Any, Any]]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor[0].nbytes for tensor in self.inputs[2:])
 
 
 @click.command()
@@ -156,79 +170,128 @@ class Bench:
         shape = self.shape
         text, vision = (self.bank(width) for width in shape.widths)
         blocks = list(self.torch_blocks(text, vision))
+        ways = {"": ("", (text, vision)), " int4": ("Quantized", (self.int4(text), self.int4(vision)))}
+        if self.device == "cpu" or self.torch.cuda.get_device_capability() >= (8, 9):
+            ways[" fp8"] = "Float8", (self.fp8(text), self.fp8(vision))
         for tokens in shape.tokens:
             for both in (False, True):
-                yield from self.moe(tokens, text, vision if both else None, blocks)
+                for name, (storage, banks) in ways.items():
+                    named = f"moe{name}, {'both banks' if both else 'text bank'}"
+                    yield from self.moe(named, tokens, banks if both else (banks[0], None), storage, blocks)
 
-    def bank(self, width: int) -> tuple[Any, Any, Any, Any]:
+    def bank(self, width: int) -> Bank:
         """gate (H, E) and bias (E,) in float32; gate_up (E, 2I, H), down (E, H, I)."""
         hidden, experts = self.shape.hidden, self.shape.experts
-        return (
-            self.torch.randn(hidden, experts, device=self.device) * hidden**-0.5,
-            self.torch.zeros(experts, device=self.device),
-            self.normal(experts, 2 * width, hidden, scale=hidden**-0.5),
-            self.normal(experts, hidden, width, scale=width**-0.5),
-        )
+        gate_up = self.normal(experts, 2 * width, hidden, scale=hidden**-0.5)
+        down = self.normal(experts, hidden, width, scale=width**-0.5)
+        gate = self.torch.randn(hidden, experts, device=self.device) * hidden**-0.5
+        bias = self.torch.zeros(experts, device=self.device)
+        return Bank((gate, bias, gate_up, down), lambda expert: (gate_up[expert].float(), down[expert].float()))
 
-    def moe(self, tokens: int, text: Any, vision: Any, blocks: list[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
-        """One number of tokens: error, time, and PyTorch's times."""
+    def int4(self, bank: Bank) -> Bank:
+        """The bank in codes of 4 bits, each group rounded to the range of its largest value."""
+
+        def packed(numbers: Any) -> Any:
+            codes = (numbers.round() + 8).to(self.torch.uint8)
+            return codes[..., 0::2] | codes[..., 1::2] << 4
+
+        def unpacked(codes: Any) -> Any:
+            return self.torch.stack([codes & 15, codes >> 4], -1).flatten(-2).float() - 8
+
+        return self.stored(bank, 7.0, packed, unpacked)
+
+    def fp8(self, bank: Bank) -> Bank:
+        """The bank in e4m3 numbers, the largest of a group at the largest of them."""
+        kind = self.torch.float8_e4m3fn
+        return self.stored(bank, 448.0, lambda numbers: numbers.to(kind), lambda codes: codes.view(kind).float())
+
+    def stored(self, bank: Bank, largest: float, pack: Callable[[Any], Any], unpack: Callable[[Any], Any]) -> Bank:
+        """The bank in codes and scales; `unpack` takes the bytes that `pack` makes, as uint8."""
+        torch, group = self.torch, self.shape.group
+        gate, bias, *weights = bank.inputs
+        inputs = [gate, bias]
+        for weight in weights:
+            codes, scales = [], []
+            for rows in weight:  # an expert at a time, since float32 takes room
+                grouped = rows.float().reshape(len(rows), -1, group)
+                scale = (grouped.abs().amax(-1) / largest).clamp(min=1e-8).to(self.dtype)
+                scales.append(scale)
+                codes.append(pack((grouped / scale.float()[..., None]).flatten(1).clamp(-largest, largest)))
+            inputs += torch.stack([code.view(torch.uint8) for code in codes]).view(torch.int32), torch.stack(scales)
+
+        def expert(number: int) -> tuple[Any, Any]:
+            def meant(codes: Any, scales: Any) -> Any:
+                numbers = unpack(codes[number].view(torch.uint8))
+                return (numbers.reshape(*scales[number].shape, group) * scales[number].float()[..., None]).flatten(1)
+
+            return meant(*inputs[2:4]), meant(*inputs[4:6])
+
+        return Bank(tuple(inputs), expert)
+
+    def moe(
+        self, name: str, tokens: int, banks: tuple[Bank, Bank | None], storage: str, blocks: list[tuple[str, Any]]
+    ) -> Iterator[dict[str, Any]]:
+        """One number of tokens: error, time, and PyTorch's times beside weights in the kernels' dtype."""
         from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
         from gpu_timing import relative_error, seconds
 
-        torch, shape = self.torch, self.shape
+        torch, shape, (text, vision) = self.torch, self.shape, banks
         inputs = [self.normal(tokens, shape.hidden) for _ in range(shape.sets)]
         types = torch.arange(tokens, device=self.device) % 2 if vision else None
-        tactics, attributes = DECODE if tokens <= 16 else PREFILL, {"k": shape.k, "norm_min": NORM_MIN}
+        tactics = DECODE if tokens <= 16 else PREFILL
+        attributes = {"k": shape.k, "norm_min": NORM_MIN, "bits": 4, "group": shape.group}
+        weights = text.inputs, vision.inputs if vision else None
 
         def call(x: Any, empty: Any) -> dict[str, Any]:
-            return moe_dispatch(x, types, text, vision, attributes, empty, tactics)
+            return moe_dispatch(x, types, *weights, attributes, empty, tactics, storage)
 
         found = call(inputs[0], self.empty)
-        error = relative_error(found["y"], self.reference(inputs[0], found["experts"], text, vision, types))
+        error = relative_error(found["y"], self.reference(inputs[0], found["experts"], banks, types))
         chosen = [found["experts"], *(call(x, self.plain)["experts"] for x in inputs[1:])]
-        nbytes = sum(self.moe_bytes(experts, text, vision) for experts in chosen) / shape.sets + 2 * inputs[0].nbytes
+        nbytes = sum(self.moe_bytes(experts, banks) for experts in chosen) / shape.sets + 2 * inputs[0].nbytes
         by_bank = [tokens - int((types != 0).sum()), int((types != 0).sum())] if vision else [tokens, 0]
         flops = sum(6 * n * shape.k * shape.hidden * width for n, width in zip(by_bank, shape.widths, strict=True))
         timed = {"error": error, "seconds": seconds([partial(call, x, self.plain) for x in inputs], self.device)}
         of_row = None if types is None else types[None]
-        for name, block in blocks:
+        for way, block in [] if storage else blocks:
             try:
-                timed[name] = seconds([partial(block, x[None], of_row) for x in inputs], self.device)
+                timed[way] = seconds([partial(block, x[None], of_row) for x in inputs], self.device)
             except Exception as e:
-                timed[f"{name} error"] = f"{type(e).__name__}: {e}"
-        yield self.row("moe, both banks" if vision else "moe, text bank", tokens, nbytes, flops, **timed)
+                timed[f"{way} error"] = f"{type(e).__name__}: {e}"
+        yield self.row(name, tokens, nbytes, flops, **timed)
 
-    def moe_bytes(self, experts: Any, text: Any, vision: Any) -> float:
+    def moe_bytes(self, experts: Any, banks: tuple[Bank, Bank | None]) -> float:
         """Weights that must be read: routers, and each chosen expert once."""
         total = 0
-        for first, bank in enumerate((text, vision)):
+        for first, bank in enumerate(banks):
             if bank is not None:
                 hit = experts.unique()
                 count = int(((hit >= first * self.shape.experts) & (hit < (first + 1) * self.shape.experts)).sum())
-                total += bank[0].nbytes + count * (bank[2][0].nbytes + bank[3][0].nbytes)
+                total += bank.inputs[0].nbytes + count * bank.nbytes
         return total
 
-    def reference(self, x: Any, experts: Any, text: Any, vision: Any, types: Any) -> Any:
+    def reference(self, x: Any, experts: Any, banks: tuple[Bank, Bank | None], types: Any) -> Any:
         """y in float32 for the given choice of experts, whose weights are computed anew."""
         torch, shape = self.torch, self.shape
         y = torch.zeros(x.shape, device=self.device)
-        for first, bank in enumerate((text, vision)):
+        for first, bank in enumerate(banks):
             if bank is None:
                 continue
-            rows = torch.nonzero(types == first)[:, 0] if vision is not None else torch.arange(len(x), device=x.device)
-            probs = (x[rows].float() @ bank[0]).softmax(-1)
+            rows = torch.arange(len(x), device=x.device) if types is None else torch.nonzero(types == first)[:, 0]
+            probs = (x[rows].float() @ bank.inputs[0]).softmax(-1)
             own = experts[rows] - first * shape.experts
             weights = probs.gather(1, own)
             weights = weights / weights.sum(-1, keepdim=True).clamp(min=NORM_MIN)
             for expert in own.unique().tolist():
                 place, slot = torch.nonzero(own == expert, as_tuple=True)
-                both = x[rows[place]].float() @ bank[2][expert].float().T
+                gate_up, down = bank.expert(expert)
+                both = x[rows[place]].float() @ gate_up.T
                 gated = torch.nn.functional.silu(both[:, 0::2]) * both[:, 1::2]
-                out = gated @ bank[3][expert].float().T
+                out = gated @ down.T
                 y.index_add_(0, rows[place], out * weights[place, slot, None])
         return y
 
-    def torch_blocks(self, text: Any, vision: Any) -> Iterator[tuple[str, Any]]:
+    def torch_blocks(self, text: Bank, vision: Bank) -> Iterator[tuple[str, Any]]:
         """transformers' layer with the same weights, by its ways of running experts."""
         from transformers import Ernie4_5_VLMoeConfig
         from transformers.models.ernie4_5_vl_moe import modeling_ernie4_5_vl_moe as modeling
@@ -242,7 +305,8 @@ class Bench:
             with self.torch.device(self.device):
                 block = modeling.Ernie4_5_VLMoeMoeBlock(config)
             block = block.to(self.dtype).eval()
-            for part, (gate, _, gate_up, down) in ((block.text_moe, text), (block.vision_moe, vision)):
+            for part, bank in ((block.text_moe, text), (block.vision_moe, vision)):
+                gate, _, gate_up, down = bank.inputs
                 part.gate.weight.data = gate.T.contiguous()
                 # Rows of gate and up in turn here, one after the other there.
                 split = self.torch.cat([gate_up[:, 0::2], gate_up[:, 1::2]], dim=1)

@@ -38,6 +38,7 @@ FORMAT_NAMES = {
     np.dtype(np.int8): "I8",
     np.dtype(np.uint8): "U8",
     np.dtype(np.bool_): "BOOL",
+    np.dtype(ml_dtypes.float8_e4m3fn): "F8_E4M3",
 }
 
 

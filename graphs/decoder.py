@@ -53,6 +53,7 @@ def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuild
             *((f"past_{part}.{i}", dtype, cache) for i in range(text.num_layers) for part in ("key", "value")),
         ],
         precision.decoder,
+        precision.float8,
     )
     with g.scope("model"):
         hidden = embed(g, config, vision)

@@ -11,13 +11,14 @@ class Precision:
 
     `decoder`: bits of the decoder's linear layers and experts. `others`: bits of the linear layers of the vision
     encoder and the resampler, and of the head. None: not quantised. Routers (float32), norms, biases, the embedding
-    table and the patch embedding are never quantised.
+    table and the patch embedding are never quantised. `float8`: 8 bits are e4m3 numbers, not integers.
     """
 
     name: str
     dtype: ir.DataType
     decoder: int | None = None
     others: int | None = None
+    float8: bool = False
 
 
 # int4 leaves 8 bits to what is 4% of the released model's weights: the head and the two vision parts.

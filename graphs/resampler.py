@@ -34,6 +34,7 @@ def build(config: ErnieConfig, precision: Precision) -> GraphBuilder:
             ("second", INT64, ("pairs",)),
         ],
         precision.others,
+        precision.float8,
     )
     with g.scope("resampler_model"):
         frames = g.op("Shape", g.inputs["hidden"], start=0, end=1, name="frame_count")

@@ -31,6 +31,7 @@ def build(vision: VisionConfig, precision: Precision) -> GraphBuilder:
         dtype,
         [("pixel_values", FLOAT, ("frames", "patches", pixels)), ("coordinates", INT64, ("patches", 2))],
         precision.others,
+        precision.float8,
     )
     with g.scope("vision_model"):
         shape = g.op("Shape", g.inputs["pixel_values"], start=0, end=2)

@@ -58,18 +58,20 @@ Piece = Rows | SourceSlice | Interleaved | Constant | ScalesOf
 class Quantization:
     """A code of `bits` (4 or 8) for each value; `group` neighbours along the last axis share a scale.
 
-    A value is scale · (code - 2^(bits - 1)). With 4 bits the first of two neighbours is a byte's lower half.
+    A value is scale · (code - 2^(bits - 1)), or with `float8` scale · code, an e4m3 number of 8 bits. With 4 bits the
+    first of two neighbours is a byte's lower half.
     """
 
     bits: int
     group: int
+    float8: bool = False
 
 
 @dataclass(frozen=True)
 class Weight:
     """One tensor of the bundle's data file: `shape` and NumPy `dtype` as stored, `pieces` in C order.
 
-    With `quantization` the pieces' values are stored as codes, and `shape` counts bytes (uint8).
+    With `quantization` the pieces' values are stored as codes, and `shape` counts bytes (uint8, or e4m3 numbers).
     """
 
     name: str

@@ -5,7 +5,7 @@ import onnx_ir as ir
 from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.config import TextConfig
 from ernie_export.graphs.layers.linear import linear
-from ernie_export.graphs.layers.quantized import codes_and_scales, group_size
+from ernie_export.graphs.layers.quantized import codes_and_scales, group_size, storage
 from ernie_export.graphs.weights import Interleaved, Quantization, Rows, SourceSlice, Weight
 
 FLOAT = ir.DataType.FLOAT
@@ -28,8 +28,10 @@ def sparse(g: GraphBuilder, x: ir.Value, token_types: ir.Value | None, mlp: str,
     routing = {"k": text.experts_per_token, "norm_min": text.norm_min}
     how, prefix = None, ""
     if g.bits is not None:
-        how, prefix = Quantization(g.bits, group_size(mlp, text.hidden_size, *text.moe_intermediate_size)), "Quantized"
-        routing |= {"bits": how.bits, "group": how.group}
+        group = group_size(mlp, text.hidden_size, *text.moe_intermediate_size)
+        how = Quantization(g.bits, group, g.float8 and g.bits == 8)
+        prefix, attributes = storage(how)
+        routing |= attributes
     with g.scope("mlp"):
         banks = expert_bank(g, mlp, "text", text, how)
         if token_types is None:

@@ -1,5 +1,6 @@
-"""Weights in codes of 4 or 8 bits, and the linear layer that reads them."""
+"""Weights in codes of 4 or 8 bits or in e4m3 numbers, and the linear layer that reads them."""
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from ernie_export.graphs.build import GraphBuilder
@@ -13,9 +14,16 @@ def quantized(g: GraphBuilder, x: ir.Value, name: str, source: str, outputs: int
     """x (T, inputs) by a copy called `name` of the checkpoint's `source` (outputs, inputs), in codes of `bits`."""
     group = group_size(source, inputs)
     shape = (outputs, inputs // group, group * bits // 8)  # as MatMulNBits wants it: by row, group and byte
-    codes, scales = codes_and_scales(g, name, shape, (outputs, inputs), (Rows(source),), Quantization(bits, group))
-    (y,) = g.custom("QuantizedLinear", x, codes, scales, K=inputs, N=outputs, bits=bits, group=group)
+    how = Quantization(bits, group, g.float8 and bits == 8)
+    codes, scales = codes_and_scales(g, name, shape, (outputs, inputs), (Rows(source),), how)
+    prefix, attributes = storage(how)
+    (y,) = g.custom(f"{prefix}Linear", x, codes, scales, K=inputs, N=outputs, **attributes)
     return y
+
+
+def storage(how: Quantization) -> tuple[str, dict[str, int]]:
+    """Prefix of the operators that take weights stored so, and what they are told of it: see STORAGES."""
+    return ("Float8", {"group": how.group}) if how.float8 else ("Quantized", {"bits": how.bits, "group": how.group})
 
 
 def codes_and_scales(
@@ -26,8 +34,9 @@ def codes_and_scales(
     pieces: tuple[Piece, ...],
     how: Quantization,
 ) -> tuple[ir.Value, ir.Value]:
-    """Codes (uint8, shape `stored`) and scales (..., groups) of the weight `name` of shape `shape` made of `pieces`."""
-    codes = g.weight(Weight(name, np.dtype(np.uint8), stored, pieces, how))
+    """Codes (uint8 or e4m3, of shape `stored`) and scales (..., groups) of the weight `name` that `pieces` make."""
+    kind = np.dtype(ml_dtypes.float8_e4m3fn if how.float8 else np.uint8)
+    codes = g.weight(Weight(name, kind, stored, pieces, how))
     groups = (*shape[:-1], shape[-1] // how.group)
     return codes, g.weight(Weight(f"{name}_scales", g.dtype.numpy(), groups, (ScalesOf(name),)))
 

@@ -12,7 +12,7 @@ from ernie_export.graphs.manifest import Manifest
 
 
 def test_every_part_runs(tmp_path):
-    options = ["--device", "cpu", "--small", "--minutes", "3", "--output", str(tmp_path)]
+    options = ["--device", "cpu", "--small", "--minutes", "10", "--output", str(tmp_path)]
     result = CliRunner().invoke(gpu.main, options, catch_exceptions=False)
     assert result.exit_code == 0
     (path,) = tmp_path.iterdir()
@@ -24,8 +24,9 @@ def test_every_part_runs(tmp_path):
     assert not [row for row in rows if any("error" in key and isinstance(value, str) for key, value in row.items())]
     assert found["parts"]["a"]["rows"][-1]["not run"]
     kernels = {row["what"]: row for row in found["parts"]["b"]["rows"]}
-    assert set(kernels) == {"ceilings", "rope", "moe, text bank", "moe, both banks"}
-    for name in ("rope", "moe, text bank", "moe, both banks"):
+    moe = {f"moe{weights}, {banks}" for weights in ("", " int4", " fp8") for banks in ("text bank", "both banks")}
+    assert set(kernels) == {"ceilings", "rope", *moe}
+    for name in {"rope", *moe}:
         assert kernels[name]["error"] < 1e-5 and kernels[name]["of_floor"] > 0
     model = found["parts"]["c"]["rows"]
     right = next(row for row in model if row["what"] == "right")

@@ -10,7 +10,7 @@ from ernie_export.exporter import sink
 from ernie_export.exporter.quantize import PART, Quantizer, quantize_groups
 from ernie_export.exporter.weights import plan, write
 from ernie_export.graphs.checkpoint import SINGLE, Checkpoint
-from ernie_export.graphs.ops.quantized_linear.reference import dequantize
+from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8
 from ernie_export.graphs.weights import Interleaved, Quantization, Rows, ScalesOf, Weight
 from safetensors.numpy import load_file, save_file
 
@@ -38,6 +38,23 @@ def test_error_is_less_than_rounding_to_the_range_leaves(bits, group):
     assert 0 < error < (0.88 if bits == 4 else 0.995) * np.linalg.norm(plain - groups)
     if bits == 8:  # nothing is clipped, but what would be 128: every value is within a step and a half
         assert (np.abs(found.reshape(groups.shape) - groups) <= 1.5 * scale).all()
+
+
+@pytest.mark.parametrize("group", [16, 128])
+def test_float8_rounds_to_three_bits_of_mantissa(group):
+    """Within 2^-4 of a value that is not below a 2^14th of its group's largest; zeros stay zeros."""
+    rng = np.random.default_rng(group)
+    values = (rng.standard_normal(PART + 3 * group) * 10.0 ** rng.integers(-30, 30)).astype(np.float32)
+    values[:group], values[group] = 0, 0
+    with Quantizer() as quantizer:
+        codes = quantizer.quantize(values, Quantization(8, group, float8=True))
+        scales = quantizer.take_scales()
+    found = dequantize_float8(codes.view(ml_dtypes.float8_e4m3fn).reshape(1, -1), scales.reshape(1, -1))[0]
+    largest = np.abs(values.reshape(-1, group)).max(axis=1, keepdims=True).repeat(group, 1).reshape(-1)
+    assert (np.abs(found - values) <= np.maximum(2**-4 * np.abs(values), 2**-18 * largest)).all()
+    assert (found[:group] == 0).all() and np.linalg.norm(found - values) < 0.03 * np.linalg.norm(values)
+    full = codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32).reshape(-1, group)[1:]
+    assert (np.abs(full).max(axis=1) == 448).all()
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -3,16 +3,20 @@
 import json
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from ernie_export.exporter import weights
+from ernie_export.exporter.export import Progress, export
 from ernie_export.exporter.targets.onnx import LOWERINGS, build_graphs
 from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.precision import PRECISIONS
+from ernie_export.graphs.precision import PRECISIONS, Precision
+from ernie_export.graphs.tensor_file import read_header
+from ernie_export.runtime import load
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 # What is never quantised, by marks in the name.
@@ -97,9 +101,40 @@ def test_widths_without_a_group_are_refused_by_name(tmp_path, text, named):
         build_graphs(config, "int8")
 
 
-@pytest.mark.parametrize("name", ["int8", "int4"])
-def test_codes_are_bound_as_words(name):
+FP8 = Precision("fp8", ir.DataType.FLOAT, decoder=8, others=8, float8=True)
+
+
+def test_float8_weights_are_numbers_of_their_own_operators(monkeypatch):
+    monkeypatch.setitem(PRECISIONS, "fp8", FP8)
+    for graph in build_graphs(ErnieConfig.from_hf(MINI), "fp8").values():
+        called = {node.op_type for node in graph.graph if node.domain == "ernie"}
+        assert not {name for name in called if name.startswith("Quantized")} and "Float8Linear" in called
+        for weight in graph.weights.values():
+            if weight.quantization is not None:
+                assert weight.quantization.float8 and weight.dtype == ml_dtypes.float8_e4m3fn
+
+
+def test_a_float8_bundle_answers(monkeypatch, tmp_path):
+    """Quantiser, data file, graphs and their operators' bodies together, in ONNX Runtime."""
+    monkeypatch.setitem(PRECISIONS, "fp8", FP8)
+    quiet = Progress(lambda name, total: None, lambda count: None)
+    export(MINI, tmp_path / "bundle", "onnx-portable", "fp8", quiet)
+    header = read_header(tmp_path / "bundle" / "weights.safetensors")
+    assert header["lm_head.weight"].dtype == "F8_E4M3"
+    with load(tmp_path / "bundle", threads=1) as model:
+        question = [
+            {"type": "image", "path": str(MINI.parent / "media" / "shapes.png")},
+            {"type": "text", "text": "What is in the picture?"},
+        ]
+        answers = [[{"role": "user", "content": text}] for text in (question, "How many sides has a triangle?")]
+        found = [result.text for result in model.generate(answers)]
+    assert found == ["blue circle, red triangle, yellow square", "three"]
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "fp8"])
+def test_codes_are_bound_as_words(name, monkeypatch):
     """As TensorRT's plugins take them: the same bytes, whatever the width."""
+    monkeypatch.setitem(PRECISIONS, "fp8", FP8)
     (graph,) = (g for kind, g in build_graphs(ErnieConfig.from_hf(MINI), name).items() if kind == "decode")
     graph.bind_at_load()
     bound = {value.name: value for value in graph.graph.inputs}
