@@ -9,7 +9,6 @@
 A captured graph holds the state of its context, which must not change any more: each has a context of its own.
 """
 
-import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def find_card(bundle: Path, manifest: Manifest) -> tuple[Any, CudaMemory]:
         found = f"found a bundle that waits for them (on the machine with the GPU: ernie-export --resume {bundle})"
         raise UserError(f"{bundle}: expected engines, {found}")
     try:
-        library = importlib.import_module(facts.library)
+        library = imported(facts)
     except ImportError as e:
         raise UserError(f"{bundle}: expected {facts.library} (pip install .[{extra}]), found none") from e
     if not runs(facts, library.__version__):
@@ -46,6 +45,17 @@ def find_card(bundle: Path, manifest: Manifest) -> tuple[Any, CudaMemory]:
         check_card(bundle, facts, memory)
     memory.check_room(bundle, manifest)
     return library, memory
+
+
+def imported(facts: EngineFacts) -> Any:
+    """The library's Python module; ImportError where it is not installed."""
+    if facts.library == RTX:
+        import tensorrt_rtx_bindings
+
+        return tensorrt_rtx_bindings
+    import tensorrt
+
+    return tensorrt
 
 
 def runs(facts: EngineFacts, version: str) -> bool:
