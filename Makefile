@@ -37,10 +37,14 @@ $(VENV)/.with-export: pyproject.toml | $(VENV)/.made
 
 # torchvision is only the reference's image processor here, and no build of it goes with a CPU build of torch: it lies
 # in a folder of its own, which tests/parity/torchvision_standin.py adds to the path, and nothing else meets it.
+# So does tritonserver, of the one wheel that carries it, with its client and the NumPy that its Python backend was
+# built for: tests/runtime/triton/conftest.py finds them.
 # TensorRT's Python API, likewise, is there for the tests of the plugins alone: without its libraries it runs nothing.
 $(VENV)/.with-parity: pyproject.toml | $(VENV)/.made
 	@echo 'Installing into $(VENV): PyTorch and the test tools too, which takes minutes'
 	$(BIN)/python -m pip install --quiet --editable '.[export,parity,trt-rtx,dev]' torch==2.13.0 transformers==5.23.0
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/tritonserver nvidia-pytriton==0.7.0 \
+	tritonclient==2.73.0 python-rapidjson==1.25 numpy==1.26.4
 	$(BIN)/python tools/tensorrt_api.py $(VENV)/tensorrt_api
 	@touch $@ $(VENV)/.with-export

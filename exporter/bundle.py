@@ -20,46 +20,50 @@ from ernie_export.graphs.manifest import NAME as MANIFEST
 
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
+HERE = Path()
 
 
 @contextmanager
-def writing_bundle(output: Path) -> Iterator[Path]:
+def writing_bundle(output: Path, place: Path = HERE) -> Iterator[Path]:
     """A folder to write the bundle into; it takes the place of `output` when the block ends without an error.
 
-    UserError if `output` exists and is not a bundle, or its parent can't be written to.
+    `place`: where in `output` the bundle lies, when there is more to it: the folder is then that of the bundle alone.
+    UserError if `output` exists and has no bundle there, or its parent can't be written to.
     """
     output = Path(os.path.abspath(output))
-    check_replaceable(output)
+    check_replaceable(output, place)
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        remove_stale(output)
+        remove_stale(output, place)
         lock = make_locked(partial)
     except OSError as e:
         raise UserError(f"{output}: expected a place to write to, found: {e.strerror} ({e.filename})") from e
     try:
-        yield partial
-        for path in (*partial.iterdir(), partial):
+        (partial / place).mkdir(parents=True, exist_ok=True)
+        yield partial / place
+        for path in (*partial.rglob("*"), partial):
             sync(path)
-        check_replaceable(output)
-        put_in_place(partial, output)
+        check_replaceable(output, place)
+        put_in_place(partial, output, place)
         sync(output.parent)
     except OSError as e:
         raise UserError(f"{output}: expected room and leave to write a bundle, found: {e.strerror}") from e
     finally:
-        remove_bundle(partial)
+        remove_bundle(partial, place)
         os.close(lock)
 
 
-def check_replaceable(output: Path) -> None:
-    """Refuse to replace anything but a bundle or an empty folder."""
+def check_replaceable(output: Path, place: Path) -> None:
+    """Refuse to replace anything but an empty folder or one with a bundle at `place`."""
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise UserError(f"{output}: expected a folder or nothing, found something else")
-    if output.is_dir() and not (output / MANIFEST).is_file() and any(output.iterdir()):
-        raise UserError(f"{output}: expected a bundle to replace or an empty folder, found other files (left alone)")
+    if output.is_dir() and not (output / place / MANIFEST).is_file() and any(output.iterdir()):
+        expected = "a bundle" if place == HERE else f"a folder with a bundle at {place}"
+        raise UserError(f"{output}: expected {expected} to replace or an empty folder, found other files (left alone)")
 
 
-def remove_stale(output: Path) -> None:
+def remove_stale(output: Path, place: Path) -> None:
     """Remove partial bundles that no living export holds a lock on."""
     for partial in list(output.parent.iterdir()):
         if not partial.name.startswith(f".{output.name}.partial-"):
@@ -70,7 +74,7 @@ def remove_stale(output: Path) -> None:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_bundle(partial)
+            remove_bundle(partial, place)
         except BlockingIOError:
             pass
         finally:
@@ -94,14 +98,14 @@ def make_locked(folder: Path) -> int:
         os.close(descriptor)
 
 
-def remove_bundle(folder: Path) -> None:
+def remove_bundle(folder: Path, place: Path) -> None:
     """Remove a folder and its files, the manifest first: what is left of it at any moment is no bundle."""
     with suppress(OSError):
-        (folder / MANIFEST).unlink()
+        (folder / place / MANIFEST).unlink()
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def put_in_place(partial: Path, output: Path) -> None:
+def put_in_place(partial: Path, output: Path, place: Path) -> None:
     """Rename `partial` to `output`; where a bundle stands there, exchange the two in one step.
 
     renameat2's RENAME_EXCHANGE swaps both names atomically (Linux). Where the file system has no such call the old
@@ -127,7 +131,7 @@ def put_in_place(partial: Path, output: Path) -> None:
     except OSError:
         aside.rename(output)
         raise
-    remove_bundle(aside)
+    remove_bundle(aside, place)
 
 
 def sync(path: Path) -> None:

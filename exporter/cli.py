@@ -42,6 +42,13 @@ PRECISIONS = {"onnx": ONNX, "onnx-portable": ONNX, "trt-rtx": ("bf16",)}  # by t
     help="Of weights and activations.  [default: fp32; bf16 for trt-rtx]",
 )
 @click.option(
+    "--layout",
+    type=click.Choice(["bundle", "triton"]),
+    default="bundle",
+    show_default=True,
+    help="triton: a model repository of Triton Inference Server, with the bundle in it.",
+)
+@click.option(
     "--compute-capability", "capabilities", metavar="LIST", help="trt-rtx: cards.  [default: 8.0,8.6,8.9,12.0]"
 )
 @click.option("--max-batch", type=click.IntRange(1, 256), help="trt-rtx: rows of one decode step.  [default: 1]")
@@ -58,7 +65,13 @@ PRECISIONS = {"onnx": ONNX, "onnx-portable": ONNX, "trt-rtx": ("bf16",)}  # by t
     help="int4: conversations, as ernie-run --messages takes them, for whose inputs the weights are rounded.",
 )
 def command(
-    checkpoint: Path, output: Path, target: str, precision: str | None, calibrate: Path | None, **limits: Any
+    checkpoint: Path,
+    output: Path,
+    target: str,
+    precision: str | None,
+    layout: str,
+    calibrate: Path | None,
+    **limits: Any,
 ) -> None:
     """Export the Hugging Face CHECKPOINT folder to a bundle that ernie-run answers from."""
     given = {name: value for name, value in limits.items() if value is not None}
@@ -96,7 +109,7 @@ def command(
             bars.update(bars.task_ids[-1], completed=done)
 
         progress = Progress(stage, advance, share)
-        manifest = export(checkpoint, output, target, precision, progress, Limits(**given), calibrate)
+        manifest = export(checkpoint, output, target, precision, progress, Limits(**given), calibrate, layout)
     seconds = time.monotonic() - started
     console.print(f"{output} ({manifest.target}, {manifest.precision})", soft_wrap=True, markup=False, highlight=False)
     if (found := manifest.calibration) is not None:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ernie_export.exporter import weights
-from ernie_export.exporter.bundle import writing_bundle
+from ernie_export.exporter import triton_repository, weights
+from ernie_export.exporter.bundle import HERE, writing_bundle
 from ernie_export.exporter.code_store import CodeStore
 from ernie_export.exporter.processors import find_processor_files, picture_tokens
 from ernie_export.exporter.published_files import transformers_spelling
@@ -25,6 +25,7 @@ from ernie_export.graphs.manifest import (
 )
 
 DATA_FILE = "weights.safetensors"
+LAYOUTS = {"bundle": HERE, "triton": triton_repository.BUNDLE}  # by name, where in the output the bundle lies
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,12 @@ def export(
     progress: Progress,
     limits: rtx.Limits = rtx.Limits(),  # noqa: B008 - frozen
     conversations: Path | None = None,
+    layout: str = "bundle",
 ) -> Manifest:
     """Export the checkpoint in `folder` to the bundle `output`; returns its manifest. `limits` are those of engines.
 
     `conversations`: a JSON file of them, as `ernie-run --messages` takes it, for whose inputs the weights are rounded.
-
+    `layout`: "bundle", or "triton" for a model repository of Triton Inference Server with the bundle in it.
     Raises UserError on anything wrong with the checkpoint or the output; `output` is then as it was.
     """
     progress.stage("Reading the checkpoint", 0)
@@ -63,13 +65,13 @@ def export(
         processor_files = find_processor_files(source)
         engines = rtx.check(config, limits, picture_tokens(source, config)) if target == rtx.TARGET else None
         graphs = onnx.build_graphs(config, precision)
-        layout = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
+        data = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
         if engines:
             rtx.lower(graphs, engines)
-        with writing_bundle(output) as partial:
+        with writing_bundle(output, LAYOUTS[layout]) as partial:
             progress.stage("Writing graphs", 0)
             for name, graph in graphs.items():
-                graph.save(partial / f"{name}.onnx", onnx.LOWERINGS[target], DATA_FILE, layout.offsets)
+                graph.save(partial / f"{name}.onnx", onnx.LOWERINGS[target], DATA_FILE, data.offsets)
             if engines:  # before the weights, which they do not hold: what is refused is refused early
                 engines = rtx.build_engines(partial, list(graphs), engines, config, progress.share)
             with CodeStore(partial / "scratch") as codes:
@@ -77,15 +79,17 @@ def export(
                 if conversations is not None:
                     from ernie_export.exporter.calibrate import calibrate
 
-                    weights.check_room(partial / DATA_FILE, 2 * layout.nbytes)  # the codes are kept until they are due
+                    weights.check_room(partial / DATA_FILE, 2 * data.nbytes)  # the codes are kept until they are due
                     lowering = onnx.LOWERINGS[target]
                     calibration = calibrate(
                         conversations, source, config, checkpoint, graphs, lowering, codes, progress.share
                     )
-                progress.stage("Writing weights", layout.nbytes)
-                digest = weights.write(layout, checkpoint, partial / DATA_FILE, progress.advance, codes)
+                progress.stage("Writing weights", data.nbytes)
+                digest = weights.write(data, checkpoint, partial / DATA_FILE, progress.advance, codes)
             for path in processor_files:
                 shutil.copyfile(path, partial / path.name)
+            if layout == "triton":
+                triton_repository.write_model(partial)
             manifest = describe(partial, config, target, precision, digest, engines, calibration)
             manifest.write(partial)
             progress.stage("Moving the bundle into place", 0)

@@ -21,7 +21,7 @@ from PIL import Image
 Message = Mapping[str, Any]
 
 ROLES = ("system", "user", "assistant")
-_SOURCE_KEYS = {"image": ("image", "url", "path", "base64"), "video": ("video", "url", "path")}
+SOURCE_KEYS = {"image": ("image", "url", "path", "base64"), "video": ("video", "url", "path")}
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ def _part(part: Any, where: str) -> dict[str, Any]:
         if not isinstance(result.get("text"), str):
             raise UserError(f"{where}.text: expected text, found {_show(part, 'text')}")
         return result
-    if not isinstance(kind, str) or kind not in _SOURCE_KEYS:
+    if not isinstance(kind, str) or kind not in SOURCE_KEYS:
         raise UserError(f"{where}.type: expected text, image or video, found {_show(part, 'type')}")
-    keys = _SOURCE_KEYS[kind]
+    keys = SOURCE_KEYS[kind]
     given = [key for key in keys if key in result]
     if len(given) != 1:
         raise UserError(f"{where}: expected exactly one of {', '.join(keys)}, found {', '.join(given) or 'none'}")
@@ -108,7 +108,7 @@ def media(messages: Sequence[Message], base: Path | None = None) -> Media:
             kind = part["type"]
             if kind == "text":
                 continue
-            key = next(key for key in _SOURCE_KEYS[kind] if key in part)
+            key = next(key for key in SOURCE_KEYS[kind] if key in part)
             if kind == "image":
                 images.append(_image(part[key], key, f"{where}.{key}", base))
                 image_names.append(where)

@@ -13,7 +13,7 @@ from typing import TypeVar
 from ernie_export.graphs.errors import UserError
 from ernie_export.runtime.generation import Prompt, Sequence
 from ernie_export.runtime.pipeline import Model
-from ernie_export.runtime.preprocess import Medium, Preprocessor
+from ernie_export.runtime.preprocess import Medium
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request
 from ernie_export.runtime.server.admission import Admission, Ticket
@@ -24,9 +24,7 @@ from ernie_export.runtime.server.metrics import Metrics
 from ernie_export.runtime.server.schema import ChatRequest
 from ernie_export.runtime.server.settings import Settings
 from ernie_export.runtime.token_bytes import TokenBytes
-
-# Pillow's decoders for what is met on the web. Others have run programs (EPS) or are rarely used and less tried.
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+from ernie_export.runtime.untrusted_media import limited
 
 T = TypeVar("T")
 
@@ -254,24 +252,3 @@ class _Listener:
         self._metrics.prefix_hits.inc(self._sequence.reused)
         if self._index == 0:
             self._metrics.first_token.observe(now - self._began)
-
-
-def limited(preprocessor: Preprocessor, settings: Settings, media: int, deadline: float) -> Preprocessor:
-    """The preprocessor for one request from outside: what it may decode is shared out among its pictures and clips.
-
-    deadline: by time.monotonic(), when decoding a clip is given up.
-    """
-    share = settings.max_pixels // max(media, 1)
-    images, videos = preprocessor.images, preprocessor.videos
-    return replace(
-        preprocessor,
-        images=replace(images, max_source_pixels=min(images.max_source_pixels, share), formats=IMAGE_FORMATS),
-        videos=replace(
-            videos,
-            max_source_pixels=min(videos.max_source_pixels, share),
-            max_source_frames=settings.max_frames,
-            max_source_seconds=settings.max_seconds,
-            max_sampled_pixels=share,
-            deadline=deadline,
-        ),
-    )

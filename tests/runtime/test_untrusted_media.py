@@ -1,0 +1,95 @@
+"""What messages from outside may name: data URIs, and files of one folder through no way out of it."""
+
+import base64
+import json
+
+import pytest
+from ernie_export.graphs.errors import UserError
+from ernie_export.runtime.untrusted_media import confine, count_media
+
+DATA = base64.b64encode(b"bytes").decode()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """media/a.png and media/sub/b.mp4; beside them secret.png, and links from media to it and to all there is."""
+    media = tmp_path / "media"
+    (media / "sub").mkdir(parents=True)
+    for path in (media / "a.png", media / "sub" / "b.mp4", tmp_path / "secret.png"):
+        path.write_bytes(b"x")
+    (media / "link.png").symlink_to(tmp_path / "secret.png")
+    (media / "inside.png").symlink_to("a.png")
+    (media / "root").symlink_to("/")
+    (media / "circle").symlink_to("circle")
+    return media
+
+
+def one(kind, **source):
+    return [{"role": "user", "content": [{"type": kind} | source, {"type": "text", "text": "What is it?"}]}]
+
+
+def confined(messages, folder):
+    """The source of the one picture or clip."""
+    before = json.dumps(messages)
+    (message,) = confine(messages, folder)
+    assert json.dumps(messages) == before, "the messages given are left as they are"
+    assert count_media([message]) == 1
+    (source,) = [value for key, value in message["content"][0].items() if key != "type"]
+    return source
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+@pytest.mark.parametrize("allowed", [True, False])
+def test_data_uris_become_bytes(kind, allowed, folder):
+    messages = one(kind, url=f"data:{kind}/x;base64,{DATA}")
+    assert confined(messages, folder if allowed else None) == b"bytes"
+
+
+def test_base64_and_image_url_become_bytes():
+    assert confined(one("image", base64=DATA), None) == b"bytes"
+    assert confined(one("image_url", image_url={"url": f"data:image/png;base64,{DATA}"}), None) == b"bytes"
+
+
+@pytest.mark.parametrize("path", ["a.png", "./sub/../a.png", "sub/b.mp4", "inside.png"])
+def test_files_of_the_folder(path, folder):
+    found = confined(one("video", path=path), folder)
+    assert found == (folder / path).resolve() and found.is_file()
+    assert confined(one("image", url=str(folder / path)), folder) == found
+
+
+OUTSIDE = ["../secret.png", "link.png", "root/etc/passwd", "/etc/passwd", "none.png", "sub", "", ".", "circle", "a\0"]
+OUTSIDE += ["file:///etc/passwd", "http://127.0.0.1/a.png", "x" * 5000, "~/a.png"]
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: repr(path)[:20])
+def test_other_files_are_refused_whether_they_exist_or_not(path, folder):
+    with pytest.raises(UserError) as caught:
+        confine(one("image", path=path), folder)
+    expected = "messages[0].content[0].path: expected a data URI or a path in the folder of media, found "
+    assert str(caught.value) == expected + repr(path[:80])
+
+
+@pytest.mark.parametrize("path", ["a.png", "/etc/passwd"])
+def test_without_a_folder_every_path_is_refused(path):
+    with pytest.raises(UserError, match=r"content\[0\].path: expected a data URI, found"):
+        confine(one("video", path=path), None)
+
+
+@pytest.mark.parametrize("source", [["/etc/passwd"], {"path": "/etc/passwd"}, 3, True])
+def test_what_is_no_text_is_refused(source, folder):
+    with pytest.raises(UserError, match=r"content\[0\].video: expected a data URI .*, found (list|dict|int|bool)"):
+        confine(one("video", video=source), folder)
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("data:image/png,abc", "expected a data URI in base64, found 'data:image/png'"),
+        ("data:image/png;base64,a", "expected base64, found"),
+        ("data:image/png;base64,ä", "expected base64, found"),
+    ],
+)
+def test_malformed_data_is_refused(uri, expected):
+    with pytest.raises(UserError) as caught:
+        confine(one("image", url=uri), None)
+    assert str(caught.value).startswith(f"messages[0].content[0].url: {expected}")
