@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.errors import UserError, printable
 from ernie_export.runtime.chat import Chat
-from ernie_export.runtime.command import print_error, printable, run
+from ernie_export.runtime.command import print_error, run
 from ernie_export.runtime.options import answer_options, load
 
 # Command: what follows it, and what it does.

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.errors import UserError, one_printable_line
 
 ASPECT = 200  # the image processor takes no longer picture
 
@@ -74,6 +74,13 @@ def picture_sizes(images: str) -> tuple[tuple[int, int], ...]:
     return tuple(sizes)
 
 
+def as_bytes(option: str, amount: float, unit: int) -> int:
+    """`amount` of `unit` bytes each. Raises UserError, naming the option, for what is no size of memory."""
+    if not 0 <= amount * unit < 2**62:  # nor is a NaN
+        raise UserError(f"{option}: expected a size from 0, found {amount:g}")
+    return int(amount * unit)
+
+
 def check_text(text: str, name: str) -> None:
     """Raises UserError, naming `name`, for bytes that are not text: these come in as lone surrogates."""
     try:
@@ -94,18 +101,13 @@ def peak_memory() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def printable(text: str, keep: str = "") -> str:
-    """`text` with control characters escaped, but those of `keep`: a terminal would obey them."""
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
-
-
 def print_error(message: str) -> None:
     """One line on stderr, whatever a file name or a library put into the message."""
     try:
         sys.stdout.flush()
     except OSError:
         _discard_output()
-    print("error:", printable(message.replace("\n", " ")), file=sys.stderr)
+    print("error:", one_printable_line(message), file=sys.stderr)
 
 
 def _fail(message: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from ernie_export.runtime.command import as_bytes
 
 if TYPE_CHECKING:
     from ernie_export.runtime.pipeline import Model
@@ -37,4 +38,4 @@ def load(bundle: Path, device: str, kv_cache: float) -> "Model":
     from ernie_export.runtime import load as load_bundle
     from ernie_export.runtime.scheduler import Limits
 
-    return load_bundle(bundle, device=device, limits=Limits(kv_bytes=int(kv_cache * 2**30)))
+    return load_bundle(bundle, device=device, limits=Limits(kv_bytes=as_bytes("--kv-cache", kv_cache, 2**30)))
