@@ -137,6 +137,8 @@ def from_sentencepiece(path: Path) -> Tokenizer:
     if kind != "BPE" or not model.pieces:
         raise UserError(f"{path}: expected a BPE model, found {kind} of {len(model.pieces)} pieces")
     pieces = {piece.piece: index for index, piece in enumerate(model.pieces)}
+    if strange := [piece for piece in pieces if not isinstance(piece, str)]:  # protobuf's form of text that is no UTF-8
+        raise UserError(f"{path}: expected pieces of text, found {strange[0]!r}")
     if len(pieces) != len(model.pieces):
         raise UserError(f"{path}: expected each piece once, found {len(model.pieces) - len(pieces)} again")
     cuts = ((piece[:place], piece[place:]) for piece in pieces for place in range(1, len(piece)))

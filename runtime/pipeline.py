@@ -68,6 +68,7 @@ def load(
     memory = CudaMemory.for_bundle(folder, manifest) if device == "cuda" and not card else None
     manifest.check_files(folder, hash_limit=2**63 if check else HASH_LIMIT)
     preprocessor = Preprocessor.from_folder(folder)
+    preprocessor.check(folder, manifest.model)
     if card:
         return Model(manifest, preprocessor, TensorRTEngine(folder, manifest, *card), engine_limits(manifest, limits))
     engine = CudaEngine(folder, manifest, threads, memory) if memory else OnnxRuntimeEngine(folder, manifest, threads)

@@ -21,7 +21,7 @@ from ernie_export.graphs.manifest import GRAPHS, Manifest
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.find_gpu import PROVIDER
 from ernie_export.runtime.engines.memory import Memory, data_file, read_file
-from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine, blamed
 from ernie_export.runtime.engines.step import BEST, Step
 from ernie_export.runtime.kv_cache import KVCache
 from ernie_export.runtime.sampling import Candidates
@@ -145,8 +145,8 @@ class CudaEngine(OnnxRuntimeEngine):
             options = self._options(threads)
             for tensor, value in weights.items():
                 options.add_initializer(tensor, value)
-            path = bundle / manifest.graphs[name]
-            sessions[name] = ort.InferenceSession(path, options, providers=self._providers(name))
+            with blamed(self._paths[name]):
+                sessions[name] = ort.InferenceSession(self._paths[name], options, providers=self._providers(name))
         self._weights = weights  # the sessions use them, and don't keep them
         return sessions
 

@@ -4,6 +4,8 @@ A session packs quantised weights anew for its kernels, in memory of its own: `d
 `decode` that would hold the text experts a second time.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 from weakref import WeakKeyDictionary
@@ -29,9 +31,11 @@ class OnnxRuntimeEngine:
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None) -> None:
         """`threads`: cores for one operator; None leaves the choice to ONNX Runtime (all physical cores)."""
         self._facts = manifest.model
+        self._paths = {name: bundle / manifest.graphs[name] for name in GRAPHS}
         self._sessions = self._open_sessions(bundle, manifest, threads)
         self._bindings: WeakKeyDictionary[KVCache, dict[tuple[str, int, int], ort.IOBinding]] = WeakKeyDictionary()
-        self.dtype = FLOATS[self._sessions["resampler"].get_outputs()[0].type]
+        with blamed(self._paths["resampler"]):
+            self.dtype = FLOATS[self._sessions["resampler"].get_outputs()[0].type]
 
     def _open_sessions(self, bundle: Path, manifest: Manifest, threads: int | None) -> dict[str, ort.InferenceSession]:
         """A session for each graph that this engine runs."""
@@ -40,11 +44,13 @@ class OnnxRuntimeEngine:
             raise UserError(f"{bundle}: expected a device that computes in bf16 (--device cuda), found {found}")
         options = self._options(threads)
         packed = manifest.precision in ("int8", "int4")
-        return {
-            name: ort.InferenceSession(bundle / manifest.graphs[name], options, providers=["CPUExecutionProvider"])
-            for name in GRAPHS
-            if not (packed and name == "decode")
-        }
+        sessions = {}
+        for name in GRAPHS:
+            if not (packed and name == "decode"):
+                with blamed(self._paths[name]):
+                    path = self._paths[name]
+                    sessions[name] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return sessions
 
     @staticmethod
     def _options(threads: int | None) -> ort.SessionOptions:
@@ -57,9 +63,12 @@ class OnnxRuntimeEngine:
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         """See `Engine.encode`."""
         frames = {"pixel_values": pixel_values, "coordinates": coordinates}
-        (hidden,) = self._sessions["vision"].run(["hidden"], frames)
+        with blamed(self._paths["vision"]):
+            (hidden,) = self._sessions["vision"].run(["hidden"], frames)
         paired = {"hidden": hidden, "first": pairs[0], "second": pairs[1]}
-        (features,) = self._sessions["resampler"].run(["features"], paired)
+        with blamed(self._paths["resampler"]):
+            (features,) = self._sessions["resampler"].run(["features"], paired)
+            expect(features, (None, None, self._facts.hidden_size))
         return features
 
     def new_cache(self, rows: int, capacity: int) -> KVCache:
@@ -105,11 +114,14 @@ class OnnxRuntimeEngine:
 
     def _run(self, graph: str, arrays: dict[str, np.ndarray], cache: KVCache, rows: slice) -> np.ndarray:
         """Run a decoder graph over some rows of the cache, which it updates in place; returns logits."""
-        binding = self._bound(graph, cache, rows)
-        for name, array in arrays.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        self._sessions[graph].run_with_iobinding(binding)
-        return binding.get_outputs()[0].numpy()
+        with blamed(self._paths[graph]):
+            binding = self._bound(graph, cache, rows)
+            for name, array in arrays.items():
+                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            self._sessions[graph].run_with_iobinding(binding)
+            logits = binding.get_outputs()[0].numpy()
+            expect(logits, (rows.stop - rows.start, self._facts.vocab_size))
+        return logits
 
     def _bound(self, graph: str, cache: KVCache, rows: slice) -> ort.IOBinding:
         """Logits as the first output, and each cache buffer as past and present alike.
@@ -140,3 +152,19 @@ class OnnxRuntimeEngine:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+@contextmanager
+def blamed(path: Path) -> Iterator[None]:
+    """Turn what ONNX Runtime and its bindings raise into a UserError: a graph that is not what a bundle should have."""
+    try:
+        yield
+    except Exception as e:  # ONNX Runtime's own are no common class
+        found = f"{type(e).__name__}: {e}"
+        raise UserError(f"{path}: expected a graph of this bundle's model that ONNX Runtime runs, found {found}") from e
+
+
+def expect(array: np.ndarray, shape: tuple[int | None, ...]) -> None:
+    """ValueError unless `array` has this shape; None stands for any size."""
+    if len(array.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
+        raise ValueError(f"an output of shape {array.shape} in place of {shape}")

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.manifest import ModelFacts
+from ernie_export.runtime.preprocess import image, tokenizer, video
 from ernie_export.runtime.preprocess.chat import ChatProcessor, check_counts
 from ernie_export.runtime.preprocess.image import ImageProcessor
 from ernie_export.runtime.preprocess.messages import Message, media
 from ernie_export.runtime.preprocess.positions import IMAGE, VIDEO, rope_positions, token_types
+from ernie_export.runtime.preprocess.settings import NESTED_FILE
 from ernie_export.runtime.preprocess.video import VideoProcessor
 from numpy.typing import NDArray
 
@@ -61,6 +65,18 @@ class Preprocessor:
         return cls(
             ImageProcessor.from_folder(folder), VideoProcessor.from_folder(folder), ChatProcessor.from_folder(folder)
         )
+
+    def check(self, folder: Path, facts: ModelFacts) -> None:
+        """Raises UserError where the processor files of bundle `folder` are not those of its model."""
+        for file, settings in ((image.FILE, self.images.settings), (video.FILE, self.videos.settings)):
+            for key, size in (("patch_size", facts.patch_size), ("merge_size", facts.spatial_merge_size)):
+                if (found := getattr(settings, key)) != size:
+                    where = f"{folder / file} (or {NESTED_FILE}): {key}"
+                    raise UserError(f"{where}: expected {size}, as the model has, found {found}")
+        largest = max(self.chat.tokenizer.backend.get_vocab().values(), default=0)
+        if largest >= facts.vocab_size:
+            expected = f"ids below {facts.vocab_size}, the model's vocab_size"
+            raise UserError(f"{folder / tokenizer.FILE}: expected {expected}, found {largest}")
 
     def __call__(
         self,

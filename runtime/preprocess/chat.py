@@ -77,11 +77,16 @@ class ChatProcessor:
         chat = [_with_reasoning(_plain(message)) for message in normalise(messages)]
         values = {**self.tokenizer.named, **_plain(dict(variables or {}))}
         try:
-            return self.template.render(
+            text = self.template.render(
                 messages=chat, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **values
             )
         except Exception as e:  # a template may do anything that Python can, and fail so
             raise UserError(f"chat template: expected messages that it accepts, found {_line(e)}") from e
+        try:
+            text.encode()
+        except UnicodeEncodeError as e:  # JSON can spell half of a pair, which no tokenizer takes
+            raise UserError(f"messages: expected text in Unicode, found {text[e.start]!a}") from e
+        return text
 
     def placeholders(self, text: str) -> list[str]:
         """ "image" or "video" for each placeholder token of a rendered prompt, in order."""

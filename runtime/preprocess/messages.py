@@ -152,7 +152,10 @@ def _path(value: Any, where: str, base: Path | None, expected: str) -> Path:
         raise UserError(f"{where}: expected {expected}, found {type(value).__name__}")
     text = str(value)
     if isinstance(value, str) and "://" in text:
-        parts = urlsplit(text)
+        try:
+            parts = urlsplit(text)
+        except ValueError as e:  # brackets without an address in them
+            raise UserError(f"{where}: expected {expected}, found {text!r} ({e})") from e
         if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
             raise UserError(f"{where}: expected a local path (nothing is fetched), found {text}")
         text = unquote(parts.path)

@@ -11,6 +11,8 @@ from typing import Any
 
 from ernie_export.graphs.errors import UserError
 
+LARGEST = 3.4028234e38  # of float32
+MOST_PIXELS = 2**27  # that a checkpoint may ask a picture to be resized to: 1.5 GiB as float32
 NESTED_FILE = "processor_config.json"
 CHANNELS = 3
 # image_utils.OPENAI_CLIP_MEAN and OPENAI_CLIP_STD: what both processor classes use where a file is silent.
@@ -60,7 +62,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise UserError(f"{path}: cannot be read: {e.strerror or e}") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{path}: expected JSON, found {e}") from e
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
@@ -131,19 +133,19 @@ class Section:
             raise self.fail(key, "true or false")
         return value
 
-    def whole(self, key: str, default: int | None, minimum: int = 1) -> int | None:
+    def whole(self, key: str, default: int | None, most: int = 2**31 - 1) -> int | None:
         value = self.get(key, default)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise self.fail(key, f"a whole number of at least {minimum}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise self.fail(key, f"a whole number from 1 to {most}")
         return value
 
     def number(self, key: str, default: float | None) -> float | None:
         value = self.get(key, default)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST:
             raise self.fail(key, "a positive number")
         return value
 
@@ -153,7 +155,7 @@ class Section:
         if (
             not isinstance(values, list | tuple)
             or len(values) != CHANNELS
-            or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values)
+            or any(isinstance(v, bool) or not isinstance(v, int | float) or not abs(v) <= LARGEST for v in values)
             or (nonzero and not all(values))
         ):
             raise self.fail(key, f"{CHANNELS} numbers{', none of them zero' if nonzero else ''}")
@@ -174,7 +176,7 @@ class Section:
         if isinstance(resample, bool) or resample not in resamples:
             raise self.fail("resample", f"one of {list(resamples)}")
         low, high = self._size(default_size)
-        patch, merge = self.whole("patch_size", 14), self.whole("merge_size", 2)
+        patch, merge = self.whole("patch_size", 14, 1024), self.whole("merge_size", 2, 1024)
         factor = self.number("rescale_factor", 1 / 255)
         assert patch is not None and merge is not None and factor is not None  # they have defaults
         return PixelSettings(
@@ -200,8 +202,9 @@ class Section:
         }:
             raise self.fail("size", '{"shortest_edge": least pixels, "longest_edge": most pixels}')
         low, high = size["shortest_edge"], size["longest_edge"]
-        if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in (low, high)) or low > high:
-            raise self.fail("size", "whole numbers with 0 < shortest_edge <= longest_edge")
+        whole = type(low) is int and type(high) is int
+        if not whole or not 0 < low <= high <= MOST_PIXELS:
+            raise self.fail("size", f"whole numbers with 0 < shortest_edge <= longest_edge <= {MOST_PIXELS}")
         # Older files repeat the bounds under these names; the reference reads only `size`.
         for key, value in (("min_pixels", low), ("max_pixels", high)):
             if self.get(key, value) != value:

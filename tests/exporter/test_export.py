@@ -21,6 +21,7 @@ from ernie_export.graphs.layout import expected_tensors
 from ernie_export.graphs.manifest import Manifest
 from ernie_export.runtime import load
 from safetensors.numpy import load_file, save_file
+from zero_checkpoint import tiny_checkpoint, write_checkpoint
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 COMMAND = Path(sys.executable).with_name("ernie-export")
@@ -283,30 +284,6 @@ def test_a_limit_on_files(tmp_path, limit):
     assert process.stderr.startswith(f"error: {output.parent}") and "File too large" in process.stderr
     assert tree(output) == before
     assert {path.name for path in tmp_path.iterdir()} <= {"bundle", "checkpoint"}
-
-
-def write_checkpoint(folder: Path, text: dict[str, Any], vision: dict[str, Any]) -> int:
-    """A checkpoint of zeros with other sizes than mini-ernie's, as a sparse file; returns its bytes."""
-    folder.mkdir()
-    for path in MINI.iterdir():
-        if "safetensors" not in path.name:
-            shutil.copyfile(path, folder / path.name)
-    edit(folder, "config.json", lambda d: (d["text_config"].update(text), d["vision_config"].update(vision)))
-    members, end = {}, 0
-    for name, shape in expected_tensors(ErnieConfig.from_hf(folder)).items():
-        members[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + 4 * int(np.prod(shape))]}
-        end = members[name]["data_offsets"][1]
-    header = json.dumps(members).encode()
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + end)
-    return end
-
-
-def tiny_checkpoint(folder: Path) -> None:
-    text = {"hidden_size": 16, "head_dim": 8, "rope_parameters": {"mrope_section": [1, 1, 2]}, "num_hidden_layers": 1}
-    text |= {"mlp_layer_types": None, "intermediate_size": 8, "vocab_size": 476}
-    assert write_checkpoint(folder, text, {"hidden_size": 16, "depth": 1, "intermediate_size": 8}) < 190 * 2**10
 
 
 def test_memory_stays_bounded(tmp_path):

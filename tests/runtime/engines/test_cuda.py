@@ -173,7 +173,7 @@ def test_closing_frees_the_memory(bundle):
 def test_a_graph_that_does_not_open_frees_the_memory(bundle):
     memory = HostMemory()
     manifest = Manifest.read(bundle)
-    with pytest.raises(ort.capi.onnxruntime_pybind11_state.NoSuchFile):
+    with pytest.raises(UserError, match="none.onnx: expected a graph"):
         CudaEngine(bundle, replace(manifest, graphs=manifest.graphs | {"decode": "none.onnx"}), 1, memory)
     assert not memory._blocks
 

@@ -83,6 +83,7 @@ MALFORMED = {
         "messages[0].content[0].url: expected a local path",
     ),
     "remote-file": (user({"type": "image", "url": "file://host/c.png"}), "nothing is fetched"),
+    "no-address": (user({"type": "image", "url": "http://[::1"}), "content[0].url: expected a local path or an image"),
     "remote-openai": (user({"type": "image_url", "image_url": {"url": "https://a.b"}}), "nothing is fetched"),
     "openai-without-address": (user({"type": "image_url", "image_url": {}}), "messages[0].content[0].image_url"),
     "bad-base64": (user({"type": "image", "base64": "?"}), "messages[0].content[0].base64: expected base64"),
@@ -242,6 +243,13 @@ def test_templates_that_fail(folder: Path, template: str, line: str):
     with pytest.raises(UserError) as error:
         ChatProcessor.from_folder(folder).render([{"role": "user", "content": "x"}])
     assert line in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["a\ud800b", [{"type": "text", "text": "\udfff"}]])
+def test_half_of_a_surrogate_pair(chat: ChatProcessor, content):
+    """JSON can spell it, and no tokenizer takes it."""
+    with pytest.raises(UserError, match=r"messages: expected text in Unicode, found '\\u"):
+        chat.render([{"role": "user", "content": content}])
 
 
 def test_templates_see_no_live_objects(folder: Path):

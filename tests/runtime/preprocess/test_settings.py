@@ -37,6 +37,11 @@ SHARED = {
     "mean": ({"image_mean": [1, 2]}, "image_mean: expected 3 numbers"),
     "std": ({"image_std": [1, 0, 2]}, "image_std: expected 3 numbers, none of them zero"),
     "patch": ({"patch_size": 0}, "patch_size: expected a whole number"),
+    "large-patch": ({"patch_size": 2000}, "patch_size: expected a whole number from 1 to 1024, found 2000"),
+    "large-size": ({"size": {"shortest_edge": 9, "longest_edge": 10**12}}, "size: expected whole numbers"),
+    "large-mean": ({"image_mean": [0, 10**400, 0]}, "image_mean: expected 3 numbers"),
+    "no-number": ({"image_std": [float("nan"), 1, 1]}, "image_std: expected 3 numbers"),
+    "large-factor": ({"rescale_factor": 10**400}, "rescale_factor: expected a positive number"),
     "factor": ({"rescale_factor": -1}, "rescale_factor: expected a positive number"),
     "temporal": ({"temporal_patch_size": 3}, "temporal_patch_size: expected"),
 }
@@ -78,6 +83,8 @@ def test_missing_and_damaged_files(folder: Path, file: str):
     fails(folder, f"{file}: expected JSON")
     (folder / file).write_text("[]")
     fails(folder, f"{file}: expected a JSON object, found list")
+    (folder / file).write_text("[" * 100_000)
+    fails(folder, f"{file}: expected JSON")
     (folder / file).write_bytes(b"\xff\xfe\x00")
     fails(folder, f"{file}: expected JSON")
     (folder / file).unlink()
