@@ -6,4 +6,17 @@ does. Tests that compile kernels do so in processes of their own, without this v
 
 import os
 
+import pytest
+
 os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For more of what the suite does in part."""
+    parser.addoption("--kills", type=int, default=10, help="Moments at which an export of each precision is killed.")
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """Moments at which an export of each precision is killed."""
+    return request.config.getoption("--kills")

@@ -21,9 +21,9 @@ from ernie_export.runtime import load, pipeline
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 QUIET = Progress(lambda name, total: None, lambda count: None)
 
-# Forks exports for every line of input, "TARGET,TARGET,... STAGGER STEPS", one every STAGGER seconds; kills the last of
-# them once it has reported so many steps (each block written is one, and the moments about each rename and removal), or
-# lets all end where STEPS is "-". Answers with exit codes and the steps counted.
+# Forks exports for every line of input, "TARGET,TARGET,... PRECISION STAGGER STEPS", one every STAGGER seconds; kills
+# the last of them once it has reported so many steps (each block written is one, and the moments about each rename and
+# removal), or lets all end where STEPS is "-". Answers with exit codes and the steps counted.
 DRIVER = """
 import os, signal, sys, time
 from pathlib import Path
@@ -32,7 +32,7 @@ from ernie_export.exporter.export import Progress, export
 
 checkpoint, output = Path(sys.argv[1]), Path(sys.argv[2])
 
-def child(target):
+def child(target, precision):
     reader, writer = os.pipe()
     pid = os.fork()
     if pid:
@@ -48,17 +48,17 @@ def child(target):
     bundle.remove_bundle = around(bundle.remove_bundle)
     code = 1
     try:
-        export(checkpoint, output, target, "fp32", Progress(step, step))
+        export(checkpoint, output, target, precision, Progress(step, step))
         code = 0
     finally:
         os._exit(code)
 
 print("ready", flush=True)
 for line in sys.stdin:
-    targets, stagger, limit = line.split()
+    targets, precision, stagger, limit = line.split()
     children = []
     for target in targets.split(","):
-        children.append(child(target))
+        children.append(child(target, precision))
         time.sleep(float(stagger))
     pid, reader = children[-1]
     steps = 0
@@ -81,9 +81,11 @@ class Driver:
         self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout.readline() == "ready\n"
 
-    def run(self, targets: str, stagger: float = 0, kill_at: int | None = None) -> tuple[list[int], int]:
+    def run(
+        self, targets: str, stagger: float = 0, kill_at: int | None = None, precision: str = "fp32"
+    ) -> tuple[list[int], int]:
         """Exit codes (-9: killed) and steps of the last one."""
-        self.process.stdin.write(f"{targets} {stagger} {'-' if kill_at is None else kill_at}\n")
+        self.process.stdin.write(f"{targets} {precision} {stagger} {'-' if kill_at is None else kill_at}\n")
         self.process.stdin.flush()
         *codes, steps = self.process.stdout.readline().split()
         return [int(code) for code in codes], int(steps)
@@ -111,23 +113,26 @@ def whole(folder: Path) -> Manifest:
     return manifest
 
 
-def test_killed_at_any_moment(driver, tmp_path, record_property):
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_killed_at_any_moment(driver, tmp_path, record_property, kills, precision):
     """What stands under the output's name is whole, the old bundle or the new; so is whatever has a manifest."""
     output = tmp_path / "out" / "bundle"
-    codes, steps = driver.run("onnx-portable")
+    codes, steps = driver.run("onnx-portable", precision=precision)
     assert codes == [0] and whole(output).target == "onnx-portable"
-    codes, steps = driver.run("onnx")  # replaces: two steps more
-    drawn = random.Random(3)
-    moments = [drawn.randint(1, steps) for _ in range(10)]
-    moments += [steps, steps - 1, steps - 2, steps - 3]  # about exchanging the bundles and removing the old one
+    codes, steps = driver.run("onnx", precision=precision)  # replaces: two steps more
+    drawn = random.Random(precision)
+    # About exchanging the bundles and removing the old one, then anywhere.
+    moments = [steps, steps - 1, steps - 2, steps - 3] + [drawn.randint(1, steps) for _ in range(kills - 4)]
     found = {"old": 0, "new": 0, "none": 0}
     left = 0
     for number, moment in enumerate(moments):
-        if number in (3, 6, 9, 13):  # with nothing there before
+        if number % 3 == 2:  # with nothing there before
             shutil.rmtree(output, ignore_errors=True)
+        elif not output.exists():
+            assert driver.run("onnx-portable", precision=precision)[0] == [0]
         old = whole(output).target if output.exists() else None
         new = "onnx" if old == "onnx-portable" else "onnx-portable"
-        codes, _ = driver.run(new, kill_at=moment)
+        codes, _ = driver.run(new, kill_at=moment, precision=precision)
         assert codes == [-9] or moment == steps or old is None
         if output.exists():
             target = load_target(output)
@@ -141,10 +146,10 @@ def test_killed_at_any_moment(driver, tmp_path, record_property):
             assert partial.name.startswith(".bundle.partial-")
             if (partial / MANIFEST).exists():
                 whole(partial)
-    record_property("after a kill", f"{found}, partial folders {left}")
+    record_property("after a kill", f"{precision}, {kills} kills: {found}, partial folders {left}")
     assert found["old"] and found["new"] and found["none"] and left, found
-    assert driver.run("onnx")[0] == [0]
-    assert whole(output).target == "onnx"
+    assert driver.run("onnx", precision=precision)[0] == [0]
+    assert (whole(output).target, whole(output).precision) == ("onnx", precision)
     assert [path.name for path in output.parent.iterdir()] == ["bundle"], "partial folders outlive the next export"
 
 
