@@ -59,7 +59,7 @@ def create_app(model: Model, settings: Settings, fetcher: Fetcher | None = None)
     _add_models(app, settings, model.manifest.model.max_positions)
     _add_page(app)
 
-    @app.post("/v1/chat/completions", openapi_extra=_request_schema())
+    @app.post("/v1/chat/completions", openapi_extra=_describe_body(app))
     async def chat_completions(request: Request) -> Response:
         try:
             return await _chat(request, service)
@@ -184,7 +184,18 @@ def _add_page(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
 
-def _request_schema() -> dict[str, Any]:
-    """The body, for the description of the interface: it is read by hand, once the request is let in."""
-    schema = ChatRequest.model_json_schema()
+def _describe_body(app: FastAPI) -> dict[str, Any]:
+    """The body, for the description of the interface: it is read by hand, once the request is let in.
+
+    Its parts go where a description has its schemas: a reference counts from the top of the whole document.
+    """
+    schema = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    parts, describe = schema.pop("$defs"), app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        document.setdefault("components", {}).setdefault("schemas", {}).update(parts)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation extends it
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 from ernie_export.graphs.errors import UserError
-from ernie_export.runtime.command import run
+from ernie_export.runtime.command import as_bytes, run
 
 LEAST_KEY = 16  # characters: shorter ones can be guessed
 
@@ -23,8 +23,10 @@ LEAST_KEY = 16  # characters: shorter ones can be guessed
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="cuda: the first NVIDIA GPU.")
 @click.option("--threads", type=click.IntRange(1), default=None, help="Cores for the model.  [default: all]")
 @click.option("--kv-cache", type=float, default=4.0, metavar="GIB", help="Most memory for keys and values.")
-@click.option("--rows", type=int, default=16, help="Answers that run together.")
-@click.option("--queue", type=int, default=64, help="Answers that wait for a place; more are refused with 429.")
+@click.option("--feature-cache", type=float, default=512.0, metavar="MIB", help="Features of pictures and clips kept.")
+@click.option("--rows", type=click.IntRange(1, 4096), default=16, help="Answers that run together.")
+@click.option("--queue", type=click.IntRange(0, 2**20), default=64,
+              help="Answers that wait for a place; more are refused with 429.")  # fmt: skip
 @click.option("--timeout", type=float, default=300.0, metavar="SECONDS", help="Longest time for one request.")
 @click.option("--drain", type=float, default=30.0, metavar="SECONDS", help="Time to finish what runs on SIGTERM.")
 @click.option("--max-body", type=float, default=32.0, metavar="MIB", help="Largest request.")
@@ -46,6 +48,7 @@ def command(
     device: str,
     threads: int | None,
     kv_cache: float,
+    feature_cache: float,
     rows: int,
     queue: int,
     timeout: float,
@@ -82,7 +85,7 @@ def command(
         allow_urls=allow_urls,
         max_requests=rows + queue,
         timeout=timeout,
-        max_body=int(max_body * 2**20),
+        max_body=as_bytes("--max-body", max_body, 2**20),
         max_media=max_media,
         max_pixels=max_pixels,
         max_frames=max_frames,
@@ -93,7 +96,12 @@ def command(
         max_choices=max_choices,
         drain_seconds=drain,
     )
-    limits = Limits(rows=rows, waiting=rows + queue, kv_bytes=int(kv_cache * 2**30))
+    limits = Limits(
+        rows=rows,
+        waiting=rows + queue,
+        kv_bytes=as_bytes("--kv-cache", kv_cache, 2**30),
+        feature_bytes=as_bytes("--feature-cache", feature_cache, 2**20),
+    )
     with listen(host, port) as listener, load(bundle, threads, device=device, limits=limits) as model:
         serve(create_app(model, settings), listener)
 
