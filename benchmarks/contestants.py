@@ -49,11 +49,7 @@ class Ours:
     """This runtime on an exported bundle."""
 
     def __init__(self, bundle: Path) -> None:
-        from ernie_export.runtime import load
-        from ernie_export.runtime.scheduler import Limits
-
-        # Features are encoded in every round, as the other contestants do.
-        self.model = load(bundle, threads=THREADS, limits=Limits(feature_bytes=0))
+        self.model = self.load(bundle)
         facts = self.model.manifest.model
         self.ids = {
             "image": facts.image_token_id,

@@ -9,8 +9,11 @@ import compare
 import contestants
 import numpy as np
 import onnxruntime
+import openvino_engine
 import pytest
 from ernie_export.exporter.export import Progress, export
+from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from ernie_export.runtime.scheduler import Limits
 from openvino_engine import readable
 
 MINI = Path(__file__).resolve().parents[2] / "examples" / "mini-ernie"
@@ -94,3 +97,19 @@ def test_every_bundle_has_its_row(bundles):
     assert specs["OpenVINO fp32, our graphs"]["kind"] == "OpenVino"
     assert {spec["kind"] for spec in specs.values()} == set(contestants.CONTESTANTS)
     assert specs["torch.compile grouped_mm bf16"]["compiled"] and "compiled" not in specs["PyTorch grouped_mm bf16"]
+
+
+@pytest.mark.parametrize(("kind", "target"), [("Ours", "onnx"), ("OpenVino", "onnx-portable")])
+def test_a_contestant_runs_the_engine_that_it_is_named_for(monkeypatch, bundles, kind, target):
+    """And keeps nothing between prompts. OpenVINO itself is not needed to see that it is asked."""
+    opened = []
+
+    class Engine(OnnxRuntimeEngine):
+        def __init__(self, bundle, manifest, threads):
+            opened.append(threads)
+            super().__init__(bundle, manifest, threads)
+
+    monkeypatch.setattr(openvino_engine, "OpenVinoEngine", Engine)
+    model = contestants.make({"kind": kind, "bundle": str(bundles[target])}).model
+    assert opened == ([contestants.THREADS] if kind == "OpenVino" else [])
+    assert model.scheduler.limits == Limits(feature_bytes=0, reuse=False)
