@@ -23,6 +23,11 @@ class PromptChunk:
     position_ids: np.ndarray
     features: np.ndarray
 
+    def part(self, start: int, stop: int) -> Self:
+        """Tokens start to stop, with all of the features."""
+        tokens = self.input_ids[start:stop], self.token_types[start:stop], self.feature_index[start:stop]
+        return type(self)(*tokens, self.position_ids[:, start:stop], self.features)
+
 
 class Engine(Protocol):
     """Runs the graphs of one bundle; owns its sessions and frees them on close."""

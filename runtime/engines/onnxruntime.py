@@ -17,6 +17,9 @@ from ernie_export.graphs.manifest import GRAPHS, Manifest
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.kv_cache import KVCache
 
+# Scores that attention forms for a head at a time, queries by places in the cache: 16 MiB.
+SCORES = 2**22
+
 # NumPy has no bfloat16: features in it pass through the host as float32, which holds every one of its values.
 FLOATS: dict[str, np.dtype] = {
     "tensor(float)": np.dtype(np.float32),
@@ -78,8 +81,11 @@ class OnnxRuntimeEngine:
 
     def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> np.ndarray:
         """See `Engine.prefill`."""
-        (logits,) = self._run("decoder", self._prompt_arrays(cache, row, chunk), cache, slice(row, row + 1))
-        cache.lengths[row] += len(chunk.input_ids)
+        step = max(SCORES // cache.capacity, 1)
+        for start in range(0, len(chunk.input_ids), step):
+            part = chunk.part(start, start + step)
+            (logits,) = self._run("decoder", self._prompt_arrays(cache, row, part), cache, slice(row, row + 1))
+            cache.lengths[row] += len(part.input_ids)
         return logits
 
     def _prompt_arrays(self, cache: KVCache, row: int, chunk: PromptChunk) -> dict[str, np.ndarray]:
