@@ -151,9 +151,9 @@ def round_linear_layers(built: LayerGraph, seen: Seen, decoder: Decoder) -> None
         shared = [name for name in names if ".experts." not in name]
         spread = factors(seen.hessians.pop(site)) if shared else []
         for name in shared:
-            (piece,) = decoder.weights[name].pieces
-            assert isinstance(piece, Rows)
-            decoder.round(piece, decoder.matrix(piece.source), spread, name)
+            for piece in decoder.weights[name].pieces:
+                assert isinstance(piece, Rows)
+                decoder.round(piece, decoder.matrix(piece.source), spread, name)
 
 
 def round_experts(bank: str, index: int, seen: Seen, token_types: np.ndarray, decoder: Decoder) -> None:

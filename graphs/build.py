@@ -80,9 +80,15 @@ class GraphBuilder:
         self.graph.register_initializer(value)
         return value
 
-    def tensor(self, name: str, shape: Sequence[int], dtype: ir.DataType | None = None) -> ir.Value:
-        """The checkpoint's tensor `name` as it lies, in the graph's dtype unless another is given."""
-        return self.weight(Weight(name, (dtype or self.dtype).numpy(), tuple(shape), (Rows(name),)))
+    def tensor(
+        self, name: str, shape: Sequence[int], dtype: ir.DataType | None = None, sources: Sequence[str] = ()
+    ) -> ir.Value:
+        """The checkpoint's tensor `name` as it lies, in the graph's dtype unless another is given.
+
+        With `sources` the rows of these tensors, one after the other.
+        """
+        pieces = tuple(Rows(source) for source in sources or (name,))
+        return self.weight(Weight(name, (dtype or self.dtype).numpy(), tuple(shape), pieces))
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
         """A small initializer kept in the graph itself, named by the scope's path."""

@@ -70,7 +70,7 @@ def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuild
     source = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     with g.scope("lm_head"):
         if precision.others:
-            logits = quantized(g, last, "lm_head.weight", source, text.vocab_size, text.hidden_size, precision.others)
+            logits = quantized(g, last, "lm_head.weight", [source], text.vocab_size, text.hidden_size, precision.others)
         else:
             logits = g.op("Gemm", last, g.tensor(source, (text.vocab_size, text.hidden_size)), transB=1)
         if dtype != FLOAT:
@@ -122,15 +122,10 @@ def attention(g: GraphBuilder, text: TextConfig, index: int, x: ir.Value, split:
     """Rotated, cached, causal attention over x (B·S, H)."""
     prefix = f"model.layers.{index}.self_attn"
     width, kv_width = text.num_heads * text.head_dim, text.num_kv_heads * text.head_dim
-    q, k, v = (
-        g.op(
-            "Reshape",
-            linear(g, x, f"{prefix}.{name}_proj", size, text.hidden_size, text.use_bias),
-            split,
-            name=f"{name}_by_row",
-        )
-        for name, size in (("q", width), ("k", kv_width), ("v", kv_width))
-    )
+    parts = [f"{prefix}.{name}_proj" for name in "qkv"]
+    x = linear(g, x, f"{prefix}.qkv_proj", width + 2 * kv_width, text.hidden_size, text.use_bias, parts)
+    sizes = g.constant("sizes", np.array([width, kv_width, kv_width]))
+    q, k, v = g.op("Split", g.op("Reshape", x, split, name="by_row"), sizes, axis=2, outputs=3, name="qkv")
     heads = {"num_heads": text.num_heads, "kv_num_heads": text.num_kv_heads}
     q, k = g.custom(
         "MultimodalRope",

@@ -1,5 +1,7 @@
 """Weights in codes of 4 or 8 bits or in e4m3 numbers, and the linear layer that reads them."""
 
+from collections.abc import Sequence
+
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
@@ -10,12 +12,15 @@ from ernie_export.graphs.weights import Piece, Quantization, Rows, ScalesOf, Wei
 GROUPS = 128, 64, 32, 16  # values that share a scale: the larger the fewer bytes, and the faster the kernels
 
 
-def quantized(g: GraphBuilder, x: ir.Value, name: str, source: str, outputs: int, inputs: int, bits: int) -> ir.Value:
-    """x (T, inputs) by a copy called `name` of the checkpoint's `source` (outputs, inputs), in codes of `bits`."""
-    group = group_size(source, inputs)
+def quantized(
+    g: GraphBuilder, x: ir.Value, name: str, sources: Sequence[str], outputs: int, inputs: int, bits: int
+) -> ir.Value:
+    """x (T, inputs) by `name` (outputs, inputs), the rows of the checkpoint's `sources` in codes of `bits`."""
+    group = group_size(sources[0], inputs)
     shape = (outputs, inputs // group, group * bits // 8)  # as MatMulNBits wants it: by row, group and byte
+    pieces = tuple(Rows(source) for source in sources)
     how = Quantization(bits, group, g.float8 and bits == 8)
-    codes, scales = codes_and_scales(g, name, shape, (outputs, inputs), (Rows(source),), how)
+    codes, scales = codes_and_scales(g, name, shape, (outputs, inputs), pieces, how)
     prefix, attributes = storage(how)
     (y,) = g.custom(f"{prefix}Linear", x, codes, scales, K=inputs, N=outputs, **attributes)
     return y

@@ -140,10 +140,10 @@ def test_without_the_library(tmp_path, monkeypatch):
 
 
 def test_what_the_parser_refuses_is_named_by_its_path(tmp_path, monkeypatch):
-    """The portable lowering loops over experts, which the parser does not take."""
+    """The portable lowering sends tokens to banks by the places of non-zeros, which the parser does not take."""
     monkeypatch.setitem(onnx.LOWERINGS, "trt-rtx", "portable")
     message = attempt(tmp_path)
-    assert message.startswith("decoder.onnx: /model/layers.0/self_attn/MultimodalRope (RotaryEmbedding): refused by")
+    assert message.startswith("decoder.onnx: /model/layers.1/mlp/MoEDispatch (NonZero): refused by")
 
 
 CRASHES = {
