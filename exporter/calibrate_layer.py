@@ -17,7 +17,7 @@ from ernie_export.exporter.calibrate_prompts import Prompts
 from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.checkpoint import Checkpoint
 from ernie_export.graphs.config import TextConfig
-from ernie_export.graphs.decoder import layer
+from ernie_export.graphs.decoder import layer, shared_values
 
 INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
 BITS = 8
@@ -53,8 +53,8 @@ def build(text: TextConfig, index: int) -> LayerGraph:
         BITS,
     )
     shape = g.op("Shape", g.inputs["position_ids"], start=1)
-    split = g.op("Concat", shape, g.constant("rest", np.array([-1])), axis=0, name="by_row")
-    after = layer(g, text, index, g.inputs["hidden"], g.inputs["token_types"], split)
+    call = shared_values(g, text, shape, g.inputs["token_types"], g.inputs[f"past_key.{index}"])
+    after = layer(g, text, index, g.inputs["hidden"], call)
     found: dict[ir.Value, list[str]] = {}
     experts = None
     for node in g.graph:

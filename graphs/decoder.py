@@ -19,6 +19,9 @@ H hidden size, K kv heads, D head size, V vocabulary. {i} runs over the layers.
 * absent from the decode graph (`vision=False`), which knows text tokens only and none of the vision experts.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from ernie_export.graphs.build import GraphBuilder
@@ -30,6 +33,22 @@ from ernie_export.graphs.ops.mrope.reference import axes, inverse_frequencies
 from ernie_export.graphs.precision import Precision
 
 INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
+
+
+@dataclass(frozen=True)
+class Call:
+    """Values that all layers share.
+
+    split: the shape [B, S, -1]. token_types: (B·S,); None for text alone. rotary: the rotation's constants.
+    cos, sin: (B, S, D/2). capacity: C, shape (1,).
+    """
+
+    split: ir.Value
+    token_types: ir.Value | None
+    rotary: dict[str, Any]
+    cos: ir.Value
+    sin: ir.Value
+    capacity: ir.Value
 
 
 def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuilder:
@@ -60,12 +79,11 @@ def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuild
         token_types = None
         if vision:
             token_types = g.op("Reshape", g.inputs["token_types"], g.constant("flat", np.array([-1])), name="types")
-        batch_sequence = g.op("Shape", g.inputs["input_ids"])
-        split = g.op("Concat", batch_sequence, g.constant("rest", np.array([-1])), axis=0, name="by_row")
+        call = shared_values(g, text, g.op("Shape", g.inputs["input_ids"]), token_types, g.inputs["past_key.0"])
         for index in range(text.num_layers):
             with g.scope(f"layers.{index}"):
-                hidden = layer(g, text, index, hidden, token_types, split)
-        last = last_tokens(g, hidden, split)
+                hidden = layer(g, text, index, hidden, call)
+        last = last_tokens(g, hidden, call.split)
         last = rms_norm(g, last, "model.norm", text.hidden_size, text.rms_norm_eps)
     source = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     with g.scope("lm_head"):
@@ -101,43 +119,49 @@ def embed(g: GraphBuilder, config: ErnieConfig, vision: bool) -> ir.Value:
         return g.op("Where", is_text, tokens, rows)
 
 
-def layer(
-    g: GraphBuilder, text: TextConfig, index: int, hidden: ir.Value, token_types: ir.Value | None, split: ir.Value
-) -> ir.Value:
-    """One pre-norm decoder layer over hidden (B·S, H); `split` holds the shape [B, S, -1]."""
+def shared_values(
+    g: GraphBuilder, text: TextConfig, shape: ir.Value, token_types: ir.Value | None, past_key: ir.Value
+) -> Call:
+    """What the layers share, of the shape [B, S] of the new tokens and a layer's cached keys."""
+    split = g.op("Concat", shape, g.constant("rest", np.array([-1])), axis=0, name="by_row")
+    rotary = {
+        "inv_freq": inverse_frequencies(text.head_dim, text.rope_theta).tolist(),
+        "axes": axes(text.mrope_section).tolist(),
+    }
+    cos, sin = g.custom("RotaryTables", g.inputs["position_ids"], **rotary)
+    capacity = g.op("Shape", past_key, start=2, end=3, name="capacity")
+    return Call(split, token_types, rotary, cos, sin, capacity)
+
+
+def layer(g: GraphBuilder, text: TextConfig, index: int, hidden: ir.Value, call: Call) -> ir.Value:
+    """One pre-norm decoder layer over hidden (B·S, H)."""
     prefix = f"model.layers.{index}"
     x = rms_norm(g, hidden, f"{prefix}.input_layernorm", text.hidden_size, text.rms_norm_eps)
     with g.scope("self_attn"):
-        attended = attention(g, text, index, x, split)
+        attended = attention(g, text, index, x, call)
     hidden = g.op("Add", hidden, attended, name="after_attention")
     x = rms_norm(g, hidden, f"{prefix}.post_attention_layernorm", text.hidden_size, text.rms_norm_eps)
     if text.layer_types[index] == "sparse":
-        fed = sparse(g, x, token_types, f"{prefix}.mlp", text)
+        fed = sparse(g, x, call.token_types, f"{prefix}.mlp", text)
     else:
         fed = swiglu(g, x, f"{prefix}.mlp", text.hidden_size, text.intermediate_size, text.use_bias)
     return g.op("Add", hidden, fed, name="after_mlp")
 
 
-def attention(g: GraphBuilder, text: TextConfig, index: int, x: ir.Value, split: ir.Value) -> ir.Value:
+def attention(g: GraphBuilder, text: TextConfig, index: int, x: ir.Value, call: Call) -> ir.Value:
     """Rotated, cached, causal attention over x (B·S, H)."""
     prefix = f"model.layers.{index}.self_attn"
     width, kv_width = text.num_heads * text.head_dim, text.num_kv_heads * text.head_dim
     parts = [f"{prefix}.{name}_proj" for name in "qkv"]
     x = linear(g, x, f"{prefix}.qkv_proj", width + 2 * kv_width, text.hidden_size, text.use_bias, parts)
     sizes = g.constant("sizes", np.array([width, kv_width, kv_width]))
-    q, k, v = g.op("Split", g.op("Reshape", x, split, name="by_row"), sizes, axis=2, outputs=3, name="qkv")
+    q, k, v = g.op("Split", g.op("Reshape", x, call.split, name="by_row"), sizes, axis=2, outputs=3, name="qkv")
     heads = {"num_heads": text.num_heads, "kv_num_heads": text.num_kv_heads}
-    q, k = g.custom(
-        "MultimodalRope",
-        q,
-        k,
-        g.inputs["position_ids"],
-        inv_freq=inverse_frequencies(text.head_dim, text.rope_theta).tolist(),
-        axes=axes(text.mrope_section).tolist(),
-        **heads,
-    )
+    tables = g.inputs["position_ids"], call.cos, call.sin
+    q, k = g.custom("MultimodalRope", q, k, *tables, **call.rotary, **heads)
     past = [g.inputs[f"past_{part}.{index}"] for part in ("key", "value")]
-    y, _, _ = g.custom("CachedAttention", q, k, v, *past, g.inputs["past_lengths"], g.inputs["lengths"], **heads)
+    lengths = g.inputs["past_lengths"], g.inputs["lengths"], call.capacity
+    y, _, _ = g.custom("CachedAttention", q, k, v, *past, *lengths, **heads)
     flat = g.op("Reshape", y, g.constant("flat", np.array([-1, width])), name="y_flat")
     return linear(g, flat, f"{prefix}.o_proj", text.hidden_size, width, text.use_bias)
 

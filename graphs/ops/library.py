@@ -19,7 +19,7 @@ from ernie_export.graphs.ops.moe_dispatch.spec import (
 from ernie_export.graphs.ops.mrope import function as mrope
 from ernie_export.graphs.ops.mrope import function_rtx as mrope_rtx
 from ernie_export.graphs.ops.mrope import function_tensorrt as mrope_tensorrt
-from ernie_export.graphs.ops.mrope.spec import MROPE
+from ernie_export.graphs.ops.mrope.spec import MROPE, ROTARY_TABLES
 from ernie_export.graphs.ops.quantized_linear import function as quantized_linear
 from ernie_export.graphs.ops.quantized_linear.spec import FLOAT8_LINEAR, QUANTIZED_LINEAR
 from ernie_export.graphs.ops.spec import DOMAIN, OPSET, OpSpec
@@ -38,6 +38,7 @@ SPECS: dict[str, OpSpec] = {
         QUANTIZED_LINEAR,
         FLOAT8_LINEAR,
         MROPE,
+        ROTARY_TABLES,
         CACHED_ATTENTION,
         VISION_ATTENTION,
     )

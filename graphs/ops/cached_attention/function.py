@@ -14,7 +14,7 @@ the keys' own that stands in the softmax's sum, and that weighs nothing at -1e30
 """
 
 PORTABLE = """
-CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_lengths, lengths)
+CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_lengths, lengths, capacity)
         => (y, present_key, present_value) {
     kv_heads_0d = Constant <value_int: int = @kv_num_heads> ()
     heads_0d = Constant <value_int: int = @num_heads> ()
@@ -37,10 +37,9 @@ CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_l
     one = Constant <value_int = 1> ()
     length_1d = Shape <start = 1, end = 2> (q)
     length = Squeeze (length_1d, first)
-    capacity_1d = Shape <start = 2, end = 3> (past_key)
-    capacity = Squeeze (capacity_1d, first)
+    capacity_0d = Squeeze (capacity, first)
     new = Range (zero, length, one)
-    places = Range (zero, capacity, one)
+    places = Range (zero, capacity_0d, one)
     column_axes = Constant <value_ints = [1, 2, 3]> ()
     row_axes = Constant <value_ints = [0, 1, 3]> ()
     past_4d = Unsqueeze (past_lengths, column_axes)
@@ -55,13 +54,12 @@ CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_l
 """
 
 ONNXRUNTIME = """
-CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_lengths, lengths)
+CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_lengths, lengths, capacity)
         => (y, present_key, present_value) {{
     one = Constant <value_int = 1> ()
     ends = Add (past_lengths, lengths)
     last = Sub (ends, one)
     last32 = Cast <to = 6> (last)
-    capacity = Shape <start = 2, end = 3> (past_key)
     capacity32 = Cast <to = 6> (capacity)
     {sink}
     y, present_key, present_value = com.microsoft.GroupQueryAttention

@@ -5,7 +5,7 @@ figure of the graph: it is read off the cache's shape, where the portable body l
 """
 
 RTX = """
-CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_lengths, lengths)
+CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_lengths, lengths, capacity)
         => (y, present_key, present_value) {
     first = Constant <value_ints = [0]> ()
     heads_0d = Constant <value_int: int = @num_heads> ()
@@ -28,10 +28,9 @@ CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_l
     one = Constant <value_int = 1> ()
     length_1d = Shape <start = 1, end = 2> (q)
     length = Squeeze (length_1d, first)
-    capacity_1d = Shape <start = 2, end = 3> (past_key)
-    capacity = Squeeze (capacity_1d, first)
+    capacity_0d = Squeeze (capacity, first)
     new = Range (zero, length, one)
-    places = Range (zero, capacity, one)
+    places = Range (zero, capacity_0d, one)
     column_axes = Constant <value_ints = [1, 2, 3]> ()
     row_axes = Constant <value_ints = [0, 1, 3]> ()
     place_axes = Constant <value_ints = [0, 1, 2]> ()

@@ -9,6 +9,7 @@ B rows, S new tokens (right-padded where rows differ), C cache capacity, D head 
 | past_key, past_value | (B, Nkv, C, D) | the graph's; C >= past_lengths + S |
 | past_lengths | (B,) | int64, tokens already in the cache |
 | lengths | (B,) | int64, new tokens that are not padding |
+| capacity | (1,) | int64, C: every layer's the same |
 | output y | (B, S, Nq·D) | rows of padding are undefined |
 | output present_key, present_value | (B, Nkv, C, D) | may share memory with the inputs |
 
@@ -21,7 +22,7 @@ from ernie_export.graphs.ops.spec import OpSpec
 
 CACHED_ATTENTION = OpSpec(
     "CachedAttention",
-    ("q", "k", "v", "past_key", "past_value", "past_lengths", "lengths"),
+    ("q", "k", "v", "past_key", "past_value", "past_lengths", "lengths", "capacity"),
     ("y", "present_key", "present_value"),
     ("num_heads", "kv_num_heads"),
 )

@@ -1,10 +1,11 @@
-"""ONNX function body of MultimodalRope: one for every target that takes standard operators.
+"""ONNX function bodies of MultimodalRope and RotaryTables: for every target that takes standard operators.
 
-cos and sin are the same in every layer; ONNX Runtime shares them between the inlined copies (common subexpressions).
+The tables are the same in every layer, and are made once: ONNX Runtime does not see that inlined copies have equal
+constants.
 """
 
-ROPE = """
-MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids) => (q_rotated, k_rotated) {
+TABLES = """
+RotaryTables <inv_freq, axes> (position_ids) => (cos, sin) {
     frequencies = Constant <value_floats: floats = @inv_freq> ()
     pair_axes = Constant <value_ints: ints = @axes> ()
     by_pair = Gather <axis = 0> (position_ids, pair_axes)
@@ -13,6 +14,11 @@ MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids) =>
     angles = Mul (positions32, frequencies)
     cos = Cos (angles)
     sin = Sin (angles)
+}
+"""
+
+ROPE = """
+MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids, cos, sin) => (q_rotated, k_rotated) {
     q32 = Cast <to = 1> (q)
     k32 = Cast <to = 1> (k)
     q_turned = RotaryEmbedding <interleaved = 1, num_heads: int = @num_heads> (q32, cos, sin)
@@ -25,4 +31,4 @@ MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids) =>
 
 def bodies(lowering: str, dtype: str) -> list[str]:
     """Function texts; the same for every lowering and dtype."""
-    return [ROPE]
+    return [TABLES, ROPE]

@@ -3,16 +3,11 @@
 Twice the number of frequencies is the head's size. RotaryEmbedding over (B, N, S, D) takes cos and sin of (B, S, D/2).
 """
 
+from ernie_export.graphs.ops.mrope.function import TABLES
+
 RTX = """
-MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids) => (q_rotated, k_rotated) {
+MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids, cos, sin) => (q_rotated, k_rotated) {
     frequencies = Constant <value_floats: floats = @inv_freq> ()
-    pair_axes = Constant <value_ints: ints = @axes> ()
-    by_pair = Gather <axis = 0> (position_ids, pair_axes)
-    positions = Transpose <perm = [1, 2, 0]> (by_pair)
-    positions32 = Cast <to = 1> (positions)
-    angles = Mul (positions32, frequencies)
-    cos = Cos (angles)
-    sin = Sin (angles)
     first = Constant <value_ints = [0]> ()
     two = Constant <value_ints = [2]> ()
     pairs = Shape (frequencies)
@@ -47,5 +42,5 @@ MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids) =>
 
 
 def bodies(lowering: str, dtype: str) -> list[str]:
-    """Function text, the same for every dtype."""
-    return [RTX]
+    """Function texts, the same for every dtype."""
+    return [TABLES, RTX]

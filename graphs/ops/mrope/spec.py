@@ -1,4 +1,4 @@
-"""Declaration of MultimodalRope.
+"""Declaration of MultimodalRope, and of RotaryTables, which makes what every layer's rotation has in common.
 
 B rows, S tokens, D head size, Nq and Nkv heads.
 
@@ -7,17 +7,21 @@ B rows, S tokens, D head size, Nq and Nkv heads.
 | q | (B, S, Nq·D) | the graph's |
 | k | (B, S, Nkv·D) | the graph's |
 | position_ids | (3, B, S) | int64; temporal, height, width |
+| cos, sin | (B, S, D/2) | float32; by RotaryTables, for bodies that do not compute them where they rotate |
 | output q_rotated, k_rotated | as q and k | |
 
 Attributes: `num_heads`, `kv_num_heads`; `inv_freq` (D/2 floats) and `axes` (D/2 ints: 0 temporal, 1 height, 2 width),
 the frequency and the position axis of each pair of elements (2j, 2j + 1).
+
+RotaryTables takes position_ids, `inv_freq` and `axes` alone; its outputs are cos and sin.
 """
 
 from ernie_export.graphs.ops.spec import OpSpec
 
 MROPE = OpSpec(
     "MultimodalRope",
-    ("q", "k", "position_ids"),
+    ("q", "k", "position_ids", "cos", "sin"),
     ("q_rotated", "k_rotated"),
     ("num_heads", "kv_num_heads", "inv_freq", "axes"),
 )
+ROTARY_TABLES = OpSpec("RotaryTables", ("position_ids",), ("cos", "sin"), ("inv_freq", "axes"))

@@ -37,6 +37,7 @@ def test_cached_attention(run_op, lowering, evaluator, heads, kv_heads, dim, ste
         "lengths": new,
     }
     expected = cached_attention(*arrays.values(), heads, kv_heads)
+    arrays["capacity"] = np.array([capacity])
     outputs = [(np.float32, 3), (np.float32, 4), (np.float32, 4)]
     attributes = {"num_heads": heads, "kv_num_heads": kv_heads}
     if lowering == "onnxruntime" and rows > 1 < tokens:

@@ -22,7 +22,10 @@ def test_body_equals_reference(run_op, section, lowering, evaluator):
         "inv_freq": inv_freq.tolist(),
         "axes": axes.tolist(),
     }
-    inputs = {"q": q, "k": k, "position_ids": positions}
+    tables = {name: attributes[name] for name in ("inv_freq", "axes")}
+    only = {"position_ids": positions}
+    cos, sin = run_op("RotaryTables", lowering, only, tables, [(np.float32, 3)] * 2, evaluator)
+    inputs = {"q": q, "k": k, "position_ids": positions, "cos": cos, "sin": sin}
     outputs = run_op("MultimodalRope", lowering, inputs, attributes, [(np.float32, 3)] * 2, evaluator)
     for x, y, n in zip((q, k), outputs, (heads, kv_heads)):
         expected = reference.rotate(x.reshape(rows, tokens, n, dim), positions, inv_freq, axes).reshape(x.shape)

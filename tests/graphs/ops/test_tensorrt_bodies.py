@@ -27,7 +27,8 @@ CASES = {
         stages(vision=True),
     ),
     "MultimodalRope": (
-        {"q": ("BFLOAT16", 3), "k": ("BFLOAT16", 3), "position_ids": ("INT64", 3)},
+        {"q": ("BFLOAT16", 3), "k": ("BFLOAT16", 3), "position_ids": ("INT64", 3)}
+        | {"cos": ("FLOAT", 3), "sin": ("FLOAT", 3)},
         {"num_heads": 4, "kv_num_heads": 2} | TABLES,
         (rope_stage(),),
     ),
