@@ -2,10 +2,13 @@
 
 Routing and dispatch are the same everywhere; only how one bank's experts run differs:
 `portable` loops over the experts in standard operators (ascending order, as the reference adds them), `onnxruntime`
-calls the fused com.microsoft::MoE, or QMoE where the experts are quantised. These want router logits and apply a
-softmax of their own, so they are given log(weight) for the chosen experts and -1e30 elsewhere: the softmax then returns
-our weights over their sum, and the sum (1, or less where norm_min took over) is multiplied back. Neither takes experts
-in e4m3 numbers: those run as in `portable` everywhere.
+calls the fused com.microsoft::MoE, or QMoE where the experts are quantised. MoE wants router logits and applies a
+softmax of its own, so it is given log(probability) for the chosen experts and -1e30 elsewhere: the softmax then returns
+the probabilities over their sum, which is to be over norm_min at least. QMoE takes what it chooses by and what it
+weighs by apart, and the sum is left to us. Neither takes experts in e4m3 numbers: those run as in `portable`
+everywhere.
+
+A step of one token spends about as long on starting operators as on the experts, so there are few of them.
 """
 
 from ernie_export.graphs.ops.moe_dispatch.spec import (
@@ -21,7 +24,7 @@ from ernie_export.graphs.ops.spec import OpSpec
 
 ATTRIBUTES = {"k": "int", "norm_min": "float", "bits": "int", "group": "int"}
 
-ROUTING = """
+CHOICE = """
     x32 = Cast <to = 1> (x)
     logits = MatMul (x32, gate)
     probs = Softmax <axis = -1> (logits)
@@ -34,20 +37,34 @@ ROUTING = """
     total = ReduceSum <keepdims = 1> (chosen, axis)
     least = Constant <value_float: float = @norm_min> ()
     divisor = Max (total, least)
+"""
+ROUTING = f"""{CHOICE}
     weights = Div (chosen, divisor)
 """
 
+# A probability is nothing beside 1e30.
 EXPERTS_ONNXRUNTIME = """
-    logs = Log (weights)
-    shape = Shape (probs)
-    low = Constant <value = float {{-1e30}}> ()
-    lows = Expand (low, shape)
+    logs = Log (chosen)
+    low = Constant <value = float {-1e30}> ()
+    lows = Add (probs, low)
     router32 = ScatterElements <axis = 1> (lows, experts, logs)
     router = CastLike (router32, x)
-    mixed = com.microsoft.{fused}
-    sum32 = ReduceSum <keepdims = 1> (weights, axis)
-    sum = CastLike (sum32, x)
-    y = Mul (mixed, sum)
+    mixed = com.microsoft.MoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
+        activation_beta = 0.0, normalize_routing_weights = 0> (x, router, gate_up, , down)
+    share32 = Div (total, divisor)
+    share = CastLike (share32, x)
+    y = Mul (mixed, share)
+"""
+# Accuracy level 4: see the room quantized_linear.
+QUANTIZED_EXPERTS_ONNXRUNTIME = """
+    choose_by = CastLike (scores, x)
+    weigh_by = CastLike (probs, x)
+    mixed = com.microsoft.QMoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
+        activation_beta = 0.0, normalize_routing_weights = 0, expert_weight_bits: int = @bits,
+        block_size: int = @group, accuracy_level = 4>
+        (x, choose_by, gate_up, gate_up_scales, , down, down_scales, , , , , , , , weigh_by)
+    over = CastLike (divisor, x)
+    y = Div (mixed, over)
 """
 
 EXPERTS_PORTABLE = """
@@ -90,14 +107,6 @@ EXPERTS_PORTABLE = """
     }}>
 """
 
-FUSED = """MoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
-        activation_beta = 0.0, normalize_routing_weights = 0> (x, router, gate_up, , down)"""
-# Accuracy level 4: see the room quantized_linear.
-FUSED_QUANTIZED = """QMoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
-        activation_beta = 0.0, normalize_routing_weights = 0, expert_weight_bits: int = @bits,
-        block_size: int = @group, accuracy_level = 4>
-        (x, router, gate_up, gate_up_scales, , down, down_scales)"""
-
 # Expert e's matrices in the loop of `portable`.
 ROWS = {name: f"{name}_rows = Gather <axis = 0> ({name}, e)" for name in ("gate_up", "down")}
 ROWS_QUANTIZED = {
@@ -126,21 +135,40 @@ DISPATCH = """
     text_rows = Transpose <perm = [1, 0]> (text_places)
     vision_rows = Transpose <perm = [1, 0]> (vision_places)
     {banks}
+"""
+MERGE = """
     bank_size = Shape <start = 1, end = 2> (text_gate)
     e_offset = Add (e_vision, bank_size)
     order = Concat <axis = 0> (text_rows, vision_rows)
     y_sorted = Concat <axis = 0> (y_text, y_vision)
     e_sorted = Concat <axis = 0> (e_text, e_offset)
-    y = ScatterND (x, order, y_sorted)
-    experts = ScatterND (e_sorted, order, e_sorted)
+    {y} = ScatterND (x, order, y_sorted)
+    {experts} = ScatterND (e_sorted, order, e_sorted)
 """
 
 BANKS = """
     x_text = GatherND (x, text_rows)
-    x_vision = GatherND (x, vision_rows)
     y_text, e_text = ernie.{bank} <{passed}> (x_text, {text})
+    x_vision = GatherND (x, vision_rows)
     y_vision, e_vision = ernie.{bank} <{passed}> (x_vision, {vision})
-"""
+""" + MERGE.format(y="y", experts="experts")
+# The same for ONNX Runtime on the CPU, where a step of text tokens skips the vision bank. The text bank stands outside,
+# once: packed for its kernels, it would be in memory once for each branch.
+BANKS_IF_ANY = """
+    x_text = GatherND (x, text_rows)
+    y_text, e_text = ernie.{bank} <{passed}> (x_text, {text})
+    vision_tokens = Size (vision_places)
+    any_vision = Cast <to = 9> (vision_tokens)
+    y, experts = If (any_vision) <
+      then_branch = both () => (float[T, H] y_both, int64[T, k] e_both) {{
+        x_vision = GatherND (x, vision_rows)
+        y_vision, e_vision = ernie.{bank} <{passed}> (x_vision, {vision})
+        MERGE
+    }}, else_branch = text_alone () => (float[T, H] y_alone, int64[T, k] e_alone) {{
+        y_alone = Identity (y_text)
+        e_alone = Identity (e_text)
+    }}>
+""".replace("MERGE", MERGE.format(y="y_both", experts="e_both"))
 # ONNX Runtime's CUDA kernels refuse to run no rows, which a prompt without text or without pictures leaves to a bank:
 # each bank gets the first token besides its own, and that answer is dropped.
 BANKS_OF_SOME = """
@@ -157,17 +185,18 @@ BANKS_OF_SOME = """
     e_text = Slice (e_some_text, start, end, start)
     y_vision = Slice (y_some_vision, start, end, start)
     e_vision = Slice (e_some_vision, start, end, start)
-"""
+""" + MERGE.format(y="y", experts="experts")
 
 
 def bodies(lowering: str, dtype: str) -> list[str]:
     """Function texts for `lowering` (portable, onnxruntime) and the graph's `dtype` (float, float16, bfloat16)."""
-    # Graphs in 16 bits are those that may run on CUDA.
-    banks = BANKS_OF_SOME if lowering == "onnxruntime" and dtype != "float" else BANKS
+    banks = BANKS
+    if lowering == "onnxruntime":  # graphs in 16 bits are those that may run on CUDA
+        banks = BANKS_IF_ANY if dtype == "float" else BANKS_OF_SOME
     return [
-        bank_body(EXPERT_BANK, lowering, dtype, FUSED, ROWS),
+        bank_body(EXPERT_BANK, lowering, dtype, EXPERTS_ONNXRUNTIME, ROWS),
         dispatch_body(MOE_DISPATCH, EXPERT_BANK, banks),
-        bank_body(QUANTIZED_EXPERT_BANK, lowering, dtype, FUSED_QUANTIZED, ROWS_QUANTIZED),
+        bank_body(QUANTIZED_EXPERT_BANK, lowering, dtype, QUANTIZED_EXPERTS_ONNXRUNTIME, ROWS_QUANTIZED),
         dispatch_body(QUANTIZED_MOE_DISPATCH, QUANTIZED_EXPERT_BANK, banks),
         bank_body(FLOAT8_EXPERT_BANK, "portable", dtype, "", ROWS_FLOAT8),
         dispatch_body(FLOAT8_MOE_DISPATCH, FLOAT8_EXPERT_BANK, banks),
@@ -175,15 +204,15 @@ def bodies(lowering: str, dtype: str) -> list[str]:
 
 
 def bank_body(spec: OpSpec, lowering: str, dtype: str, fused: str, rows: dict[str, str]) -> str:
-    """One bank: `fused` is its call in `onnxruntime`, `rows` how `portable` takes expert e's matrices."""
-    if lowering == "onnxruntime":
-        experts = EXPERTS_ONNXRUNTIME.format(fused=fused)
-    else:
+    """One bank: `fused` is how `onnxruntime` runs its experts, `rows` how `portable` takes expert e's matrices."""
+    experts = CHOICE + fused
+    if lowering != "onnxruntime":
         experts = EXPERTS_PORTABLE.format(dtype=dtype, gate_up_rows=rows["gate_up"], down_rows=rows["down"])
         if "group" in spec.attributes:
             experts = (LEVELS if "bits" in spec.attributes else NUMBERS_FLOAT8) + experts
+        experts = ROUTING + experts
     zero = "    zero_1d = Constant <value_ints = [0]> ()\n"
-    return f"{signature(spec)} {{\n{zero}{ROUTING}{experts}}}"
+    return f"{signature(spec)} {{\n{zero}{experts}}}"
 
 
 def dispatch_body(spec: OpSpec, bank: OpSpec, banks: str) -> str:
