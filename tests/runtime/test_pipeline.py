@@ -10,6 +10,7 @@ import pytest
 from ernie_export.exporter.export import Progress, export
 from ernie_export.graphs.errors import UserError
 from ernie_export.runtime import Model, Result, load
+from ernie_export.runtime.engines import PromptChunk, onnxruntime
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Limits
 from PIL import Image
@@ -169,7 +170,8 @@ def test_fewer_rows_than_conversations(model, rows):
     ending = changed(model, eos_token_ids=(end,))
     alone = [ending.generate(messages, **options) for messages in conversations]
     few = Model(ending.manifest, ending.preprocessor, ending.engine, Limits(rows=rows))
-    assert few.generate(conversations, **options) == alone
+    answered = few.generate(conversations, **options)
+    assert [replace(answer, reused_tokens=0) for answer in answered] == alone
 
 
 def test_answers_come_as_they_were_asked(model):
@@ -253,3 +255,27 @@ def test_leaving_the_block_closes_the_engine(bundle, monkeypatch):
         monkeypatch.setattr(model.engine, "close", functools.partial(closed.append, True))
         raise KeyboardInterrupt
     assert closed == [True]
+
+
+def test_a_chunk_is_cut_where_attentions_scores_would_take_much_memory(monkeypatch, model):
+    """Queries times places in the cache are bounded; the parts together leave what the whole does."""
+    rng, tokens = np.random.default_rng(0), 40
+    ids = rng.integers(10, 200, tokens)
+    types, index = (np.arange(tokens) % 7 == 3).astype(np.int64), np.zeros(tokens, np.int64)
+    index[[3, 31]] = 1, 2
+    features = rng.standard_normal((2, model.manifest.model.hidden_size)).astype(np.float32)
+    chunk = PromptChunk(ids, types, index, np.tile(np.arange(tokens), (3, 1)), features)
+    calls, found = [], []
+    run = model.engine._run
+    monkeypatch.setattr(
+        model.engine, "_run", lambda graph, arrays, *rest: calls.append(arrays) or run(graph, arrays, *rest)
+    )
+    for scores in (2**22, 16 * 64 + 63):
+        monkeypatch.setattr(onnxruntime, "SCORES", scores)
+        cache = model.engine.new_cache(2, 64)
+        logits = model.engine.prefill(cache, 1, chunk)
+        assert cache.lengths.tolist() == [0, tokens]
+        found.append([logits, *(buffer[1, :, :tokens] for buffer in (*cache.keys, *cache.values))])
+    assert [arrays["input_ids"].shape[1] for arrays in calls] == [40, 16, 16, 8]
+    for whole, parts in zip(*found, strict=True):
+        np.testing.assert_allclose(parts, whole, rtol=0, atol=2e-5 * np.abs(whole).max())
