@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from ernie_export.graphs.errors import one_printable_line
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -25,8 +26,9 @@ class ApiError(Exception):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
+        self.message = one_printable_line(message)  # it may name a field that the request made up
+        super().__init__(self.message)
+        self.status, self.param, self.code = status, param, code
         self.headers = dict(headers or {})
 
     def content(self) -> dict[str, Any]:

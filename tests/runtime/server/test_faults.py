@@ -40,6 +40,13 @@ def test_damaged_requests(url):
     assert ended["200"] and ended["400"], ended
 
 
+def test_errors_are_one_printable_line(url):
+    for name in ("\x00", "\x1b[31m\n", "\u202e", "x" * 100_000):
+        response = httpx.post(url + bad.PATH, json=bad.known(**{name: 1}), timeout=bad.SECONDS)
+        assert response.status_code == 400
+        bad.check(response.status_code, response.content)
+
+
 def test_damaged_http(url):
     ended = bad.damaged_messages(url, 0, 150)
     assert ended["400"] and ended["404"] and ended[bad.ENDED], ended
