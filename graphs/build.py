@@ -1,5 +1,6 @@
 """A small graph builder over onnx_ir: path-named nodes, checked calls of our operators, weights that stay on disk."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import onnx_ir as ir
 from ernie_export.graphs.ops.library import OPSETS, SPECS, functions
 from ernie_export.graphs.ops.spec import DOMAIN
 from ernie_export.graphs.weights import Rows, Weight
+from onnx_ir.passes.common import InlinePass
 
 IR_VERSION = 11
 
@@ -147,7 +149,31 @@ class GraphBuilder:
         for function in bodies.values():
             if function.name in used:
                 model.functions[function.identifier()] = function
+        if lowering == "tensorrt":
+            inline(model)
         onnx.save_model(ir.to_proto(model), str(path))
+
+
+def inline(model: ir.Model) -> None:
+    """Put functions' bodies in place of their calls, each node named by its path: the call's, then its operator.
+
+    That is the name by which TensorRT's parser tells what it refuses, and its reports what they measure. What is left
+    of our operators are plugins: the parser looks for them in the namespace that the node names, and by its domain in
+    later versions only.
+    """
+    for node in model.graph:
+        assert node.name is not None  # every node of a graph is made with its path
+        node.metadata_props["call"] = node.name
+    InlinePass()(model)
+    counts: Counter[str] = Counter()
+    for node in model.graph:
+        path = node.metadata_props.pop("call")
+        if node.name != path:
+            path = f"{path}/{node.op_type}"
+            counts[path] += 1
+            node.name = path if counts[path] == 1 else f"{path}_{counts[path]}"
+        if node.domain == DOMAIN:
+            node.attributes.add(ir.AttrString("plugin_namespace", DOMAIN))
 
 
 def _not_data() -> ir.TensorProtocol:

@@ -16,14 +16,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.ops import plugins
 from ernie_export.graphs.ops.moe_dispatch.plugin import stages
-from ernie_export.graphs.ops.mrope.plugin import stage as rope_stage
 from ernie_export.graphs.ops.ptx import TARGETS, CompiledKernel, assemble, compile_stage, fits, target
 from ernie_export.graphs.ops.quantized_linear.plugin import FLOAT8_SINCE
 from ernie_export.graphs.ops.quantized_linear.plugin import stage as linear_stage
 from ernie_export.graphs.ops.stage import Attributes, Shapes, Stage
 
-HIDDEN, EXPERTS, WIDTHS, TOP_K, HEADS, HEAD_SIZE = 2560, 64, {"text": 1536, "vision": 512}, 6, (20, 4), 128
+ERNIE = plugins.Sizes(hidden=2560, experts=64, widths=(1536, 512), k=6, norm_min=1e-12, heads=(20, 4), head_dim=128)
 GROUP = 128  # values that share a scale
 # Storage of weights and bits a value, by the names of this tool's option; plain: the graph's dtype.
 WEIGHTS = {"plain": ("", 0), "int4": ("Quantized", 4), "int8": ("Quantized", 8), "fp8": ("Float8", 8)}
@@ -35,46 +35,23 @@ def cases(weights: str = "plain") -> Iterator[tuple[Stage, Shapes, Attributes]]:
     Unless `weights` are plain, only the stages that take weights stored so.
     """
     if weights == "plain":
-        yield from plain_cases()
+        yield from plugins.cases(ERNIE)
         return
     storage, bits = WEIGHTS[weights]
-    values = {"k": TOP_K, "bits": bits, "group": GROUP, "K": HIDDEN, "N": HIDDEN}
-    shapes = dict(_shapes())
-    shapes |= {"codes": (HIDDEN, HIDDEN // GROUP, GROUP * bits // 32), "scales": (HIDDEN, HIDDEN // GROUP)}
-    for bank in WIDTHS:
+    hidden, experts = ERNIE.hidden, ERNIE.experts
+    values = {"k": ERNIE.k, "bits": bits, "group": GROUP, "K": hidden, "N": hidden}
+    shapes = plugins.shapes_of(ERNIE)
+    shapes |= {"codes": (hidden, hidden // GROUP, GROUP * bits // 32), "scales": (hidden, hidden // GROUP)}
+    for bank in plugins.BANKS:
         for name in (f"{bank}_gate_up", f"{bank}_down"):
             *rows, depth = shapes[name]
             shapes |= {name: (*rows, depth * bits // 32), f"{name}_scales": (*rows, depth // GROUP)}
-    shapes |= {"slots": (-1, TOP_K), "weights": (-1, TOP_K), "offsets": (2 * EXPERTS + 1,), "order": (-1,)}
-    shapes["act"] = (-1, max(WIDTHS.values()))
+    shapes |= {"slots": (-1, ERNIE.k), "weights": (-1, ERNIE.k), "offsets": (2 * experts + 1,), "order": (-1,)}
+    shapes["act"] = (-1, max(ERNIE.widths))
     for stage in (linear_stage(storage), *stages(False, storage), *stages(True, storage)):
         if stage.name.startswith(storage):
             inputs = {name: shapes[name] for name in stage.inputs}
             yield stage, inputs, {name: values[name] for name in stage.attributes}
-
-
-def plain_cases() -> Iterator[tuple[Stage, Shapes, Attributes]]:
-    """The stages of weights in the graph's dtype, and those that take no weights."""
-    rope = {"q": (-1, -1, HEADS[0] * HEAD_SIZE), "k": (-1, -1, HEADS[1] * HEAD_SIZE), "position_ids": (3, -1, -1)}
-    tables = {"inv_freq": (HEAD_SIZE // 2,), "axes": (HEAD_SIZE // 2,)}
-    yield rope_stage(), rope | tables, {"num_heads": HEADS[0], "kv_num_heads": HEADS[1]}
-    shapes = _shapes()
-    values = {"k": TOP_K, "norm_min": 1e-12}
-    for vision in (False, True):
-        for stage in stages(vision):
-            attributes = {name: values[name] for name in stage.attributes}
-            inputs = {name: shapes[name] for name in stage.inputs}
-            yield stage, inputs, attributes
-            shapes |= {o.name: tuple(max(size, -1) for size in o.shape) for o in stage.outputs(inputs, attributes)}
-
-
-def _shapes() -> dict[str, tuple[int, ...]]:
-    """Of what enters both banks' chain."""
-    shapes: dict[str, tuple[int, ...]] = {"x": (-1, HIDDEN), "token_types": (-1,)}
-    for bank, width in WIDTHS.items():
-        shapes |= {f"{bank}_gate": (HIDDEN, EXPERTS), f"{bank}_bias": (EXPERTS,)}
-        shapes |= {f"{bank}_gate_up": (EXPERTS, 2 * width, HIDDEN), f"{bank}_down": (EXPERTS, HIDDEN, width)}
-    return shapes
 
 
 def compiled(
@@ -84,8 +61,8 @@ def compiled(
     for stage, shapes, attributes in cases(weights):
         if names and stage.name not in names:
             continue
-        for number, tactic in enumerate(stage.tactics[: 1 if quick else None], start=1):
-            kernel = compile_stage(stage, shapes, attributes, tactic, dtype, arch)
+        for number in range(1, 2 if quick else len(stage.tactics) + 1):
+            kernel = compile_stage(stage, shapes, attributes, number, dtype, arch)
             yield f"{stage.name}.{number}", kernel, assemble(kernel, arch)
 
 

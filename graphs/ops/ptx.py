@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.ops.stage import GRAPH_DTYPE, Attributes, Shapes, Stage, Tactic
+from ernie_export.graphs.ops.stage import GRAPH_DTYPE, Attributes, Constants, Shapes, Stage
 
 # Architecture -> the one that is compiled for. Triton 3.6 can't write sm_110's PTX (its ptxas knows no such target);
 # PTX for sm_89 uses no feature of one family alone, and a driver translates it for any later card.
@@ -23,8 +23,16 @@ PARAMETER = re.compile(r"\.param \.(u64|u32)(?: \.ptr)?[\w\s.]* (\w+)")
 
 @dataclass(frozen=True)
 class CompiledKernel:
-    """PTX and how to launch it: threads a program and bytes of dynamic shared memory."""
+    """A stage's kernel by one of its tactics (numbered from 1), for sizes that its `constants` tell.
 
+    takes_size: whether it takes the scalar T. name: of its entry point in `ptx`. threads: of a program. shared: bytes
+    of dynamic shared memory.
+    """
+
+    stage: str
+    tactic: int
+    constants: Constants
+    takes_size: bool
     name: str
     ptx: str
     threads: int
@@ -44,15 +52,15 @@ def fits(compiled: CompiledKernel, arch: str) -> bool:
 
 
 def compile_stage(
-    stage: Stage, shapes: Shapes, attributes: Attributes, tactic: Tactic, dtype: str, arch: str
+    stage: Stage, shapes: Shapes, attributes: Attributes, number: int, dtype: str, arch: str
 ) -> CompiledKernel:
-    """Compile a stage's kernel for inputs of these shapes (-1 where a size varies) and the graph's `dtype`."""
+    """Compile a stage's kernel by tactic `number` for inputs of these shapes (-1 where a size varies) and a `dtype`."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     capability = target(arch)
-    kernel = stage.kernel()
+    kernel, tactic = stage.kernel(), stage.tactics[number - 1]
     constants = stage.all_constants(shapes, attributes, tactic)
     if "UPCAST" in kernel.arg_names:
         constants["UPCAST"] = False
@@ -70,7 +78,9 @@ def compile_stage(
         )
     expected = ["u32" if kind == "i32" else "u64" for kind in signature.values() if kind != "constexpr"]
     ptx = without_scratch(compiled.asm["ptx"], expected)
-    return CompiledKernel(compiled.metadata.name, ptx, compiled.metadata.num_warps * 32, compiled.metadata.shared)
+    given = stage.given_constants(shapes, attributes, tactic)
+    launch = compiled.metadata.name, ptx, compiled.metadata.num_warps * 32, compiled.metadata.shared
+    return CompiledKernel(stage.name, number, given, "T" in kernel.arg_names, *launch)
 
 
 def without_scratch(ptx: str, expected: list[str]) -> str:

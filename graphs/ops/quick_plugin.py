@@ -1,18 +1,21 @@
-"""A stage as a TensorRT quick plugin: shape function, formats and tactics, and the kernel as PTX (AOT)."""
+"""A stage as a TensorRT quick plugin: shape function, formats and tactics, and the kernel as PTX (AOT).
+
+The kernels are compiled when a bundle is made: the machine that builds engines has no use for Triton.
+"""
 
 import inspect
 from collections.abc import Callable
 from typing import Any
 
-from ernie_export.graphs.ops.ptx import compile_stage, fits
+from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.spec import DOMAIN
 from ernie_export.graphs.ops.stage import GRAPH_DTYPE, Stage
 
 FORMAT_NAME = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "int32": "INT32", "int64": "INT64"}
 
 
-def register(stage: Stage, arch: str, lazy: bool = False) -> None:
-    """Register `ernie::NAME` with TensorRT; engines then built hold its kernel, compiled for `arch`.
+def register(stage: Stage, kernels: Kernels, lazy: bool = False) -> None:
+    """Register `ernie::NAME` with TensorRT; engines then built hold its kernel, one of `kernels`.
 
     With `lazy` TensorRT's own registry (which the ONNX parser asks) learns of it at first use only. A second
     registration of a name is TensorRT's ValueError.
@@ -33,27 +36,18 @@ def register(stage: Stage, arch: str, lazy: bool = False) -> None:
 
     def tactics(*arguments: Any) -> Any:
         inputs, attributes = _split(stage, arguments)
-        graph_dtype = _graph_dtype(trt, stage, inputs)
         kinds = [*stage.inputs.values(), *(o.dtype for o in stage.outputs(_static(inputs), attributes))]
-        graph = "|".join(FORMAT_NAME[dtype] for dtype in stage.dtypes)
-        types = ", ".join(graph if kind == GRAPH_DTYPE else FORMAT_NAME[kind] for kind in kinds)
-        numbers = [
-            number
-            for number, tactic in enumerate(stage.tactics, start=1)
-            if fits(compile_stage(stage, _static(inputs), attributes, tactic, graph_dtype, arch), arch)
-        ]
-        return [trtp.AutoTuneCombination(types, "LINEAR", numbers)]
+        types = ", ".join(FORMAT_NAME[kernels.dtype if kind == GRAPH_DTYPE else kind] for kind in kinds)
+        return [trtp.AutoTuneCombination(types, "LINEAR", list(kernels.of(stage, _static(inputs), attributes)))]
 
     def kernel(*arguments: Any) -> Any:
         inputs, attributes = _split(stage, arguments[:-1])
-        tactic = stage.tactics[max(arguments[-1], 1) - 1]  # 0 is TensorRT's default tactic
-        graph_dtype = _graph_dtype(trt, stage, inputs)
-        compiled = compile_stage(stage, _static(inputs), attributes, tactic, graph_dtype, arch)
+        choices = kernels.of(stage, _static(inputs), attributes)
+        compiled = choices[arguments[-1] or next(iter(choices))]  # 0 is TensorRT's default tactic
         size = stage.size({name: desc.shape_expr for name, desc in inputs.items()}, attributes)
-        grid = stage.grid(size, stage.all_constants(_static(inputs), attributes, tactic))
-        launch = trtp.KernelLaunchParams(*grid)
+        launch = trtp.KernelLaunchParams(*stage.grid(size, compiled.constants))
         launch.block_x, launch.shared_mem = compiled.threads, compiled.shared
-        scalars = (trtp.SymInt32(size),) if "T" in stage.kernel().arg_names else ()
+        scalars = (trtp.SymInt32(size),) if compiled.takes_size else ()
         return compiled.name, compiled.ptx, launch, trtp.SymIntExprs.from_tuple(scalars)
 
     plugin = f"{DOMAIN}::{stage.name}"
@@ -92,11 +86,3 @@ def _dtype(trt: Any, stage: Stage, inputs: dict[str, Any], kind: str) -> Any:
     if kind != GRAPH_DTYPE:
         return getattr(trt, kind)
     return next(inputs[name].dtype for name, declared in stage.inputs.items() if declared == GRAPH_DTYPE)
-
-
-def _graph_dtype(trt: Any, stage: Stage, inputs: dict[str, Any]) -> str:
-    """The name of the graph's dtype; any of them for a stage that touches nothing of that dtype."""
-    if GRAPH_DTYPE not in stage.inputs.values():
-        return stage.dtypes[0]
-    dtype = _dtype(trt, stage, inputs, GRAPH_DTYPE)
-    return next(name for name in FORMAT_NAME if getattr(trt, name) == dtype)

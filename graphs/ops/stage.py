@@ -66,9 +66,13 @@ class Stage:
         attributes = f" <{attributes}>" if attributes else ""
         return f"{', '.join(self.output_names())} = {DOMAIN}.{self.name}{attributes} ({', '.join(self.inputs)})"
 
-    def all_constants(self, shapes: Shapes, attributes: Attributes, tactic: Tactic) -> dict[str, Any]:
-        """Every compile-time parameter; shapes of sizes that the kernel is compiled for must be ints."""
-        constants = {**self.constants(shapes, attributes), **tactic.blocks}
+    def given_constants(self, shapes: Shapes, attributes: Attributes, tactic: Tactic) -> Constants:
+        """Compile-time parameters that have a value; shapes of sizes that the kernel is compiled for must be ints."""
+        return {**self.constants(shapes, attributes), **tactic.blocks}
+
+    def all_constants(self, shapes: Shapes, attributes: Attributes, tactic: Tactic) -> Constants:
+        """`given_constants`, and None for every kernel input that the stage lacks."""
+        constants = self.given_constants(shapes, attributes, tactic)
         given = {*self.inputs, "T", *self.output_names(), *constants}
         return constants | {name: None for name in self.kernel().arg_names if name not in given | {"UPCAST"}}
 

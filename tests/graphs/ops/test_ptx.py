@@ -110,7 +110,7 @@ def test_unexpected_parameters_are_refused(ptx, expected, message):
 
 
 def test_an_architecture_has_so_much_shared_memory():
-    kernel = CompiledKernel("gate_up", "", 128, 147456)
+    kernel = CompiledKernel("BankGateUp", 1, {}, True, "gate_up", "", 128, 147456)
     assert fits(kernel, "sm90") and not fits(kernel, "sm89") and not fits(kernel, "sm110")
     assert set(SHARED_LIMIT) == set(TARGETS.values())
 

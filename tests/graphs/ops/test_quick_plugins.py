@@ -19,7 +19,8 @@ API = Path(sys.prefix, "tensorrt_api")
 def found():
     """What quick_plugin_probe.py prints: 80 tokens (480 slots) at ERNIE-4.5-VL-28B-A3B's sizes, for sm89."""
     assert API.is_dir(), f"{API} is missing: python tools/tensorrt_api.py {API}, which `make test` runs"
-    path = os.pathsep.join(map(str, (API, ROOT / "tools", ROOT / "tools" / "typing")))
+    standin = ROOT / "tests" / "exporter" / "tensorrt_standin"
+    path = os.pathsep.join(map(str, (API, ROOT / "tools", ROOT / "tools" / "typing", standin)))
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     env |= {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(API / "stubs")}
     program = Path(__file__).with_name("quick_plugin_probe.py")
@@ -62,7 +63,6 @@ def test_stage_is_built(found, name):
     assert tuple(kernel[f"grid_{axis}"] for axis in "xyz") == grid
     assert kernel["parameters"] == parameters
     assert kernel["scalars"] == [80] * parameters.count(INT)
-    assert kernel["name"] == kernel["entry"]
     assert kernel["block_x"] in (32, 64, 128, 256) and kernel["block_y"] == kernel["block_z"] == 1
     assert kernel["shared_mem"] <= 48 * 1024, "the first tactic must launch without an opt-in to more shared memory"
 
@@ -73,21 +73,16 @@ def test_every_tactic_has_a_kernel_of_its_own(found):
     assert (few["block_x"], many["block_x"]) == (128, 256)
 
 
-def test_formats_go_together(found):
-    """bfloat16 or float16 in all tensors of the graph's dtype at once; all else is fixed."""
-    half = ["HALF", "INT64", "FLOAT", "FLOAT", "FLOAT"]
-    assert found["DispatchLogits"]["formats"] == ["BF16", *half[1:], *half]
-    both = ["INT64", "FLOAT", "INT32"]
-    assert found["Rope"]["formats"] == [
-        name for kind in ("BF16", "HALF", "FLOAT") for name in (kind, kind, *both, kind, kind)
-    ]
+def test_formats_are_those_that_the_kernels_were_compiled_for(found):
+    """One combination: bfloat16 in all tensors of the graph's dtype; all else is fixed."""
+    assert found["DispatchLogits"]["formats"] == ["BF16", "INT64", "FLOAT", "FLOAT", "FLOAT"]
+    assert found["Rope"]["formats"] == ["BF16", "BF16", "INT64", "FLOAT", "INT32", "BF16", "BF16"]
 
 
 @pytest.mark.parametrize("prefix", ["Quantized", "Float8"])
 def test_codes_are_words(found, prefix):
     """TensorRT takes no unsigned bytes as a plugin's input."""
-    kinds = [[kind, "INT32", kind, kind] for kind in ("BF16", "HALF")]
-    assert found[f"{prefix}Linear"]["formats"] == kinds[0] + kinds[1]
+    assert found[f"{prefix}Linear"]["formats"] == ["BF16", "INT32", "BF16", "BF16"]
 
 
 def test_rope_in_place_takes_over_its_inputs(found):

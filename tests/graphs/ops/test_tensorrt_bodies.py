@@ -79,6 +79,7 @@ def test_a_body_is_plugins_in_the_order_of_their_stages(inlined, op):
     for node, stage in zip(plugins, declared):
         assert (len(node.input), len(node.output)) == (len(stage.inputs), len(stage.output_names()))
         given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        assert given.pop("plugin_namespace") == b"ernie"
         assert given == pytest.approx({name: attributes[name] for name in stage.attributes})
 
 

@@ -1,0 +1,44 @@
+"""The kernels that a bundle carries for one architecture, from where TensorRT's plugins take them."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ernie_export.graphs.ops.ptx import CompiledKernel
+from ernie_export.graphs.ops.stage import Attributes, Shapes, Stage
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Compiled kernels of every stage, for graphs of `dtype`; a stage's may be fewer than its tactics."""
+
+    dtype: str
+    compiled: tuple[CompiledKernel, ...]
+
+    def of(self, stage: Stage, shapes: Shapes, attributes: Attributes) -> dict[int, CompiledKernel]:
+        """A stage's kernels by tactic; ValueError if none was compiled for inputs of these shapes."""
+        own = {}
+        for number, tactic in enumerate(stage.tactics, start=1):
+            asked = stage.given_constants(shapes, attributes, tactic)
+            for kernel in self.compiled:
+                if (kernel.stage, kernel.tactic, kernel.constants) == (stage.name, number, asked):
+                    own[number] = kernel
+        if not own:
+            there = [kernel.constants for kernel in self.compiled if kernel.stage == stage.name]
+            raise ValueError(f"{stage.name}: expected a kernel for {asked}, found them for {there}")
+        return own
+
+    def within(self, shared: int) -> "Kernels":
+        """Those that ask for no more bytes of shared memory."""
+        return replace(self, compiled=tuple(kernel for kernel in self.compiled if kernel.shared <= shared))
+
+    def write(self, path: Path) -> None:
+        """Write them as JSON."""
+        document = {"dtype": self.dtype, "kernels": [asdict(kernel) for kernel in self.compiled]}
+        path.write_text(json.dumps(document, indent=1) + "\n")
+
+    @staticmethod
+    def read(path: Path) -> "Kernels":
+        """Read what `write` wrote."""
+        document = json.loads(path.read_bytes())
+        return Kernels(document["dtype"], tuple(CompiledKernel(**kernel) for kernel in document["kernels"]))

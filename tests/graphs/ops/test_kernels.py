@@ -1,0 +1,78 @@
+"""The kernels of a bundle as its plugins find them, the list of every plugin, and the version of them all."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.ops import plugins
+from ernie_export.graphs.ops.kernels import Kernels
+from ernie_export.graphs.ops.ptx import CompiledKernel
+
+TEXT = ErnieConfig.from_hf(Path(__file__).parents[3] / "examples" / "mini-ernie").text
+SIZES = plugins.Sizes.of(TEXT, "bfloat16")
+CASES = {stage.name: (stage, shapes, attributes) for stage, shapes, attributes in plugins.cases(SIZES)}
+
+
+def compiled(name, tactic, shared):
+    """A kernel as if it were compiled for `SIZES`."""
+    stage, shapes, attributes = CASES[name]
+    constants = stage.given_constants(shapes, attributes, stage.tactics[tactic - 1])
+    return CompiledKernel(name, tactic, constants, True, "entry", ".version 8.7", 128, shared)
+
+
+KERNELS = Kernels("bfloat16", (compiled("BankDown", 1, 30720), compiled("BankDown", 5, 60000), compiled("Rope", 2, 0)))
+
+
+def test_kernels_are_read_as_written_and_found_by_tactic(tmp_path):
+    KERNELS.write(tmp_path / "kernels.json")
+    found = Kernels.read(tmp_path / "kernels.json")
+    assert found == KERNELS
+    assert found.of(*CASES["BankDown"]) == {1: KERNELS.compiled[0], 5: KERNELS.compiled[1]}
+    assert list(found.within(48 * 1024).of(*CASES["BankDown"])) == [1]
+
+
+def test_kernels_for_other_sizes_are_refused():
+    stage, shapes, attributes = CASES["BankDown"]
+    other = shapes | {"text_down": (4, 128, 48)}
+    with pytest.raises(ValueError, match="BankDown: expected a kernel for .*'I_TEXT': 48.*, found .*'I_TEXT': 96"):
+        KERNELS.of(stage, other, attributes)
+    with pytest.raises(ValueError, match=r"BankCombine: expected .*, found them for \[\]"):
+        KERNELS.of(*CASES["BankCombine"])
+
+
+def test_every_plugin_of_a_model_is_listed():
+    names = [stage.name for stage in (case[0] for case in CASES.values())]
+    bank = ["Logits", "Route", "GateUp", "Down", "Combine"]
+    assert names == [
+        "Rope",
+        *(f"Bank{name}" for name in bank),
+        *(f"Dispatch{n}" for n in (*bank[:2], "Sort", *bank[2:])),
+    ]
+    assert [stage.name for stage, _, _ in plugins.cases(replace(SIZES, experts=0))] == ["Rope"]
+    # As a plugin gets it: what is left of 1e-12 in the 32 bits of a graph's attribute.
+    assert CASES["BankRoute"][2]["norm_min"] == float(np.float32(1e-12)) != 1e-12
+
+
+def test_a_model_that_the_kernels_cannot_serve_is_named():
+    with pytest.raises(UserError, match="dtype float32, expected one of bfloat16, float16"):
+        plugins.Sizes.of(TEXT, "float32")
+    with pytest.raises(UserError, match="expert of 1048576 x 4096, expected under"):
+        plugins.Sizes.of(replace(TEXT, hidden_size=4096, moe_intermediate_size=(2**20, 64)), "bfloat16")
+    dense = replace(TEXT, layer_types=("dense",) * TEXT.num_layers, hidden_size=2**30)
+    assert plugins.Sizes.of(dense, "bfloat16").experts == 0
+
+
+@pytest.mark.parametrize("changed", ["moe_dispatch/kernel_route.py", "mrope/plugin.py", "stage.py", "quick_plugin.py"])
+def test_a_changed_source_changes_the_version(tmp_path, monkeypatch, changed):
+    ops = Path(plugins.__file__).parent
+    shutil.copytree(ops, tmp_path / "ops")
+    monkeypatch.setattr(plugins, "__file__", str(tmp_path / "ops" / "plugins.py"))
+    before = plugins.version()
+    with (tmp_path / "ops" / changed).open("a") as file:
+        file.write("# changed\n")
+    (tmp_path / "ops" / "moe_dispatch" / "reference.py").write_text("# no part of a plugin")
+    assert plugins.version() != before
