@@ -10,9 +10,10 @@ from ernie_export.exporter.bundle import HERE, writing_bundle
 from ernie_export.exporter.code_store import CodeStore
 from ernie_export.exporter.processors import find_processor_files, picture_tokens
 from ernie_export.exporter.published_files import transformers_spelling
-from ernie_export.exporter.targets import onnx, rtx
+from ernie_export.exporter.targets import engines, onnx, rtx, tensorrt
 from ernie_export.graphs.checkpoint import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.layout import check_layout
 from ernie_export.graphs.manifest import (
     GRAPHS,
@@ -26,18 +27,21 @@ from ernie_export.graphs.manifest import (
 
 DATA_FILE = "weights.safetensors"
 LAYOUTS = {"bundle": HERE, "triton": triton_repository.BUNDLE}  # by name, where in the output the bundle lies
+LIMITS = {rtx.TARGET: rtx.Limits, tensorrt.TARGET: tensorrt.Limits}  # of the targets that compile engines
 
 
 @dataclass(frozen=True)
 class Progress:
     """Where an export reports: `stage` names what begins and its bytes (0: no measure), `advance` adds to it.
 
-    `share` names what is being done and how much of it is done, from 0 to 1.
+    `share` names what is being done and how much of it is done, from 0 to 1. `waiting` tells why engines can't be built
+    here.
     """
 
     stage: Callable[[str, int], None]
     advance: Callable[[int], None]
     share: Callable[[str, float], None] = field(default=lambda name, share: None)
+    waiting: Callable[[str], None] = field(default=lambda reason: None)
 
 
 def export(
@@ -46,11 +50,14 @@ def export(
     target: str,
     precision: str,
     progress: Progress,
-    limits: rtx.Limits = rtx.Limits(),  # noqa: B008 - frozen
+    limits: engines.Limits | None = None,
     conversations: Path | None = None,
     layout: str = "bundle",
 ) -> Manifest:
-    """Export the checkpoint in `folder` to the bundle `output`; returns its manifest. `limits` are those of engines.
+    """Export the checkpoint in `folder` to the bundle `output`; returns its manifest.
+
+    `limits`: of engines, those of `LIMITS` for the target. For target trt the bundle waits for its engines where they
+    can't be built.
 
     `conversations`: a JSON file of them, as `ernie-run --messages` takes it, for whose inputs the weights are rounded.
     `layout`: "bundle", or "triton" for a model repository of Triton Inference Server with the bundle in it.
@@ -63,17 +70,17 @@ def export(
     check_layout(checkpoint, config)
     with transformers_spelling(folder, config) as source:
         processor_files = find_processor_files(source)
-        engines = rtx.check(config, limits, picture_tokens(source, config)) if target == rtx.TARGET else None
+        facts = check_engines(config, target, precision, limits, picture_tokens(source, config))
         graphs = onnx.build_graphs(config, precision)
         data = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
-        if engines:
-            rtx.lower(graphs, engines)
+        if facts:
+            (engines if target == rtx.TARGET else tensorrt).lower(graphs, facts)
         with writing_bundle(output, LAYOUTS[layout]) as partial:
             progress.stage("Writing graphs", 0)
             for name, graph in graphs.items():
                 graph.save(partial / f"{name}.onnx", onnx.LOWERINGS[target], DATA_FILE, data.offsets)
-            if engines:  # before the weights, which they do not hold: what is refused is refused early
-                engines = rtx.build_engines(partial, list(graphs), engines, config, progress.share)
+            if facts:  # before the weights, which engines do not hold: what is refused is refused early
+                facts = build_engines(partial, facts, config, target, precision, progress)
             with CodeStore(partial / "scratch") as codes:
                 calibration = None
                 if conversations is not None:
@@ -90,10 +97,42 @@ def export(
                 shutil.copyfile(path, partial / path.name)
             if layout == "triton":
                 triton_repository.write_model(partial)
-            manifest = describe(partial, config, target, precision, digest, engines, calibration)
+            manifest = describe(partial, config, target, precision, digest, facts, calibration)
             manifest.write(partial)
             progress.stage("Moving the bundle into place", 0)
     return manifest
+
+
+def check_engines(
+    config: ErnieConfig, target: str, precision: str, limits: engines.Limits | None, image_tokens: tuple[int, int]
+) -> EngineFacts | None:
+    """What engines are to be built for, where the target has any; UserError names the option that can't be."""
+    if target not in LIMITS:
+        return None
+    limits = limits or LIMITS[target]()
+    if isinstance(limits, tensorrt.Limits):
+        return tensorrt.check(config, limits, image_tokens, precision)
+    assert isinstance(limits, rtx.Limits)
+    return rtx.check(config, limits, image_tokens)
+
+
+def build_engines(
+    partial: Path, facts: EngineFacts, config: ErnieConfig, target: str, precision: str, progress: Progress
+) -> EngineFacts:
+    """Engines in place of the graphs in `partial`, or, of target trt, all that building them elsewhere takes."""
+    merge, names = config.vision.spatial_merge_size, list(GRAPHS)
+    if target == rtx.TARGET:
+        return rtx.build_engines(partial, names, facts, merge, progress.share)
+    tensorrt.prepare(partial, facts, config, precision, progress.share)
+    try:
+        machine = tensorrt.find_machine(facts)
+    except UserError as e:
+        progress.waiting(str(e))
+        return facts
+    facts = tensorrt.build_engines(partial, partial, names, facts, machine, merge, progress.share)
+    for name in tensorrt.prepared_files(facts):
+        (partial / name).unlink()
+    return facts
 
 
 def describe(
@@ -102,18 +141,18 @@ def describe(
     target: str,
     precision: str,
     digest: str,
-    engines: EngineFacts | None,
+    facts: EngineFacts | None,
     calibration: CalibrationFacts | None,
 ) -> Manifest:
     """The manifest of the files in `partial`; `digest` is the data file's, known from writing it."""
     text, vision = config.text, config.vision
-    facts = ModelFacts(
+    model = ModelFacts(
         hidden_size=text.hidden_size,
         num_layers=text.num_layers,
         num_kv_heads=text.num_kv_heads,
         head_dim=text.head_dim,
         vocab_size=text.vocab_size,
-        max_positions=engines.max_tokens if engines else text.max_positions,
+        max_positions=facts.max_tokens if facts else text.max_positions,
         patch_size=vision.patch_size,
         in_channels=vision.in_channels,
         spatial_merge_size=vision.spatial_merge_size,
@@ -130,5 +169,5 @@ def describe(
         path.name: FileEntry(path.stat().st_size, digest if path.name == DATA_FILE else sha256(path))
         for path in sorted(partial.iterdir())
     }
-    kind = ".engine" if engines else ".onnx"
-    return Manifest(target, precision, facts, {name: name + kind for name in GRAPHS}, files, engines, calibration)
+    kind = ".engine" if facts and facts.version else ".onnx"
+    return Manifest(target, precision, model, {name: name + kind for name in GRAPHS}, files, facts, calibration)

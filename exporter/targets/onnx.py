@@ -14,7 +14,7 @@ from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.precision import PRECISIONS
 
-LOWERINGS = {"onnx": "onnxruntime", "onnx-portable": "portable", "trt-rtx": "rtx"}
+LOWERINGS = {"onnx": "onnxruntime", "onnx-portable": "portable", "trt-rtx": "rtx", "trt": "tensorrt"}
 
 
 def check_target(config: ErnieConfig, target: str) -> None:

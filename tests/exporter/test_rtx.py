@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from ernie_export.exporter import cli
 from ernie_export.exporter.export import DATA_FILE, Progress, export
-from ernie_export.exporter.targets import onnx, rtx
+from ernie_export.exporter.targets import engines, onnx, rtx
+from ernie_export.exporter.targets.engines import REPORT
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.manifest import GRAPHS, Manifest
 from ernie_export.graphs.tensor_file import read_header
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 DTYPES = {"BF16": "bf16", "F32": "float"}
-LIMITS = rtx.Limits("8.9, 12.0", max_batch=3, max_tokens=600, max_image_tokens=64)
+LIMITS = rtx.Limits(capabilities="8.9, 12.0", max_batch=3, max_tokens=600, max_image_tokens=64)
 
 
 class Steps(Progress):
@@ -59,7 +60,7 @@ def test_engines_take_the_weights_of_the_data_file(exported):
     folder, _, _ = exported
     entries = read_header(folder / DATA_FILE)
     weights = {name: (DTYPES[entry.dtype], list(entry.shape)) for name, entry in entries.items()}
-    report = json.loads((folder / rtx.REPORT).read_text())
+    report = json.loads((folder / REPORT).read_text())
     taken, own = set(), {}
     for graph in GRAPHS:
         inputs = {tensor["name"]: tensor for tensor in report[graph]["inputs"]}
@@ -77,7 +78,7 @@ def test_engines_take_the_weights_of_the_data_file(exported):
 
 def test_profiles_follow_the_limits(exported):
     folder, _, _ = exported
-    report = json.loads((folder / rtx.REPORT).read_text())
+    report = json.loads((folder / REPORT).read_text())
     inputs = {graph: {t["name"]: t for t in report[graph]["inputs"]} for graph in GRAPHS}
     outputs = {graph: {t["name"]: t for t in report[graph]["outputs"]} for graph in GRAPHS}
     assert inputs["vision"]["pixel_values"]["profile"] == [[1, 4, 588], [1, 256, 588], [2, 256, 588]]
@@ -157,7 +158,7 @@ CRASHES = {
 @pytest.mark.parametrize("crash", CRASHES)
 def test_a_crash_of_the_library_is_one_line(tmp_path, monkeypatch, crash):
     program, named = CRASHES[crash]
-    monkeypatch.setattr(rtx, "BUILDER", (sys.executable, "-c", program))
+    monkeypatch.setattr(engines, "BUILDER", (sys.executable, "-c", program))
     message = attempt(tmp_path)
     assert message.startswith("vision.engine: expected an engine") and named in message
 
@@ -197,7 +198,7 @@ def test_a_full_disk_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--max-batch", "2"), "--max-batch: expected --target trt-rtx"),
+        (("--max-batch", "2"), "--max-batch: expected --target trt or trt-rtx with it, found --target onnx"),
         (("--compute-capability", "8.9"), "--compute-capability: expected --target trt-rtx"),
         (("--target", "trt-rtx", "--precision", "fp32"), "expected bf16 for --target trt-rtx"),
         (("--target", "trt-rtx", "--max-batch", "0"), "--max-batch"),

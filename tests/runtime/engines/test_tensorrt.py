@@ -23,7 +23,7 @@ import onnxruntime as ort
 import pytest
 import tensorrt_rtx_bindings as rtx_module
 from ernie_export.exporter.export import Progress, export
-from ernie_export.exporter.targets import rtx
+from ernie_export.exporter.targets import engines, rtx
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.manifest import PREFILL_CHUNK, Manifest
 from ernie_export.graphs.tensor_file import read_header
@@ -284,9 +284,9 @@ def bundle(tmp_path_factory):
         Path(request["engine"]).write_bytes(head + b"\n" + Path(request["onnx"]).read_bytes())
         return {"version": rtx_module.__version__}
 
-    limits = rtx.Limits("8.9", max_batch=3, max_tokens=500, max_image_tokens=16)
+    limits = rtx.Limits(capabilities="8.9", max_batch=3, max_tokens=500, max_image_tokens=16)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(rtx, "build_engine", keep_graph)
+        patched.setattr(engines, "build_engine", keep_graph)
         export(MINI, folder, "trt-rtx", "fp32", QUIET, limits)
     return folder
 

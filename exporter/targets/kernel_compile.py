@@ -1,0 +1,44 @@
+"""Compiles kernels of the plugins, in a process of its own (see child.py): several of them share the processor's cores.
+
+Reads a request (one JSON object) from standard input: sizes (the fields of plugins.Sizes), dtype, and work, a list of
+[architecture, stage, tactic]. Writes one JSON object a line for each piece of work: {"kernel": fields} with those of
+CompiledKernel; {"misfit": bytes} where a program asks for more shared memory than the architecture has; {"failed":
+reason}.
+"""
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+from ernie_export.exporter.targets.child import Tell, serve
+from ernie_export.graphs.ops.plugins import Sizes, cases
+from ernie_export.graphs.ops.ptx import assemble, compile_stage, fits
+from ernie_export.graphs.ops.stage import Attributes, Shapes, Stage
+
+
+def main(request: dict[str, Any], tell: Tell) -> None:
+    """Serve one request."""
+    os.environ.pop("TRITON_INTERPRET", None)  # with it kernels can't be compiled
+    given = request["sizes"].items()
+    sizes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given}
+    by_name = {stage.name: (stage, shapes, attributes) for stage, shapes, attributes in cases(Sizes(**sizes))}
+    for arch, name, tactic in request["work"]:
+        tell(one(*by_name[name], tactic, request["dtype"], arch))
+
+
+def one(
+    stage: Stage, shapes: Shapes, attributes: Attributes, tactic: int, dtype: str, arch: str
+) -> dict[str, dict[str, Any] | int | str]:
+    """The answer to one piece of work: compiled, and taken by the assembler."""
+    try:
+        compiled = compile_stage(stage, shapes, attributes, tactic, dtype, arch)
+        if not fits(compiled, arch):
+            return {"misfit": compiled.shared}
+        assemble(compiled, arch)
+    except Exception as e:  # whatever a compiler raises on sizes that it can't serve
+        return {"failed": " ".join(f"{type(e).__name__}: {e}".split())}
+    return {"kernel": asdict(compiled)}
+
+
+if __name__ == "__main__":
+    serve(main)

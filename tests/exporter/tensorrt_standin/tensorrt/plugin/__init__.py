@@ -1,0 +1,3 @@
+"""TensorRT's own Python sources of quick plugins."""
+
+from tensorrt_bindings.plugin import *  # noqa: F403

@@ -1,0 +1,306 @@
+"""Stands in for what of TensorRT needs its libraries: parser, builder, runtime, plugin registry.
+
+The parser creates every plugin through TensorRT's own Python sources, from a node's attributes as the real one does,
+and asks of it what a builder asks. Standard operators it takes for granted. The environment asks for faults:
+
+| STANDIN_FAULT | |
+| --- | --- |
+| refuse=OPERATOR | the parser refuses the first node of that operator |
+| fail=NAME | the graph of that name is not built |
+| abort=NAME | building it ends the process |
+| unreadable=NAME | its engine can't be read |
+| wait=NAME | building it never ends |
+| large=NAME | its engine has 3 MiB |
+"""
+
+import json
+import operator
+import os
+import threading
+import time
+import weakref
+from typing import Any
+
+import onnx
+import tensorrt_bindings as real
+from tensorrt_standin_checked import Checked
+from tensorrt_standin_plugins import drive
+
+DTYPES = {1: real.float32, 10: real.float16, 16: real.bfloat16, 7: real.int64}
+CARD = b"card one"
+
+
+def fault(kind: str, name: str) -> bool:
+    """Whether the environment asks for this fault."""
+    return os.environ.get("STANDIN_FAULT") == f"{kind}={name}"
+
+
+class PluginRegistry(Checked, genuine=real.IPluginRegistry):
+    """By name, version and namespace."""
+
+    def __init__(self) -> None:
+        self._creators: dict[tuple[str, str, str], Any] = {}
+
+    def register_creator(self, creator: Any, plugin_namespace: str = "") -> bool:
+        return self._creators.setdefault((creator.name, creator.plugin_version, plugin_namespace), creator) is creator
+
+    def get_creator(self, type: str, version: str, plugin_namespace: str = "") -> Any:
+        return self._creators.get((type, version, plugin_namespace))
+
+
+REGISTRY = PluginRegistry()
+
+
+def get_plugin_registry() -> PluginRegistry:
+    """The one registry."""
+    return REGISTRY
+
+
+class Tensor(Checked, genuine=real.ITensor):
+    """An input or output of the network."""
+
+    def __init__(self, value: onnx.ValueInfoProto) -> None:
+        self._value = value.type.tensor_type
+        self._name = value.name
+
+    name = property(operator.attrgetter("_name"))
+    dtype = property(lambda self: DTYPES[self._value.elem_type])
+    shape = property(lambda self: tuple(d.dim_value if d.HasField("dim_value") else -1 for d in self._value.shape.dim))
+
+    def get_dimension_name(self, index: int) -> str:
+        return self._value.shape.dim[index].dim_param
+
+
+class Network(Checked, genuine=real.INetworkDefinition):
+    """What the parser has read."""
+
+    def __init__(self) -> None:
+        self._model = onnx.ModelProto()
+        self._plugins: list[dict[str, Any]] = []
+
+    num_inputs = property(lambda self: len(self._model.graph.input))
+    num_outputs = property(lambda self: len(self._model.graph.output))
+    num_layers = property(lambda self: len(self._model.graph.node))
+
+    def get_input(self, index: int) -> Tensor:
+        return Tensor(self._model.graph.input[index])
+
+    def get_output(self, index: int) -> Tensor:
+        return Tensor(self._model.graph.output[index])
+
+
+class ParserError(Checked, genuine=real.ParserError):
+    """Why a node was refused."""
+
+    def __init__(self, node: onnx.NodeProto, reason: str) -> None:
+        self._node, self._reason = node, reason
+
+    def node_name(self) -> str:
+        return self._node.name
+
+    def node_operator(self) -> str:
+        return self._node.op_type
+
+    def node(self) -> int:
+        return 0
+
+    def desc(self) -> str:
+        return self._reason
+
+    def local_function_stack_size(self) -> int:
+        return 0
+
+    def local_function_stack(self) -> list[str]:
+        return []
+
+
+class OnnxParser(Checked, genuine=real.OnnxParser):
+    """Reads a model; every plugin in it is created and asked for its shapes, formats and kernels."""
+
+    def __init__(self, network: Network, logger: real.ILogger) -> None:
+        assert isinstance(network, Network) and isinstance(logger, real.ILogger)
+        self._network, self._errors = network, []
+
+    def parse_from_file(self, model: str) -> bool:
+        self._network._model = parsed = onnx.load(model, load_external_data=False)
+        assert not parsed.functions, "a function by a plugin's name would be inlined in its place"
+        for node in parsed.graph.node:
+            known = node.domain == "ernie" and find_creator(node) is not None
+            if fault("refuse", node.op_type) or not (known or node.domain == ""):
+                self._errors.append(ParserError(node, "Plugin not found, or a test wants it so."))
+                return False
+        self._network._plugins = drive(parsed, find_creator)
+        return True
+
+    def get_error(self, index: int) -> ParserError:
+        return self._errors[index]
+
+
+def find_creator(node: onnx.NodeProto) -> Any:
+    """A plugin's creator: by the node's name for its operator, and the namespace that it gives."""
+    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    return REGISTRY.get_creator(node.op_type, "1", given.get("plugin_namespace", b"").decode())
+
+
+class TimingCache(Checked, genuine=real.ITimingCache):
+    """Begins with the card that it was made on."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def serialize(self) -> bytes:
+        return self._data
+
+
+class OptimizationProfile(Checked, genuine=real.IOptimizationProfile):
+    """Shapes by input."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[str, Any] = {}
+
+    def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+        assert all(a <= b <= c for a, b, c in zip(min, opt, max, strict=True))
+        self._shapes[input] = min, opt, max
+
+
+class BuilderConfig(Checked, genuine=real.IBuilderConfig):
+    """What was set."""
+
+    def __init__(self) -> None:
+        self._flags, self._pools, self._profiles = {"TF32"}, {}, []
+        self._cache = lambda: None
+        self._progress_monitor = None
+
+    hardware_compatibility_level = profiling_verbosity = progress_monitor = None  # by Checked.__setattr__
+
+    def set_flag(self, flag: Any) -> None:
+        self._flags.add(flag.name)
+
+    def clear_flag(self, flag: Any) -> None:
+        self._flags.discard(flag.name)
+
+    def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
+        self._pools[pool.name] = pool_size
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> TimingCache:
+        return TimingCache(bytes(serialized_timing_cache))
+
+    def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
+        if cache._data and not cache._data.startswith(CARD) and not ignore_mismatch:
+            return False
+        cache._data = cache._data or CARD
+        self._cache = weakref.ref(cache)  # whoever set it keeps it
+        return True
+
+    def add_optimization_profile(self, profile: OptimizationProfile) -> int:
+        self._profiles.append(profile)
+        return len(self._profiles) - 1
+
+
+class Plan(bytearray):
+    """Stands in for IHostMemory: a buffer that tells its size."""
+
+    nbytes = property(len)
+
+
+class Builder(Checked, genuine=real.Builder):
+    """Builds nothing: its plan is what was asked for, in JSON."""
+
+    def __init__(self, logger: real.ILogger) -> None:
+        assert isinstance(logger, real.ILogger)
+        self._logger = logger
+
+    def create_network(self, flags: int = 0) -> Network:
+        kinds = real.NetworkDefinitionCreationFlag
+        assert flags == 1 << int(kinds.STRONGLY_TYPED) | 1 << int(kinds.PREFER_AOT_PYTHON_PLUGINS)
+        return Network()
+
+    def create_builder_config(self) -> BuilderConfig:
+        return BuilderConfig()
+
+    def create_optimization_profile(self) -> OptimizationProfile:
+        return OptimizationProfile()
+
+    def build_serialized_network(self, network: Network, config: BuilderConfig) -> Plan | None:
+        name = network._model.graph.name
+        (profile,) = config._profiles
+        for tensor in map(Tensor, network._model.graph.input):
+            if -1 not in tensor.shape:
+                continue
+            for shape in profile._shapes[tensor.name]:
+                assert all(a in (-1, b) for a, b in zip(tensor.shape, shape, strict=True))
+        self._report(config._progress_monitor)
+        while fault("wait", name):
+            time.sleep(0.05)
+        if fault("abort", name):
+            os.abort()
+        if fault("fail", name):
+            self._logger.log(real.ILogger.ERROR, "no implementation for what a test wants so")
+            return None
+        cache = config._cache()
+        assert cache is not None, "the timing cache must live until the engine is built"
+        cache._data += f" {name}".encode()
+        asked = {
+            "name": name,
+            "flags": sorted(config._flags),
+            "pools": config._pools,
+            "hardware": config._hardware_compatibility_level.name,
+            "verbosity": config._profiling_verbosity.name,
+            "plugins": network._plugins,
+            "timed": cache._data.decode(),
+        }
+        return Plan(json.dumps(asked).encode() + b" " * (3 * 2**20 if fault("large", name) else 0))
+
+    def _report(self, monitor: real.IProgressMonitor) -> None:
+        """Progress as TensorRT reports it: nested phases, from more than one thread."""
+        monitor.phase_start("building", None, 4)
+        for step in range(4):
+            inner = f"part {step}"
+            monitor.phase_start(inner, "building", 10)
+            threads = [threading.Thread(target=monitor.step_complete, args=(inner, number)) for number in range(10)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            monitor.phase_finish(inner)
+            assert monitor.step_complete("building", step) is True
+        monitor.phase_finish("building")
+
+
+class EngineInspector(Checked, genuine=real.EngineInspector):
+    """Tells what the plan holds."""
+
+    def __init__(self, plan: bytes) -> None:
+        self._plan = plan
+
+    def get_engine_information(self, format: Any) -> str:
+        assert format == real.LayerInformationFormat.JSON
+        return self._plan.decode()
+
+
+class Engine(Checked, genuine=real.ICudaEngine):
+    """A plan that was read."""
+
+    def __init__(self, plan: bytes) -> None:
+        self._plan = plan
+
+    def create_engine_inspector(self) -> EngineInspector:
+        return EngineInspector(self._plan)
+
+
+class Runtime(Checked, genuine=real.Runtime):
+    """Reads plans; those that carry host code only where that is allowed."""
+
+    def __init__(self, logger: real.ILogger) -> None:
+        assert isinstance(logger, real.ILogger)
+        self._logger, self._engine_host_code_allowed = logger, False
+
+    engine_host_code_allowed = None  # by Checked.__setattr__
+
+    def deserialize_cuda_engine(self, serialized_engine: Any) -> Engine | None:
+        asked = json.loads(bytes(serialized_engine))
+        if fault("unreadable", asked["name"]):
+            self._logger.log(real.ILogger.ERROR, "a plan that a test wants unreadable")
+            return None
+        assert self._engine_host_code_allowed == ("VERSION_COMPATIBLE" in asked["flags"])
+        return Engine(bytes(serialized_engine))
