@@ -34,6 +34,7 @@ _install_torchvision_standin()
 
 from ernie_export.exporter.export import Progress, export  # noqa: E402
 from ernie_export.exporter.targets import onnx  # noqa: E402
+from onnx import load_model, save_model  # noqa: E402
 from transformers import Ernie4_5_VLMoeConfig, Ernie4_5_VLMoeForConditionalGeneration  # noqa: E402
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mini-ernie"
@@ -43,6 +44,8 @@ PROCESSOR_FILES = (
 ).split()
 QUIET = Progress(lambda name, total: None, lambda count: None)
 TARGETS = ("onnx", "onnx-portable")
+# What TensorRT for RTX and TensorRT are given, where ONNX Runtime can run it: plugins' bodies are filled in.
+LOWERED = {"rtx": "rtx", "trt": "tensorrt"}
 
 
 @dataclass
@@ -157,11 +160,24 @@ class Exported:
     bundles: dict[str, Path]
 
 
+def fill_plugins(bundle: Path) -> None:
+    """Give the graphs of a bundle the functions of their plugins."""
+    path = Path(__file__).parents[1] / "graphs" / "ops" / "plugin_bodies.py"
+    spec = importlib.util.spec_from_file_location("plugin_bodies", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for graph in ("decoder.onnx", "decode.onnx"):
+        model = load_model(bundle / graph, load_external_data=False)
+        module.fill(model)
+        save_model(model, bundle / graph)
+
+
 @pytest.fixture(scope="session")
 def make_exported() -> Callable[..., Exported]:
     """make_exported(folder, seed, text, vision, targets=..., dtype=..., change=..., **top level keys).
 
-    targets: those of ernie-export in ONNX, and "rtx".
+    targets: those of ernie-export in ONNX, and those of LOWERED.
     """
 
     def make(
@@ -184,9 +200,11 @@ def make_exported() -> Callable[..., Exported]:
         bundles = {target: folder / target for target in targets}
         for target, bundle in bundles.items():
             with pytest.MonkeyPatch.context() as patched:
-                if target == "rtx":  # the bodies that TensorRT for RTX is given, where ONNX Runtime can run them
-                    patched.setitem(onnx.LOWERINGS, "onnx-portable", "rtx")
-                export(checkpoint, bundle, "onnx-portable" if target == "rtx" else target, "fp32", QUIET)
+                if target in LOWERED:
+                    patched.setitem(onnx.LOWERINGS, "onnx-portable", LOWERED[target])
+                export(checkpoint, bundle, "onnx-portable" if target in LOWERED else target, "fp32", QUIET)
+            if target == "trt":
+                fill_plugins(bundle)
         # Read back: what is compared is the checkpoint on the disk, rounded to bf16 where it was saved so.
         reference = Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(
             checkpoint, dtype=torch.float32, experts_implementation="eager"

@@ -58,13 +58,13 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-# Cases that the bodies for TensorRT for RTX are held to, too; they differ from the portable ones in attention,
-# rotation and dispatch.
-RTX = ("many-heads-one-kv", "every-expert-chosen", "many-experts", "vision-bank-wider", "head-dim-10")
+# Cases that the graphs for TensorRT for RTX and for TensorRT are held to, too; they differ from the portable ones in
+# attention, rotation and dispatch.
+TENSORRT = ("many-heads-one-kv", "every-expert-chosen", "many-experts", "vision-bank-wider", "head-dim-10")
 
 
 def targets(name: str) -> tuple[str, ...]:
-    return (*CASES[name].get("targets", ("onnx", "onnx-portable")), *(("rtx",) if name in RTX else ()))
+    return (*CASES[name].get("targets", ("onnx", "onnx-portable")), *(("rtx", "trt") if name in TENSORRT else ()))
 
 
 PAIRS = [(name, target) for name in CASES for target in targets(name)]

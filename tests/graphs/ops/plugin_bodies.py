@@ -1,0 +1,273 @@
+"""What each TensorRT plugin computes, as an ONNX function: with these ONNX Runtime runs a graph meant for TensorRT.
+
+They go by what the stages declare (moe_dispatch/plugin.py, mrope/plugin.py) and not by how kernels do it: a graph that
+wires a plugin's inputs wrongly gives other numbers than PyTorch.
+"""
+
+import onnx
+from ernie_export.graphs.ops.library import OPSETS
+
+CONSTANTS = """
+    first = Constant <value_ints = [0]> ()
+    second = Constant <value_ints = [1]> ()
+    third = Constant <value_ints = [2]> ()
+    last = Constant <value_ints = [-1]> ()
+    zero = Constant <value_int = 0> ()
+    one = Constant <value_int = 1> ()
+"""
+BY_TYPE = """
+    vision_1d = Cast <to = 9> (token_types)
+    is_vision = Unsqueeze (vision_1d, last)
+"""
+SHARES = """
+    sixteenth = Constant <value_float = 0.0625> ()
+    share = Mul (logits, sixteenth)
+    splits = Constant <value_ints = [16]> ()
+    logits_shape = Shape (logits)
+    shape = Concat <axis = 0> (splits, logits_shape)
+    one_share = Unsqueeze (share, first)
+    partial = Expand (one_share, shape)
+"""
+LOGITS = (
+    f"""
+BankLogits <plugin_namespace> (x, text_gate) => (partial) {{
+    {CONSTANTS}
+    x32 = Cast <to = 1> (x)
+    logits = MatMul (x32, text_gate)
+    {SHARES}
+}}
+""",
+    f"""
+DispatchLogits <plugin_namespace> (x, token_types, text_gate, vision_gate) => (partial) {{
+    {CONSTANTS} {BY_TYPE}
+    x32 = Cast <to = 1> (x)
+    text = MatMul (x32, text_gate)
+    vision = MatMul (x32, vision_gate)
+    logits = Where (is_vision, vision, text)
+    {SHARES}
+}}
+""",
+)
+ROUTE = """
+    logits = ReduceSum <keepdims = 0> (partial, first)
+    probs = Softmax <axis = -1> (logits)
+    scores = Add (probs, bias)
+    k = Constant <value_int: int = @k> ()
+    k_1d = Unsqueeze (k, first)
+    best, own = TopK <axis = -1, largest = 1, sorted = 1> (scores, k_1d)
+    ascending, places = TopK <axis = -1, largest = 0, sorted = 1> (own, k_1d)
+    chosen = GatherElements <axis = 1> (probs, ascending)
+    total = ReduceSum <keepdims = 1> (chosen, last)
+    least = Constant <value_float: float = @norm_min> ()
+    divisor = Max (total, least)
+    weights = Div (chosen, divisor)
+"""
+ROUTES = (
+    f"""
+BankRoute <k, norm_min, plugin_namespace> (partial, text_bias) => (experts, slots, weights) {{
+    {CONSTANTS}
+    bias = Identity (text_bias)
+    {ROUTE}
+    experts = Identity (own)
+    slots = Cast <to = 6> (ascending)
+}}
+""",
+    f"""
+DispatchRoute <k, norm_min, plugin_namespace> (partial, token_types, text_bias, vision_bias)
+        => (experts, slots, weights) {{
+    {CONSTANTS} {BY_TYPE}
+    bias = Where (is_vision, vision_bias, text_bias)
+    {ROUTE}
+    each = Size (text_bias)
+    before = Where (is_vision, each, zero)
+    experts = Add (own, before)
+    slots_64 = Add (ascending, before)
+    slots = Cast <to = 6> (slots_64)
+}}
+""",
+)
+SORT = f"""
+DispatchSort <k, plugin_namespace> (slots, text_bias, vision_bias) => (offsets, order) {{
+    {CONSTANTS}
+    slots_64 = Cast <to = 7> (slots)
+    flat = Reshape (slots_64, last)
+    count = Size (flat)
+    count_1d = Unsqueeze (count, first)
+    numbers = Range (zero, count, one)
+    by_expert = Mul (flat, count)
+    keys = Add (by_expert, numbers)
+    sorted_keys, order_64 = TopK <axis = 0, largest = 0, sorted = 1> (keys, count_1d)
+    order = Cast <to = 6> (order_64)
+    text_size = Size (text_bias)
+    vision_size = Size (vision_bias)
+    experts = Add (text_size, vision_size)
+    end = Add (experts, one)
+    limits = Range (zero, end, one)
+    slot_row = Unsqueeze (flat, first)
+    limit_column = Unsqueeze (limits, second)
+    lower = Less (slot_row, limit_column)
+    lower_64 = Cast <to = 7> (lower)
+    offsets_64 = ReduceSum <keepdims = 0> (lower_64, second)
+    offsets = Cast <to = 6> (offsets_64)
+}}
+"""
+# expert (S,) of every slot: from the slots themselves, or from where each place in `order` stands among `offsets`.
+OF_SLOTS = """
+    slots_64 = Cast <to = 7> (slots)
+    expert = Reshape (slots_64, last)
+    count = Size (expert)
+    numbers = Range (zero, count, one)
+"""
+OF_ORDER = """
+    order_64 = Cast <to = 7> (order)
+    count = Size (order_64)
+    numbers = Range (zero, count, one)
+    offsets_64 = Cast <to = 7> (offsets)
+    far = Constant <value_ints = [9223372036854775807]> ()
+    ends = Slice (offsets_64, second, far)
+    end_row = Unsqueeze (ends, first)
+    place_column = Unsqueeze (numbers, second)
+    passed = LessOrEqual (end_row, place_column)
+    passed_64 = Cast <to = 7> (passed)
+    by_place = ReduceSum <keepdims = 0> (passed_64, second)
+    nothing = Sub (numbers, numbers)
+    expert = ScatterElements <axis = 0> (nothing, order_64, by_place)
+"""
+
+
+def each_bank(body: str, weight: str, vision: bool) -> str:
+    """`body` for every bank, its values named by the bank, and the one that is the slot's own: `result`."""
+    text = f"""
+    each_1d = Shape <start = 0, end = 1> (text_{weight})
+    each = Squeeze (each_1d, first)
+    greatest = Sub (each, one)
+    text_expert = Min (expert, greatest)
+    {body.replace("BANK", "text")}
+    """
+    if not vision:
+        return text + "result = Identity (text_value)"
+    return f"""
+    {text}
+    over = Sub (expert, each)
+    vision_expert = Max (over, zero)
+    {body.replace("BANK", "vision")}
+    of_text = Less (expert, each)
+    of_text_column = Unsqueeze (of_text, second)
+    result = Where (of_text_column, text_value, vision_value)
+    """
+
+
+GATE_UP = """
+    BANK_weight = Gather <axis = 0> (BANK_gate_up, BANK_expert)
+    BANK_column = MatMul (BANK_weight, column)
+    BANK_both = Squeeze (BANK_column, third)
+    BANK_gate = Slice (BANK_both, first, end, second, third)
+    BANK_up = Slice (BANK_both, second, end, second, third)
+    BANK_sigmoid = Sigmoid (BANK_gate)
+    BANK_silu = Mul (BANK_gate, BANK_sigmoid)
+    BANK_own = Mul (BANK_silu, BANK_up)
+    BANK_width = Shape <start = 1, end = 2> (BANK_own)
+    BANK_missing = Sub (widest, BANK_width)
+    BANK_pads = Concat <axis = 0> (first, first, first, BANK_missing)
+    BANK_value = Pad (BANK_own, BANK_pads)
+"""
+DOWN = """
+    BANK_weight = Gather <axis = 0> (BANK_down, BANK_expert)
+    BANK_width = Shape <start = 2, end = 3> (BANK_weight)
+    BANK_act = Slice (act, first, BANK_width, second)
+    BANK_act_column = Unsqueeze (BANK_act, third)
+    BANK_column = MatMul (BANK_weight, BANK_act_column)
+    BANK_value = Squeeze (BANK_column, third)
+"""
+
+
+def gate_up(name: str, signature: str, experts: str, vision: bool) -> str:
+    """Bank- or DispatchGateUp."""
+    wide = "text_rows = Shape <start = 1, end = 2> (text_gate_up)\n"
+    wide += "vision_rows = Shape <start = 1, end = 2> (vision_gate_up)\nrows = Max (text_rows, vision_rows)"
+    narrow = "rows = Shape <start = 1, end = 2> (text_gate_up)"
+    return f"""
+{name} <k, plugin_namespace> ({signature}) => (act) {{
+    {CONSTANTS} {experts}
+    end = Constant <value_ints = [9223372036854775807]> ()
+    {wide if vision else narrow}
+    widest = Div (rows, third)
+    k = Constant <value_int: int = @k> ()
+    token = Div (numbers, k)
+    inputs = Gather <axis = 0> (x, token)
+    column = Unsqueeze (inputs, third)
+    {each_bank(GATE_UP, "gate_up", vision)}
+    weight = Reshape (weights, last)
+    weight_column = Unsqueeze (weight, second)
+    scale = CastLike (weight_column, x)
+    act = Mul (result, scale)
+}}
+"""
+
+
+def down(name: str, signature: str, experts: str, vision: bool) -> str:
+    """Bank- or DispatchDown."""
+    return f"""
+{name} <k, plugin_namespace> ({signature}) => (out) {{
+    {CONSTANTS} {experts}
+    {each_bank(DOWN, "down", vision)}
+    out = Identity (result)
+}}
+"""
+
+
+COMBINE = """
+NAME <k, plugin_namespace> (out) => (y) {
+    k = Constant <value_int: int = @k> ()
+    zero_1d = Constant <value_ints = [0]> ()
+    k_1d = Unsqueeze (k, zero_1d)
+    rest = Constant <value_ints = [-1]> ()
+    hidden = Shape <start = 1, end = 2> (out)
+    shape = Concat <axis = 0> (rest, k_1d, hidden)
+    by_token = Reshape (out, shape)
+    slot_axis = Constant <value_ints = [1]> ()
+    y = ReduceSum <keepdims = 0> (by_token, slot_axis)
+}
+"""
+ROPE = """
+Rope <num_heads, kv_num_heads, plugin_namespace> (q, k, position_ids, inv_freq, axes) => (q_rotated, k_rotated) {
+    by_pair = Gather <axis = 0> (position_ids, axes)
+    positions = Transpose <perm = [1, 2, 0]> (by_pair)
+    positions32 = Cast <to = 1> (positions)
+    angles = Mul (positions32, inv_freq)
+    cos = Cos (angles)
+    sin = Sin (angles)
+    q32 = Cast <to = 1> (q)
+    k32 = Cast <to = 1> (k)
+    q_turned = RotaryEmbedding <interleaved = 1, num_heads: int = @num_heads> (q32, cos, sin)
+    k_turned = RotaryEmbedding <interleaved = 1, num_heads: int = @kv_num_heads> (k32, cos, sin)
+    q_rotated = CastLike (q_turned, q)
+    k_rotated = CastLike (k_turned, k)
+}
+"""
+GROUPED = "offsets, order"
+
+
+def bodies() -> list[onnx.FunctionProto]:
+    """A function for every plugin."""
+    texts = [
+        *LOGITS,
+        *ROUTES,
+        SORT,
+        gate_up("BankGateUp", "x, slots, weights, text_gate_up", OF_SLOTS, vision=False),
+        gate_up("DispatchGateUp", f"x, {GROUPED}, weights, text_gate_up, vision_gate_up", OF_ORDER, vision=True),
+        down("BankDown", "act, slots, text_down", OF_SLOTS, vision=False),
+        down("DispatchDown", f"act, {GROUPED}, text_down, vision_down", OF_ORDER, vision=True),
+        COMBINE.replace("NAME", "BankCombine"),
+        COMBINE.replace("NAME", "DispatchCombine"),
+        ROPE,
+    ]
+    imports = ", ".join(f'"{domain}": {version}' for domain, version in OPSETS.items())
+    header = f'<opset_import: [{imports}], domain: "ernie">\n'
+    return [onnx.parser.parse_function(header + text.strip()) for text in texts]
+
+
+def fill(model: onnx.ModelProto) -> None:
+    """Give a model the functions of the plugins that it calls."""
+    called = {node.op_type for node in model.graph.node if node.domain == "ernie"}
+    model.functions.extend(function for function in bodies() if function.name in called)
