@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 from ernie_export.exporter.targets.child import PYTHON, Crashed, answers
@@ -51,14 +51,17 @@ def compile_kernels(
 
 def spread(work: Work, sizes: Sizes, dtype: str, on_share: Callable[[float], None]) -> dict[Any, dict[str, Any]]:
     """Answers of kernel_compile.py by piece of work, from as many processes as there are cores."""
-    count, lock = 0, Lock()
+    count, lock, failed = 0, Lock(), Event()
 
     def run(part: Work) -> list[tuple[tuple[str, str, int], dict[str, Any]]]:
         nonlocal count
         found, request = [], {"sizes": asdict(sizes), "dtype": dtype, "work": part}
         try:
             for piece, answer in zip(part, answers(COMPILER, request), strict=True):
+                if failed.is_set():  # another process met it: what this one does is of no use
+                    break
                 if "failed" in answer:
+                    failed.set()
                     arch, stage, tactic = piece
                     raise UserError(f"kernel {stage} for {arch}, tactic {tactic}: not compiled: {answer['failed']}")
                 found.append((piece, answer))

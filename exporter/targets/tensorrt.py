@@ -5,6 +5,7 @@ plugins' kernels as PTX for every architecture asked for. `build_engines` needs 
 half left: neither the checkpoint nor Triton.
 """
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from ernie_export.graphs.precision import PRECISIONS
 
 TARGET = "trt"
 LIBRARY = "tensorrt"
+COMPILER = "triton"
 LEAST_VERSION = (10, 13)  # the first whose engines carry the kernels of Python plugins, as far as is known
 CANDIDATES = 64  # best tokens of a decode step: a top-k of 50, the usual one, with room for ties and barred tokens
 TIMING_CACHE = "timing.cache"
@@ -57,6 +59,10 @@ class Machine:
 
 def check(config: ErnieConfig, limits: Limits, image_tokens: tuple[int, int], precision: str) -> EngineFacts:
     """What the engines are to be built for; UserError names the option, or the figure of the model, that cannot be."""
+    if importlib.util.find_spec(COMPILER) is None:
+        raise UserError(
+            f"--target {TARGET}: expected the extra 'kernels' (pip install .[export,kernels]), found no {COMPILER}"
+        )
     tokens, image = engines.check_limits(config, limits, image_tokens)
     if limits.arch is not None:
         names = tuple(dict.fromkeys(name.strip() for name in limits.arch.split(",")))

@@ -297,6 +297,13 @@ def test_limits_that_cannot_be_are_named(tmp_path, changes, named):
     assert all(part in str(refused.value) for part in named) and list(tmp_path.iterdir()) == []
 
 
+def test_without_the_kernels_compiler(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorrt, "COMPILER", "triton_of_another_name")
+    with pytest.raises(UserError, match=r"pip install .\[export,kernels\]\), found no triton_of_another_name"):
+        export(MINI, tmp_path / "bundle", "trt", "bf16", Steps(), LIMITS)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_experts_that_the_kernels_do_not_take_are_named_at_export(tmp_path):
     checkpoint = shutil.copytree(MINI, tmp_path / "checkpoint")
     config = json.loads((checkpoint / "config.json").read_text())
@@ -461,16 +468,16 @@ def test_one_command_does_both_where_tensorrt_and_its_gpu_are(few_kernels, tmp_p
 
 def test_a_refusal_there_leaves_the_old_bundle(few_kernels, tmp_path, waiting, machine, monkeypatch):
     monkeypatch.setattr(kernels, "spread", few_kernels)
-    monkeypatch.setenv("STANDIN_FAULT", "refuse=TensorScatter")
+    monkeypatch.setenv("STANDIN_FAULT", "refuse=Split")
     before = (waiting / "manifest.json").read_bytes()
-    with pytest.raises(UserError, match="decoder.onnx: /model/layers.0/self_attn/CachedAttention/TensorScatter "):
+    with pytest.raises(UserError, match=r"vision.onnx: /vision_model/blocks.0/attn/Split \(Split\): refused by"):
         export(MINI, waiting, "trt", "bf16", Steps(), LIMITS)
     assert (waiting / "manifest.json").read_bytes() == before and list(tmp_path.iterdir()) == [waiting]
 
 
 FAULTS = {
     "refuse=DispatchSort": "decoder.onnx: /model/layers.1/mlp/MoEDispatch/DispatchSort (DispatchSort): refused by",
-    "fail=decode": "decode.engine: expected an engine from tensorrt, found: no implementation for what",
+    "fail=vision": "vision.engine: expected an engine from tensorrt, found: no implementation for what",
     "unreadable=vision": "vision.engine: expected an engine from tensorrt, found: a plan that a test wants unreadable",
     "abort=resampler": "resampler.engine: expected an engine from tensorrt, found that it crashed: SIGABRT",
 }
@@ -523,11 +530,11 @@ def test_a_killed_build_is_taken_up(waiting, environment, machine):
 
 def test_what_another_tensorrt_built_is_built_again(waiting, machine, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setenv("STANDIN_FAULT", "fail=decoder")
+        patched.setenv("STANDIN_FAULT", "fail=resampler")
         patched.setattr(shutil, "rmtree", lambda *a, **k: None)  # as if it were killed there
-        with pytest.raises(UserError, match="decoder.engine"):
+        with pytest.raises(UserError, match="resampler.engine"):
             resume(waiting, Steps())
-    (waiting / WORK / "timing.cache").write_bytes(b"card two vision resampler")
+    (waiting / WORK / "timing.cache").write_bytes(b"card two vision")
     monkeypatch.setenv("STANDIN_VERSION", "11.5.0")
     steps = Steps()
     assert resume(waiting, steps).engines.version == "11.5.0"
