@@ -1,6 +1,106 @@
-"""Checkpoints that several tests write are made by tools, which are scripts beside one another, not a package."""
+"""What the tests of TensorRT's target share: a bundle that waits for its engines, and a machine that could build them.
 
+The machine is a stand-in (folder tensorrt_standin): it holds every call to TensorRT 11.4's real bindings, and creates
+the plugins through TensorRT's own Python sources.
+
+Checkpoints that several tests write are made by tools, which are scripts beside one another, not a package.
+"""
+
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+import pytest
+from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.targets import kernels, tensorrt
+from ernie_export.exporter.targets.card import Card
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+API = Path(sys.prefix, "tensorrt_api")
+STANDIN = Path(__file__).with_name("tensorrt_standin")
+DRIVER = """
+#include <string.h>
+int cuInit(unsigned flags) { return 0; }
+int cuDeviceGet(int *device, int number) { *device = 0; return 0; }
+int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Stand-in H100", length); return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 0; return 0; }
+"""
+
+
+class Steps(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.shares: dict[str, list[float]] = {}
+        self.reasons: list[str] = []
+        take = lambda name, done: self.shares.setdefault(name, []).append(done)  # noqa: E731
+        super().__init__(lambda name, total: None, lambda count: None, take, self.reasons.append)
+
+
+@pytest.fixture(scope="session")
+def new_steps() -> type[Steps]:
+    """new_steps(): a `Progress` that keeps what it is told."""
+    return Steps
+
+
+@pytest.fixture(scope="session")
+def few_kernels():
+    """A stand-in for `kernels.spread` that compiles the first tactic of each stage alone, and once for all tests.
+
+    All of them would take most of a minute.
+    """
+    compiled: dict[Any, dict[str, Any]] = {}
+    whole = kernels.spread
+
+    def spread(work: kernels.Work, *rest: Any) -> dict[Any, dict[str, Any]]:
+        missing = [piece for piece in work if piece[2] == 1 and piece not in compiled]
+        compiled.update(whole(missing, *rest) if missing else {})
+        return {piece: compiled.get(piece, {"misfit": 0}) for piece in work}
+
+    return spread
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory, few_kernels):
+    """A bundle of the mini checkpoint that waits for engines, and what its export reported."""
+    folder, steps = tmp_path_factory.mktemp("trt") / "bundle", Steps()
+    limits = tensorrt.Limits(max_batch=3, max_tokens=600, max_image_tokens=64, arch="sm80, sm90")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(kernels, "spread", few_kernels)
+        patched.setattr(tensorrt, "find_card", lambda: None)
+        return folder, export(ROOT / "examples" / "mini-ernie", folder, "trt", "bf16", steps, limits), steps
+
+
+@pytest.fixture
+def waiting(made, tmp_path):
+    """A copy of that bundle."""
+    return shutil.copytree(made[0], tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory):
+    """A folder with a library in place of NVIDIA's driver, which knows of one GPU."""
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "cuda.c").write_text(DRIVER)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "libcuda.so.1", folder / "cuda.c"], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def environment(driver):
+    """Where processes find TensorRT's stand-in, and the driver's."""
+    assert API.is_dir(), f"{API} is missing: python tools/tensorrt_api.py {API}, which `make test` runs"
+    path = os.pathsep.join(map(str, (ROOT / "tools" / "typing", STANDIN, API)))
+    return {"PYTHONPATH": path, "LD_LIBRARY_PATH": f"{driver}:{API / 'stubs'}"}
+
+
+@pytest.fixture
+def machine(environment, monkeypatch):
+    """A machine with TensorRT and a GPU, as far as this process and its children can see."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(tensorrt, "find_card", lambda: Card("Stand-in H100", (9, 0)))

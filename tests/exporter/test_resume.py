@@ -1,0 +1,320 @@
+"""ernie-export --resume: engines for a bundle that waits for them, built by a stand-in for TensorRT (see conftest.py).
+
+What this can't show: that TensorRT takes the graphs, builds them, and runs them.
+"""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.resume import WORK, resume
+from ernie_export.exporter.targets import kernels, tensorrt
+from ernie_export.exporter.targets.card import Card
+from ernie_export.exporter.targets.engines import REPORT
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.manifest import GRAPHS, Manifest
+from ernie_export.graphs.ops import plugins
+
+ROOT = Path(__file__).parents[2]
+MINI = ROOT / "examples" / "mini-ernie"
+LIMITS = tensorrt.Limits(max_batch=3, max_tokens=600, max_image_tokens=64, arch="sm80, sm90")
+NONE_HERE = "expected TensorRT 10.13 or later (pip install .[export,trt]), found none"
+HOPPER = Card("Stand-in H100", (9, 0))
+PREPARED = {"vision.onnx", "resampler.onnx", "decoder.onnx", "decode.onnx", "kernels-sm80.json", "kernels-sm90.json"}
+BUILT = {"vision.engine", "resampler.engine", "decoder.engine", "decode.engine", "timing.cache", REPORT}
+QUIET = Progress(lambda name, total: None, lambda count: None)
+
+
+def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "ernie_export.exporter.cli", *map(str, arguments)]
+    return subprocess.run(program, capture_output=True, text=True, **options)
+
+
+def refusal(bundle: Path) -> str:
+    """The message with which `bundle` is not resumed; it is as it was afterwards."""
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    with pytest.raises(UserError) as refused:
+        resume(bundle, QUIET)
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+    assert "\n" not in str(refused.value).strip()
+    return str(refused.value)
+
+
+def change_facts(bundle: Path, **changes: Any) -> None:
+    manifest = Manifest.read(bundle)
+    replace(manifest, engines=replace(manifest.engines, **changes)).write(bundle)
+
+
+USES = """
+import json
+import tensorrt as trt
+
+class Log(trt.ILogger):
+    def __init__(self):
+        trt.ILogger.__init__(self)
+
+builder = trt.Builder(Log())
+config = builder.create_builder_config()
+cache = config.create_timing_cache(b"")
+uses = {
+    "as it should be": lambda: config.set_flag(trt.BuilderFlag.TF32),
+    "a property that is not there": lambda: setattr(config, "hardware_compatibility", trt.ProfilingVerbosity.NONE),
+    "a property of another type": lambda: setattr(config, "hardware_compatibility_level", "NONE"),
+    "a method that is not there": lambda: config.set_workspace(1),
+    "an argument of another type": lambda: config.set_flag("TF32"),
+    "an argument too few": lambda: config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
+    "an argument too many": lambda: config.clear_flag(trt.BuilderFlag.TF32, 1),
+    "an argument by another name": lambda: config.set_timing_cache(cache, mismatch=False),
+    "text for bytes": lambda: config.create_timing_cache("no bytes"),
+}
+found = {}
+for name, use in uses.items():
+    try:
+        use()
+    except (AttributeError, TypeError) as e:
+        found[name] = type(e).__name__
+print(json.dumps([list(uses), found]))
+"""
+
+
+def test_the_stand_in_refuses_what_the_bindings_do_not_take(environment):
+    options = {"capture_output": True, "text": True, "env": os.environ | environment}
+    process = subprocess.run([sys.executable, "-c", USES], **options)
+    assert process.returncode == 0, process.stderr
+    (good, *wrong), refused = json.loads(process.stdout.splitlines()[-1])
+    assert list(refused) == wrong and good not in refused
+
+
+@pytest.fixture(scope="module")
+def finished(made, environment, tmp_path_factory, new_steps):
+    """That bundle with its engines, and what building them reported."""
+    folder, steps = shutil.copytree(made[0], tmp_path_factory.mktemp("finished") / "bundle"), new_steps()
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in environment.items():
+            patched.setenv(name, value)
+        patched.setattr(tensorrt, "find_card", lambda: HOPPER)
+        return folder, resume(folder, steps), steps
+
+
+def test_a_bundle_with_its_engines(made, finished):
+    folder, manifest, steps = finished
+    assert Manifest.read(folder) == manifest and not manifest.waits_for_engines
+    manifest.check_files(folder, hash_limit=2**40)
+    assert {path.name for path in folder.iterdir()} == {"manifest.json", *manifest.files}
+    assert set(manifest.files) == set(made[1].files) - PREPARED | BUILT
+    assert manifest.graphs == {name: f"{name}.engine" for name in GRAPHS}
+    facts = manifest.engines
+    assert (facts.version, facts.device, facts.compute_capabilities) == ("11.4.0.106", "Stand-in H100", ("9.0",))
+    assert manifest.model == made[1].model
+    assert list(steps.shares) == [f"Building {name}.engine" for name in GRAPHS]
+    for shares in steps.shares.values():
+        assert shares == sorted(shares) and len(shares) > 5 and 0.9 < shares[-1] <= 1
+
+
+def test_engines_are_built_as_asked(finished):
+    folder, _, _ = finished
+    report = json.loads((folder / REPORT).read_text())
+    for name in GRAPHS:
+        built = report[name]["inspector"]
+        assert built["name"] == name and built["flags"] == [] and built["pools"] == {}
+        assert (built["hardware"], built["verbosity"]) == ("NONE", "DETAILED")
+        assert all(plugin["targets"] == ["sm_90a"] for plugin in built["plugins"])
+    counts = {name: len(report[name]["inspector"]["plugins"]) for name in GRAPHS}
+    assert counts == {"vision": 0, "resampler": 0, "decoder": 4 + 3 * 6, "decode": 4 + 3 * 5}
+    # One timing cache goes from engine to engine.
+    assert (folder / "timing.cache").read_bytes() == b"card one vision resampler decoder decode"
+    inputs = {graph: {t["name"]: t for t in report[graph]["inputs"]} for graph in GRAPHS}
+    outputs = {graph: {t["name"]: t for t in report[graph]["outputs"]} for graph in GRAPHS}
+    assert inputs["vision"]["pixel_values"]["profile"] == [[1, 4, 588], [1, 256, 588], [2, 256, 588]]
+    assert inputs["decode"]["past_value.3"]["profile"][2] == [3, 2, 640, 32]
+    best = {"name": "candidate_ids", "dtype": "int64", "shape": [-1, 64]}
+    assert outputs["decode"]["candidate_ids"] == best and "candidate_ids" not in outputs["decoder"]
+    assert outputs["decode"]["candidate_values"] == best | {"name": "candidate_values", "dtype": "float"}
+    assert outputs["decode"]["logit_total"] == {"name": "logit_total", "dtype": "float", "shape": [-1]}
+
+
+def test_what_was_asked_of_an_export_holds_for_its_engines(waiting, machine):
+    """Engines for every card from Ampere on take Ampere's kernels, and no more shared memory than any card gives."""
+    change_facts(waiting, hardware="ampere-plus", version_compatible=True, workspace=3)
+    facts = resume(waiting, QUIET).engines
+    assert (facts.hardware, facts.compute_capabilities) == ("ampere-plus", ("9.0",))
+    built = json.loads((waiting / REPORT).read_text())["decode"]["inspector"]
+    assert (built["hardware"], built["flags"]) == ("AMPERE_PLUS", ["VERSION_COMPATIBLE"])
+    assert built["pools"] == {"WORKSPACE": 3 * 2**30}
+    assert all(p["targets"] == ["sm_80"] and p["shared"] <= 48 * 1024 for p in built["plugins"])
+
+
+def test_one_command_does_both_where_tensorrt_and_its_gpu_are(few_kernels, tmp_path, machine, monkeypatch, new_steps):
+    monkeypatch.setattr(kernels, "spread", few_kernels)
+    steps = new_steps()
+    manifest = export(MINI, tmp_path / "bundle", "trt", "bf16", steps, replace(LIMITS, arch=None))
+    assert manifest.engines.architectures == ("sm90",) and not manifest.waits_for_engines and steps.reasons == []
+    assert {path.name for path in (tmp_path / "bundle").iterdir()} == {"manifest.json", *manifest.files}
+    assert BUILT < manifest.files.keys() and not PREPARED & manifest.files.keys()
+
+
+def test_a_refusal_there_leaves_the_old_bundle(few_kernels, tmp_path, waiting, machine, monkeypatch):
+    monkeypatch.setattr(kernels, "spread", few_kernels)
+    monkeypatch.setenv("STANDIN_FAULT", "refuse=Split")
+    before = (waiting / "manifest.json").read_bytes()
+    with pytest.raises(UserError, match=r"vision.onnx: /vision_model/blocks.0/attn/Split \(Split\): refused by"):
+        export(MINI, waiting, "trt", "bf16", QUIET, LIMITS)
+    assert (waiting / "manifest.json").read_bytes() == before and list(tmp_path.iterdir()) == [waiting]
+
+
+FAULTS = {
+    "refuse=DispatchSort": "decoder.onnx: /model/layers.1/mlp/MoEDispatch/DispatchSort (DispatchSort): refused by",
+    "fail=vision": "vision.engine: expected an engine from tensorrt, found: no implementation for what",
+    "unreadable=vision": "vision.engine: expected an engine from tensorrt, found: a plan that a test wants unreadable",
+    "abort=resampler": "resampler.engine: expected an engine from tensorrt, found that it crashed: SIGABRT",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failed_build_is_one_line_and_leaves_the_bundle(waiting, machine, monkeypatch, fault):
+    monkeypatch.setenv("STANDIN_FAULT", fault)
+    assert refusal(waiting).startswith(FAULTS[fault])
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_bundle(waiting, environment):
+    """No file may grow past 2 MiB, which the resampler's engine does."""
+    before = {path.name: path.stat().st_size for path in waiting.iterdir()}
+    limit = (2 * 2**20, 2 * 2**20)
+    process = command(
+        "--resume",
+        waiting,
+        env=os.environ | environment | {"STANDIN_FAULT": "large=resampler"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
+    assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
+    assert process.stderr.startswith(
+        f"error: {waiting}: expected room and leave to write engines, found: File too large"
+    )
+    assert {path.name: path.stat().st_size for path in waiting.iterdir()} == before
+
+
+def test_a_killed_build_is_taken_up(waiting, environment, machine, new_steps):
+    """Engines that were done are not built again; whoever resumes meanwhile is told."""
+    program = [sys.executable, "-m", "ernie_export.exporter.cli", "--resume", str(waiting)]
+    environment = os.environ | environment | {"STANDIN_FAULT": "wait=decoder"}
+    manifest = (waiting / "manifest.json").read_bytes()
+    with subprocess.Popen(program, env=environment, stderr=subprocess.DEVNULL) as process:
+        while not (waiting / WORK / "resampler.json").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        with pytest.raises(UserError, match="expected it at rest, found another process that resumes it"):
+            resume(waiting, QUIET)
+        process.send_signal(signal.SIGKILL)
+    assert (waiting / "manifest.json").read_bytes() == manifest and Manifest.read(waiting).waits_for_engines
+    engine = waiting / WORK / "vision.engine"
+    engine.write_bytes(engine.read_bytes() + b" kept")
+    steps = new_steps()
+    Manifest.check_files(resume(waiting, steps), waiting, 2**40)
+    assert list(steps.shares) == ["Building decoder.engine", "Building decode.engine"]
+    assert (waiting / "vision.engine").read_bytes().endswith(b" kept")
+    assert not (waiting / WORK).exists()
+
+
+def test_what_another_tensorrt_built_is_built_again(waiting, machine, monkeypatch, new_steps):
+    with monkeypatch.context() as patched:
+        patched.setenv("STANDIN_FAULT", "fail=resampler")
+        patched.setattr(shutil, "rmtree", lambda *a, **k: None)  # as if it were killed there
+        with pytest.raises(UserError, match="resampler.engine"):
+            resume(waiting, QUIET)
+    (waiting / WORK / "timing.cache").write_bytes(b"card two vision")
+    monkeypatch.setenv("STANDIN_VERSION", "11.5.0")
+    steps = new_steps()
+    assert resume(waiting, steps).engines.version == "11.5.0"
+    assert list(steps.shares) == [f"Building {name}.engine" for name in GRAPHS]
+    assert (waiting / "timing.cache").read_bytes() == b"card one vision resampler decoder decode"
+
+
+def test_a_bundle_that_has_its_engines_is_not_resumed(finished):
+    assert "that waits for its engines, found one that has them (of TensorRT 11.4.0.106, for Stand-in" in refusal(
+        finished[0]
+    )
+
+
+def test_what_is_no_bundle_for_tensorrt_is_not_resumed(tmp_path):
+    with pytest.raises(UserError, match="found no folder"):
+        resume(tmp_path / "none", QUIET)
+    with pytest.raises(UserError, match="expected a bundle, found no manifest.json"):
+        resume(MINI, QUIET)
+    export(MINI, tmp_path / "onnx", "onnx", "fp32", QUIET)
+    assert refusal(tmp_path / "onnx").endswith("that waits for its engines, found target onnx")
+
+
+def test_other_plugins_are_told(waiting):
+    change_facts(waiting, plugins="0123456789ab")
+    assert f"expected plugins of version {plugins.version()}, found 0123456789ab" in refusal(waiting)
+
+
+def test_a_changed_file_is_told(waiting, machine):
+    graph = waiting / "decode.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
+    assert "decode.onnx: expected sha256" in refusal(waiting)
+
+
+def test_without_tensorrt(waiting, monkeypatch):
+    assert refusal(waiting) == f"--resume {waiting}: {NONE_HERE}"
+
+
+@pytest.mark.parametrize("version", ["10.12.0.36", "8.6.1"])
+def test_an_older_tensorrt(waiting, machine, monkeypatch, version):
+    monkeypatch.setenv("STANDIN_VERSION", version)
+    assert refusal(waiting).endswith(f"expected TensorRT 10.13 or later, found {version}")
+
+
+def test_a_tensorrt_that_does_not_load(waiting, tmp_path, monkeypatch):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.11: cannot open')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'broken'}:{ROOT / 'tools' / 'typing'}")
+    assert refusal(waiting).endswith("found that it does not load: ImportError: libnvinfer.so.11: cannot open")
+
+
+def test_without_a_gpu(waiting, machine, monkeypatch):
+    monkeypatch.setattr(tensorrt, "find_card", lambda: None)
+    assert refusal(waiting).endswith("expected an NVIDIA GPU and its driver, found none")
+
+
+def test_a_card_without_kernels(waiting, machine, monkeypatch):
+    monkeypatch.setattr(tensorrt, "find_card", lambda: Card("Quadro RTX 4000", (7, 5)))
+    assert refusal(waiting).endswith("expected kernels for Quadro RTX 4000 (sm75), found them for sm80,sm90 (--arch)")
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "hardware", "taken"),
+    [
+        ((9, 0), ("sm80", "sm90"), "exact", "sm90"),
+        ((9, 0), ("sm80", "sm90"), "same-capability", "sm90"),
+        ((9, 0), ("sm80", "sm90"), "ampere-plus", "sm80"),
+        ((9, 0), ("sm90",), "ampere-plus", None),
+        ((8, 9), ("sm80", "sm86", "sm90"), "exact", "sm86"),
+        ((10, 3), ("sm80", "sm89", "sm100"), "exact", "sm89"),  # sm_100a's PTX runs on 10.0 alone
+        ((12, 1), ("sm120",), "exact", None),
+        ((11, 0), ("sm110",), "exact", "sm110"),
+        ((8, 0), ("sm86",), "exact", None),
+        ((7, 5), ("sm80",), "ampere-plus", None),
+    ],
+)
+def test_which_kernels_a_card_takes(capability, architectures, hardware, taken):
+    assert tensorrt.kernels_for(Card("any", capability), architectures, hardware) == taken
+
+
+def test_the_card_is_asked_of_the_driver(driver, tmp_path):
+    program = "from ernie_export.exporter.targets.card import find_card; print(find_card())"
+    path = str(ROOT / "tools" / "typing")
+    for folder, expected in ((driver, str(HOPPER)), (tmp_path, "None")):
+        env = os.environ | {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(folder)}
+        process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
+        assert process.stdout.strip() == expected, process.stderr
