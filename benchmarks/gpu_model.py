@@ -93,7 +93,7 @@ def hollow_bundle(folder: Path, config: Any, precision: str) -> Any:
     with (folder / export.DATA_FILE).open("wb") as file:
         file.write(layout.header)
         file.truncate(layout.nbytes)
-    return export.describe(folder, config, "onnx", precision, "", None)
+    return export.describe(folder, config, "onnx", precision, "", None, None)
 
 
 def open_engine(folder: Path, manifest: Any, device: str, random: bool) -> Any:
