@@ -1,6 +1,7 @@
 """Before any route: the name that the server was called by, and the key."""
 
 import hmac
+import re
 
 from ernie_export.runtime.server.admission import Ticket
 from ernie_export.runtime.server.errors import ApiError
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 # What answers without a key: probes, the page (which asks for the key), the description of the interface.
 OPEN = ("/", "/health", "/ready", "/openapi.json")
 OPEN_FOLDER = "/static/"
+_HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
 
 
 class Guard:
@@ -40,9 +42,8 @@ class Guard:
     def _check_host(self, headers: Headers) -> None:
         if self._hosts is None:
             return
-        host = headers.get("host", "")
-        name = host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
-        if name.lower() not in self._hosts:
+        host = _HOST.fullmatch(headers.get("host", ""))
+        if host is None or host[1].lower() not in self._hosts:
             raise ApiError(403, "the Host header names none of this server's hosts", code="host_not_allowed")
 
     def _check_key(self, headers: Headers) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ class Server:
 
 
 @contextmanager
-def serve(bundle: Path, *options: object) -> Iterator[Server]:
-    """ernie-serve on a free port, ended with SIGTERM, which must leave nothing behind."""
-    command = [sys.executable, "-c", MAIN, str(bundle), "--port", "0", "--model-name", "mini", "--threads", "1"]
+def serve(bundle: Path, *options: object, program: str = MAIN) -> Iterator[Server]:
+    """ernie-serve on a free port, ended with SIGTERM."""
+    command = [sys.executable, "-c", program, str(bundle), "--port", "0", "--model-name", "mini", "--threads", "1"]
     command += map(str, options)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout and process.stderr
@@ -79,7 +80,7 @@ def alone(bundle):
 @pytest.fixture(scope="session")
 def serving(bundle):
     """serving(*options): a server of the bundle with other options, for a `with` block."""
-    return lambda *options: serve(bundle, *options)
+    return partial(serve, bundle)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,84 @@
+"""Pictures and clips that come as bytes from outside: as from a file, and from nothing but their own data."""
+
+import dataclasses
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ernie_export.graphs.errors import UserError
+from ernie_export.runtime.preprocess import ImageProcessor, VideoProcessor, video
+from PIL import Image
+
+ROOT = Path(__file__).parents[3]
+CLIP = ROOT / "examples" / "media" / "passing.mp4"
+
+
+@pytest.fixture(scope="module")
+def videos():
+    return VideoProcessor.from_folder(ROOT / "examples" / "mini-ernie")
+
+
+@pytest.fixture(scope="module")
+def whole(videos):
+    return videos.load(CLIP)
+
+
+def test_bytes_give_what_the_file_gives(videos, whole):
+    clip = videos.load(CLIP.read_bytes())
+    assert np.array_equal(clip.frames, whole.frames) and clip.timestamps == whole.timestamps
+
+
+@pytest.mark.parametrize(
+    "playlist",
+    [
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:6,\nfile:{CLIP}\n#EXT-X-ENDLIST\n",
+        f"ffconcat version 1.0\nfile '{CLIP}'\n",
+        f"v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n{CLIP}",
+    ],
+    ids=["hls", "concat", "sdp"],
+)
+def test_a_playlist_opens_no_file(videos, playlist):
+    with pytest.raises(UserError, match="the clip: expected a video that can be decoded, found Invalid data"):
+        videos.load(playlist.encode(), name="the clip")
+
+
+def test_a_playlist_would_open_a_file(videos, monkeypatch):
+    """With the options for a user's own files, the clip's stream is found behind its name."""
+    monkeypatch.setattr(video, "_OPTIONS_FOR_BYTES", {"protocol_whitelist": "file", "safe": "0"})
+    with pytest.raises(UserError, match="truncated"):
+        videos.load(f"ffconcat version 1.0\nfile '{CLIP}'\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "problem"),
+    [
+        ("max_source_pixels", 100, "at most 100 pixels a frame"),
+        ("max_source_frames", 4, "at most 4 frames"),
+        ("max_source_seconds", 0.5, "at most 0.5 seconds"),
+        ("max_sampled_pixels", 1000, "of at most 1000 pixels together"),
+    ],
+)
+def test_limits_hold_before_decoding(videos, monkeypatch, limit, value, problem):
+    monkeypatch.setattr(video, "_take", lambda *args: pytest.fail("decoded"))
+    with pytest.raises(UserError, match=problem):
+        dataclasses.replace(videos, **{limit: value}).load(CLIP.read_bytes())
+
+
+def test_decoding_ends_in_time(videos):
+    with pytest.raises(UserError, match="in time"):
+        dataclasses.replace(videos, deadline=time.monotonic()).load(CLIP.read_bytes())
+    assert len(dataclasses.replace(videos, deadline=time.monotonic() + 600).load(CLIP).frames)
+
+
+def test_formats_of_pictures():
+    images = dataclasses.replace(ImageProcessor.from_folder(ROOT / "examples" / "mini-ernie"), formats=("PNG",))
+    for form in ("PNG", "BMP"):
+        out = io.BytesIO()
+        Image.new("RGB", (40, 40)).save(out, form)
+        if form == "PNG":
+            assert images.load(out.getvalue()).size == (40, 40)
+        else:
+            with pytest.raises(UserError, match="messages: expected an image"):
+                images.load(out.getvalue(), "messages")
