@@ -77,6 +77,7 @@ def command(
         from ernie_export.runtime.server.settings import LOOPBACK_HOSTS, Settings
     except ModuleNotFoundError as e:
         raise click.UsageError(f"serving needs the extra 'serve' (no module {e.name}): pip install .[serve]") from e
+    body = as_bytes("--max-body", max_body, 2**20)
     hosts = (*LOOPBACK_HOSTS, *(name.lower() for name in allowed_hosts))
     settings = Settings(
         model_name=model_name or bundle.resolve().name,
@@ -84,8 +85,9 @@ def command(
         hosts=hosts if loopback or allowed_hosts else None,
         allow_urls=allow_urls,
         max_requests=rows + queue,
+        max_waiting_bytes=max(Settings.max_waiting_bytes, 4 * body),
         timeout=timeout,
-        max_body=as_bytes("--max-body", max_body, 2**20),
+        max_body=body,
         max_media=max_media,
         max_pixels=max_pixels,
         max_frames=max_frames,

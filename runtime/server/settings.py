@@ -54,3 +54,5 @@ class Settings:
                 raise UserError(f"{field.name}: expected a finite number above 0, found {value}")
         if not self.model_name:
             raise UserError("model_name: expected a name, found none")
+        if 2 * self.max_body > self.max_waiting_bytes:  # a body, and as much again that its addresses may hold
+            raise UserError(f"max_body: expected at most {self.max_waiting_bytes // 2}, found {self.max_body}")

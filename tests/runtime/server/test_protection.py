@@ -236,8 +236,6 @@ def test_formats_that_are_not_of_the_web(ask, data_uri, data):
         (["--host", "192.0.2.1", "--api-key-file", "good"], "address to listen on"),
         (["--timeout", "0"], "timeout"),
         (["--rows", "0"], "rows"),
-        (["--kv-cache", "nan"], "--kv-cache"),
-        (["--max-body", "inf"], "--max-body"),
         (["--port", "70000"], "70000"),
     ],
 )
