@@ -83,7 +83,9 @@ def main() -> None:
     heads = {"domain": "com.microsoft", "num_heads": HEADS}
     present = ("y", "present_k", "present_v")
     gqa = best("GroupQueryAttention", causal, {}, present, **heads, kv_num_heads=KV_HEADS)
-    alone = best("GroupQueryAttention", causal, {}, **heads, kv_num_heads=KV_HEADS)
+    absent = {f"_{name}": np.zeros(0) for name in ("cos", "sin", "position_ids", "bias")}
+    sink = {**absent, "sink": np.full(HEADS, -1e30, np.float32)}
+    whole = best("GroupQueryAttention", causal, sink, present, **heads, kv_num_heads=KV_HEADS)
     mha = best("MultiHeadAttention", {"q": q, "k": q, "v": q}, {}, **heads)
     table = Table("operator", "measured", title=f"ONNX Runtime {ort.__version__}, two threads, float32")
     table.add_row("Gemm, 1 row", f"{read:.0f} GB/s of weights")
@@ -91,7 +93,7 @@ def main() -> None:
     table.add_row(f"MoE, {TOKENS} tokens, SwiGLU", f"{moe('swiglu', 1):.0f} GFLOP/s")
     table.add_row(f"MoE, {TOKENS} tokens, no activation", f"{moe('identity', 0):.0f} GFLOP/s")
     table.add_row(f"GroupQueryAttention, causal, {TOKENS} tokens", f"{1e3 * gqa:.1f} ms")
-    table.add_row("the same, no cache written", f"{1e3 * alone:.1f} ms")
+    table.add_row("the same with a sink, as our graphs have it", f"{1e3 * whole:.1f} ms")
     table.add_row(f"MultiHeadAttention, not causal, {TOKENS} tokens", f"{1e3 * mha:.1f} ms")
     Console().print(table)
 
