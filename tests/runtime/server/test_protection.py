@@ -3,7 +3,6 @@
 import io
 import json
 import struct
-import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -12,6 +11,7 @@ import httpx2
 import numpy as np
 import openai
 import pytest
+from ernie_export.runtime.server import cli, process
 from PIL import Image
 
 ROOT = Path(__file__).parents[3]
@@ -239,12 +239,15 @@ def test_formats_that_are_not_of_the_web(ask, data_uri, data):
         (["--port", "70000"], "70000"),
     ],
 )
-def test_a_server_that_must_not_start(bundle, tmp_path, options, problem):
-    """One line, exit code 2, nothing listening."""
+def test_a_server_that_must_not_start(bundle, tmp_path, monkeypatch, capsys, options, problem):
+    """One line, exit code 2, nothing loaded."""
     for name, text in (("empty", "\n \n"), ("short", f"{KEY}\nabc\n"), ("odd", "ä" * 20), ("good", KEY)):
         (tmp_path / name).write_text(text)
-    program = "from ernie_export.runtime.server.cli import main; main()"
-    command = [sys.executable, "-c", program, str(bundle), "--port", "0", *options]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and not done.stdout
-    assert problem in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(process, "serve", lambda *args: pytest.fail("it started"))
+    monkeypatch.setattr(sys, "argv", ["ernie-serve", str(bundle), "--port", "0", *options])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and not out
+    assert problem in err and err.count("\n") == 1, err
