@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from ernie_export.exporter.calibrate_layer import LayerGraph, build, run
-from ernie_export.exporter.calibrate_prompts import Prompts, VisionEngine, read_prompts
+from ernie_export.exporter.calibrate_prompts import Prompts, VisionEncoder, read_prompts
 from ernie_export.exporter.code_store import CodeStore
 from ernie_export.exporter.gptq import factor, quantize_rows, slabs
 from ernie_export.graphs.build import GraphBuilder
@@ -82,8 +82,9 @@ def calibrate(
     `path`: the conversations, see `read_prompts`, which says what is refused. `share` is told how much is done.
     """
     share("Reading the conversations", 0.0)
-    with VisionEngine(graphs, lowering, checkpoint, codes.folder) as engine:
-        prompts = read_prompts(path, processors, config, checkpoint, engine, codes.folder)
+    encoder = VisionEncoder(graphs, lowering, checkpoint, codes.folder)
+    prompts = read_prompts(path, processors, config, checkpoint, encoder, codes.folder)
+    del encoder  # and with it its sessions' copies of the weights
     share("Reading the conversations", 1.0)
     name = f"Calibrating on {len(prompts.lengths)} conversations of {sum(prompts.lengths)} tokens"
     decoder = Decoder(config.text, checkpoint, graphs["decoder"].weights, codes)

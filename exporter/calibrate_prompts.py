@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnxruntime as ort
@@ -13,7 +12,6 @@ from ernie_export.graphs.checkpoint import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.errors import UserError
 from ernie_export.runtime import messages_file
-from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
 from ernie_export.runtime.vision_features import encode_media
 
@@ -33,24 +31,32 @@ class Prompts:
     sha256: str
 
 
-class VisionEngine(OnnxRuntimeEngine):
-    """The vision encoder and the resampler of `graphs`, with their weights in `folder`, and nothing else."""
+class VisionEncoder:
+    """The vision encoder and the resampler of `graphs`, with their weights in `folder`."""
 
     def __init__(self, graphs: dict[str, GraphBuilder], lowering: str, checkpoint: Checkpoint, folder: Path) -> None:
         parts = {name: graphs[name] for name in ("vision", "resampler")}
         layout = weights.plan([weight for graph in parts.values() for weight in graph.weights.values()])
         weights.write(layout, checkpoint, folder / "vision.safetensors", lambda count: None)
-        self._sessions = {}
-        self._bindings = WeakKeyDictionary()
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        self.sessions = {}
         for name, graph in parts.items():
-            graph.save(folder / f"{name}.onnx", lowering, "vision.safetensors", layout.offsets)
-            self._sessions[name] = ort.InferenceSession(
-                folder / f"{name}.onnx", self._options(None), providers=["CPUExecutionProvider"]
-            )
+            path = folder / f"{name}.onnx"
+            graph.save(path, lowering, "vision.safetensors", layout.offsets)
+            self.sessions[name] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+        """See `Encoder.encode`."""
+        frames = {"pixel_values": pixel_values, "coordinates": coordinates}
+        (hidden,) = self.sessions["vision"].run(["hidden"], frames)
+        paired = {"hidden": hidden, "first": pairs[0], "second": pairs[1]}
+        (features,) = self.sessions["resampler"].run(["features"], paired)
+        return features
 
 
 def read_prompts(
-    path: Path, processors: Path, config: ErnieConfig, checkpoint: Checkpoint, engine: VisionEngine, folder: Path
+    path: Path, processors: Path, config: ErnieConfig, checkpoint: Checkpoint, encoder: VisionEncoder, folder: Path
 ) -> Prompts:
     """Preprocess and embed the conversations in the JSON file `path`; `processors`: the folder that settles how.
 
@@ -77,7 +83,7 @@ def read_prompts(
             for name in ("input_ids", "pixel_values", "pixel_values_videos"):
                 if name in prepared.arrays:
                     digest.update(np.ascontiguousarray(prepared.arrays[name]).data)
-            file.write(embed(prepared, config, checkpoint, engine).tobytes())
+            file.write(embed(prepared, config, checkpoint, encoder).tobytes())
             types.append(prepared.arrays["moe_mm_token_type_ids"][0])
             positions.append(prepared.position_ids[:, 0])
             lengths.append(length)
@@ -90,13 +96,13 @@ def read_prompts(
     )
 
 
-def embed(prepared: Prepared, config: ErnieConfig, checkpoint: Checkpoint, engine: VisionEngine) -> np.ndarray:
+def embed(prepared: Prepared, config: ErnieConfig, checkpoint: Checkpoint, encoder: VisionEncoder) -> np.ndarray:
     """The decoder's input (tokens, hidden) float32: rows of the embedding table, features in their places."""
     tokens, places = np.unique(prepared.arrays["input_ids"][0], return_inverse=True)
     table = [checkpoint.read_rows("model.embed_tokens.weight", token, token + 1) for token in tokens.tolist()]
     hidden = np.concatenate(table).astype(np.float32)[places]
     if prepared.items:
-        features = encode_media(engine, *prepared.media(), config.vision.spatial_merge_size)
+        features = encode_media(encoder, *prepared.media(), config.vision.spatial_merge_size)
         for item, rows in zip(prepared.items, features, strict=True):
             hidden[item.tokens] = rows
     return hidden

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 import numpy as np
-from ernie_export.runtime.engines import Engine
+from ernie_export.runtime.engines import Encoder
 from ernie_export.runtime.preprocess.positions import vision_coordinates
 
 # Patches in one encoder call, so that activations stay bounded: the widest has 20 KB a patch at the released size. A
@@ -24,7 +24,7 @@ class FeatureCache:
     Used from any thread; one encodes at a time, so that what two threads ask for is encoded once, too.
     """
 
-    def __init__(self, engine: Engine, merge: int, limit: int) -> None:
+    def __init__(self, engine: Encoder, merge: int, limit: int) -> None:
         self._engine, self._merge, self._limit = engine, merge, limit
         self._kept: OrderedDict[bytes, np.ndarray] = OrderedDict()  # least recently used first
         self._lock = threading.Lock()
@@ -62,7 +62,7 @@ def digest(pixels: np.ndarray, grid: tuple[int, int, int]) -> bytes:
 
 
 def encode_media(
-    engine: Engine, pixels: list[np.ndarray], grids: list[tuple[int, int, int]], merge: int
+    engine: Encoder, pixels: list[np.ndarray], grids: list[tuple[int, int, int]], merge: int
 ) -> list[np.ndarray]:
     """Features of each image or clip, (tokens, hidden) each.
 

@@ -29,8 +29,8 @@ class PromptChunk:
         return type(self)(*tokens, self.position_ids[:, start:stop], self.features)
 
 
-class Engine(Protocol):
-    """Runs the graphs of one bundle; owns its sessions and frees them on close."""
+class Encoder(Protocol):
+    """The part of an engine that makes features of frames."""
 
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         """Vision encoder and resampler over frames of one size.
@@ -39,6 +39,10 @@ class Engine(Protocol):
         numbers. Returns features (G, patches / 4, hidden).
         """
         ...
+
+
+class Engine(Encoder, Protocol):
+    """Runs the graphs of one bundle; owns its sessions and frees them on close."""
 
     def new_cache(self, rows: int, capacity: int) -> KVCache:
         """An empty cache for `rows` requests of up to `capacity` tokens."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ernie_export.exporter import calibrate, calibrate_layer, cli
 from ernie_export.exporter.calibrate_layer import build
-from ernie_export.exporter.calibrate_prompts import VisionEngine, read_prompts
+from ernie_export.exporter.calibrate_prompts import VisionEncoder, read_prompts
 from ernie_export.exporter.code_store import CodeStore
 from ernie_export.exporter.export import DATA_FILE, Progress, export
 from ernie_export.exporter.targets.onnx import build_graphs
@@ -74,8 +74,8 @@ def mini(tmp_path):
 
     def prompts():
         with CodeStore(tmp_path / "vision") as codes:
-            with VisionEngine(build_graphs(config, "int4"), "onnxruntime", checkpoint, codes.folder) as engine:
-                return read_prompts(tmp_path / "conversation.json", MINI, config, checkpoint, engine, tmp_path)
+            encoder = VisionEncoder(build_graphs(config, "int4"), "onnxruntime", checkpoint, codes.folder)
+            return read_prompts(tmp_path / "conversation.json", MINI, config, checkpoint, encoder, tmp_path)
 
     return config, checkpoint, prompts
 
