@@ -156,7 +156,7 @@ function settle(question, reply, failure) {
   if (!failure) return;
   const stopped = failure.name === "AbortError";
   if (reply.text) {
-    reply.node.querySelector(".figures").textContent = "Stopped";
+    showFigures(reply, ["Stopped"]);
   } else {
     withdraw(question, reply);
   }
@@ -187,9 +187,9 @@ function measured(reply, usage, clock) {
   if (details?.cached_tokens) parts[0] += ` (${details.cached_tokens} reused)`;
   if (clock.first) parts.push(`first text after ${((clock.first - clock.asked) / 1000).toFixed(2)} s`);
   parts.push(`${tokens} answer ${tokens === 1 ? "token" : "tokens"} in ${((now - clock.asked) / 1000).toFixed(2)} s`);
-  if (clock.first && seconds > 0.2) parts.push(`${((tokens - 1) / seconds).toFixed(1)} tokens/s`); // else it is noise
+  if (tokens >= 10 && seconds > 0.1) parts.push(`${((tokens - 1) / seconds).toFixed(1)} tokens/s`); // else it is noise
   if (reply.cut) parts.push("cut at the longest answer");
-  reply.node.querySelector(".figures").textContent = parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
+  showFigures(reply, parts);
   const numbers = { image: 0, video: 0 };
   const media = turns.flatMap((turn) => turn.media);
   (details?.media ?? []).forEach((facts, place) => media[place]?.measured(++numbers[facts.type], facts));
@@ -213,6 +213,11 @@ function addTurn(role, text, media) {
 function append(turn, piece) {
   turn.text += piece;
   turn.node.querySelector(".text").textContent = turn.text;
+}
+
+function showFigures(turn, parts) {
+  const spans = parts.map((part) => Object.assign(document.createElement("span"), { textContent: part }));
+  turn.node.querySelector(".figures").replaceChildren(...spans);
 }
 
 /** As text and pictures come, and as the box below grows; unless the reader has gone elsewhere. */
