@@ -23,7 +23,7 @@ PARITY = {"torch", "transformers", "safetensors"}
 SERVE = {"fastapi", "starlette", "pydantic", "pydantic_core", "uvicorn", "prometheus_client", "httpcore2"}
 # Only within functions: most machines have none of them.
 LAZY = {"triton", "tensorrt", "tensorrt_rtx_bindings", "cuda", "matplotlib"}
-LAZY |= {"triton_python_backend_utils"}  # only Triton Inference Server's stub has it
+LAZY |= {"triton_python_backend_utils", "ray"}  # the first: only Triton Inference Server's stub has it
 WITHOUT_TORCH = ("torch", "torchvision", "transformers", "safetensors")
 
 
@@ -55,7 +55,7 @@ def rule_of(module: str) -> Rule:
         return VERIFY
     if module.startswith("exporter.calibrate"):
         return CALIBRATE
-    if module.startswith("runtime.server"):
+    if module.startswith(("runtime.server", "runtime.ray_app")):
         return SERVER
     return {"graphs": GRAPHS, "exporter": EXPORTER, "runtime": RUNTIME}[module.split(".")[0]]
 

@@ -1,0 +1,148 @@
+"""A bundle on a real local Ray cluster of two replicas, one of which is killed while requests run."""
+
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from ernie_export.exporter.export import Progress, export
+from ernie_export.graphs.errors import UserError
+from ernie_export.runtime import load
+from ernie_export.runtime.ray_app import Options, build
+from openai import OpenAI
+from pydantic import ValidationError
+
+ROOT = Path(__file__).parents[2]
+QUIET = Progress(lambda name, total: None, lambda count: None)
+QUESTIONS = [f"How many sides has a {shape}?" for shape in ("triangle", "square", "circle", "star")]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ray") / "mini"
+    export(ROOT / "examples" / "mini-ernie", folder, "onnx", "fp32", QUIET)
+    return folder
+
+
+# Ray's own fields, in pydantic's older form.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def client(bundle):
+    """Ray and Ray Serve on this machine alone, with a small object store, and two replicas of the bundle."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "120"}
+    import ray
+    from ray import serve
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    ray.init(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False)
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        serve.run(build(Options(bundle=bundle, replicas=2, cpus=0.5, kv_cache_gib=0.25)))
+        yield OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=8, timeout=60)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def replicas():
+    import ray
+
+    names = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
+    return {name for name in names if name.startswith("SERVE_REPLICA::")}
+
+
+def answer(client, question, **options):
+    messages = [{"role": "user", "content": question}]
+    return client.chat.completions.create(model="mini", messages=messages, max_tokens=16, **options)
+
+
+@pytest.fixture(scope="module")
+def expected(bundle):
+    with load(bundle, threads=1) as model:
+        return {
+            question: model.generate([{"role": "user", "content": question}], max_new_tokens=16).text
+            for question in QUESTIONS
+        }
+
+
+def test_answers_are_the_models_own_and_streams_pass_through(client, expected):
+    for question in QUESTIONS:
+        assert answer(client, question).choices[0].message.content == expected[question]
+    arrived = []
+    for chunk in answer(client, "What is this?", stream=True, extra_body={"min_tokens": 16}):
+        arrived.append(chunk)
+    assert sum(bool(chunk.choices and chunk.choices[0].delta.content) for chunk in arrived) > 1
+    assert arrived[-1].choices[0].finish_reason == "length"
+
+
+def test_a_replica_killed_under_load_fails_no_request(client, expected):
+    """Eight callers ask without a pause, one of two replicas is killed, and the client's retries see it through."""
+    import ray
+
+    before = replicas()
+    assert len(before) == 2
+    answers, failures, killed = [], [], threading.Event()
+
+    def ask(number):
+        for turn in range(12):
+            question = QUESTIONS[(number + turn) % len(QUESTIONS)]
+            try:
+                content = answer(client, question).choices[0].message.content
+                answers.append((killed.is_set(), content == expected[question]))
+            except Exception as e:
+                failures.append(e)
+
+    callers = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for caller in callers:
+        caller.start()
+    while len(answers) < 16:
+        time.sleep(0.01)
+    ray.kill(ray.get_actor(sorted(before)[0], namespace="serve"))
+    killed.set()
+    for caller in callers:
+        caller.join()
+    assert failures == [] and len(answers) == 96
+    assert all(right for _, right in answers)
+    assert any(after for after, _ in answers)
+    for _ in range(600):
+        if len(replicas()) == 2 and replicas() != before:
+            break
+        time.sleep(0.1)
+    assert len(replicas()) == 2 and len(replicas() & before) == 1, "the killed replica is not replaced"
+
+
+def test_options_become_ray_serves(bundle):
+    scaled = Options(bundle=bundle, replicas=2, max_replicas=5, target_requests=3, gpus=0.25, rows=4, queue=6)
+    assert scaled.deployment() == {
+        "autoscaling_config": {"min_replicas": 2, "max_replicas": 5, "target_ongoing_requests": 3},
+        "ray_actor_options": {"num_cpus": 1, "num_gpus": 0.25},
+        "max_ongoing_requests": 10,
+        "health_check_period_s": 5,
+    }
+    assert Options(bundle=bundle, replicas=3).deployment()["num_replicas"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"replica": 2}, "Extra inputs are not permitted"),
+        ({"replicas": 0}, "greater than or equal to 1"),
+        ({"replicas": 3, "max_replicas": 2}, "max_replicas: expected at least 3 (replicas), found 2"),
+        ({"gpus": -1}, "greater than or equal to 0"),
+    ],
+    ids=str,
+)
+def test_wrong_options_are_refused(options, expected):
+    with pytest.raises(ValidationError) as caught:
+        Options(bundle="bundle", **options)
+    assert expected in str(caught.value)
+
+
+def test_what_is_no_bundle_is_refused_before_ray_starts_anything(tmp_path):
+    with pytest.raises(UserError, match="expected a bundle"):
+        build(Options(bundle=tmp_path))
