@@ -38,6 +38,17 @@ class PatientProtocol(H11Protocol):
         super().connection_lost(exc)
         self._forget()
 
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP ends the request that it came in, too: uvicorn would let that answer after the refusal."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.close()
+                return
+        super().send_400_response(msg)
+
     def _watch(self) -> None:
         """Let the time run from a head's beginning to its end, whatever arrives in between."""
         if self.cycle is not None and not self.cycle.response_complete:

@@ -52,6 +52,14 @@ def test_damaged_http(url):
     assert ended["400"] and ended["404"] and ended[bad.ENDED], ended
 
 
+def test_bodies_that_stop_being_http(url):
+    """One refusal and no second answer, of which the server's log would tell."""
+    ours = bad.heads("Transfer-Encoding: chunked\r\n")
+    for head in (ours, ours.replace(b"localhost", b"elsewhere")):
+        for pause in (0.0, 0.05):
+            assert bad.exchange(url, [head + b"zz\r\n", b"zz\r\n"], pause) in {"400", "403"}
+
+
 def test_bodies_that_end_early(url):
     bad.truncated_bodies(url)
 
