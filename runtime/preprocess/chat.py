@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 TEMPLATE_FILE = "chat_template.jinja"
 LEGACY_TEMPLATE_FILE = "chat_template.json"
+LONGEST = 2**24  # characters of a prompt: the tokenizer ends the process where it finds no memory for its copies
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -82,6 +83,8 @@ class ChatProcessor:
             )
         except Exception as e:  # a template may do anything that Python can, and fail so
             raise UserError(f"chat template: expected messages that it accepts, found {_line(e)}") from e
+        if len(text) > LONGEST:
+            raise UserError(f"prompt: expected at most {LONGEST} characters from the chat template, found {len(text)}")
         try:
             text.encode()
         except UnicodeEncodeError as e:  # JSON can spell half of a pair, which no tokenizer takes

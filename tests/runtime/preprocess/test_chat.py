@@ -233,6 +233,7 @@ TEMPLATES = {
     "undefined": ("{{ messages[0].nothing.at_all }}", "chat template: expected"),
     "python": ("{{ 1 / 0 }}", "chat template: expected messages that it accepts, found division by zero"),
     "sandbox": ("{{ messages.__class__.__mro__ }}", "chat template: expected"),
+    "size": ("{{ 'x' * 20000000 }}", "prompt: expected at most 16777216 characters"),
     "mutation": ("{{ messages.append(1) }}", "chat template: expected"),
 }
 
