@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 from mutate import as_json, damage_bytes, damage_document
 
 MEDIA = Path(__file__).resolve().parents[2] / "examples" / "media"
@@ -98,7 +98,7 @@ def damaged_bodies(url: str, first: int, last: int) -> Counter[str]:
             raise AssertionError(f"request {number}: {e}") from e
         return str(response.status_code)
 
-    with httpx.Client(base_url=url, timeout=SECONDS) as client, ThreadPoolExecutor(4) as threads:
+    with httpx2.Client(base_url=url, timeout=SECONDS) as client, ThreadPoolExecutor(4) as threads:
         return Counter(threads.map(send, range(first, last)))
 
 
@@ -213,7 +213,7 @@ def large_headers(url: str) -> Counter[str]:
 def picture_bombs(url: str) -> Counter[str]:
     """Pictures of few bytes and very many pixels, sides of one pixel, and many at a time."""
     ended: Counter[str] = Counter()
-    with httpx.Client(base_url=url, timeout=SECONDS) as client:
+    with httpx2.Client(base_url=url, timeout=SECONDS) as client:
         for width, height in ((60_000, 60_000), (9_000, 9_000), (2**31 - 1, 1), (1, 2**31 - 1), (2, 800)):
             part = picture(flat_png(width, height))
             for count in (1, 16):
@@ -251,7 +251,7 @@ def slow_clients(url: str, count: int = 100, seconds: float = 5.0) -> Counter[st
                 except OSError:
                     pass
             place += 1
-            response = httpx.post(url + PATH, json=known(), timeout=SECONDS)
+            response = httpx2.post(url + PATH, json=known(), timeout=SECONDS)
             check(response.status_code, response.content)
             ended[str(response.status_code)] += 1
             if response.status_code == 200:
@@ -299,7 +299,7 @@ def slow_readers(url: str, count: int = 6, seconds: float = 2.0) -> Counter[str]
         connections.append(connection)
     until, ended = time.monotonic() + seconds, Counter[str]()
     while time.monotonic() < until:
-        response = httpx.post(url + PATH, json=known(), timeout=SECONDS)
+        response = httpx2.post(url + PATH, json=known(), timeout=SECONDS)
         check(response.status_code, response.content)
         ended[str(response.status_code)] += 1
     for connection in connections:
@@ -318,11 +318,11 @@ def flood(url: str, count: int) -> Counter[str]:
     """`count` questions at once: whoever is let in gets the right answer, the others 429 with Retry-After."""
 
     async def all_at_once() -> Counter[str]:
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=url, timeout=5 * SECONDS, limits=limits) as client:
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(base_url=url, timeout=5 * SECONDS, limits=limits) as client:
             return Counter(await asyncio.gather(*(one(client, number) for number in range(count))))
 
-    async def one(client: httpx.AsyncClient, number: int) -> str:
+    async def one(client: httpx2.AsyncClient, number: int) -> str:
         stream = number % 2 == 0
         async with client.stream("POST", PATH, json=known(stream=stream)) as response:
             body = await response.aread()
@@ -348,7 +348,7 @@ def at_rest(url: str, seconds: float = SECONDS) -> None:
     """Wait until nothing runs and nothing waits; AssertionError where that does not come: rows are lost."""
     names, until = ("vllm:num_requests_running", "vllm:num_requests_waiting"), time.monotonic() + seconds
     while True:
-        lines = httpx.get(f"{url}/metrics", timeout=SECONDS).text.splitlines()
+        lines = httpx2.get(f"{url}/metrics", timeout=SECONDS).text.splitlines()
         busy = [line for line in lines if line.startswith(names) and float(line.split()[-1])]
         if not busy:
             return

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -42,7 +42,7 @@ def test_damaged_requests(url):
 
 def test_errors_are_one_printable_line(url):
     for name in ("\x00", "\x1b[31m\n", "\u202e", "x" * 100_000):
-        response = httpx.post(url + bad.PATH, json=bad.known(**{name: 1}), timeout=bad.SECONDS)
+        response = httpx2.post(url + bad.PATH, json=bad.known(**{name: 1}), timeout=bad.SECONDS)
         assert response.status_code == 400
         bad.check(response.status_code, response.content)
 
@@ -125,5 +125,5 @@ def test_the_checks_can_fail():
     for status, body in ((500, b"{}"), (200, b"Traceback (most recent"), (400, b'{"error": {"message": "a\\nb"}}')):
         with pytest.raises((AssertionError, KeyError)):
             bad.check(status, body)
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(httpx2.ConnectError):
         bad.flood("http://127.0.0.1:9", 1)
