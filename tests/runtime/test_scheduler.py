@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,7 @@ def test_a_request_that_cannot_be_made_gives_its_place_back(make):
 def test_more_conversations_than_may_wait(make, alone):
     questions = [ask(QUESTIONS[n % 5]) for n in range(9)]
     results = make(rows=2, waiting=2).generate(questions, **options(7))
+    results = [replace(result, reused_tokens=0) for result in results]  # which row an answer gets is a matter of time
     assert results == [alone.generate(question, **options(7)) for question in questions]
 
 
