@@ -216,6 +216,9 @@ def test_a_conversation_typed(typed):
 def test_ctrl_c_stops_the_answer_and_not_the_chat(typed, tmp_path):
     child = typed(*LONG)
     for _ in range(2):
+        child.sendline("/reset")  # what the model says next depends on how far it came
+        child.expect_exact("a new conversation")
+        child.expect_exact(READY)
         child.sendline("How many sides has a triangle?")
         child.expect("three")
         child.sendintr()
@@ -224,7 +227,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(typed, tmp_path):
     child.sendline("/save chat.json")
     child.expect_exact("chat.json: written")
     answers = [turn["content"][0]["text"] for turn in json.loads((tmp_path / "chat.json").read_text())[1::2]]
-    assert len(answers) == 2 and all(answer.startswith("three") for answer in answers)  # what was shown is kept
+    assert len(answers) == 1 and answers[0].startswith("three")  # what was shown is kept
     child.expect_exact(READY)
     child.send("half a line\x03")  # here it begins a line anew
     child.expect_exact(READY)
