@@ -294,7 +294,7 @@ def slow_readers(url: str, count: int = 6, seconds: float = 2.0) -> Counter[str]
     connections = []
     for _ in range(count):
         connection = connect(url)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
         connection.sendall(heads(f"Content-Length: {len(body)}\r\nConnection: close\r\n") + body)
         connections.append(connection)
     until, ended = time.monotonic() + seconds, Counter[str]()
