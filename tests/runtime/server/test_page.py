@@ -138,7 +138,7 @@ def violations(page: Page) -> list[str]:
 
 def test_a_conversation_of_pictures_and_clips(open_page):
     page = open_page()
-    assert page.title() == "mini"
+    expect(page).to_have_title("mini")
     give(page, "drop", SHAPES)
     ask(page, "What colour is the triangle?")
     assert answer(page) == "red"
