@@ -201,7 +201,8 @@ class Model:
         arrays = prepared.arrays
         limit, length = self.manifest.model.max_positions, arrays["input_ids"].shape[1]
         if length >= limit:
-            raise UserError(f"prompt: expected fewer than {limit} tokens (the model's position limit), found {length}")
+            whose = "the model's position limit" if self.manifest.engines is None else "--max-tokens of the export"
+            raise UserError(f"prompt: expected fewer than {limit} tokens ({whose}), found {length}")
         features, digests = self.features.encode(*prepared.media())
         is_feature = arrays["mm_token_type_ids"][0] != 0
         content = np.zeros((len(is_feature), 3), np.int64)
