@@ -85,8 +85,9 @@ def hollow_bundle(folder: Path, config: Any, precision: str) -> Any:
     """A bundle's graphs, and its data file as a hole; returns the manifest."""
     from ernie_export.exporter import export, weights
     from ernie_export.exporter.targets import onnx
+    from ernie_export.graphs.precision import ONNX
 
-    graphs = onnx.build_graphs(config, precision)
+    graphs = onnx.build_graphs(config, ONNX[precision])
     layout = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
     for name, graph in graphs.items():
         graph.save(folder / f"{name}.onnx", onnx.LOWERINGS["onnx"], export.DATA_FILE, layout.offsets)
@@ -309,10 +310,10 @@ def step_bytes(config: Any, rows: int, context: int) -> float:
     """Bytes that a decode step of so many rows must read in 16 bits (see ernie-plan)."""
     from ernie_export.exporter import plan, plan_rates
     from ernie_export.exporter.plan_workload import Workload
+    from ernie_export.graphs.precision import ONNX
 
-    model, _, _ = plan.Model.build(config)
-    rule = plan.RULES["bf16"]
-    return plan_rates.decode(model, rule, model.stored(rule), Workload(context, rows, ()))[1]
+    model, _, _ = plan.Model.build(config, "onnx", ONNX["bf16"])
+    return plan_rates.decode(model, ONNX["bf16"], model.stored(), Workload(context, rows, ()))[1]
 
 
 _bandwidth: dict[str, float] = {}

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ONNX = ("fp32", "fp16", "bf16", "int8", "int4")
 # By target, the default first.
-PRECISIONS = {"onnx": ONNX, "onnx-portable": ONNX, "trt": ("bf16", "fp16"), "trt-rtx": ("bf16",)}
+PRECISIONS = {"onnx": ONNX, "onnx-portable": ONNX, "trt": ("bf16", "fp16", "int8", "int4", "fp8"), "trt-rtx": ("bf16",)}
 # Options of some targets alone.
 OWN = {
     **dict.fromkeys(("max_batch", "max_tokens", "max_image_tokens"), ("trt", "trt-rtx")),

@@ -16,12 +16,12 @@ from ernie_export.graphs.json_section import Section, read_json
 
 GB, TERA = 10**9, 1e12
 MEMORY_LIMIT = 2**60  # bytes; past any machine, so that a slip of units is refused
-FLOPS_KEYS = ("fp32", "bf16", "fp16", "fp8")
+FLOPS_KEYS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
 class Device:
-    """`memory` in bytes, `bandwidth` in bytes/s, `fp32` to `fp8` in FLOP/s; `source` says where they are from."""
+    """`memory` in bytes, `bandwidth` in bytes/s, `fp32` to `fp16` in FLOP/s; `source` says where they are from."""
 
     name: str
     memory: int
@@ -29,7 +29,6 @@ class Device:
     fp32: float | None
     bf16: float | None
     fp16: float | None
-    fp8: float | None
     source: str
 
     def seconds(self, stages: list[tuple[float, float, str]], by_bandwidth: bool) -> float | None:
@@ -50,24 +49,22 @@ class Device:
 DEVICES = {
     device.name: device
     for device in (
-        # NVIDIA H200 data sheet, SXM: 1979 (fp16, bf16) and 3958 (fp8) TFLOP/s with sparsity.
-        Device("h200", 141 * GB, 4.8e12, 67 * TERA, 989 * TERA, 989 * TERA, 1979 * TERA, "H200 SXM data sheet"),
+        # NVIDIA H200 data sheet, SXM: 1979 TFLOP/s (fp16, bf16) with sparsity.
+        Device("h200", 141 * GB, 4.8e12, 67 * TERA, 989 * TERA, 989 * TERA, "H200 SXM data sheet"),
         # NVIDIA H100 data sheet, SXM: the same processor.
-        Device("h100", 80 * GB, 3.35e12, 67 * TERA, 989 * TERA, 989 * TERA, 1979 * TERA, "H100 SXM data sheet"),
-        # NVIDIA A100 data sheet, SXM 80 GB; no fp8.
-        Device("a100", 80 * GB, 2.039e12, 19.5 * TERA, 312 * TERA, 312 * TERA, None, "A100 SXM 80 GB data sheet"),
+        Device("h100", 80 * GB, 3.35e12, 67 * TERA, 989 * TERA, 989 * TERA, "H100 SXM data sheet"),
+        # NVIDIA A100 data sheet, SXM 80 GB.
+        Device("a100", 80 * GB, 2.039e12, 19.5 * TERA, 312 * TERA, 312 * TERA, "A100 SXM 80 GB data sheet"),
         # NVIDIA L40S data sheet, the figures without sparsity.
-        Device("l40s", 48 * GB, 864e9, 91.6 * TERA, 362 * TERA, 362 * TERA, 733 * TERA, "L40S data sheet"),
-        # NVIDIA Ada architecture whitepaper, GeForce RTX 4090; fp16 and fp8 are twice that with fp16 accumulation.
-        Device("rtx4090", 24 * GB, 1008e9, 82.6 * TERA, 165.2 * TERA, 165.2 * TERA, 330.3 * TERA, "Ada GPU whitepaper"),
+        Device("l40s", 48 * GB, 864e9, 91.6 * TERA, 362 * TERA, 362 * TERA, "L40S data sheet"),
+        # NVIDIA Ada architecture whitepaper, GeForce RTX 4090; fp16 is twice that with fp16 accumulation.
+        Device("rtx4090", 24 * GB, 1008e9, 82.6 * TERA, 165.2 * TERA, 165.2 * TERA, "Ada GPU whitepaper"),
         # NVIDIA RTX Blackwell architecture whitepaper, GeForce RTX 5090; likewise.
-        Device(
-            "rtx5090", 32 * GB, 1792e9, 104.8 * TERA, 209.5 * TERA, 209.5 * TERA, 419 * TERA, "RTX Blackwell whitepaper"
-        ),
+        Device("rtx5090", 32 * GB, 1792e9, 104.8 * TERA, 209.5 * TERA, 209.5 * TERA, "RTX Blackwell whitepaper"),
         # NVIDIA Jetson AGX Orin technical brief, 64 GB module: 5.3 TFLOP/s of its CUDA cores in fp32.
-        Device("orin-64g", 64 * GB, 204.8e9, 5.3 * TERA, None, None, None, "Jetson AGX Orin technical brief"),
+        Device("orin-64g", 64 * GB, 204.8e9, 5.3 * TERA, None, None, "Jetson AGX Orin technical brief"),
         # NVIDIA Jetson AGX Thor (T5000) data sheet: 2070 TFLOP/s is fp4 with sparsity.
-        Device("thor", 128 * GB, 273e9, None, None, None, None, "Jetson T5000 data sheet"),
+        Device("thor", 128 * GB, 273e9, None, None, None, "Jetson T5000 data sheet"),
     )
 }
 
@@ -78,7 +75,7 @@ def find_device(name: str) -> Device:
         return DEVICES[name]
     if name == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Device("cpu", memory, None, None, None, None, None, "this machine's memory; no rates known")
+        return Device("cpu", memory, None, None, None, None, "this machine's memory; no rates known")
     if not name.endswith(".json"):
         raise UserError(f"--device: expected {', '.join(DEVICES)}, cpu or a .json file, found {name}")
     return read_device(Path(name))
@@ -87,7 +84,7 @@ def find_device(name: str) -> Device:
 def read_device(path: Path) -> Device:
     """A device from a JSON file, in bytes, bytes/s and FLOP/s; only `memory` is required. UserError names the key.
 
-    {"name": "my board", "memory": 16e9, "bandwidth": 50e9, "fp32": 1e12, "bf16": ..., "fp16": ..., "fp8": ...}
+    {"name": "my board", "memory": 16e9, "bandwidth": 50e9, "fp32": 1e12, "bf16": ..., "fp16": ...}
     """
     section = Section(path, "", read_json(path))
     memory = section.positive("memory")

@@ -11,6 +11,7 @@ from ernie_export.exporter.code_store import CodeStore
 from ernie_export.exporter.processors import find_processor_files, picture_tokens
 from ernie_export.exporter.published_files import transformers_spelling
 from ernie_export.exporter.targets import engines, onnx, rtx, tensorrt
+from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.checkpoint import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.errors import UserError
@@ -24,6 +25,7 @@ from ernie_export.graphs.manifest import (
     ModelFacts,
     sha256,
 )
+from ernie_export.graphs.precision import ONNX, PRECISIONS, Precision
 
 DATA_FILE = "weights.safetensors"
 LAYOUTS = {"bundle": HERE, "triton": triton_repository.BUNDLE}  # by name, where in the output the bundle lies
@@ -70,26 +72,33 @@ def export(
     check_layout(checkpoint, config)
     with transformers_spelling(folder, config) as source:
         processor_files = find_processor_files(source)
-        facts = check_engines(config, target, precision, limits, picture_tokens(source, config))
-        graphs = onnx.build_graphs(config, precision)
+        how = PRECISIONS[target][precision]
+        graphs = onnx.build_graphs(config, how)
+        facts = check_engines(config, target, how, limits, picture_tokens(source, config), graphs)
         data = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
         if facts:
             (engines if target == rtx.TARGET else tensorrt).lower(graphs, facts)
         with writing_bundle(output, LAYOUTS[layout]) as partial:
+            if (
+                facts and target == tensorrt.TARGET
+            ):  # before the graphs, whose operators become plugins as they are saved
+                tensorrt.prepare(partial, facts, config, how, graphs, progress.share)
             progress.stage("Writing graphs", 0)
             for name, graph in graphs.items():
                 graph.save(partial / f"{name}.onnx", onnx.LOWERINGS[target], DATA_FILE, data.offsets)
             if facts:  # before the weights, which engines do not hold: what is refused is refused early
-                facts = build_engines(partial, facts, config, target, precision, progress)
+                facts = build_engines(partial, facts, config, target, progress)
             with CodeStore(partial / "scratch") as codes:
                 calibration = None
                 if conversations is not None:
                     from ernie_export.exporter.calibrate import calibrate
 
                     weights.check_room(partial / DATA_FILE, 2 * data.nbytes)  # the codes are kept until they are due
-                    lowering = onnx.LOWERINGS[target]
+                    # The graphs that a CPU runs, whatever the target's are: the codes are the same.
+                    runnable = onnx.build_graphs(config, ONNX[precision])
+                    lowering = onnx.LOWERINGS[onnx.cpu_target(config, target)]
                     calibration = calibrate(
-                        conversations, source, config, checkpoint, graphs, lowering, codes, progress.share
+                        conversations, source, config, checkpoint, runnable, lowering, codes, progress.share
                     )
                 progress.stage("Writing weights", data.nbytes)
                 digest = weights.write(data, checkpoint, partial / DATA_FILE, progress.advance, codes)
@@ -104,26 +113,30 @@ def export(
 
 
 def check_engines(
-    config: ErnieConfig, target: str, precision: str, limits: engines.Limits | None, image_tokens: tuple[int, int]
+    config: ErnieConfig,
+    target: str,
+    precision: Precision,
+    limits: engines.Limits | None,
+    image_tokens: tuple[int, int],
+    graphs: dict[str, GraphBuilder],
 ) -> EngineFacts | None:
     """What engines are to be built for, where the target has any; UserError names the option that can't be."""
     if target not in LIMITS:
         return None
     limits = limits or LIMITS[target]()
     if isinstance(limits, tensorrt.Limits):
-        return tensorrt.check(config, limits, image_tokens, precision)
+        return tensorrt.check(config, limits, image_tokens, precision, graphs)
     assert isinstance(limits, rtx.Limits)
     return rtx.check(config, limits, image_tokens)
 
 
 def build_engines(
-    partial: Path, facts: EngineFacts, config: ErnieConfig, target: str, precision: str, progress: Progress
+    partial: Path, facts: EngineFacts, config: ErnieConfig, target: str, progress: Progress
 ) -> EngineFacts:
-    """Engines in place of the graphs in `partial`, or, of target trt, all that building them elsewhere takes."""
+    """Engines in place of the graphs in `partial`; of target trt the graphs stay where engines can't be built."""
     merge, names = config.vision.spatial_merge_size, list(GRAPHS)
     if target == rtx.TARGET:
         return rtx.build_engines(partial, names, facts, merge, progress.share)
-    tensorrt.prepare(partial, facts, config, precision, progress.share)
     try:
         machine = tensorrt.find_machine(facts)
     except UserError as e:

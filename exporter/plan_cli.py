@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from ernie_export.exporter.cli import PRECISIONS
 from ernie_export.exporter.devices import DEVICES, Device, find_device
 from ernie_export.exporter.plan_workload import CONTEXT, read_workload
 from ernie_export.exporter.published_files import transformers_spelling
@@ -21,22 +22,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int4")
 LARGEST_BATCH = 2**16
 ESTIMATED = ("device_memory", "activations", "longest_context", "prefill", "decode")
 NOTES = (
-    "rates: upper bounds (roofline; intermediate results stay on the chip, experts evenly chosen); int8 and int4"
-    " multiply in fp16; where the arithmetic's rate is unknown, decode is bounded by its bytes alone",
+    "rates: upper bounds (roofline; intermediate results stay on the chip, experts evenly chosen); where the"
+    " arithmetic's rate is unknown, decode is bounded by its bytes alone",
     "activations: estimated; weights counted once; no allowance for the engine's own memory",
-    "planned: not exportable yet; fp8: expert, attention and MLP matrices with a float32 scale a row, the rest in"
-    " 16 bits, routers in float32",
 )
+ENGINES = "bundle on disk: without the engines and kernels, a few MiB each, whose sizes nobody knows beforehand"
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--device", "device_name", help=f"{', '.join(DEVICES)}, cpu, or a .json file of figures.")
-@click.option("--precision", default=",".join(PRECISIONS), help="Which, with commas between.")
+@click.option("--target", type=click.Choice(list(PRECISIONS)), default="onnx", help="As of ernie-export.")
+@click.option("--precision", help="Which, with commas between. [default: all of the target]")
 @click.option("--context", type=click.IntRange(min=1), help=f"Tokens a row, pictures included. [default: {CONTEXT}]")
 @click.option("--images", default="", help="Pictures in each row, as WIDTHxHEIGHT,... in pixels.")
 @click.option("--batch", type=click.IntRange(1, LARGEST_BATCH), default=1, help="Rows answered together.")
@@ -44,7 +44,8 @@ NOTES = (
 def command(
     checkpoint: Path,
     device_name: str | None,
-    precision: str,
+    target: str,
+    precision: str | None,
     context: int | None,
     images: str,
     batch: int,
@@ -52,35 +53,42 @@ def command(
 ) -> None:
     """Plan for CHECKPOINT (a folder, or its config.json): sizes, what fits, and the fastest that a device allows."""
     try:
+        from ernie_export.exporter.export import LIMITS
         from ernie_export.exporter.plan import EXPORT_MEMORY, Model, processor_bytes
         from ernie_export.exporter.plan_rates import estimate
+        from ernie_export.graphs.precision import ONNX
+        from ernie_export.graphs.precision import PRECISIONS as PRECISION_OF
     except ModuleNotFoundError as e:
         raise click.UsageError(f"planning needs the extra 'export' (no module {e.name}): pip install .[export]") from e
     if checkpoint.is_file() and checkpoint.name != "config.json":
         raise UserError(f"{checkpoint}: expected a checkpoint folder or its config.json, found another file")
     folder = checkpoint.parent if checkpoint.name == "config.json" and not checkpoint.is_dir() else checkpoint
-    precisions = [name.strip() for name in precision.split(",")]
+    known = PRECISIONS[target]
+    precisions = known if precision is None else [name.strip() for name in precision.split(",")]
     for name in precisions:
-        if name not in PRECISIONS:
-            raise UserError(f"--precision: expected some of {','.join(PRECISIONS)}, found {one_line(name)}")
+        if name not in known:
+            expected = f"some of {','.join(known)} for --target {target}"
+            raise UserError(f"--precision: expected {expected}, found {one_line(name)}")
     config = ErnieConfig.from_hf(folder)
     device = find_device(device_name) if device_name is not None else None
     with transformers_spelling(folder, config, whole=False) as source:
         workload, copied = read_workload(config, source, context, batch, images), processor_bytes(source)
-    base = Model.build(config)
-    estimates = [estimate(base, name, workload, device) for name in dict.fromkeys(precisions)]
-    parameters = base[0].parameters()
+    model, _, _ = Model.build(config, "onnx-portable", ONNX["fp32"])
+    named = [PRECISION_OF[target][name] for name in dict.fromkeys(precisions)]
+    estimates = [estimate(model, target, how, workload, device) for how in named]
+    parameters = model.parameters()
     plan: dict[str, Any] = {
         "checkpoint": str(checkpoint),
+        "target": target,
         "parameters": {"total": sum(parameters.values()), **parameters},
-        "active_parameters": base[0].active(),
+        "active_parameters": model.active(),
         "workload": asdict(workload) | {"vision_tokens": workload.vision_tokens},
         "device": asdict(device) if device is not None else None,
         "export_peak_memory": {"bytes": EXPORT_MEMORY, "source": "measured: at most this, whatever the size"},
         "processor_files": copied,
         "precisions": {e.precision: asdict(e) | {"bundle": e.data_file + e.graph_files + copied} for e in estimates},
         "estimated": ESTIMATED,
-        "notes": NOTES,
+        "notes": [*NOTES, ENGINES] if target in LIMITS else NOTES,
     }
     if as_json:
         print(json.dumps(plan, indent=1))
@@ -106,7 +114,7 @@ def show(plan: dict[str, Any], device: Device | None, console: Console) -> None:
     table = Table(title=f"sizes in {unit}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
     for e in found:
-        table.add_column(e["precision"] + ("\nplanned" if e["status"] == "planned" else ""), justify="right")
+        table.add_column(e["precision"], justify="right")
 
     def row(label: str, text: Callable[[Any], str], *keys: str) -> None:
         table.add_row(label, *(text(reduce(getitem, keys, e)) for e in found))

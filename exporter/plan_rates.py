@@ -9,12 +9,15 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+import onnx_ir as ir
 from ernie_export.exporter.devices import Device
-from ernie_export.exporter.plan import EVERY_TOKEN, RULES, Model, Rule
+from ernie_export.exporter.plan import EVERY_TOKEN, Model
 from ernie_export.exporter.plan_workload import Workload
-from ernie_export.graphs.precision import PRECISIONS
+from ernie_export.graphs.precision import Precision
 
 Stage = tuple[float, float, str]  # FLOP, bytes, and the arithmetic that they run in
+# The field of `Device` with the rate of products in a dtype: weights in codes are widened to it first.
+ARITHMETIC = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,9 @@ class Rate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One precision; sizes in bytes. `status` is "exportable" or "planned"; what needs a device is None without one."""
+    """One precision; sizes in bytes. What needs a device is None without one."""
 
     precision: str
-    status: str
     data_file: int
     graph_files: int
     weights: dict[str, int]
@@ -46,19 +48,14 @@ class Estimate:
     decode: Rate
 
 
-def estimate(base: tuple[Model, int, int], precision: str, workload: Workload, device: Device | None) -> Estimate:
-    """One precision; `base` is what `Model.build` returned for fp32, and is not built again."""
-    planned = precision not in PRECISIONS
-    model = base[0]  # counts parameters; a quantised model's weights are codes and scales
-    built, data_file, graph_files = base if planned or precision == "fp32" else Model.build(model.config, precision)
-    rule = RULES[precision]
-    stored = model.stored(rule) if planned else {k: sum(w.nbytes for w in v) for k, v in built.weights.items()}
-    if planned:  # the header names the same tensors, and a scale for some
-        data_file += sum(stored.values()) - sum(w.nbytes for found in model.weights.values() for w in found)
+def estimate(model: Model, target: str, precision: Precision, workload: Workload, device: Device | None) -> Estimate:
+    """One precision of `model`, which counts parameters and is in none."""
+    built, data_file, graph_files = Model.build(model.config, target, precision)
+    stored = built.stored()
 
     def total(context: int) -> int:
         changed = Workload(context, workload.batch, workload.pictures)
-        return sum(stored.values()) + kv_cache(model, rule, changed) + activations(model, rule, changed)
+        return sum(stored.values()) + kv_cache(model, precision, changed) + activations(model, precision, changed)
 
     fits, longest = None, None
     if device is not None:
@@ -69,34 +66,33 @@ def estimate(base: tuple[Model, int, int], precision: str, workload: Workload, d
             low, high = (middle, high) if total(middle) <= device.memory else (low, middle - 1)
         longest = low if low >= max(workload.vision_tokens, 1) else 0
     return Estimate(
-        precision=precision,
-        status="planned" if planned else "exportable",
+        precision=precision.name,
         data_file=data_file,
         graph_files=graph_files,
         weights=stored,
-        kv_cache=kv_cache(model, rule, workload),
-        kv_per_token=kv_per_token(model, rule),
-        activations=activations(model, rule, workload),
+        kv_cache=kv_cache(model, precision, workload),
+        kv_per_token=kv_per_token(model, precision),
+        activations=activations(model, precision, workload),
         device_memory=total(workload.context),
         fits=fits,
         longest_context=longest,
-        prefill=rate(prefill(model, rule, stored, workload), workload.batch * workload.context, device, False),
-        decode=rate([decode(model, rule, stored, workload)], workload.batch, device, True),
+        prefill=rate(prefill(model, precision, stored, workload), workload.batch * workload.context, device, False),
+        decode=rate([decode(model, precision, stored, workload)], workload.batch, device, True),
     )
 
 
-def kv_per_token(model: Model, rule: Rule) -> int:
+def kv_per_token(model: Model, precision: Precision) -> int:
     """Bytes of one token's keys and values in every layer."""
     text = model.config.text
-    return 2 * text.num_layers * text.num_kv_heads * text.head_dim * rule.plain
+    return 2 * text.num_layers * text.num_kv_heads * text.head_dim * precision.dtype.numpy().itemsize
 
 
-def kv_cache(model: Model, rule: Rule, workload: Workload) -> int:
+def kv_cache(model: Model, precision: Precision, workload: Workload) -> int:
     """Bytes of all rows' keys and values."""
-    return workload.batch * workload.context * kv_per_token(model, rule)
+    return workload.batch * workload.context * kv_per_token(model, precision)
 
 
-def activations(model: Model, rule: Rule, workload: Workload) -> int:
+def activations(model: Model, precision: Precision, workload: Workload) -> int:
     """Bytes alive at once at the widest place of prefill: residual, its norm and the widest sublayer; an estimate."""
     text, vision = model.config.text, model.config.vision
     projected = 2 * (text.num_heads + 2 * text.num_kv_heads) * text.head_dim  # before and after rotation
@@ -105,11 +101,17 @@ def activations(model: Model, rule: Rule, workload: Workload) -> int:
         chosen = text.experts_per_token + text.num_shared_experts
         widths.append(chosen * 3 * max(text.moe_intermediate_size))
     rows = workload.batch * workload.context
-    decoder = rows * (2 * text.hidden_size + max(widths)) * rule.plain + 4 * workload.batch * text.vocab_size
+    decoder = (
+        rows * (2 * text.hidden_size + max(widths)) * precision.dtype.numpy().itemsize
+        + 4 * workload.batch * text.vocab_size
+    )
     pixels = vision.in_channels * vision.patch_size**2
     wide = 2 * vision.hidden_size + max(6 * vision.hidden_size, 3 * vision.intermediate_size)
     by_size = Counter(picture.patches for picture in workload.pictures)
-    calls = [workload.batch * n * patches * (4 * pixels + wide * rule.plain) for patches, n in by_size.items()]
+    calls = [
+        workload.batch * n * patches * (4 * pixels + wide * precision.dtype.numpy().itemsize)
+        for patches, n in by_size.items()
+    ]
     return max([decoder, *calls])  # pictures of one size share a call, and are done before the decoder begins
 
 
@@ -119,7 +121,7 @@ def touched(model: Model, tokens: int) -> float:
     return 1 - (1 - text.experts_per_token / text.num_experts) ** tokens
 
 
-def prefill(model: Model, rule: Rule, stored: dict[str, int], workload: Workload) -> list[Stage]:
+def prefill(model: Model, precision: Precision, stored: dict[str, int], workload: Workload) -> list[Stage]:
     """Encoder, resampler and decoder over every row's whole context, to the first token's logits."""
     text, vision, count, active = model.config.text, model.config.vision, model.parameters(), model.active()
     patches = [picture.patches for picture in workload.pictures]
@@ -128,29 +130,29 @@ def prefill(model: Model, rule: Rule, stored: dict[str, int], workload: Workload
     if patches:
         scores = 4 * vision.hidden_size * vision.depth * sum(p * p for p in patches)
         flops = workload.batch * (2 * count["vision encoder"] * sum(patches) + scores)
-        stages.append((flops, stored["vision encoder"], rule.vision_arithmetic))
+        stages.append((flops, stored["vision encoder"], ARITHMETIC[precision.dtype]))
         flops = workload.batch * 2 * count["resampler"] * tokens
-        stages.append((flops, stored["resampler"], rule.vision_arithmetic))
+        stages.append((flops, stored["resampler"], ARITHMETIC[precision.dtype]))
     by_vision = workload.vision_tokens
     by_text = workload.context - by_vision
     pairs = workload.context * (workload.context + 1) / 2
     causal = 4 * text.num_heads * text.head_dim * text.num_layers * pairs
     head = active["text with head"] - active["text"]
     linear = 2 * (active["text"] * by_text + active["vision"] * by_vision + head)
-    read = kv_cache(model, rule, workload) + common_bytes(model, stored)
+    read = kv_cache(model, precision, workload) + common_bytes(model, stored)
     for bank, rows in (("text", by_text), ("vision", by_vision)):
         read += touched(model, rows * workload.batch) * stored[f"{bank} experts"]
         read += stored["routers"] / 2 * (rows > 0)
-    return [*stages, (workload.batch * (linear + causal), read, rule.arithmetic)]
+    return [*stages, (workload.batch * (linear + causal), read, ARITHMETIC[precision.dtype])]
 
 
-def decode(model: Model, rule: Rule, stored: dict[str, int], workload: Workload) -> Stage:
+def decode(model: Model, precision: Precision, stored: dict[str, int], workload: Workload) -> Stage:
     """One step of all rows at the end of their context: text experts alone."""
     text = model.config.text
     scores = 4 * text.num_heads * text.head_dim * text.num_layers * workload.context
-    read = common_bytes(model, stored) + stored["routers"] / 2 + kv_cache(model, rule, workload)
+    read = common_bytes(model, stored) + stored["routers"] / 2 + kv_cache(model, precision, workload)
     read += touched(model, workload.batch) * stored["text experts"]
-    return workload.batch * (2 * model.active()["text with head"] + scores), read, rule.arithmetic
+    return workload.batch * (2 * model.active()["text with head"] + scores), read, ARITHMETIC[precision.dtype]
 
 
 def common_bytes(model: Model, stored: dict[str, int]) -> float:

@@ -87,8 +87,8 @@ def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuild
         last = rms_norm(g, last, "model.norm", text.hidden_size, text.rms_norm_eps)
     source = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     with g.scope("lm_head"):
-        if precision.others:
-            logits = quantized(g, last, "lm_head.weight", [source], text.vocab_size, text.hidden_size, precision.others)
+        if precision.head:
+            logits = quantized(g, last, "lm_head.weight", [source], text.vocab_size, text.hidden_size, precision.head)
         else:
             logits = g.op("Gemm", last, g.tensor(source, (text.vocab_size, text.hidden_size)), transB=1)
         if dtype != FLOAT:

@@ -33,7 +33,7 @@ def build(config: ErnieConfig, precision: Precision) -> GraphBuilder:
             ("first", INT64, ("pairs",)),
             ("second", INT64, ("pairs",)),
         ],
-        precision.others,
+        precision.vision,
         precision.float8,
     )
     with g.scope("resampler_model"):

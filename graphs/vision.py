@@ -30,7 +30,7 @@ def build(vision: VisionConfig, precision: Precision) -> GraphBuilder:
         "vision",
         dtype,
         [("pixel_values", FLOAT, ("frames", "patches", pixels)), ("coordinates", INT64, ("patches", 2))],
-        precision.others,
+        precision.vision,
         precision.float8,
     )
     with g.scope("vision_model"):

@@ -13,14 +13,13 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.ops import plugins
-from ernie_export.graphs.ops.moe_dispatch.plugin import stages
-from ernie_export.graphs.ops.ptx import TARGETS, CompiledKernel, assemble, compile_stage, fits, target
-from ernie_export.graphs.ops.quantized_linear.plugin import FLOAT8_SINCE
-from ernie_export.graphs.ops.quantized_linear.plugin import stage as linear_stage
+from ernie_export.graphs.ops.ptx import TARGETS, CompiledKernel, assemble, compile_stage, fits
+from ernie_export.graphs.ops.quantized_linear.plugin import has_float8
 from ernie_export.graphs.ops.stage import Attributes, Shapes, Stage
 
 ERNIE = plugins.Sizes(hidden=2560, experts=64, widths=(1536, 512), k=6, norm_min=1e-12, heads=(20, 4), head_dim=128)
@@ -38,20 +37,9 @@ def cases(weights: str = "plain") -> Iterator[tuple[Stage, Shapes, Attributes]]:
         yield from plugins.cases(ERNIE)
         return
     storage, bits = WEIGHTS[weights]
-    hidden, experts = ERNIE.hidden, ERNIE.experts
-    values = {"k": ERNIE.k, "bits": bits, "group": GROUP, "K": hidden, "N": hidden}
-    shapes = plugins.shapes_of(ERNIE)
-    shapes |= {"codes": (hidden, hidden // GROUP, GROUP * bits // 32), "scales": (hidden, hidden // GROUP)}
-    for bank in plugins.BANKS:
-        for name in (f"{bank}_gate_up", f"{bank}_down"):
-            *rows, depth = shapes[name]
-            shapes |= {name: (*rows, depth * bits // 32), f"{name}_scales": (*rows, depth // GROUP)}
-    shapes |= {"slots": (-1, ERNIE.k), "weights": (-1, ERNIE.k), "offsets": (2 * experts + 1,), "order": (-1,)}
-    shapes["act"] = (-1, max(ERNIE.widths))
-    for stage in (linear_stage(storage), *stages(False, storage), *stages(True, storage)):
-        if stage.name.startswith(storage):
-            inputs = {name: shapes[name] for name in stage.inputs}
-            yield stage, inputs, {name: values[name] for name in stage.attributes}
+    how = plugins.Stored(storage, bits, GROUP)
+    sizes = replace(ERNIE, stored=how, linears=(plugins.Linear(ERNIE.hidden, ERNIE.hidden, how),))
+    yield from (case for case in plugins.cases(sizes) if case[0].name.startswith(storage))
 
 
 def compiled(
@@ -85,7 +73,7 @@ def main() -> int:
     count = 0
     for arch, weights in ((arch, weights) for arch in arguments.arch.split(",") for weights in stored):
         try:
-            if weights == "fp8" and target(arch) < FLOAT8_SINCE:
+            if weights == "fp8" and not has_float8(arch):
                 print(f"{arch:6} has no e4m3 numbers: no fp8 kernels")
                 continue
             for name, kernel, report in compiled(arch, arguments.dtype, weights, names, arguments.quick):

@@ -1,9 +1,9 @@
 """Compiles kernels of the plugins, in a process of its own (see child.py): several of them share the processor's cores.
 
 Reads a request (one JSON object) from standard input: sizes (the fields of plugins.Sizes), dtype, and work, a list of
-[architecture, stage, tactic]. Writes one JSON object a line for each piece of work: {"kernel": fields} with those of
-CompiledKernel; {"misfit": bytes} where a program asks for more shared memory than the architecture has; {"failed":
-reason}.
+[architecture, number of the case in `plugins.cases`, tactic]. Writes one JSON object a line for each piece of work:
+{"kernel": fields} with those of CompiledKernel; {"misfit": bytes} where a program asks for more shared memory than the
+architecture has; {"failed": reason}.
 """
 
 import os
@@ -19,11 +19,10 @@ from ernie_export.graphs.ops.stage import Attributes, Shapes, Stage
 def main(request: dict[str, Any], tell: Tell) -> None:
     """Serve one request."""
     os.environ.pop("TRITON_INTERPRET", None)  # with it kernels can't be compiled
-    given = request["sizes"].items()
-    sizes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given}
-    by_name = {stage.name: (stage, shapes, attributes) for stage, shapes, attributes in cases(Sizes(**sizes))}
-    for arch, name, tactic in request["work"]:
-        tell(one(*by_name[name], tactic, request["dtype"], arch))
+    known = list(cases(Sizes.read(request["sizes"])))
+    for arch, case, tactic in request["work"]:
+        stage, shapes, attributes = known[case]
+        tell(one(stage, shapes, attributes, tactic, request["dtype"], arch))
 
 
 def one(

@@ -14,7 +14,7 @@ from ernie_export.graphs.ops.plugins import Sizes, cases
 from ernie_export.graphs.ops.ptx import TARGETS, CompiledKernel
 
 COMPILER = (*PYTHON, "ernie_export.exporter.targets.kernel_compile")
-Work = list[tuple[str, str, int]]  # architecture, stage, tactic
+Work = list[tuple[str, int, int]]  # architecture, number of the case (a stage for some sizes), tactic
 
 
 def compile_kernels(
@@ -28,19 +28,20 @@ def compile_kernels(
     source = {number: arch for arch, number in reversed(TARGETS.items()) if arch in architectures}
     stages = [stage for stage, _, _ in cases(sizes)]
     work = [
-        (arch, stage.name, number)
+        (arch, case, tactic)
         for arch in source.values()
-        for stage in stages
-        for number in range(1, len(stage.tactics) + 1)
+        for case, stage in enumerate(stages)
+        for tactic in range(1, len(stage.tactics) + 1)
     ]
     done = spread(work, sizes, dtype, on_share)
     kernels = {}
     for arch in architectures:
         own = {key[1:]: answer for key, answer in done.items() if key[0] == source[TARGETS[arch]]}
         compiled = [CompiledKernel(**answer["kernel"]) for answer in own.values() if "kernel" in answer]
-        for stage in stages:
-            if not any(kernel.stage == stage.name for kernel in compiled):
-                least = min(answer["misfit"] for (name, _), answer in own.items() if name == stage.name)
+        for case, stage in enumerate(stages):
+            found = [answer for (number, _), answer in own.items() if number == case]
+            if not any("kernel" in answer for answer in found):
+                least = min(answer["misfit"] for answer in found)
                 raise UserError(
                     f"kernel {stage.name} for {arch}: expected a tactic within its shared memory, found {least} bytes "
                     f"at least for {sizes}"
@@ -52,8 +53,9 @@ def compile_kernels(
 def spread(work: Work, sizes: Sizes, dtype: str, on_share: Callable[[float], None]) -> dict[Any, dict[str, Any]]:
     """Answers of kernel_compile.py by piece of work, from as many processes as there are cores."""
     count, lock, failed = 0, Lock(), Event()
+    stages = [stage for stage, _, _ in cases(sizes)]
 
-    def run(part: Work) -> list[tuple[tuple[str, str, int], dict[str, Any]]]:
+    def run(part: Work) -> list[tuple[tuple[str, int, int], dict[str, Any]]]:
         nonlocal count
         found, request = [], {"sizes": asdict(sizes), "dtype": dtype, "work": part}
         try:
@@ -62,7 +64,8 @@ def spread(work: Work, sizes: Sizes, dtype: str, on_share: Callable[[float], Non
                     break
                 if "failed" in answer:
                     failed.set()
-                    arch, stage, tactic = piece
+                    arch, case, tactic = piece
+                    stage = stages[case].name
                     raise UserError(f"kernel {stage} for {arch}, tactic {tactic}: not compiled: {answer['failed']}")
                 found.append((piece, answer))
                 with lock:

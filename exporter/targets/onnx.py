@@ -12,7 +12,7 @@ from ernie_export.graphs import decoder, resampler, vision
 from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.precision import PRECISIONS
+from ernie_export.graphs.precision import Precision
 
 LOWERINGS = {"onnx": "onnxruntime", "onnx-portable": "portable", "trt-rtx": "rtx", "trt": "tensorrt"}
 
@@ -27,12 +27,18 @@ def check_target(config: ErnieConfig, target: str) -> None:
         )
 
 
-def build_graphs(config: ErnieConfig, precision: str) -> dict[str, GraphBuilder]:
+def cpu_target(config: ErnieConfig, target: str) -> str:
+    """The target whose graphs ONNX Runtime runs on this machine, of a checkpoint that is exported to `target`."""
+    if target in ("onnx", "onnx-portable"):
+        return target
+    return "onnx-portable" if config.text.head_dim % 8 else "onnx"
+
+
+def build_graphs(config: ErnieConfig, precision: Precision) -> dict[str, GraphBuilder]:
     """Every graph of the bundle by name; weights are described, not read."""
-    how = PRECISIONS[precision]
     return {
-        "vision": vision.build(config.vision, how),
-        "resampler": resampler.build(config, how),
-        "decoder": decoder.build(config, how, vision=True),
-        "decode": decoder.build(config, how, vision=False),
+        "vision": vision.build(config.vision, precision),
+        "resampler": resampler.build(config, precision),
+        "decoder": decoder.build(config, precision, vision=True),
+        "decode": decoder.build(config, precision, vision=False),
     }

@@ -27,7 +27,8 @@ from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.manifest import GRAPHS, EngineFacts
 from ernie_export.graphs.ops import plugins
 from ernie_export.graphs.ops.ptx import TARGETS
-from ernie_export.graphs.precision import PRECISIONS
+from ernie_export.graphs.ops.quantized_linear.plugin import has_float8
+from ernie_export.graphs.precision import Precision
 
 TARGET = "trt"
 LIBRARY = "tensorrt"
@@ -57,8 +58,16 @@ class Machine:
     card: Card
 
 
-def check(config: ErnieConfig, limits: Limits, image_tokens: tuple[int, int], precision: str) -> EngineFacts:
-    """What the engines are to be built for; UserError names the option, or the figure of the model, that cannot be."""
+def check(
+    config: ErnieConfig,
+    limits: Limits,
+    image_tokens: tuple[int, int],
+    precision: Precision,
+    graphs: dict[str, GraphBuilder],
+) -> EngineFacts:
+    """What the engines of `graphs` are to be built for; UserError names the option, or the figure of the model, that
+    cannot be.
+    """
     if importlib.util.find_spec(COMPILER) is None:
         raise UserError(
             f"--target {TARGET}: expected the extra 'kernels' (pip install .[export,kernels]), found no {COMPILER}"
@@ -67,22 +76,25 @@ def check(config: ErnieConfig, limits: Limits, image_tokens: tuple[int, int], pr
     if limits.arch is not None:
         names = tuple(dict.fromkeys(name.strip() for name in limits.arch.split(",")))
     else:
-        card = find_card()
-        own = kernels_for(card, tuple(TARGETS), limits.hardware) if card else None
-        names = (own,) if own else tuple(TARGETS)
+        card, able = find_card(), tuple(arch for arch in TARGETS if not precision.float8 or has_float8(arch))
+        own = kernels_for(card, able, limits.hardware) if card else None
+        names = (own,) if own else able
     for name in names:
         if name not in TARGETS:
             raise UserError(f"--arch: expected some of {','.join(TARGETS)}, found {name!r}")
     if limits.hardware == "ampere-plus" and "sm80" not in names:
         raise UserError(f"--hardware-compatible ampere-plus: expected sm80 in --arch, found {','.join(names)}")
-    plugins.Sizes.of(config.text, dtype_of(precision))
+    sizes_of(config, precision, graphs, names)
     how = limits.hardware, limits.version_compatible, names, plugins.version(), limits.workspace
     return EngineFacts(LIBRARY, "", (), limits.max_batch, tokens, image, "", *how)
 
 
-def dtype_of(precision: str) -> str:
-    """The graphs' dtype, as bfloat16."""
-    return PRECISIONS[precision].dtype.name.lower()
+def sizes_of(
+    config: ErnieConfig, precision: Precision, graphs: dict[str, GraphBuilder], archs: tuple[str, ...]
+) -> plugins.Sizes:
+    """What the plugins of `graphs` are compiled for; UserError as `plugins.Sizes.of`."""
+    nodes = (node for graph in graphs.values() for node in graph.graph)
+    return plugins.Sizes.of(config.text, precision.dtype.name.lower(), nodes, archs)
 
 
 def lower(graphs: dict[str, GraphBuilder], facts: EngineFacts) -> None:
@@ -103,12 +115,16 @@ def lower(graphs: dict[str, GraphBuilder], facts: EngineFacts) -> None:
 
 
 def prepare(
-    folder: Path, facts: EngineFacts, config: ErnieConfig, precision: str, on_share: Callable[[str, float], None]
+    folder: Path,
+    facts: EngineFacts,
+    config: ErnieConfig,
+    precision: Precision,
+    graphs: dict[str, GraphBuilder],
+    on_share: Callable[[str, float], None],
 ) -> None:
     """Write kernels-ARCH.json into `folder` for every architecture; UserError as in `compile_kernels`."""
-    dtype = dtype_of(precision)
-    sizes = plugins.Sizes.of(config.text, dtype)
     architectures = facts.architectures
+    sizes, dtype = sizes_of(config, precision, graphs, architectures), precision.dtype.name.lower()
     for arch, kernels in compile_kernels(sizes, dtype, architectures, partial(on_share, "Compiling kernels")).items():
         kernels.write(folder / kernels_file(arch))
 

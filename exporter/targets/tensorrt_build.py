@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_export.graphs.ops.kernels import Kernels
-from ernie_export.graphs.ops.moe_dispatch.plugin import stages
-from ernie_export.graphs.ops.mrope.plugin import stage as rope_stage
+from ernie_export.graphs.ops.plugins import all_stages
 
 HARDWARE = {"exact": "NONE", "same-capability": "SAME_COMPUTE_CAPABILITY", "ampere-plus": "AMPERE_PLUS"}
 
@@ -37,7 +36,7 @@ def register_plugins(options: Options) -> None:
 
     kernels = Kernels.read(Path(options.kernels)).within(options.shared)
     known = {kernel.stage for kernel in kernels.compiled}
-    for stage in (rope_stage(), *stages(vision=False), *stages(vision=True)):
+    for stage in all_stages():
         if stage.name in known:
             register(stage, kernels)
 

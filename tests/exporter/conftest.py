@@ -17,6 +17,8 @@ import pytest
 from ernie_export.exporter.export import Progress, export
 from ernie_export.exporter.targets import kernels, tensorrt
 from ernie_export.exporter.targets.card import Card
+from ernie_export.graphs.manifest import Manifest
+from ernie_export.graphs.ops.plugins import Sizes
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -53,26 +55,43 @@ def few_kernels():
 
     All of them would take most of a minute.
     """
-    compiled: dict[Any, dict[str, Any]] = {}
+    compiled: dict[Any, dict[Any, dict[str, Any]]] = {}
     whole = kernels.spread
 
-    def spread(work: kernels.Work, *rest: Any) -> dict[Any, dict[str, Any]]:
-        missing = [piece for piece in work if piece[2] == 1 and piece not in compiled]
-        compiled.update(whole(missing, *rest) if missing else {})
-        return {piece: compiled.get(piece, {"misfit": 0}) for piece in work}
+    def spread(work: kernels.Work, sizes: Sizes, dtype: str, *rest: Any) -> dict[Any, dict[str, Any]]:
+        known = compiled.setdefault((sizes, dtype), {})
+        missing = [piece for piece in work if piece[2] == 1 and piece not in known]
+        known.update(whole(missing, sizes, dtype, *rest) if missing else {})
+        return {piece: known.get(piece, {"misfit": 0}) for piece in work}
 
     return spread
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory, few_kernels):
-    """A bundle of the mini checkpoint that waits for engines, and what its export reported."""
-    folder, steps = tmp_path_factory.mktemp("trt") / "bundle", Steps()
-    limits = tensorrt.Limits(max_batch=3, max_tokens=600, max_image_tokens=64, arch="sm80, sm90")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(kernels, "spread", few_kernels)
-        patched.setattr(tensorrt, "find_card", lambda: None)
-        return folder, export(ROOT / "examples" / "mini-ernie", folder, "trt", "bf16", steps, limits), steps
+def make(tmp_path_factory, few_kernels):
+    """make(precision, arch): a bundle of the mini checkpoint that waits for engines, and what its export reported."""
+
+    def call(precision: str, arch: str) -> tuple[Path, Manifest, Steps]:
+        folder, steps = tmp_path_factory.mktemp("trt") / "bundle", Steps()
+        limits = tensorrt.Limits(max_batch=3, max_tokens=600, max_image_tokens=64, arch=arch)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(kernels, "spread", few_kernels)
+            patched.setattr(tensorrt, "find_card", lambda: None)
+            return folder, export(ROOT / "examples" / "mini-ernie", folder, "trt", precision, steps, limits), steps
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def made(make):
+    """Such a bundle in bf16 for two architectures."""
+    return make("bf16", "sm80, sm90")
+
+
+@pytest.fixture(scope="session", params=["int4", "fp8"])
+def coded(request, make):
+    """Such a bundle with weights in codes, for one architecture."""
+    return make(request.param, "sm90")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from ernie_export.exporter.calibrate_layer import build
 from ernie_export.exporter.calibrate_prompts import VisionEncoder, read_prompts
 from ernie_export.exporter.code_store import CodeStore
 from ernie_export.exporter.export import DATA_FILE, Progress, export
+from ernie_export.exporter.targets import kernels, tensorrt
 from ernie_export.exporter.targets.onnx import build_graphs
 from ernie_export.exporter.verify_bundle import Watched
 from ernie_export.graphs.checkpoint import Checkpoint
@@ -23,6 +24,7 @@ from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.layout import expected_tensors
 from ernie_export.graphs.manifest import Manifest, sha256
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize
+from ernie_export.graphs.precision import ONNX
 from ernie_export.graphs.weights import Piece
 from ernie_export.runtime import load
 from safetensors.numpy import load_file
@@ -74,7 +76,7 @@ def mini(tmp_path):
 
     def prompts():
         with CodeStore(tmp_path / "vision") as codes:
-            encoder = VisionEncoder(build_graphs(config, "int4"), "onnxruntime", checkpoint, codes.folder)
+            encoder = VisionEncoder(build_graphs(config, ONNX["int4"]), "onnxruntime", checkpoint, codes.folder)
             return read_prompts(tmp_path / "conversation.json", MINI, config, checkpoint, encoder, tmp_path)
 
     return config, checkpoint, prompts
@@ -163,6 +165,22 @@ def test_the_same_conversations_give_the_same_bytes(bundles, tmp_path):
     assert Manifest.read(tmp_path / "again") == Manifest.read(bundles / "rounded")
 
 
+def test_the_codes_are_the_same_whatever_the_target(bundles, tmp_path, few_kernels, monkeypatch):
+    """A graph for TensorRT runs nowhere here: the one for ONNX Runtime stands in for it."""
+    monkeypatch.setattr(kernels, "spread", few_kernels)
+    limits = tensorrt.Limits(max_tokens=600, max_image_tokens=64, arch="sm90")
+    export(MINI, tmp_path / "trt", "trt", "int4", QUIET, limits, bundles / "scenes.json")
+    assert Manifest.read(tmp_path / "trt").calibration == Manifest.read(bundles / "rounded").calibration
+    here, there = (load_file(folder / DATA_FILE) for folder in (bundles / "rounded", tmp_path / "trt"))
+    coded = {name for name, tensor in there.items() if tensor.dtype == np.uint8}
+    assert coded == {name for name in here if name.startswith("model.layers.") and f"{name}_scales" in here} | {
+        "lm_head.weight"
+    }
+    assert all(np.array_equal(here[name], there[name]) for name in coded)
+    for name in coded:
+        assert np.allclose(here[f"{name}_scales"], there[f"{name}_scales"].astype(np.float32), rtol=2**-8)
+
+
 def test_a_bank_that_no_token_reached_is_rounded_as_without(bundles, tmp_path):
     """Text alone: the vision experts keep the codes that they have without calibration."""
     (tmp_path / "text.json").write_text(json.dumps([[user("How many sides has a square?")]] * 2))
@@ -179,7 +197,7 @@ def test_an_expert_is_rounded_for_its_own_tokens_and_without_them_for_its_banks(
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4000, config.text.hidden_size)).astype(np.float32)
     x[:20] = rng.standard_normal((20, 3)) @ rng.standard_normal((3, config.text.hidden_size))
-    weights = build_graphs(config, "int4")["decoder"].weights
+    weights = build_graphs(config, ONNX["int4"])["decoder"].weights
     pair, rows = (weights[f"model.layers.1.mlp.experts.vision.{name}_proj"].pieces[3] for name in ("gate_up", "down"))
     errors = {}
     for name, own in (("nobody's", 0), ("its own", 20)):

@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from ernie_export.exporter import plan, plan_cli, plan_workload
+from ernie_export.exporter import plan_cli, plan_workload
 from ernie_export.exporter.export import DATA_FILE, Progress, export
+from ernie_export.exporter.targets import kernels, tensorrt
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.layout import expected_tensors
+from ernie_export.graphs.precision import PRECISIONS
 from ernie_export.runtime.preprocess import pixels
 from ernie_export.runtime.preprocess.image import ImageProcessor
 from safetensors.numpy import save_file
 
+QUIET = Progress(lambda *_: None, lambda *_: None)
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 GIB = 2**30
 RELEASED_TEXT = {
@@ -66,10 +69,15 @@ def planned(*arguments: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "precision"),
-    [("mini-ernie", "fp32"), ("mini-ernie", "int8"), ("mini-ernie", "int4"), ("random odd", "fp32")],
+    ("kind", "target", "precision"),
+    [
+        ("mini-ernie", "onnx", "fp32"),
+        ("mini-ernie", "onnx", "int8"),
+        ("mini-ernie", "onnx-portable", "int4"),
+        ("random odd", "onnx", "fp32"),
+    ],
 )
-def test_the_sizes_are_those_of_an_export(tmp_path, kind, precision):
+def test_the_sizes_are_those_of_an_export(tmp_path, kind, target, precision):
     checkpoint = MINI
     if kind != "mini-ernie":
         checkpoint = tmp_path / "checkpoint"
@@ -79,10 +87,9 @@ def test_the_sizes_are_those_of_an_export(tmp_path, kind, precision):
         shapes = expected_tensors(ErnieConfig.from_hf(checkpoint))
         tensors = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
         save_file(tensors, checkpoint / "model.safetensors")
-    manifest = export(checkpoint, tmp_path / "bundle", "onnx", precision, Progress(lambda *_: None, lambda *_: None))
-    found = planned(checkpoint, "--precision", precision, "--context", 64)
+    manifest = export(checkpoint, tmp_path / "bundle", target, precision, QUIET)
+    found = planned(checkpoint, "--target", target, "--precision", precision, "--context", 64)
     sizes = found["precisions"][precision]
-    assert sizes["status"] == "exportable"
     assert sizes["data_file"] == (tmp_path / "bundle" / DATA_FILE).stat().st_size
     assert sizes["graph_files"] == sum(path.stat().st_size for path in (tmp_path / "bundle").glob("*.onnx"))
     assert sizes["bundle"] == sum(entry.bytes for entry in manifest.files.values())
@@ -92,8 +99,22 @@ def test_the_sizes_are_those_of_an_export(tmp_path, kind, precision):
         assert sum(sizes["weights"].values()) == 4 * count
 
 
+@pytest.mark.parametrize("precision", ["int4", "fp8"])
+def test_the_sizes_are_those_of_an_export_for_tensorrt(tmp_path, few_kernels, monkeypatch, precision):
+    """All but engines and kernels."""
+    monkeypatch.setattr(kernels, "spread", few_kernels)
+    limits = tensorrt.Limits(max_tokens=600, max_image_tokens=64, arch="sm90")
+    manifest = export(MINI, tmp_path / "bundle", "trt", precision, QUIET, limits)
+    found = planned(MINI, "--target", "trt", "--precision", precision)
+    sizes = found["precisions"][precision]
+    assert (sizes["graph_files"], sizes["data_file"]) == (0, (tmp_path / "bundle" / DATA_FILE).stat().st_size)
+    others = [entry.bytes for name, entry in manifest.files.items() if not name.endswith((".onnx", "-sm90.json"))]
+    assert sizes["bundle"] == sum(others)
+    assert "without the engines" in found["notes"][-1]
+
+
 def test_the_released_model(released):
-    found = planned(released / "config.json", "--context", 1000, "--device", "h200")
+    found = planned(released / "config.json", "--target", "onnx", "--context", 1000, "--device", "h200")
     billions = {part: round(count / 1e9, 3) for part, count in found["parameters"].items()}
     assert round(billions.pop("total"), 2) == 29.40
     assert billions | {"routers": 8.9} == {
@@ -123,8 +144,7 @@ def test_the_released_model(released):
     step = bf16["decode"]
     assert step["bytes"] == pytest.approx(2 * found["active_parameters"]["text with head"] + 57344000, rel=2e-3)
     assert step["tokens_per_second"] == pytest.approx(4.8e12 / step["bytes"])
-    statuses = {name: e["status"] for name, e in found["precisions"].items()}
-    assert statuses == dict.fromkeys(("fp32", "bf16", "fp16", "int8", "int4"), "exportable") | {"fp8": "planned"}
+    assert set(found["precisions"]) == PRECISIONS["onnx"].keys()
 
 
 def test_quantised_sizes_are_codes_and_scales(released):
@@ -133,8 +153,12 @@ def test_quantised_sizes_are_codes_and_scales(released):
     scales = experts // 128 * 4
     assert found["int8"]["weights"]["text experts"] == experts + scales
     assert found["int4"]["weights"]["text experts"] == experts // 2 + scales
-    rows = 27 * 64 * (2 * 1536 + 2560)
-    assert found["fp8"]["weights"]["text experts"] == experts + 4 * rows
+    engines = planned(released, "--target", "trt")["precisions"]
+    assert engines.keys() == PRECISIONS["trt"].keys()
+    for name, codes in (("int4", experts // 2), ("int8", experts), ("fp8", experts)):
+        assert engines[name]["weights"]["text experts"] == codes + experts // 128 * 2
+        assert engines[name]["weights"]["vision encoder"] == engines["bf16"]["weights"]["vision encoder"]
+        assert engines[name]["kv_per_token"] == engines["bf16"]["kv_per_token"]
     for name in ("int8", "int4"):
         assert found[name]["weights"]["head"] == 103424 * (2560 + 2560 // 128 * 4)
         for high in ("routers", "norms", "embedding"):
@@ -144,13 +168,6 @@ def test_quantised_sizes_are_codes_and_scales(released):
     assert 1.9e9 < found["int4"]["decode"]["bytes"] - found["int4"]["kv_cache"] < 2.1e9
     totals = [found[name]["device_memory"] for name in ("int4", "int8", "bf16", "fp32")]
     assert totals == sorted(totals) and len(set(totals)) == 4
-
-
-def test_a_row_is_padded_to_whole_groups():
-    weight = plan.Weight("x", np.dtype(np.float32), (2, 5, 130), ())
-    assert plan.stored_bytes(weight, "attention", plan.RULES["int4"]) == 10 * 2 * (64 + 4)
-    assert plan.stored_bytes(weight, "embedding", plan.RULES["int4"]) == 4 * 1300
-    assert plan.stored_bytes(weight, "routers", plan.RULES["int4"]) == 4 * 1300
 
 
 def test_more_work_takes_more(released):

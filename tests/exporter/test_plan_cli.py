@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from ernie_export.exporter import plan_cli
+from ernie_export.exporter import cli, plan_cli
 from ernie_export.exporter.devices import DEVICES, Device, find_device
+from ernie_export.graphs.precision import PRECISIONS
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 
@@ -34,7 +35,7 @@ def test_devices(tmp_path):
     cpu = planned(MINI, "--device", "cpu")
     assert cpu["device"]["memory"] == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert cpu["precisions"]["fp32"]["fits"] and cpu["precisions"]["fp32"]["decode"]["seconds"] is None
-    slow = Device("slow", 1, 10.0, 5.0, None, None, None, "")
+    slow = Device("slow", 1, 10.0, 5.0, None, None, "")
     assert slow.seconds([(10, 10, "fp32"), (5, 100, "fp32")], False) == 2 + 10
     assert slow.seconds([(10, 10, "bf16")], False) is None and slow.seconds([(10, 10, "bf16")], True) == 1
 
@@ -44,8 +45,8 @@ def test_the_table(device):
     arguments = [str(MINI), "--images", "100x100,60x90", *(["--device", device] if device else [])]
     result = CliRunner().invoke(plan_cli.command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
-    assert max(map(len, result.stdout.splitlines()[6:-4])) <= 80
-    for text in ("text experts", "planned", "KV cache", "upper bounds", "peak memory 154 MiB", "bundle on disk"):
+    assert max(map(len, result.stdout.splitlines()[6:-2])) <= 80
+    for text in ("text experts", "KV cache", "upper bounds", "peak memory 154 MiB", "bundle on disk"):
         assert text in result.stdout
     assert ("longest context" in result.stdout) == (device is not None)
     assert (f"device: {device}," in result.stdout) == (device is not None)
@@ -62,6 +63,8 @@ REFUSED = {
     "unknown device": ([MINI, "--device", "tpu"], ("--device", "h200", "tpu")),
     "no device file": ([MINI, "--device", "tpu.json"], ("tpu.json",)),
     "unknown precision": ([MINI, "--precision", "fp32,fp7"], ("--precision", "fp7")),
+    "another target's precision": ([MINI, "--precision", "fp8"], ("--precision", "--target onnx", "fp8")),
+    "unknown target": ([MINI, "--target", "gpu"], ("--target", "trt-rtx", "gpu")),
     "no precision": ([MINI, "--precision", ""], ("--precision",)),
     "one side": ([MINI, "--images", "100"], ("--images", "100")),
     "an empty picture": ([MINI, "--images", "100x100,"], ("--images", "WIDTHxHEIGHT")),
@@ -104,3 +107,10 @@ def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     assert (stopped.value.code, printed.out) == (2, "")
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1, printed.err
     return printed.err
+
+
+def test_the_targets_and_their_precisions_are_those_that_are_exported():
+    """The commands name them without importing what builds graphs."""
+    assert {target: set(names) for target, names in cli.PRECISIONS.items()} == {
+        target: set(known) for target, known in PRECISIONS.items()
+    }

@@ -23,6 +23,7 @@ from ernie_export.graphs.manifest import GRAPHS, Manifest
 from ernie_export.graphs.ops import plugins
 from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.ptx import TARGETS
+from ernie_export.graphs.precision import TENSORRT
 from ernie_export.graphs.tensor_file import read_header
 from ernie_export.runtime import load
 
@@ -199,9 +200,8 @@ def test_experts_that_the_kernels_do_not_take_are_named_at_export(tmp_path):
     config = json.loads((checkpoint / "config.json").read_text())
     config["text_config"] |= {"moe_intermediate_size": [2**24, 64]}
     (checkpoint / "config.json").write_text(json.dumps(config))
-    limits = (LIMITS, (4, 64), "bf16")
     with pytest.raises(UserError, match="mixture of experts: expert of 16777216 x 128, expected under"):
-        tensorrt.check(ErnieConfig.from_hf(checkpoint), *limits)
+        tensorrt.check(ErnieConfig.from_hf(checkpoint), LIMITS, (4, 64), TENSORRT["bf16"], {})
 
 
 def test_the_command_says_what_is_left_in_two_lines(few_kernels, tmp_path, capsys, monkeypatch):
@@ -230,7 +230,10 @@ def test_the_command_says_what_is_left_in_two_lines(few_kernels, tmp_path, capsy
         (("--resume", "b", "--max-batch", "2"), "found --max-batch with it"),
         (("--resume", "b", "--hardware-compatible", "ampere-plus"), "found --hardware-compatible with it"),
         (("CHECKPOINT", "-o", "b", "--arch", "sm90"), "--arch: expected --target trt with it, found --target onnx"),
-        (("CHECKPOINT", "-o", "b", "--target", "trt", "--precision", "int4"), "expected bf16 or fp16 for --target trt"),
+        (
+            ("CHECKPOINT", "-o", "b", "--target", "trt", "--precision", "fp32"),
+            "or int8 or int4 or fp8 for --target trt",
+        ),
         (("CHECKPOINT", "-o", "b", "--target", "trt", "--compute-capability", "9.0"), "expected --target trt-rtx"),
         (("CHECKPOINT", "-o", "b", "--target", "trt", "--workspace", "0"), "--workspace"),
     ],

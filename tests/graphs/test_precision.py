@@ -14,23 +14,25 @@ from ernie_export.exporter.targets.onnx import LOWERINGS, build_graphs
 from ernie_export.graphs.build import GraphBuilder
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.precision import PRECISIONS, Precision
+from ernie_export.graphs.precision import ONNX, PRECISIONS, TENSORRT, Precision
 from ernie_export.graphs.tensor_file import read_header
 from ernie_export.runtime import load
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 # What is never quantised, by marks in the name.
+KINDS = {"onnx": ONNX, "trt": TENSORRT}
 HIGH = "embed_tokens.|norm|.bias|.mlp.gate.|.moe_statics.|patch_embed.|vision_model.ln.|linear.3.|_scales".split("|")
 
 
-@pytest.fixture(scope="module", params=PRECISIONS)
+@pytest.fixture(scope="module", params=[(kind, name) for kind, named in KINDS.items() for name in named], ids="-".join)
 def precision(request):
-    return PRECISIONS[request.param]
+    kind, name = request.param
+    return KINDS[kind][name]
 
 
 @pytest.fixture(scope="module")
 def graphs(precision) -> dict[str, GraphBuilder]:
-    return build_graphs(ErnieConfig.from_hf(MINI), precision.name)
+    return build_graphs(ErnieConfig.from_hf(MINI), precision)
 
 
 @pytest.mark.parametrize("target", ["onnx", "onnx-portable"])
@@ -51,13 +53,15 @@ def test_weights_are_stored_in_the_precision(graphs, precision):
     everything = {n: w for g in graphs.values() for n, w in g.weights.items()}
     quantised = {n for n, w in everything.items() if w.quantization is not None}
     for name, weight in everything.items():
-        bits = 8 if "_model." in name or name.startswith("lm_head.") else precision.decoder
-        if precision.decoder is None or any(mark in name for mark in HIGH):
+        part = "vision" if "_model." in name else "head" if name.startswith("lm_head.") else "decoder"
+        bits = getattr(precision, part)
+        if bits is None or any(mark in name for mark in HIGH):
             assert name not in quantised
             router = ".mlp.gate." in name or ".moe_statics." in name
             assert weight.dtype == (np.float32 if router else precision.dtype.numpy()), name
         else:
             assert weight.quantization is not None and weight.quantization.bits == bits, name
+            assert weight.quantization.float8 == precision.float8
             assert f"{name}_scales" in everything
     assert bool(quantised) == (precision.decoder is not None)
 
@@ -78,12 +82,12 @@ def config_with(folder: Path, **text: object) -> ErnieConfig:
 
 
 def test_groups_are_the_largest_that_divide(tmp_path):
-    graphs = build_graphs(config_with(tmp_path, moe_intermediate_size=[256, 128], intermediate_size=208), "int4")
+    graphs = build_graphs(config_with(tmp_path, moe_intermediate_size=[256, 128], intermediate_size=208), ONNX["int4"])
     groups = {name: w.quantization.group for name, w in graphs["decoder"].weights.items() if w.quantization}
     assert groups["model.layers.1.mlp.experts.text.down_proj"] == 128
     assert groups["model.layers.0.mlp.down_proj.weight"] == 16
     assert groups["lm_head.weight"] == 128
-    mini = build_graphs(ErnieConfig.from_hf(MINI), "int4")["decoder"].weights
+    mini = build_graphs(ErnieConfig.from_hf(MINI), ONNX["int4"])["decoder"].weights
     assert mini["model.layers.1.mlp.experts.vision.gate_up_proj"].quantization.group == 32
 
 
@@ -96,17 +100,17 @@ def test_groups_are_the_largest_that_divide(tmp_path):
 )
 def test_widths_without_a_group_are_refused_by_name(tmp_path, text, named):
     config = config_with(tmp_path, **text)
-    assert build_graphs(config, "fp32")
+    assert build_graphs(config, ONNX["fp32"])
     with pytest.raises(UserError, match=named):
-        build_graphs(config, "int8")
+        build_graphs(config, ONNX["int8"])
 
 
-FP8 = Precision("fp8", ir.DataType.FLOAT, decoder=8, others=8, float8=True)
+# What ONNX Runtime runs on a CPU: TensorRT's fp8 computes in bfloat16, which it does not.
+FP8 = Precision("fp8", ir.DataType.FLOAT, decoder=8, head=8, vision=8, float8=True)
 
 
-def test_float8_weights_are_numbers_of_their_own_operators(monkeypatch):
-    monkeypatch.setitem(PRECISIONS, "fp8", FP8)
-    for graph in build_graphs(ErnieConfig.from_hf(MINI), "fp8").values():
+def test_float8_weights_are_numbers_of_their_own_operators():
+    for graph in build_graphs(ErnieConfig.from_hf(MINI), FP8).values():
         called = {node.op_type for node in graph.graph if node.domain == "ernie"}
         assert not {name for name in called if name.startswith("Quantized")} and "Float8Linear" in called
         for weight in graph.weights.values():
@@ -116,7 +120,7 @@ def test_float8_weights_are_numbers_of_their_own_operators(monkeypatch):
 
 def test_a_float8_bundle_answers(monkeypatch, tmp_path):
     """Quantiser, data file, graphs and their operators' bodies together, in ONNX Runtime."""
-    monkeypatch.setitem(PRECISIONS, "fp8", FP8)
+    monkeypatch.setitem(PRECISIONS, "onnx-portable", {"fp8": FP8})
     quiet = Progress(lambda name, total: None, lambda count: None)
     export(MINI, tmp_path / "bundle", "onnx-portable", "fp8", quiet)
     header = read_header(tmp_path / "bundle" / "weights.safetensors")
@@ -132,10 +136,9 @@ def test_a_float8_bundle_answers(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["int8", "int4", "fp8"])
-def test_codes_are_bound_as_words(name, monkeypatch):
+def test_codes_are_bound_as_words(name):
     """As TensorRT's plugins take them: the same bytes, whatever the width."""
-    monkeypatch.setitem(PRECISIONS, "fp8", FP8)
-    (graph,) = (g for kind, g in build_graphs(ErnieConfig.from_hf(MINI), name).items() if kind == "decode")
+    graph = build_graphs(ErnieConfig.from_hf(MINI), TENSORRT[name])["decode"]
     graph.bind_at_load()
     bound = {value.name: value for value in graph.graph.inputs}
     for key, weight in graph.weights.items():

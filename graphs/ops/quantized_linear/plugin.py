@@ -76,8 +76,13 @@ def check_storage(what: str, storage: str, group: int | None, widths: Sequence[i
         if width % group:
             raise UserError(f"{what}: width {width}, expected a multiple of the group of {group}")
     for arch in archs if storage == "Float8" else ():
-        if target(arch) < FLOAT8_SINCE:
+        if not has_float8(arch):
             raise UserError(f"{what}: architecture {arch}, expected sm{FLOAT8_SINCE} or later for fp8 weights")
+
+
+def has_float8(arch: str) -> bool:
+    """Whether the architecture has e4m3 numbers."""
+    return target(arch) >= FLOAT8_SINCE
 
 
 def _kernel() -> Any:

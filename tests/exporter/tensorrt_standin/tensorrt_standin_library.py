@@ -24,9 +24,8 @@ from typing import Any
 import onnx
 import tensorrt_bindings as real
 from tensorrt_standin_checked import Checked
-from tensorrt_standin_plugins import drive
+from tensorrt_standin_plugins import DTYPES, drive
 
-DTYPES = {1: real.float32, 10: real.float16, 16: real.bfloat16, 7: real.int64}
 CARD = b"card one"
 
 

@@ -4,8 +4,11 @@ They go by what the stages declare (moe_dispatch/plugin.py, mrope/plugin.py) and
 wires a plugin's inputs wrongly gives other numbers than PyTorch.
 """
 
+import ml_dtypes
+import numpy as np
 import onnx
 from ernie_export.graphs.ops.library import OPSETS
+from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
 
 CONSTANTS = """
     first = Constant <value_ints = [0]> ()
@@ -245,7 +248,80 @@ Rope <num_heads, kv_num_heads, plugin_namespace> (q, k, position_ids, inv_freq, 
     k_rotated = CastLike (k_turned, k)
 }
 """
+# A weight (..., N, K) in the scales' dtype from its codes in words of 32 bits, the lowest first.
+WEIGHT = """
+    NAME_bits = Constant <value_int = 32> ()
+    NAME_none = Constant <value_int = 0> ()
+    NAME_rest = Constant <value_ints = [-1]> ()
+    NAME_places = Range (NAME_none, NAME_bits, bits)
+    NAME_shifts = Cast <to = 12> (NAME_places)
+    NAME_words = Cast <to = 12> (NAME)
+    NAME_word = Unsqueeze (NAME_words, NAME_rest)
+    NAME_shifted = BitShift <direction = "RIGHT"> (NAME_word, NAME_shifts)
+    NAME_wide = Cast <to = 7> (NAME_shifted)
+    NAME_code = Mod (NAME_wide, levels)
+    NAME_value = Gather (values, NAME_code)
+    NAME_scaled_to = Shape (NAME_scales)
+    NAME_grouped_shape = Concat <axis = 0> (NAME_scaled_to, NAME_rest)
+    NAME_grouped = Reshape (NAME_value, NAME_grouped_shape)
+    NAME_scale = Unsqueeze (NAME_scales, NAME_rest)
+    NAME_typed = CastLike (NAME_grouped, NAME_scale)
+    NAME_scaled = Mul (NAME_typed, NAME_scale)
+    NAME_rows = Shape <end = -1> (NAME_scales)
+    NAME_shape = Concat <axis = 0> (NAME_rows, NAME_rest)
+    NAME_weight = Reshape (NAME_scaled, NAME_shape)
+"""
+FLOAT8_VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+VALUES = {
+    "Quantized": """
+    bits = Constant <value_int: int = @bits> ()
+    two = Constant <value_int = 2> ()
+    levels = Pow (two, bits)
+    none = Constant <value_int = 0> ()
+    one_step = Constant <value_int = 1> ()
+    codes_there = Range (none, levels, one_step)
+    middle = Div (levels, two)
+    values = Sub (codes_there, middle)
+""",
+    "Float8": f"""
+    bits = Constant <value_int = 8> ()
+    levels = Constant <value_int = 256> ()
+    values = Constant <value_floats = [{", ".join(map(str, np.nan_to_num(FLOAT8_VALUES)))}]> ()
+""",
+}
+
+
+def coded(storage: str, name: str, inputs: str) -> str:
+    """The plugin of this storage: the plain one `name`, of `inputs`, on weights made of its codes."""
+    weights = [value for value in inputs.split(", ") if value.endswith(("_gate_up", "_down"))]
+    given = ", ".join(f"{value}, {value}_scales" if value in weights else value for value in inputs.split(", "))
+    plain = ", ".join(f"{value}_weight" if value in weights else value for value in inputs.split(", "))
+    attributes = ", ".join(("k", *STORAGES[storage], "plugin_namespace"))
+    return f"""
+{storage}{name} <{attributes}> ({given}) => (result) {{
+    {VALUES[storage]} {"".join(WEIGHT.replace("NAME", weight) for weight in weights)}
+    result = ernie.{name} <k: int = @k, plugin_namespace = "ernie"> ({plain})
+}}
+"""
+
+
+def linear(storage: str) -> str:
+    """QuantizedLinear or Float8Linear."""
+    return f"""
+{storage}Linear <{", ".join(("K", "N", *STORAGES[storage], "plugin_namespace"))}> (x, codes, scales) => (y) {{
+    {VALUES[storage]} {WEIGHT.replace("NAME_scales", "scales").replace("NAME", "codes")}
+    y = Gemm <transB = 1> (x, codes_weight)
+}}
+"""
+
+
 GROUPED = "offsets, order"
+EXPERTS = {
+    "BankGateUp": "x, slots, weights, text_gate_up",
+    "DispatchGateUp": f"x, {GROUPED}, weights, text_gate_up, vision_gate_up",
+    "BankDown": "act, slots, text_down",
+    "DispatchDown": f"act, {GROUPED}, text_down, vision_down",
+}
 
 
 def bodies() -> list[onnx.FunctionProto]:
@@ -254,10 +330,12 @@ def bodies() -> list[onnx.FunctionProto]:
         *LOGITS,
         *ROUTES,
         SORT,
-        gate_up("BankGateUp", "x, slots, weights, text_gate_up", OF_SLOTS, vision=False),
-        gate_up("DispatchGateUp", f"x, {GROUPED}, weights, text_gate_up, vision_gate_up", OF_ORDER, vision=True),
-        down("BankDown", "act, slots, text_down", OF_SLOTS, vision=False),
-        down("DispatchDown", f"act, {GROUPED}, text_down, vision_down", OF_ORDER, vision=True),
+        gate_up("BankGateUp", EXPERTS["BankGateUp"], OF_SLOTS, vision=False),
+        gate_up("DispatchGateUp", EXPERTS["DispatchGateUp"], OF_ORDER, vision=True),
+        down("BankDown", EXPERTS["BankDown"], OF_SLOTS, vision=False),
+        down("DispatchDown", EXPERTS["DispatchDown"], OF_ORDER, vision=True),
+        *(coded(storage, name, inputs) for storage in VALUES for name, inputs in EXPERTS.items()),
+        *(linear(storage) for storage in VALUES),
         COMBINE.replace("NAME", "BankCombine"),
         COMBINE.replace("NAME", "DispatchCombine"),
         ROPE,
@@ -270,4 +348,5 @@ def bodies() -> list[onnx.FunctionProto]:
 def fill(model: onnx.ModelProto) -> None:
     """Give a model the functions of the plugins that it calls."""
     called = {node.op_type for node in model.graph.node if node.domain == "ernie"}
+    called |= {name.removeprefix(storage) for name in called for storage in VALUES}
     model.functions.extend(function for function in bodies() if function.name in called)

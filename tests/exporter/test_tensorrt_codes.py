@@ -1,0 +1,172 @@
+"""ernie-export --target trt with weights in codes: every plugin has its kernel, engines are built, numbers are right.
+
+What this can't show: that TensorRT takes the graphs, builds them, and runs them.
+"""
+
+import importlib.util
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from ernie_export.exporter.export import DATA_FILE, Progress, export
+from ernie_export.exporter.resume import resume
+from ernie_export.exporter.targets import onnx as onnx_target
+from ernie_export.exporter.targets import tensorrt
+from ernie_export.exporter.targets.card import Card
+from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.errors import UserError
+from ernie_export.graphs.manifest import GRAPHS
+from ernie_export.graphs.ops import plugins
+from ernie_export.graphs.ops.kernels import Kernels
+from ernie_export.graphs.ops.ptx import TARGETS
+from ernie_export.graphs.precision import PRECISIONS, TENSORRT, Precision
+from ernie_export.graphs.tensor_file import read_header
+
+ROOT = Path(__file__).parents[2]
+MINI = ROOT / "examples" / "mini-ernie"
+BODIES = ROOT / "tests" / "graphs" / "ops" / "plugin_bodies.py"
+STORAGE = {"int4": "Quantized", "int8": "Quantized", "fp8": "Float8"}
+QUIET = Progress(lambda name, total: None, lambda count: None)
+LIMITS = tensorrt.Limits(max_tokens=600, max_image_tokens=64)
+
+
+def test_what_is_multiplied_by_plugins_and_what_is_not(coded):
+    folder, manifest, _ = coded
+    prefix = STORAGE[manifest.precision]
+    called = {}
+    for graph in GRAPHS:
+        nodes = onnx.load(folder / f"{graph}.onnx", load_external_data=False).graph.node
+        called[graph] = {node.op_type for node in nodes if node.domain}
+        gemms = [node.name for node in nodes if node.op_type in ("Gemm", "MatMul")]
+        assert bool(gemms) == (graph in ("vision", "resampler")), gemms
+    assert called["vision"] == called["resampler"] == set()
+    assert {f"{prefix}Linear", f"{prefix}DispatchGateUp", f"{prefix}DispatchDown"} <= called["decoder"]
+    assert {f"{prefix}Linear", f"{prefix}BankGateUp", f"{prefix}BankDown"} <= called["decode"]
+    assert not (called["decoder"] | called["decode"]) & {"DispatchGateUp", "DispatchDown", "BankGateUp", "BankDown"}
+
+
+def test_weights_are_stored_in_bytes_and_bound_in_words(coded):
+    folder, manifest, _ = coded
+    stored = read_header(folder / DATA_FILE)
+    kinds = {"U8", "BF16", "F32"} if manifest.precision != "fp8" else {"F8_E4M3", "BF16", "F32"}
+    assert {tensor.dtype for tensor in stored.values()} == kinds
+    graph = onnx.load(folder / "decode.onnx", load_external_data=False).graph
+    bound = {value.name: value.type.tensor_type for value in graph.input}
+    for name in stored.keys() & bound.keys():
+        words = stored[name].dtype in ("U8", "F8_E4M3")
+        assert (bound[name].elem_type == onnx.TensorProto.INT32) == words
+        size = np.prod([dim.dim_value for dim in bound[name].shape.dim])
+        assert size * (4 if words else 1) == np.prod(stored[name].shape)
+
+
+def test_kernels_are_those_of_each_linear_layer(coded):
+    """One plugin serves layers of many sizes: a layer's kernel is the one that was compiled for its own."""
+    folder, manifest, _ = coded
+    found = Kernels.read(folder / "kernels-sm90.json")
+    config, precision = ErnieConfig.from_hf(MINI), TENSORRT[manifest.precision]
+    sizes = tensorrt.sizes_of(config, precision, onnx_target.build_graphs(config, precision), ("sm90",))
+    seen = set()
+    for stage, shapes, attributes in plugins.cases(sizes):
+        (kernel,) = found.of(stage, shapes, attributes).values()
+        if "N" in attributes:
+            assert (kernel.constants["N"], kernel.constants["K"]) == (attributes["N"], attributes["K"])
+            assert kernel.constants["BITS"] == (8 if attributes["N"] == config.text.vocab_size else precision.decoder)
+            seen.add(kernel.name + kernel.ptx)
+    assert len(seen) == len(sizes.linears) == 7
+    assert len(found.compiled) == len(list(plugins.cases(sizes)))
+
+
+def test_engines_are_built(coded, tmp_path, environment, monkeypatch, new_steps):
+    """By the stand-in for TensorRT, which creates every plugin and asks for its shapes, formats and kernels."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(tensorrt, "find_card", lambda: Card("Stand-in H100", (9, 0)))
+    folder = shutil.copytree(coded[0], tmp_path / "bundle")
+    manifest = resume(folder, new_steps())
+    assert not manifest.waits_for_engines and manifest.precision == coded[1].precision
+    assert manifest.graphs == {name: f"{name}.engine" for name in GRAPHS}
+
+
+@pytest.mark.parametrize("arch", ["sm80", "sm90,sm86"])
+def test_float8_for_a_card_without_it_is_refused_by_name(tmp_path, arch):
+    with pytest.raises(UserError, match=r"architecture sm8[06], expected sm89 or later for fp8 weights"):
+        export(MINI, tmp_path / "bundle", "trt", "fp8", QUIET, replace(LIMITS, arch=arch))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_float8_is_for_every_architecture_that_has_it(monkeypatch):
+    monkeypatch.setattr(tensorrt, "find_card", lambda: None)
+    config = ErnieConfig.from_hf(MINI)
+    graphs = onnx_target.build_graphs(config, TENSORRT["fp8"])
+    facts = tensorrt.check(config, LIMITS, (4, 64), TENSORRT["fp8"], graphs)
+    assert set(facts.architectures) == TARGETS.keys() - {"sm80", "sm86", "sm87"}
+
+
+@pytest.fixture(scope="module")
+def fill():
+    """`plugin_bodies.fill`."""
+    spec = importlib.util.spec_from_file_location("plugin_bodies", BODIES)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.fill
+
+
+def in_words(model: onnx.ModelProto) -> None:
+    """Declare stored bytes as words, as the engines' inputs are."""
+    for tensor in model.graph.initializer:
+        if tensor.data_type in (onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT8E4M3FN):
+            tensor.data_type = onnx.TensorProto.INT32
+            tensor.dims[-1] //= 4
+
+
+def feeds(config: ErnieConfig, graph: str) -> dict[str, np.ndarray]:
+    """Random inputs: of a prompt half of pictures, or of a step of two rows."""
+    rng, text = np.random.default_rng(11), config.text
+    rows, tokens, capacity = (1, 40, 64) if graph == "decoder" else (2, 1, 64)
+    past = 0 if graph == "decoder" else 20
+    shape = (rows, text.num_kv_heads, capacity, text.head_dim)
+    given: dict[str, Any] = {
+        "input_ids": rng.integers(5, 400, (rows, tokens)),
+        "position_ids": np.broadcast_to(past + np.arange(tokens), (3, rows, tokens)),
+        "past_lengths": np.full(rows, past),
+        "lengths": np.full(rows, tokens),
+    }
+    if graph == "decoder":
+        index = np.where(np.arange(tokens) < 20, np.arange(tokens), -1)[None]
+        features = rng.standard_normal((20, text.hidden_size)).astype(np.float32)
+        given |= {"feature_index": index, "features": features, "token_types": (index >= 0).astype(np.int64)}
+    for layer in range(text.num_layers):
+        for part in ("key", "value"):
+            given[f"past_{part}.{layer}"] = rng.standard_normal(shape).astype(np.float32)
+    return given
+
+
+@pytest.mark.parametrize("graph", ["decoder", "decode"])
+@pytest.mark.parametrize("name", STORAGE)
+def test_the_lowered_graphs_compute_what_the_portable_ones_do(name, graph, fill, tmp_path, monkeypatch):
+    """In float32, which ONNX Runtime computes in on a CPU, each plugin by the body that its declaration says."""
+    import onnx_ir as ir
+
+    how = TENSORRT[name]
+    in_float = Precision(name, ir.DataType.FLOAT, how.decoder, how.head, None, how.float8)
+    monkeypatch.setitem(PRECISIONS, "onnx-portable", {name: in_float})
+    export(MINI, tmp_path / "portable", "onnx-portable", name, QUIET)
+    monkeypatch.setitem(onnx_target.LOWERINGS, "onnx-portable", "tensorrt")
+    export(MINI, tmp_path / "lowered", "onnx-portable", name, QUIET)
+    path = tmp_path / "lowered" / f"{graph}.onnx"
+    model = onnx.load(path, load_external_data=False)
+    in_words(model)
+    fill(model)
+    onnx.save(model, path)
+    given, found = feeds(ErnieConfig.from_hf(MINI), graph), {}
+    for kind in ("portable", "lowered"):
+        session = ort.InferenceSession(tmp_path / kind / f"{graph}.onnx", providers=["CPUExecutionProvider"])
+        found[kind] = session.run(None, given)
+    assert len(found["portable"]) == len(found["lowered"]) > 1
+    for expected, result in zip(found["portable"], found["lowered"]):
+        assert np.abs(expected).max() > 0.1 and np.allclose(expected, result, atol=2e-5 * np.abs(expected).max())
