@@ -153,6 +153,49 @@ def test_killed_at_any_moment(driver, tmp_path, record_property, kills, precisio
     assert [path.name for path in output.parent.iterdir()] == ["bundle"], "partial folders outlive the next export"
 
 
+# Replaces a bundle once for each line that putting it in its place takes, ended before that line; prints what stands
+# under the name each time.
+LINE_BY_LINE = """
+import os, signal, sys
+from pathlib import Path
+from ernie_export.exporter import bundle
+
+output, line, status = Path(sys.argv[1]), 0, -9
+while status != 0:
+    line += 1
+    output.mkdir(exist_ok=True)
+    (output / "manifest.json").write_text("old")
+    pid = os.fork()
+    if not pid:
+        passed = 0
+        def trace(frame, event, _):
+            global passed
+            if frame.f_code.co_filename != bundle.__file__:
+                return None
+            passed += event == "line"
+            if passed == line:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+        with bundle.writing_bundle(output) as folder:
+            (folder / "manifest.json").write_text("new")
+            whole = bundle.put_in_place
+            bundle.put_in_place = lambda *places: (sys.settrace(trace), whole(*places))
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (-9, 0), status
+    manifest = output / "manifest.json"
+    print(manifest.read_text() if manifest.is_file() else "nothing")
+"""
+
+
+def test_there_is_a_bundle_under_the_name_at_every_line(tmp_path):
+    program = [sys.executable, "-c", LINE_BY_LINE, str(tmp_path / "bundle")]
+    ended = subprocess.run(program, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    stood = ended.stdout.split()
+    assert stood == sorted(stood, reverse=True) and set(stood) == {"old", "new"}, stood
+
+
 def load_target(folder: Path) -> str:
     whole(folder)
     with load(folder, threads=1) as model:
