@@ -1,4 +1,4 @@
-"""Start an ernie-serve on a bundle, do it every harm of bad_requests.py, and write down what became of it.
+"""Start an ernie-serve on a bundle, do it every harm of bad_requests.py and bad_clients.py, write what became of it.
 
 python tools/fuzz/attack.py bundles/mini-ernie --inputs 20000 --out benchmarks/results/faults.json
 """
@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import bad_requests as bad
+import bad_clients
+import bad_requests
 import click
+import server_talk as talk
 
 ROWS, QUEUE = 4, 12
 OPTIONS = ("--model-name", "mini", "--rows", ROWS, "--queue", QUEUE, "--max-new-tokens", 64, "--max-body", 2,
@@ -65,28 +67,28 @@ def attack(url: str, pid: int, first: int, last: int) -> dict[str, Any]:
     """All of it, one after another, each followed by rest; statuses, seconds and memory."""
     flooded = 10 * (ROWS + QUEUE)
     harms: dict[str, Callable[[], Any]] = {
-        "damaged bodies": lambda: bad.damaged_bodies(url, first, last),
-        "damaged HTTP": lambda: bad.damaged_messages(url, first, last),
-        "truncated bodies": lambda: bad.truncated_bodies(url),
-        "endless body": lambda: {bad.endless_body(url): 1},
-        "large headers": lambda: bad.large_headers(url),
-        "picture bombs": lambda: bad.picture_bombs(url),
-        "slow clients": lambda: bad.slow_clients(url),
-        "left midway": lambda: bad.leave_midway(url, 200),
-        "slow readers": lambda: bad.slow_readers(url),
-        "flood, first": lambda: bad.flood(url, flooded),
+        "damaged bodies": lambda: bad_requests.damaged_bodies(url, first, last),
+        "damaged HTTP": lambda: bad_requests.damaged_messages(url, first, last),
+        "truncated bodies": lambda: bad_requests.truncated_bodies(url),
+        "endless body": lambda: {bad_requests.endless_body(url): 1},
+        "large headers": lambda: bad_requests.large_headers(url),
+        "picture bombs": lambda: bad_requests.picture_bombs(url),
+        "slow clients": lambda: bad_clients.slow_clients(url),
+        "left midway": lambda: bad_clients.leave_midway(url, 200),
+        "slow readers": lambda: bad_clients.slow_readers(url),
+        "flood, first": lambda: bad_clients.flood(url, flooded),
     }
     for number in range(2, 11):
-        harms[f"flood, {number}"] = lambda: bad.flood(url, flooded)
+        harms[f"flood, {number}"] = lambda: bad_clients.flood(url, flooded)
     report = {}
     for name, harm in harms.items():
         began = time.monotonic()
         ended = dict(harm())
-        bad.at_rest(url)
+        talk.at_rest(url)
         report[name] = {
             "ended": dict(sorted(ended.items())),
             "seconds": round(time.monotonic() - began, 1),
-            "resident_mib": round(bad.resident(pid), 1),
+            "resident_mib": round(talk.resident(pid), 1),
         }
         print(name, report[name], flush=True)
     return report
