@@ -3,7 +3,6 @@
 import onnx
 import onnx_ir as ir
 from ernie_export.graphs.ops.cached_attention import function as cached_attention
-from ernie_export.graphs.ops.cached_attention import function_rtx as cached_attention_rtx
 from ernie_export.graphs.ops.cached_attention.spec import CACHED_ATTENTION
 from ernie_export.graphs.ops.moe_dispatch import function as moe_dispatch
 from ernie_export.graphs.ops.moe_dispatch import function_rtx as moe_dispatch_rtx
@@ -45,10 +44,10 @@ SPECS: dict[str, OpSpec] = {
 }
 OPSETS = {"": OPSET, DOMAIN: 1, "com.microsoft": 1}
 ROOMS = (cached_attention, moe_dispatch, mrope, quantized_linear, vision_attention)
-# Lowerings that spell every operator their own way.
+# Lowerings with bodies of their own for some operators.
 OWN_ROOMS = {
-    "rtx": (cached_attention_rtx, moe_dispatch_rtx, mrope_rtx, vision_attention),
-    "tensorrt": (cached_attention_rtx, moe_dispatch_tensorrt, mrope_tensorrt, vision_attention),
+    "rtx": (cached_attention, moe_dispatch_rtx, mrope_rtx, vision_attention),
+    "tensorrt": (cached_attention, moe_dispatch_tensorrt, mrope_tensorrt, vision_attention),
 }
 
 

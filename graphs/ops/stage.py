@@ -40,6 +40,11 @@ class Tactic:
     num_stages: int = 1
 
 
+def gemm(m: int, n: int, k: int, swap: bool, warps: int, stages: int) -> Tactic:
+    """A matrix product in blocks of m rows, n outputs and depth k; `swap` puts the weight rows first."""
+    return Tactic({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "SWAP": swap}, warps, stages)
+
+
 @dataclass(frozen=True)
 class Stage:
     """One plugin. Its kernel's parameters are inputs, perhaps T, outputs, constants: by these names, in this order."""

@@ -1,6 +1,8 @@
 """ONNX function bodies of CachedAttention.
 
-`portable`: opset-24 TensorScatter and Attention with an explicit mask. `onnxruntime`: com.microsoft's
+`portable`, and for both TensorRT libraries: opset-24 TensorScatter and Attention with an explicit mask. Their parsers
+take TensorScatter for a KV-cache update and Attention without a past, but want every head's size as a figure of the
+graph: it is read off the cache's shape, and not left to Reshape. `onnxruntime`: com.microsoft's
 GroupQueryAttention, which writes into the past buffer when the caller binds it as the present one, and never forms a
 scores matrix of all tokens by all tokens. It reads total_sequence_length on the host: taken from the lengths, that
 would be a copy from the device in every layer, and a decode step could not become a CUDA graph. The cache's capacity
@@ -16,21 +18,21 @@ the keys' own that stands in the softmax's sum, and that weighs nothing at -1e30
 PORTABLE = """
 CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_lengths, lengths, capacity)
         => (y, present_key, present_value) {
-    kv_heads_0d = Constant <value_int: int = @kv_num_heads> ()
-    heads_0d = Constant <value_int: int = @num_heads> ()
     first = Constant <value_ints = [0]> ()
-    kv_heads = Unsqueeze (kv_heads_0d, first)
+    heads_0d = Constant <value_int: int = @num_heads> ()
     heads = Unsqueeze (heads_0d, first)
+    kv_heads_0d = Constant <value_int: int = @kv_num_heads> ()
+    kv_heads = Unsqueeze (kv_heads_0d, first)
+    dim = Shape <start = 3, end = 4> (past_key)
     batch_length = Shape <start = 0, end = 2> (q)
-    rest = Constant <value_ints = [-1]> ()
-    kv_shape = Concat <axis = 0> (batch_length, kv_heads, rest)
-    q_shape = Concat <axis = 0> (batch_length, heads, rest)
+    q_shape = Concat <axis = 0> (batch_length, heads, dim)
+    kv_shape = Concat <axis = 0> (batch_length, kv_heads, dim)
+    q_split = Reshape (q, q_shape)
     k_split = Reshape (k, kv_shape)
     v_split = Reshape (v, kv_shape)
-    q_split = Reshape (q, q_shape)
+    q_heads = Transpose <perm = [0, 2, 1, 3]> (q_split)
     k_heads = Transpose <perm = [0, 2, 1, 3]> (k_split)
     v_heads = Transpose <perm = [0, 2, 1, 3]> (v_split)
-    q_heads = Transpose <perm = [0, 2, 1, 3]> (q_split)
     present_key = TensorScatter <axis = 2> (past_key, k_heads, past_lengths)
     present_value = TensorScatter <axis = 2> (past_value, v_heads, past_lengths)
     zero = Constant <value_int = 0> ()
@@ -42,13 +44,16 @@ CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_l
     places = Range (zero, capacity_0d, one)
     column_axes = Constant <value_ints = [1, 2, 3]> ()
     row_axes = Constant <value_ints = [0, 1, 3]> ()
+    place_axes = Constant <value_ints = [0, 1, 2]> ()
     past_4d = Unsqueeze (past_lengths, column_axes)
     new_4d = Unsqueeze (new, row_axes)
+    places_4d = Unsqueeze (places, place_axes)
     last_visible = Add (past_4d, new_4d)
-    mask = LessOrEqual (places, last_visible)
+    mask = LessOrEqual (places_4d, last_visible)
     y_heads = Attention (q_heads, present_key, present_value, mask)
     y_split = Transpose <perm = [0, 2, 1, 3]> (y_heads)
-    y_shape = Concat <axis = 0> (batch_length, rest)
+    width = Mul (heads, dim)
+    y_shape = Concat <axis = 0> (batch_length, width)
     y = Reshape (y_split, y_shape)
 }
 """
@@ -75,8 +80,8 @@ SINK = """heads_0d = Constant <value_int: int = @num_heads> ()
 
 
 def bodies(lowering: str, dtype: str) -> list[str]:
-    """Function text for `lowering` (portable, onnxruntime) and the graph's `dtype`."""
-    if lowering == "portable":
+    """Function text for `lowering` and the graph's `dtype`."""
+    if lowering != "onnxruntime":
         return [PORTABLE]
     # Graphs in 16 bits are those that may run on CUDA, whose kernels are others.
     filled = {"sink": SINK, "with_sink": ", , , , , sink"} if dtype == "float" else {"sink": "", "with_sink": ""}

@@ -37,6 +37,7 @@ from ernie_export.graphs.ops.stage import (
     Stage,
     Tactic,
     ceil_div,
+    gemm,
     greatest,
     least,
     power_of_two,
@@ -45,30 +46,26 @@ from ernie_export.graphs.ops.stage import (
 SPLITS = 16  # programs that share the router's product: enough to read its weights at speed for one token
 
 
-def _gemm(m: int, n: int, k: int, swap: bool, warps: int, stages: int) -> Tactic:
-    return Tactic({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "SWAP": swap}, warps, stages)
-
-
 # (slots, rows of output, depth), weight rows first, warps, stages. GateUp reads two weight rows for one of output.
 # For one token 6 experts make 288 programs of GateUp: tiles of 60 KiB let three share a multiprocessor of an H100 or
 # H200, so that all run at once.
 GATE_UP = (
-    _gemm(16, 32, 64, True, 4, 4),
-    _gemm(64, 32, 32, False, 4, 3),
-    _gemm(16, 32, 128, True, 4, 3),
-    _gemm(16, 16, 128, True, 4, 4),
-    _gemm(64, 64, 64, False, 4, 3),
-    _gemm(128, 64, 64, False, 8, 3),
-    _gemm(128, 128, 64, False, 8, 3),
+    gemm(16, 32, 64, True, 4, 4),
+    gemm(64, 32, 32, False, 4, 3),
+    gemm(16, 32, 128, True, 4, 3),
+    gemm(16, 16, 128, True, 4, 4),
+    gemm(64, 64, 64, False, 4, 3),
+    gemm(128, 64, 64, False, 8, 3),
+    gemm(128, 128, 64, False, 8, 3),
 )
 DOWN = (
-    _gemm(16, 64, 64, True, 4, 4),
-    _gemm(64, 64, 32, False, 4, 3),
-    _gemm(16, 64, 128, True, 4, 3),
-    _gemm(16, 32, 128, True, 4, 4),
-    _gemm(64, 128, 64, False, 4, 3),
-    _gemm(128, 128, 64, False, 8, 3),
-    _gemm(128, 256, 64, False, 8, 3),
+    gemm(16, 64, 64, True, 4, 4),
+    gemm(64, 64, 32, False, 4, 3),
+    gemm(16, 64, 128, True, 4, 3),
+    gemm(16, 32, 128, True, 4, 4),
+    gemm(64, 128, 64, False, 4, 3),
+    gemm(128, 128, 64, False, 8, 3),
+    gemm(128, 256, 64, False, 8, 3),
 )
 
 

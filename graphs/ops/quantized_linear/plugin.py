@@ -19,8 +19,8 @@ from ernie_export.graphs.ops.stage import (
     Shapes,
     Size,
     Stage,
-    Tactic,
     ceil_div,
+    gemm,
     power_of_two,
 )
 
@@ -28,16 +28,12 @@ LEAST_GROUP = 16  # the least depth of a matrix unit's product
 FLOAT8_SINCE = 89  # the compute capability from which there are e4m3 numbers
 
 
-def _gemm(m: int, n: int, k: int, swap: bool, warps: int, stages: int) -> Tactic:
-    return Tactic({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "SWAP": swap}, warps, stages)
-
-
 # (tokens, outputs, depth), weight rows first, warps, stages. For one token 2560 outputs are 160 programs of 16.
 TACTICS = (
-    _gemm(16, 16, 128, True, 4, 4),
-    _gemm(16, 64, 128, True, 4, 3),
-    _gemm(64, 64, 64, False, 4, 3),
-    _gemm(128, 128, 64, False, 8, 3),
+    gemm(16, 16, 128, True, 4, 4),
+    gemm(16, 64, 128, True, 4, 3),
+    gemm(64, 64, 64, False, 4, 3),
+    gemm(128, 128, 64, False, 8, 3),
 )
 
 
