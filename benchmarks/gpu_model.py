@@ -8,43 +8,23 @@ Prints one JSON object a line, for each of:
 - ours: the released shape with random weights: time to the first token of 256 text and 1024 image tokens, decode at
   1, 8 and 32 rows, GiB used, and the share of the memory's measured rate that the bytes of a step come to;
 - transformers: the same, on the same card, by each way that it runs experts.
-
-The 54.8 GiB of weights are never on a disk: the graphs are built from the configuration, the data file is a hole of
-the right size, and every tensor is filled on the device from one pool of random numbers.
 """
 
 import gc
 import json
-import math
 import os
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-
-ROOT = Path(__file__).parent.parent
-MINI = ROOT / "examples" / "mini-ernie"
-sys.path.insert(0, str(ROOT / "tools" / "typing"))
-POOL = 2**24 + 9  # values; no multiple of a width, so that rows differ
-
-
-@dataclass(frozen=True)
-class Work:
-    """text, image: prompt tokens. rows: of decode. steps: timed ones."""
-
-    text: int
-    image: tuple[int, int]  # patches, height and width
-    rows: tuple[int, ...]
-    steps: int
-
+from gpu_engine import MINI, ROOT, Request, Work, configuration, decode, hollow_bundle, open_engine
 
 FULL = Work(256, (64, 64), (1, 8, 32), 64)
 SMALL = Work(12, (4, 4), (1, 3), 3)
@@ -67,144 +47,39 @@ def main(device: str, small: bool, only: tuple[str, ...]) -> None:
         gc.collect()
 
 
-# The two sides of a measurement: an engine of the runtime, and the class of transformers.
-
-
-def configuration(folder: Path, small: bool) -> Any:
-    """The configuration of the shape that is measured, as the exporter reads it."""
-    from ernie_export.graphs.config import ErnieConfig
-    from make_checkpoint import SHAPES, write_settings
-
-    if small:
-        return ErnieConfig.from_hf(MINI)
-    write_settings(folder, SHAPES["full"], SHAPES["full"]["text"]["num_hidden_layers"])
-    return ErnieConfig.from_hf(folder)
-
-
-def hollow_bundle(folder: Path, config: Any, precision: str) -> Any:
-    """A bundle's graphs, and its data file as a hole; returns the manifest."""
-    from ernie_export.exporter import export, weights
-    from ernie_export.exporter.targets import onnx
-    from ernie_export.graphs.precision import ONNX
-
-    graphs = onnx.build_graphs(config, ONNX[precision])
-    layout = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
-    for name, graph in graphs.items():
-        graph.save(folder / f"{name}.onnx", onnx.LOWERINGS["onnx"], export.DATA_FILE, layout.offsets)
-    with (folder / export.DATA_FILE).open("wb") as file:
-        file.write(layout.header)
-        file.truncate(layout.nbytes)
-    return export.describe(folder, config, "onnx", precision, "", None, None)
-
-
-def open_engine(folder: Path, manifest: Any, device: str, random: bool) -> Any:
-    """The CUDA engine on the device, or on the host's memory for a dry run."""
-    from ernie_export.runtime.engines.cuda import CudaEngine
-    from ernie_export.runtime.engines.memory import CudaMemory, HostMemory
-
-    class RandomEngine(CudaEngine):
-        """Fills tensors with random numbers in place of the file's."""
-
-        def _fill(self, address: int, path: Path, start: int, header: dict[str, Any]) -> None:
-            pool = np.random.default_rng(0).standard_normal(POOL, np.float32)
-            for name, entry in header.items():
-                shape, (begin, end) = entry["shape"], entry["data_offsets"]
-                one = np.float32(len(shape) == 1 and ".bias" not in name)
-                values = stored(pool[: math.prod(shape)] * np.float32(scale(name, shape)) + one, entry["dtype"])
-                for place in range(begin, end, values.nbytes):
-                    self._memory.write(address + place, values.view(np.uint8)[: min(values.nbytes, end - place)])
-
-    memory = CudaMemory.for_bundle(folder, manifest) if device == "cuda" else HostMemory()
-    return (RandomEngine if random else CudaEngine)(folder, manifest, 1 if device == "cpu" else None, memory)
-
-
-def scale(name: str, shape: list[int]) -> float:
-    """Standard deviation of a random weight: sums over its inputs keep their size; norms are ones, biases zeros."""
-    if len(shape) == 1:
-        return 0.0
-    return shape[0 if name.endswith(("gate.weight", "gate.weight_1")) else -1] ** -0.5
-
-
-def stored(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Floats as a data file stores them; NumPy has no bfloat16, whose bits are the upper half of a float32's."""
-    if dtype == "BF16":
-        return np.ascontiguousarray(values.view(np.uint16)[1::2])
-    return values.astype({"F32": np.float32, "F16": np.float16}[dtype])
-
-
-class Request:
-    """One prompt, a picture before its text, as either side takes it."""
-
-    def __init__(self, config: Any, work: Work) -> None:
-        from contestants import prompt
-
-        ids = {name: getattr(config, f"{name}_token_id") for name in ("image", "image_start", "image_end")}
-        self.arrays = prompt(work.text, work.image, ids)
-        self.tokens = self.arrays["input_ids"].shape[1]
-
-    def first_token(self, engine: Any, cache: Any, row: int) -> np.ndarray:
-        """Encode and prefill; returns the logits."""
-        from ernie_export.graphs.manifest import PREFILL_CHUNK
-        from ernie_export.runtime.engines import PromptChunk
-
-        height, width = self.arrays["image_grid_thw"][0, 1:].tolist()
-        down, across, below, beside = np.indices((height // 2, width // 2, 2, 2))  # blocks of 2 by 2 patches
-        grid = np.stack([2 * down + below, 2 * across + beside], axis=-1).reshape(-1, 2)
-        features = engine.encode(self.arrays["pixel_values"][None], grid, np.zeros((2, 1), np.int64))
-        features = features.reshape(-1, features.shape[-1])
-        is_feature = self.arrays["mm_token_type_ids"][0] != 0
-        index = np.where(is_feature, np.cumsum(is_feature), 0)
-        positions = np.tile(np.arange(self.tokens), (3, 1))
-        cache.lengths[row] = 0
-        for start in range(0, self.tokens, PREFILL_CHUNK):
-            part = slice(start, start + PREFILL_CHUNK)
-            types = self.arrays["moe_mm_token_type_ids"][0, part]
-            chunk = PromptChunk(self.arrays["input_ids"][0, part], types, index[part], positions[:, part], features)
-            logits = engine.prefill(cache, row, chunk)
-        return logits
-
-
-def decode(engine: Any, cache: Any, rows: int, steps: int) -> list[np.ndarray]:
-    """Greedy steps, from different tokens in every row; returns each step's tokens."""
-    tokens, found = np.arange(10, 10 + rows), []
-    for _ in range(steps):
-        best = engine.decode(cache, tokens, np.tile(cache.lengths[:rows], (3, 1)))
-        tokens = np.array([row.ids[0] if hasattr(row, "ids") else row.argmax() for row in best])
-        found.append(tokens)
-    return found
-
-
 def right(device: str, small: bool) -> Iterator[dict[str, Any]]:
-    """mini-ernie by every precision of the device against float32 on the CPU."""
+    """mini-ernie by every precision of the device against the CPU: in float32, but codes against the same codes."""
     from ernie_export.exporter.export import Progress, export
     from ernie_export.graphs.config import ErnieConfig
     from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
 
     request = Request(ErnieConfig.from_hf(MINI), Work(24, (8, 12), (1,), 1))
-    results: dict[str, tuple[np.ndarray, list[int]]] = {}
+
+    def answer(engine: Any) -> tuple[np.ndarray, list[int]]:
+        cache = engine.new_cache(1, request.tokens + 40)
+        logits = np.array(request.first_token(engine, cache, 0), np.float32)
+        return logits, [int(step[0]) for step in decode(engine, cache, 1, 32)]
+
     with tempfile.TemporaryDirectory() as folder:
-        for precision in ("fp32", *(("fp16", "bf16") if device == "cuda" else ("fp16",))):
-            bundle = Path(folder) / precision
-            manifest = export(MINI, bundle, "onnx", precision, Progress(lambda name, total: None, lambda count: None))
-            reference = precision == "fp32"
-            with (
-                OnnxRuntimeEngine(bundle, manifest, 2)
-                if reference
-                else open_engine(bundle, manifest, device, random=False) as engine
-            ):
-                cache = engine.new_cache(1, request.tokens + 40)
-                logits = np.array(request.first_token(engine, cache, 0), np.float32)
-                results[precision] = logits, [int(step[0]) for step in decode(engine, cache, 1, 32)]
-            if not reference:
-                (expected, wanted), (found, tokens) = results["fp32"], results[precision]
-                yield {
-                    "precision": precision,
-                    "error": float(np.linalg.norm(found - expected) / np.linalg.norm(expected)),
-                    "tokens_agreed": next(
-                        (i for i, (a, b) in enumerate(zip(wanted, tokens, strict=True)) if a != b), len(wanted)
-                    ),
-                    "tokens": len(wanted),
-                }
+        for precision in ("fp16", *(("bf16",) if device == "cuda" else ()), "int4-fp16"):
+            beside = "int4-fp16" if precision == "int4-fp16" else "fp32"
+            bundles = {name: Path(folder) / name for name in (precision, beside)}
+            manifests = {
+                name: export(MINI, bundle, "onnx", name, Progress(lambda name, total: None, lambda count: None))
+                for name, bundle in bundles.items()
+            }
+            with OnnxRuntimeEngine(bundles[beside], manifests[beside], 2) as engine:
+                expected, wanted = answer(engine)
+            with open_engine(bundles[precision], manifests[precision], device, random=False) as engine:
+                found, tokens = answer(engine)
+            yield {
+                "precision": precision,
+                "error": float(np.linalg.norm(found - expected) / np.linalg.norm(expected)),
+                "tokens_agreed": next(
+                    (i for i, (a, b) in enumerate(zip(wanted, tokens, strict=True)) if a != b), len(wanted)
+                ),
+                "tokens": len(wanted),
+            }
 
 
 def ours(device: str, small: bool) -> Iterator[dict[str, Any]]:
@@ -212,8 +87,8 @@ def ours(device: str, small: bool) -> Iterator[dict[str, Any]]:
     work = SMALL if small else FULL
     with tempfile.TemporaryDirectory(dir=os.environ.get("OUT")) as folder:
         config = configuration(Path(folder), small)
-        rows = {count: step_bytes(config, count, Request(config, work).tokens) for count in work.rows}
-        for precision in ("bf16",) if device == "cuda" else ("fp32",):
+        for precision in ("bf16", "int4-fp16") if device == "cuda" else ("fp32", "int4-fp16"):
+            rows = {c: step_bytes(config, precision, c, Request(config, work).tokens) for c in work.rows}
             bundle = Path(folder) / precision
             bundle.mkdir()
             manifest = hollow_bundle(bundle, config, precision)
@@ -301,19 +176,20 @@ def transformers(device: str, small: bool) -> Iterator[dict[str, Any]]:
                 tokens.tolist()  # the host sees each token, as it has to in order to stream or to stop
             seconds = (time.perf_counter() - started) / work.steps
             used = torch.cuda.max_memory_allocated() - before if device == "cuda" else 0
-            nbytes = step_bytes(ours_config, count, request.tokens)
+            nbytes = step_bytes(ours_config, "bf16", count, request.tokens)
             yield decoded(experts, count, seconds, nbytes, device, small) | {"gib": used / 2**30}
             del cache
 
 
-def step_bytes(config: Any, rows: int, context: int) -> float:
-    """Bytes that a decode step of so many rows must read in 16 bits (see ernie-plan)."""
+def step_bytes(config: Any, precision: str, rows: int, context: int) -> float:
+    """Bytes that a decode step of so many rows must read (see ernie-plan)."""
     from ernie_export.exporter import plan, plan_rates
     from ernie_export.exporter.plan_workload import Workload
     from ernie_export.graphs.precision import ONNX
 
-    model, _, _ = plan.Model.build(config, "onnx", ONNX["bf16"])
-    return plan_rates.decode(model, ONNX["bf16"], model.stored(), Workload(context, rows, ()))[1]
+    counted, _, _ = plan.Model.build(config, "onnx", ONNX["fp32"])
+    stored, _, _ = plan.Model.build(config, "onnx", ONNX[precision])
+    return plan_rates.decode(counted, ONNX[precision], stored.stored(), Workload(context, rows, ()))[1]
 
 
 _bandwidth: dict[str, float] = {}

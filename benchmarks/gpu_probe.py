@@ -45,7 +45,7 @@ def probe(device: str) -> Iterator[dict[str, Any]]:
     from ernie_export.exporter.targets.rtx import Limits
     from ernie_export.graphs.config import ErnieConfig
     from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
-    from gpu_model import Request, Work, decode
+    from gpu_engine import Request, Work, decode
 
     request = Request(ErnieConfig.from_hf(MINI), Work(24, (8, 12), (1,), 1))
     quiet = Progress(lambda name, total: None, lambda count: None)

@@ -29,9 +29,10 @@ from rich.text import Text
 if TYPE_CHECKING:
     from ernie_export.exporter.export import Progress
 
-ONNX = ("fp32", "fp16", "bf16", "int8", "int4")
+ONNX = ("fp32", "fp16", "bf16", "int8", "int4", "int4-fp16")
 # By target, the default first.
 PRECISIONS = {"onnx": ONNX, "onnx-portable": ONNX, "trt": ("bf16", "fp16", "int8", "int4", "fp8"), "trt-rtx": ("bf16",)}
+CALIBRATED = ("int4", "int4-fp16")
 # Options of some targets alone.
 OWN = {
     **dict.fromkeys(("max_batch", "max_tokens", "max_image_tokens"), ("trt", "trt-rtx")),
@@ -130,8 +131,9 @@ def command(
     if precision not in PRECISIONS[target]:
         expected = " or ".join(PRECISIONS[target])
         raise click.UsageError(f"--precision: expected {expected} for --target {target}, found {precision}")
-    if calibrate is not None and precision != "int4":
-        raise click.UsageError(f"--calibrate: expected --precision int4 with it, found {precision}")
+    if calibrate is not None and precision not in CALIBRATED:
+        expected = " or ".join(CALIBRATED)
+        raise click.UsageError(f"--calibrate: expected --precision {expected} with it, found {precision}")
     try:
         from ernie_export.exporter.export import LAYOUTS, LIMITS, export
         from ernie_export.exporter.resume import resume

@@ -95,7 +95,7 @@ def export(
 
                     weights.check_room(partial / DATA_FILE, 2 * data.nbytes)  # the codes are kept until they are due
                     # The graphs that a CPU runs, whatever the target's are: the codes are the same.
-                    runnable = onnx.build_graphs(config, ONNX[precision])
+                    runnable = onnx.build_graphs(config, ONNX["int4"])
                     lowering = onnx.LOWERINGS[onnx.cpu_target(config, target)]
                     calibration = calibrate(
                         conversations, source, config, checkpoint, runnable, lowering, codes, progress.share

@@ -41,6 +41,8 @@ LIMITS = {
     "bf16": Limits(None, 3e-2),
     "int8": Limits(None, 1e-2),
     "int4": Limits(None, 2e-1),
+    "int4-fp16": Limits(None, 2e-1),
+    "fp8": Limits(None, 1e-1),
 }
 
 

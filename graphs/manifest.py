@@ -113,6 +113,14 @@ class Manifest:
         """Whether all is there but the engines, which `ernie-export --resume` builds on the machine with the GPU."""
         return self.engines is not None and not self.engines.version
 
+    @property
+    def data_file(self) -> str:
+        """Name of the one file of weights; UserError if none is listed."""
+        for name in self.files:
+            if name.endswith(".safetensors"):
+                return name
+        raise UserError(f"{NAME}: files: expected one of weights (.safetensors), found none")
+
     def write(self, folder: Path) -> None:
         """Write manifest.json into `folder`."""
         document = {"schema": SCHEMA} | asdict(self)

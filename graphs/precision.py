@@ -26,6 +26,8 @@ def _named(*precisions: Precision) -> dict[str, Precision]:
     return {precision.name: precision for precision in precisions}
 
 
+# On a GPU the vision parts, 2% of the weights, stay as they are: they never take fewer than hundreds of rows, so that
+# their products wait for the matrix units and not for memory, and the libraries' own kernels are the ones for that.
 # int4 leaves 8 bits to what is 4% of the released model's weights: the head and the two vision parts.
 ONNX = _named(
     Precision("fp32", ir.DataType.FLOAT),
@@ -33,9 +35,8 @@ ONNX = _named(
     Precision("bf16", ir.DataType.BFLOAT16),
     Precision("int8", ir.DataType.FLOAT, decoder=8, head=8, vision=8),
     Precision("int4", ir.DataType.FLOAT, decoder=4, head=8, vision=8),
+    Precision("int4-fp16", ir.DataType.FLOAT16, decoder=4, head=8),  # for CUDA
 )
-# The vision parts, 2% of the weights, stay as they are: they never take fewer than hundreds of rows, so that their
-# products wait for the matrix units and not for memory, and TensorRT's own kernels are the ones for that.
 TENSORRT = _named(
     Precision("bf16", ir.DataType.BFLOAT16),
     Precision("fp16", ir.DataType.FLOAT16),

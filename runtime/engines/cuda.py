@@ -20,7 +20,7 @@ import onnxruntime as ort
 from ernie_export.graphs.manifest import GRAPHS, Manifest
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.find_gpu import PROVIDER
-from ernie_export.runtime.engines.memory import Memory, data_file, read_file
+from ernie_export.runtime.engines.memory import Memory, read_file
 from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine, blamed
 from ernie_export.runtime.engines.step import BEST, Step
 from ernie_export.runtime.kv_cache import KVCache
@@ -139,7 +139,7 @@ class CudaEngine(OnnxRuntimeEngine):
     def _open_sessions(self, bundle: Path, manifest: Manifest, threads: int | None) -> dict[str, ort.InferenceSession]:
         """A session a graph, all over one copy of the weights in device memory."""
         best = ort.InferenceSession(CANDIDATES, self._options(threads), providers=self._providers("candidates"))
-        weights = self._load_weights(data_file(bundle, manifest), best)
+        weights = self._load_weights(bundle / manifest.data_file, best)
         sessions = {"candidates": best}
         for name in GRAPHS:
             options = self._options(threads)

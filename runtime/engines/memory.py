@@ -19,7 +19,7 @@ from ernie_export.runtime.engines.find_gpu import find_gpu
 ALIGNMENT = 256  # bytes: where blocks begin, and what runs on a GPU may ask of any address
 STAGING = 64 * 2**20  # a piece of a file on its way to the device
 # The provider's attention takes 16-bit floats only.
-PRECISIONS = ("fp16", "bf16")
+PRECISIONS = ("fp16", "bf16", "int4-fp16")
 # Besides weights: ONNX Runtime's working memory and its libraries' own, and a small KV cache.
 WORKING_MEMORY = 2 * 2**30
 
@@ -56,11 +56,6 @@ class Memory(Protocol):
     def close(self) -> None:
         """Free every block that is left."""
         ...
-
-
-def data_file(bundle: Path, manifest: Manifest) -> Path:
-    """The bundle's one file of weights."""
-    return bundle / next(name for name in manifest.files if name.endswith(".safetensors"))
 
 
 def read_file(memory: Memory, address: int, path: Path, start: int) -> None:
@@ -153,7 +148,7 @@ class CudaMemory:
     def check_room(self, bundle: Path, manifest: Manifest) -> None:
         """UserError if the bundle's weights, and what it takes to work with them, don't fit."""
         free, total = self.available()
-        weights = manifest.files[data_file(bundle, manifest).name].bytes
+        weights = manifest.files[manifest.data_file].bytes
         if weights + WORKING_MEMORY > free:
             raise UserError(
                 f"{bundle}: expected {(weights + WORKING_MEMORY) / 2**30:.1f} GiB free on the GPU (weights "

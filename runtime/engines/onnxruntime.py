@@ -46,7 +46,7 @@ class OnnxRuntimeEngine:
             found = "cpu, where ONNX Runtime has no bfloat16 kernels"
             raise UserError(f"{bundle}: expected a device that computes in bf16 (--device cuda), found {found}")
         options = self._options(threads)
-        packed = manifest.precision in ("int8", "int4")
+        packed = manifest.precision.startswith("int")
         sessions = {}
         for name in GRAPHS:
             if not (packed and name == "decode"):

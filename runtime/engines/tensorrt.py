@@ -23,7 +23,7 @@ from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.manifest import GRAPHS, Manifest
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.cuda import CacheStore, DeviceCache
-from ernie_export.runtime.engines.memory import ALIGNMENT, CudaMemory, Memory, data_file
+from ernie_export.runtime.engines.memory import ALIGNMENT, CudaMemory, Memory
 from ernie_export.runtime.engines.step import BEST, Step, offsets
 from ernie_export.runtime.engines.tensorrt_library import opened
 from ernie_export.runtime.kv_cache import KVCache
@@ -68,7 +68,7 @@ class TensorRTEngine:
         try:
             self._library = opened(library, manifest.engines, memory)
             self._engines = {name: self._library.load(bundle / manifest.graphs[name]) for name in GRAPHS}
-            self._weights = load_weights(memory, data_file(bundle, manifest))
+            self._weights = load_weights(memory, bundle / manifest.data_file)
             self._contexts = {name: self._new_context(name) for name in GRAPHS}
         except BaseException:
             memory.close()

@@ -4,6 +4,7 @@ import json
 import sys
 
 import gpu
+import gpu_engine
 import gpu_model
 import pytest
 from click.testing import CliRunner
@@ -29,12 +30,13 @@ def test_every_part_runs(tmp_path):
     for name in {"rope", *moe}:
         assert kernels[name]["error"] < 1e-5 and kernels[name]["of_floor"] > 0
     model = found["parts"]["c"]["rows"]
-    right = next(row for row in model if row["what"] == "right")
-    assert right["error"] < 5e-3 and right["tokens_agreed"] == right["tokens"]
+    right = [row for row in model if row["what"] == "right"]
+    assert [row["precision"] for row in right] == ["fp16", "int4-fp16"]
+    assert all(row["error"] < 5e-3 and row["tokens_agreed"] == row["tokens"] for row in right)
     steps = [(row["what"], row["by"], row["rows"]) for row in model if "step_seconds" in row]
-    by = [("ours", "fp32"), ("transformers", "grouped_mm"), ("transformers", "eager")]
+    by = [("ours", "fp32"), ("ours", "int4-fp16"), ("transformers", "grouped_mm"), ("transformers", "eager")]
     assert steps == [(*who, rows) for who in by for rows in gpu_model.SMALL.rows]
-    assert next(row for row in model if "finite" in row)["finite"]
+    assert [row["finite"] for row in model if "finite" in row] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -60,9 +62,9 @@ def test_an_unknown_part_is_refused():
 
 def test_the_released_shape_takes_no_disk(tmp_path):
     """Its graphs are written in seconds, and its data file has the size and the header of a real one, but no blocks."""
-    config = gpu_model.configuration(tmp_path, small=False)
+    config = gpu_engine.configuration(tmp_path, small=False)
     assert isinstance(config, ErnieConfig) and config.text.num_layers == 28
-    manifest = gpu_model.hollow_bundle(tmp_path, config, "bf16")
+    manifest = gpu_engine.hollow_bundle(tmp_path, config, "bf16")
     assert isinstance(manifest, Manifest)
     data = tmp_path / "weights.safetensors"
     assert 54e9 < manifest.files[data.name].bytes < 60e9 and data.stat().st_blocks * 512 < 2**24

@@ -15,6 +15,7 @@ from ernie_export.exporter.targets import engines, onnx, rtx
 from ernie_export.exporter.targets.engines import REPORT
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.manifest import GRAPHS, Manifest
+from ernie_export.graphs.precision import ONNX, PRECISIONS
 from ernie_export.graphs.tensor_file import read_header
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
@@ -88,7 +89,7 @@ def test_profiles_follow_the_limits(exported):
     assert inputs["decode"]["input_ids"]["profile"] == [[1, 1], [1, 1], [3, 1]]
     assert inputs["decoder"]["past_key.0"] == {"name": "past_key.0", "dtype": "bf16", "shape": [1, 2, 640, 32]}
     assert inputs["decode"]["past_value.3"]["profile"][2] == [3, 2, 640, 32]
-    assert outputs["decode"]["logits"] == {"name": "logits", "dtype": "float", "shape": [-1, 480]}
+    assert outputs["decode"]["logits"] == {"name": "logits", "dtype": "float", "shape": [-1, 488]}
     assert outputs["resampler"]["features"]["dtype"] == "bf16"
     assert {f"present_key.{i}" for i in range(4)} < outputs["decoder"].keys()
 
@@ -163,8 +164,9 @@ def test_a_crash_of_the_library_is_one_line(tmp_path, monkeypatch, crash):
     assert message.startswith("vision.engine: expected an engine") and named in message
 
 
-def test_a_failed_build_is_one_line(tmp_path):
+def test_a_failed_build_is_one_line(tmp_path, monkeypatch):
     """Attention in float32 has no kernel: the library says so while it builds."""
+    monkeypatch.setitem(PRECISIONS, "trt-rtx", ONNX)
     with pytest.raises(UserError, match=r"vision.engine: expected an engine .*Attention"):
         export(MINI, tmp_path / "bundle", "trt-rtx", "fp32", Steps(), LIMITS)
     assert list(tmp_path.iterdir()) == []

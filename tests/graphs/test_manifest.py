@@ -207,3 +207,8 @@ def test_any_changed_value_is_read_or_refused_in_one_line(tmp_path, data):
         assert "\n" not in str(e) and str(tmp_path) in str(e)
     else:
         assert set(GRAPHS) <= set(found.graphs) and set(found.graphs.values()) <= set(found.files)
+
+
+def test_a_manifest_without_weights_says_so(tmp_path):
+    with pytest.raises(UserError, match=r"manifest.json: files: expected one of weights \(.safetensors\), found none"):
+        assert manifest(tmp_path).data_file

@@ -66,6 +66,23 @@ QUANTIZED_EXPERTS_ONNXRUNTIME = """
     over = CastLike (divisor, x)
     y = Div (mixed, over)
 """
+# For graphs in 16 bits, which may run on CUDA: probabilities that differ in float32 may be equal in 16 bits, and other
+# experts would be chosen. So what it chooses by is 1 for the chosen ones. CUDA's kernels want to be told that the
+# weights lie as QMoE's declaration says, and are not packed for them yet.
+QUANTIZED_EXPERTS_CUDA = """
+    nothing = Sub (probs, probs)
+    one = Constant <value_float = 1.0> ()
+    choices = Shape (experts)
+    ones = Expand (one, choices)
+    choose32 = ScatterElements <axis = 1> (nothing, experts, ones)
+    choose_by = CastLike (choose32, x)
+    weigh32 = Div (probs, divisor)
+    weigh_by = CastLike (weigh32, x)
+    y = com.microsoft.QMoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
+        activation_beta = 0.0, normalize_routing_weights = 0, expert_weight_bits: int = @bits,
+        block_size: int = @group, weights_prepacked = 0>
+        (x, choose_by, gate_up, gate_up_scales, , down, down_scales, , , , , , , , weigh_by)
+"""
 
 EXPERTS_PORTABLE = """
     count = Shape <start = 1, end = 2> (gate)
@@ -190,13 +207,14 @@ BANKS_OF_SOME = """
 
 def bodies(lowering: str, dtype: str) -> list[str]:
     """Function texts for `lowering` (portable, onnxruntime) and the graph's `dtype` (float, float16, bfloat16)."""
-    banks = BANKS
+    banks, coded = BANKS, QUANTIZED_EXPERTS_ONNXRUNTIME
     if lowering == "onnxruntime":  # graphs in 16 bits are those that may run on CUDA
         banks = BANKS_IF_ANY if dtype == "float" else BANKS_OF_SOME
+        coded = QUANTIZED_EXPERTS_ONNXRUNTIME if dtype == "float" else QUANTIZED_EXPERTS_CUDA
     return [
         bank_body(EXPERT_BANK, lowering, dtype, EXPERTS_ONNXRUNTIME, ROWS),
         dispatch_body(MOE_DISPATCH, EXPERT_BANK, banks),
-        bank_body(QUANTIZED_EXPERT_BANK, lowering, dtype, QUANTIZED_EXPERTS_ONNXRUNTIME, ROWS_QUANTIZED),
+        bank_body(QUANTIZED_EXPERT_BANK, lowering, dtype, coded, ROWS_QUANTIZED),
         dispatch_body(QUANTIZED_MOE_DISPATCH, QUANTIZED_EXPERT_BANK, banks),
         bank_body(FLOAT8_EXPERT_BANK, "portable", dtype, "", ROWS_FLOAT8),
         dispatch_body(FLOAT8_MOE_DISPATCH, FLOAT8_EXPERT_BANK, banks),

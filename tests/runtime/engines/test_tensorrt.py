@@ -26,10 +26,11 @@ from ernie_export.exporter.export import Progress, export
 from ernie_export.exporter.targets import engines, rtx
 from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.manifest import PREFILL_CHUNK, Manifest
+from ernie_export.graphs.precision import ONNX, PRECISIONS
 from ernie_export.graphs.tensor_file import read_header
 from ernie_export.runtime import cli, generation, load
 from ernie_export.runtime.engines import find_gpu, memory
-from ernie_export.runtime.engines.memory import ALIGNMENT, CudaMemory, data_file
+from ernie_export.runtime.engines.memory import ALIGNMENT, CudaMemory
 from ernie_export.runtime.engines.tensorrt import Tensor, TensorRTEngine, load_weights
 from ernie_export.runtime.engines.tensorrt_library import find_card
 from ernie_export.runtime.pipeline import Model, engine_limits
@@ -287,6 +288,7 @@ def bundle(tmp_path_factory):
     limits = rtx.Limits(capabilities="8.9", max_batch=3, max_tokens=500, max_image_tokens=16)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(engines, "build_engine", keep_graph)
+        patched.setitem(PRECISIONS, "trt-rtx", ONNX)  # in float32, which ONNX Runtime computes in on a CPU
         export(MINI, folder, "trt-rtx", "fp32", QUIET, limits)
     return folder
 
@@ -432,7 +434,7 @@ def test_chunks_of_a_prompt_fit_the_profile():
 def test_weights_lie_aligned_and_whole(bundle, host_cuda, monkeypatch):
     """Read in pieces of a few pages; tensors that begin off the alignment in the file are moved."""
     monkeypatch.setattr(memory, "STAGING", 3 * 2**13)
-    card, path = CudaMemory(host_cuda()), data_file(bundle, Manifest.read(bundle))
+    card, path = CudaMemory(host_cuda()), bundle / Manifest.read(bundle).data_file
     addresses, entries, content = load_weights(card, path), read_header(path), path.read_bytes()
     assert addresses.keys() == entries.keys()
     assert any(entry.offset % ALIGNMENT for entry in entries.values())

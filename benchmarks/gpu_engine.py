@@ -1,0 +1,137 @@
+"""What gpu_model.py and gpu_probe.py run: an engine of the runtime, filled from nothing, and one prompt for it.
+
+The 54.8 GiB of weights are never on a disk: the graphs are built from the configuration, the data file is a hole of
+the right size, and every tensor is filled on the device from one pool of random numbers.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+MINI = ROOT / "examples" / "mini-ernie"
+sys.path.insert(0, str(ROOT / "tools" / "typing"))
+POOL = 2**24 + 9  # values; no multiple of a width, so that rows differ
+
+
+@dataclass(frozen=True)
+class Work:
+    """text, image: prompt tokens. rows: of decode. steps: timed ones."""
+
+    text: int
+    image: tuple[int, int]  # patches, height and width
+    rows: tuple[int, ...]
+    steps: int
+
+
+def configuration(folder: Path, small: bool) -> Any:
+    """The configuration of the shape that is measured, as the exporter reads it."""
+    from ernie_export.graphs.config import ErnieConfig
+    from make_checkpoint import SHAPES, write_settings
+
+    if small:
+        return ErnieConfig.from_hf(MINI)
+    write_settings(folder, SHAPES["full"], SHAPES["full"]["text"]["num_hidden_layers"])
+    return ErnieConfig.from_hf(folder)
+
+
+def hollow_bundle(folder: Path, config: Any, precision: str) -> Any:
+    """A bundle's graphs, and its data file as a hole; returns the manifest."""
+    from ernie_export.exporter import export, weights
+    from ernie_export.exporter.targets import onnx
+    from ernie_export.graphs.precision import ONNX
+
+    graphs = onnx.build_graphs(config, ONNX[precision])
+    layout = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
+    for name, graph in graphs.items():
+        graph.save(folder / f"{name}.onnx", onnx.LOWERINGS["onnx"], export.DATA_FILE, layout.offsets)
+    with (folder / export.DATA_FILE).open("wb") as file:
+        file.write(layout.header)
+        file.truncate(layout.nbytes)
+    return export.describe(folder, config, "onnx", precision, "", None, None)
+
+
+def open_engine(folder: Path, manifest: Any, device: str, random: bool) -> Any:
+    """The CUDA engine on the device, or on the host's memory for a dry run."""
+    from ernie_export.runtime.engines.cuda import CudaEngine
+    from ernie_export.runtime.engines.memory import CudaMemory, HostMemory
+
+    class RandomEngine(CudaEngine):
+        """Fills tensors with random numbers in place of the file's."""
+
+        def _fill(self, address: int, path: Path, start: int, header: dict[str, Any]) -> None:
+            pool = np.random.default_rng(0).standard_normal(POOL, np.float32)
+            for name, entry in header.items():
+                shape, (begin, end) = entry["shape"], entry["data_offsets"]
+                one = np.float32(len(shape) == 1 and ".bias" not in name)
+                values = stored(pool[: math.prod(shape)] * np.float32(scale(name, shape)) + one, entry["dtype"])
+                for place in range(begin, end, values.nbytes):
+                    self._memory.write(address + place, values.view(np.uint8)[: min(values.nbytes, end - place)])
+
+    memory = CudaMemory.for_bundle(folder, manifest) if device == "cuda" else HostMemory()
+    return (RandomEngine if random else CudaEngine)(folder, manifest, 1 if device == "cpu" else None, memory)
+
+
+def scale(name: str, shape: list[int]) -> float:
+    """Standard deviation of a random weight: sums over its inputs keep their size; norms are ones, biases zeros."""
+    if len(shape) == 1:
+        return 0.0
+    return shape[0 if name.endswith(("gate.weight", "gate.weight_1")) else -1] ** -0.5
+
+
+def stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Floats as a data file stores them; NumPy has no bfloat16, whose bits are the upper half of a float32's.
+
+    Codes are any bytes of them.
+    """
+    if dtype == "U8":
+        return np.ascontiguousarray(values.view(np.uint8)[::4])
+    if dtype == "BF16":
+        return np.ascontiguousarray(values.view(np.uint16)[1::2])
+    return values.astype({"F32": np.float32, "F16": np.float16}[dtype])
+
+
+class Request:
+    """One prompt, a picture before its text, as either side takes it."""
+
+    def __init__(self, config: Any, work: Work) -> None:
+        from contestants import prompt
+
+        ids = {name: getattr(config, f"{name}_token_id") for name in ("image", "image_start", "image_end")}
+        self.arrays = prompt(work.text, work.image, ids)
+        self.tokens = self.arrays["input_ids"].shape[1]
+
+    def first_token(self, engine: Any, cache: Any, row: int) -> np.ndarray:
+        """Encode and prefill; returns the logits."""
+        from ernie_export.graphs.manifest import PREFILL_CHUNK
+        from ernie_export.runtime.engines import PromptChunk
+
+        height, width = self.arrays["image_grid_thw"][0, 1:].tolist()
+        down, across, below, beside = np.indices((height // 2, width // 2, 2, 2))  # blocks of 2 by 2 patches
+        grid = np.stack([2 * down + below, 2 * across + beside], axis=-1).reshape(-1, 2)
+        features = engine.encode(self.arrays["pixel_values"][None], grid, np.zeros((2, 1), np.int64))
+        features = features.reshape(-1, features.shape[-1])
+        is_feature = self.arrays["mm_token_type_ids"][0] != 0
+        index = np.where(is_feature, np.cumsum(is_feature), 0)
+        positions = np.tile(np.arange(self.tokens), (3, 1))
+        cache.lengths[row] = 0
+        for start in range(0, self.tokens, PREFILL_CHUNK):
+            part = slice(start, start + PREFILL_CHUNK)
+            types = self.arrays["moe_mm_token_type_ids"][0, part]
+            chunk = PromptChunk(self.arrays["input_ids"][0, part], types, index[part], positions[:, part], features)
+            logits = engine.prefill(cache, row, chunk)
+        return logits
+
+
+def decode(engine: Any, cache: Any, rows: int, steps: int) -> list[np.ndarray]:
+    """Greedy steps, from different tokens in every row; returns each step's tokens."""
+    tokens, found = np.arange(10, 10 + rows), []
+    for _ in range(steps):
+        best = engine.decode(cache, tokens, np.tile(cache.lengths[:rows], (3, 1)))
+        tokens = np.array([row.ids[0] if hasattr(row, "ids") else row.argmax() for row in best])
+        found.append(tokens)
+    return found
