@@ -8,12 +8,13 @@ _BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
 
 
 class TokenBytes:
-    """Bytes that a token adds to a text, by id; of an added token (special ones among them) its name."""
+    """Bytes that a token adds to a text, by id; of an added token its name, though those in `special` add nothing."""
 
     def __init__(self, tokenizer: ChatTokenizer) -> None:
         self._pieces = tokenizer.backend.id_to_token
         self._added = {id: token.content for id, token in tokenizer.backend.get_added_tokens_decoder().items()}
         self._alphabet = byte_alphabet() if tokenizer.byte_level else None
+        self.special = {id for id, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special}
 
     def __call__(self, id: int) -> bytes:
         """Of an id that the vocabulary has no token for: nothing."""

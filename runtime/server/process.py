@@ -1,6 +1,7 @@
 """The command's process: it listens, and on SIGTERM or Ctrl-C takes no more, finishes what runs, and leaves."""
 
 import asyncio
+import logging
 import socket
 import sys
 from types import FrameType
@@ -119,6 +120,8 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GOODBYE_SECONDS,
     )
+    # What it warns of, writing to a client that has gone, is the client's right, and is noticed anyway.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     server = DrainingServer(config, service)
     host, port = listener.getsockname()[:2]
     print(f"{service.settings.model_name} at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)

@@ -101,7 +101,9 @@ class Writer:
 
     def _token(self, id: int, logprob: float) -> Json:
         data = self._token_bytes(id)
-        return {"token": data.decode(errors="replace"), "logprob": logprob, "bytes": list(data)}
+        # A special token is not in the text, which the bytes of all tokens make up.
+        no_text = id in self._token_bytes.special
+        return {"token": data.decode(errors="replace"), "logprob": logprob, "bytes": None if no_text else list(data)}
 
 
 def event(content: Json) -> bytes:
