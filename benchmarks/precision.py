@@ -16,7 +16,6 @@ Needs the extras export and parity, and runs from the repository, since the scen
 """
 
 import json
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -37,13 +36,12 @@ import standin  # noqa: E402, F401  (before transformers)
 from calibration_file import write as write_calibration  # noqa: E402
 from ernie_export.exporter.export import Progress, export  # noqa: E402
 from ernie_export.exporter.verify import divergence, verify  # noqa: E402
-from ernie_export.graphs.checkpoint import Checkpoint  # noqa: E402
 from ernie_export.graphs.manifest import Manifest  # noqa: E402
 from ernie_export.runtime.pipeline import Model, load  # noqa: E402
+from outliers import with_outliers  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress as Bars  # noqa: E402
 from rich.table import Table  # noqa: E402
-from safetensors.numpy import save_file  # noqa: E402
 from scenes import FAMILIES, KINDS, heldout  # noqa: E402
 
 QUIET = Progress(lambda name, total: None, lambda count: None)
@@ -163,46 +161,6 @@ def measure(
         dict(Counter(question.family for question in asked)),
         dict(right),
     )
-
-
-def with_outliers(checkpoint: Path, output: Path, factor: float, share: float = 0.03) -> None:
-    """A checkpoint in `output` that computes the same: `share` of the channels of every decoder norm's output and of
-    every expert's and MLP's product are `factor` (a power of two: exact) times as large, the weights that read them as
-    much smaller.
-    """
-    output.mkdir()
-    for path in checkpoint.iterdir():
-        if path.is_file() and "safetensors" not in path.name:
-            shutil.copyfile(path, output / path.name)
-    source = Checkpoint.open(checkpoint)
-    tensors = {name: source.read_rows(name, 0, entry.shape[0]) for name, entry in source.tensors.items()}
-    rng = np.random.default_rng(0)
-
-    def channels(width: int) -> np.ndarray:
-        return rng.choice(width, max(round(share * width), 1), replace=False)
-
-    def scale(name: str, places: tuple[Any, ...], by: float) -> None:
-        tensors[name][places] = (tensors[name][places].astype(np.float32) * by).astype(tensors[name].dtype)
-
-    for name in list(tensors):
-        layer, _, kind = name.rpartition(".layers.")[2].partition(".")
-        prefix = f"model.layers.{layer}."
-        if name.startswith("model.layers.") and kind in ("input_layernorm.weight", "post_attention_layernorm.weight"):
-            chosen = channels(len(tensors[name]))
-            scale(name, (chosen,), factor)
-            readers = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
-            if kind.startswith("post"):
-                readers = ("gate_proj.weight", "up_proj.weight")
-                for router in {f"{prefix}mlp.gate.weight", f"{prefix}mlp.gate.weight_1"} & tensors.keys():
-                    scale(router, (chosen,), 1 / factor)
-            for reader in tensors:
-                if reader.startswith(prefix) and reader.endswith(readers):
-                    scale(reader, (slice(None), chosen), 1 / factor)
-        if name.startswith("model.layers.") and name.endswith("down_proj.weight"):
-            chosen = channels(tensors[name].shape[1])
-            scale(name.replace("down_proj", "up_proj"), (chosen,), factor)
-            scale(name, (slice(None), chosen), 1 / factor)
-    save_file(tensors, output / "model.safetensors")
 
 
 def show(costs: list[Cost], console: Console) -> None:

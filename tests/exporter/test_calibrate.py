@@ -47,15 +47,15 @@ MIXED = [user("What is in the picture?", PICTURE), {"role": "assistant", "conten
 
 @pytest.fixture(scope="module")
 def scenes():
-    """tools/scenes.py and tools/calibration_file.py, which imports it."""
+    """tools/scenes.py, tools/calibration_file.py, which imports it, and tools/outliers.py."""
     with pytest.MonkeyPatch.context() as patched:
         patched.syspath_prepend(ROOT / "tools")
-        for name in ("scenes", "calibration_file"):
+        for name in ("scenes", "calibration_file", "outliers"):
             spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
             module = importlib.util.module_from_spec(spec)
             patched.setitem(sys.modules, name, module)
             spec.loader.exec_module(module)
-        yield sys.modules["scenes"], sys.modules["calibration_file"]
+        yield sys.modules["scenes"], sys.modules["calibration_file"], sys.modules["outliers"]
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,12 @@ def bundles(scenes, tmp_path_factory):
     """mini-ernie in fp32, in int4, and in int4 calibrated on scenes of its own kind."""
     folder = tmp_path_factory.mktemp("calibrated")
     scenes[1].write(folder / "scenes.json", count=3, seed=500)
-    for name, precision, data in (("fp32",) * 2 + (None,), ("int4",) * 2 + (None,), ("rounded", "int4", "scenes.json")):
-        export(MINI, folder / name, "onnx", precision, QUIET, conversations=folder / data if data else None)
+    return three(MINI, folder, folder / "scenes.json")
+
+
+def three(checkpoint: Path, folder: Path, conversations: Path) -> Path:
+    for name, precision, data in (("fp32", "fp32", None), ("int4", "int4", None), ("rounded", "int4", conversations)):
+        export(checkpoint, folder / name, "onnx", precision, QUIET, conversations=data)
     return folder
 
 
@@ -93,7 +97,9 @@ def test_layers_are_given_what_the_whole_model_gives_them(mini, bundles, tmp_pat
         calls = list(calibrate_layer.run(built, config.text, index, prompts, checkpoint, "onnxruntime", tmp_path))
         assert [span for span, _ in calls] == [slice(0, len(prompts.token_types))]
         after = expected[f"layer {index}"]
-        assert np.linalg.norm(prompts.hidden - after) < 0.03 * np.linalg.norm(after)
+        # Of most tokens: one that 8 bits send to another expert is far from where it was.
+        away = np.linalg.norm(prompts.hidden - after, axis=-1) / np.linalg.norm(after, axis=-1)
+        assert np.median(away) < 0.03
         if built.experts:
             routed = np.sort(calls[0][1]["experts"], -1) == np.sort(expected[f"routing {index}"], -1)
             assert routed.mean() > 0.97
@@ -136,8 +142,13 @@ def test_the_manifest_says_what_it_was_calibrated_on(bundles):
     assert facts.conversations == len(conversations) == 39 and facts.tokens > 1000
 
 
-def test_answers_to_questions_not_seen_are_nearer_to_float32(bundles, scenes):
-    """Mean divergence along the right answers is at most half of what rounding without calibration costs."""
+def test_answers_to_questions_not_seen_are_nearer_to_float32(bundles, scenes, tmp_path):
+    """Mean divergence along the right answers is at most half of what rounding without calibration costs.
+
+    Of a checkpoint with larger activations in some channels, where that costs something.
+    """
+    scenes[2].with_outliers(MINI, tmp_path / "checkpoint", 64.0)
+    bundles = three(tmp_path / "checkpoint", tmp_path, bundles / "scenes.json")
     asked = [sample for kind in scenes[0].KINDS if kind != "text" for sample in scenes[0].heldout(kind, 4, seed=7)]
     asked = [sample for sample in asked if scenes[0].KINDS[sample.kind] in ("single", "pair")]
     spread = {name: log_probabilities(bundles / name, asked) for name in ("fp32", "int4", "rounded")}

@@ -99,7 +99,7 @@ def random_config(seed: int, text: dict[str, Any], vision: dict[str, Any], **top
     experts = int(rng.integers(3, 9))
     layers = int(rng.integers(2, 5))
     drawn_text = {
-        "vocab_size": 480,
+        "vocab_size": 488,
         "hidden_size": heads * pick(16, 24),
         "intermediate_size": pick(40, 72),
         "num_hidden_layers": layers,

@@ -56,7 +56,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "the decoder as encoder": (lambda b: shutil.copyfile(b / "decode.onnx", b / "vision.onnx"), "vision.onnx: exp"),
     "the output by another name": (drop_output, "decoder.onnx: expected a graph"),
     "weights of another model": (lambda b: (b / "weights.safetensors").write_bytes(b"x" * 1000), ".onnx: expected"),
-    "more tokens than the embedding": (more_tokens, "tokenizer.json: expected ids below 480, the model's"),
+    "more tokens than the embedding": (more_tokens, "tokenizer.json: expected ids below 488, the model's"),
     "another patch": (edit_json("preprocessor_config.json", patch_size=16), "patch_size: expected 14"),
     "another patch of clips": (edit_json("video_preprocessor_config.json", patch_size=28), "patch_size: expected 14"),
 }  # fmt: skip

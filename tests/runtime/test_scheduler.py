@@ -247,7 +247,7 @@ def test_an_error_is_raised_to_who_asked(make):
     assert not model.scheduler.step(), "its other conversation goes on"
     model.engine.fail = "decode"
     with pytest.raises(RuntimeError, match="no decode"):
-        list(model.stream(ask("What?")))
+        list(model.stream(ask("What?"), **options(0)))
 
 
 def test_a_listener_that_is_gone_cancels(make):
