@@ -1,14 +1,23 @@
-"""A stand-in for CUDA's runtime library, so that what talks to it runs on machines without a GPU."""
+"""A stand-in for CUDA's runtime library, so that what talks to it runs on machines without a GPU; engines on it."""
 
 import ctypes
 import inspect
+import shutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cuda.bindings import runtime as real
-from ernie_export.runtime.engines.memory import HostMemory
+from ernie_export.graphs.manifest import Manifest
+from ernie_export.runtime.engines.memory import CudaMemory, HostMemory
+from ernie_export.runtime.engines.tensorrt import TensorRTEngine
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from session_stand_in import LIBRARIES, Runtime, changed, write_bundle
 
 OK = real.cudaError_t.cudaSuccess
 
@@ -149,3 +158,39 @@ def host_cuda() -> type[HostCuda]:
             names = [part.split(":")[0].split()[-1] for part in asked.split(",")] if asked else []
             assert list(inspect.signature(ours).parameters)[1:] == names, first
     return HostCuda
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory) -> Path:
+    """A bundle in float32 whose engines are graphs, for the stand-in to run."""
+    folder = tmp_path_factory.mktemp("rtx") / "bundle"
+    write_bundle(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundles(bundle, tmp_path_factory) -> dict[str, Path]:
+    """A bundle by target: the same graphs, of which the full library's stand-in finds candidates besides."""
+    full = shutil.copytree(bundle, tmp_path_factory.mktemp("trt") / "bundle")
+    return {"trt": changed(full, "trt"), "trt-rtx": bundle}
+
+
+@pytest.fixture
+def opened(monkeypatch, host_cuda):
+    """opened(folder): its engine on a card that the stand-ins make up, and that card."""
+
+    def opened(folder: Path) -> tuple[TensorRTEngine, Any]:
+        manifest, cuda = Manifest.read(folder), host_cuda()
+        monkeypatch.setattr(Runtime, "cuda", cuda)
+        return TensorRTEngine(folder, manifest, LIBRARIES[manifest.target], CudaMemory(cuda)), cuda
+
+    return opened
+
+
+@pytest.fixture
+def engine(opened, bundles, request):
+    """An engine of the target that the test is parametrised by, trt unless it says so; all is freed after it."""
+    engine, cuda = opened(bundles[getattr(request, "param", "trt")])
+    with engine:
+        yield engine
+    assert not cuda.memory._blocks and not cuda.graphs

@@ -1,0 +1,234 @@
+"""Stand-ins for both TensorRT libraries, and bundles whose engines these read.
+
+They run the very graphs that engines are built from, in ONNX Runtime, at the addresses they are given, when someone
+waits for the stream; they have no method that the real bindings lack.
+"""
+
+import ctypes
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import tensorrt_rtx_bindings as rtx_module
+from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.targets import engines, rtx
+from ernie_export.graphs.precision import ONNX, PRECISIONS, Precision
+from ernie_export.runtime.engines.memory import ALIGNMENT
+
+MINI = Path(__file__).parents[3] / "examples" / "mini-ernie"
+QUIET = Progress(lambda name, total: None, lambda count: None)
+NUMPY = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
+
+
+class Context:
+    """Stands in for IExecutionContext. Shapes are held to the profile that the engine would have."""
+
+    def __init__(self, engine: "Engine", managed: bool) -> None:
+        self.engine = engine
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+        self.scratch = not managed  # whether it has memory to work in
+        self.ran = self.captured = False
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        assert memory % ALIGNMENT == 0 and size >= self.engine.SCRATCH[self.engine.number]
+        self.scratch = True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert not self.captured, "a captured graph's context may not change"
+        declared = self.engine.inputs[name].shape
+        assert len(shape) == len(declared)
+        for size, dim in zip(shape, declared):
+            least, _, most = self.engine.dimensions[dim] if isinstance(dim, str) else (dim, dim, dim)
+            assert least <= size <= most, f"{name}: {shape} for {declared}"
+        self.shapes[name] = tuple(shape)
+        return True
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        assert not self.captured, "a captured graph's context may not change"
+        assert name in self.engine.inputs or name in self.engine.outputs
+        assert memory % ALIGNMENT == 0
+        self.addresses[name] = memory
+        return True
+
+    def results(self) -> dict[str, np.ndarray]:
+        """What the graph makes of what lies at the inputs' addresses now."""
+        feed = {}
+        for key, declared in self.engine.inputs.items():
+            dtype, shape = np.dtype(NUMPY[declared.type]), self.shapes.get(key, declared.shape)
+            block = ctypes.string_at(self.addresses[key], int(np.prod(shape)) * dtype.itemsize)
+            feed[key] = np.frombuffer(block, dtype).reshape(shape)
+        results = dict(zip(self.engine.graph_outputs, self.engine.session.run(self.engine.graph_outputs, feed)))
+        if self.engine.best:
+            order = np.argsort(results["logits"], kind="stable")[
+                :, : -self.engine.best - 1 : -1
+            ]  # of equals the higher id
+            results |= {"candidate_ids": order, "logit_total": results["logits"].sum(-1)}
+            results["candidate_values"] = np.take_along_axis(results["logits"], order, -1)
+        return results
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        """Of an output: the graph is run for it, on whatever the inputs are."""
+        return self.results()[name].shape
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        cuda = self.engine.runtime.cuda
+        assert self.scratch and self.engine.outputs.keys() <= self.addresses.keys()
+
+        def run() -> None:
+            for name, array in self.results().items():
+                array = np.ascontiguousarray(array)
+                ctypes.memmove(self.addresses[name], array.ctypes.data, array.nbytes)
+
+        if cuda.streams[stream_handle].recorded is not None:
+            assert self.ran, "a context has to run once before it is captured"
+            self.captured = True
+        self.ran = True
+        cuda.put(stream_handle, run)
+        return True
+
+
+class Engine:
+    """Stands in for ICudaEngine; its plan is the dynamic dimensions' bounds in JSON, a line break, and the graph."""
+
+    SCRATCH = [3000, 500, 70000, 4000]
+
+    def __init__(self, plan: bytes, runtime: Any, number: int) -> None:
+        head, graph = plan.split(b"\n", 1)
+        options = ort.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 3, 1
+        self.runtime, self.number = runtime, number
+        self.dimensions = json.loads(head)
+        self.session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self.inputs = {value.name: value for value in self.session.get_inputs()}
+        self.graph_outputs = [value.name for value in self.session.get_outputs()]
+        self.best = 64 if runtime.full and "input_ids" in self.inputs and "features" not in self.inputs else 0
+        self.outputs = dict.fromkeys(self.graph_outputs)
+        if self.best:
+            self.outputs |= dict.fromkeys(("candidate_ids", "candidate_values", "logit_total"))
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.inputs) + len(self.outputs)
+
+    def get_tensor_name(self, index: int) -> str:
+        return [*self.inputs, *self.outputs][index]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return {"tensor(float)": rtx_module.float32}[self.inputs[name].type]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(-1 if isinstance(dim, str) else dim for dim in self.inputs[name].shape)
+
+    def get_device_memory_size_for_profile_v2(self, profile_index: int) -> int:
+        assert profile_index == 0
+        return self.SCRATCH[self.number]
+
+    def create_execution_context(self, strategy: Any) -> Context:
+        assert strategy == rtx_module.ExecutionContextAllocationStrategy.USER_MANAGED
+        return Context(self, managed=True)
+
+
+class RtxEngine(Engine):
+    """The same of TensorRT for RTX."""
+
+    def create_runtime_config(self) -> "RuntimeConfig":
+        return RuntimeConfig()
+
+    def create_execution_context(self, runtime_config: "RuntimeConfig") -> Context:
+        assert isinstance(runtime_config, RuntimeConfig)
+        wanted = rtx_module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE if "features" not in self.inputs else None
+        assert "past_lengths" not in self.inputs or runtime_config.cuda_graph_strategy == wanted
+        return Context(self, managed=False)
+
+
+class RuntimeConfig:
+    """Stands in for IRuntimeConfig."""
+
+    cuda_graph_strategy: Any = None
+
+
+class Runtime:
+    """Stands in for Runtime. `cuda`: the card that it runs on."""
+
+    cuda: Any = None
+    full = True
+    engine_host_code_allowed = False
+
+    def __init__(self, logger: Any) -> None:
+        assert isinstance(logger, rtx_module.Logger)
+        self.loaded = 0
+
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine:
+        self.loaded += 1
+        return (Engine if self.full else RtxEngine)(serialized_engine, self, self.loaded - 1)
+
+
+class RtxRuntime(Runtime):
+    """The same of TensorRT for RTX."""
+
+    full = False
+    validity = (rtx_module.EngineValidity.VALID, 0)
+
+    def get_engine_validity(self, buffer: bytes) -> tuple[Any, int]:
+        return self.validity
+
+
+# Of both libraries; they are equal in either.
+BOTH = ("Logger", "ExecutionContextAllocationStrategy", "float32", "bfloat16", "float16")
+RTX_ONLY = ("CudaGraphStrategy", "EngineValidity", "EngineInvalidityDiagnostics")
+LIBRARIES = {
+    "trt": SimpleNamespace(Runtime=Runtime, **{name: getattr(rtx_module, name) for name in BOTH}),
+    "trt-rtx": SimpleNamespace(Runtime=RtxRuntime, **{name: getattr(rtx_module, name) for name in (*BOTH, *RTX_ONLY)}),
+}
+STAND_INS = {
+    "trt": {"IExecutionContext": Context, "ICudaEngine": Engine, "Runtime": Runtime},
+    "trt-rtx": {
+        "IExecutionContext": Context,
+        "ICudaEngine": RtxEngine,
+        "Runtime": RtxRuntime,
+        "IRuntimeConfig": RuntimeConfig,
+    },
+}
+OURS = {"cuda", "full", "validity", "SCRATCH", "results"}  # what stand-ins have besides the library's names
+
+
+FULL = {
+    "library": "tensorrt",
+    "version": "11.4.0.106",
+    "compute_capabilities": ["9.0"],
+    "device": "NVIDIA H100",
+    "hardware": "exact",
+}
+
+
+def changed(bundle: Path, target: str, **engines: Any) -> Path:
+    """The bundle with another manifest: of `target`, and with other figures of its engines."""
+    document = json.loads((bundle / "manifest.json").read_text())
+    document["target"] = target
+    document["engines"] |= (FULL if target == "trt" else {}) | engines
+    (bundle / "manifest.json").write_text(json.dumps(document))
+    return bundle
+
+
+def write_bundle(folder: Path, precision: Precision = ONNX["fp32"], filled: Callable[[bytes], bytes] = bytes) -> None:
+    """What ernie-export writes for TensorRT for RTX, but for the engines: each is its graph, for the stand-in to run.
+
+    `precision` computes in float32, which ONNX Runtime does on a CPU. `filled`: what else a graph needs to run.
+    """
+
+    def keep_graph(name: str, request: dict[str, Any], on_share: Any) -> dict[str, Any]:
+        head = json.dumps(request["dimensions"]).encode()
+        Path(request["engine"]).write_bytes(head + b"\n" + filled(Path(request["onnx"]).read_bytes()))
+        return {"version": rtx_module.__version__}
+
+    limits = rtx.Limits(capabilities="8.9", max_batch=3, max_tokens=500, max_image_tokens=16)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(engines, "build_engine", keep_graph)
+        patched.setitem(PRECISIONS, "trt-rtx", {precision.name: precision})
+        export(MINI, folder, "trt-rtx", precision.name, QUIET, limits)

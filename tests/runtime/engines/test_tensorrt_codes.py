@@ -1,0 +1,62 @@
+"""Weights in codes through the TensorRT engine: bound in words of 32 bits, and read by the plugins' bodies.
+
+The graphs are those for TensorRT, each plugin by the ONNX function that its declaration says; kernels are not run.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+from ernie_export.exporter.export import export
+from ernie_export.exporter.targets import onnx as onnx_target
+from ernie_export.graphs.manifest import Manifest
+from ernie_export.graphs.precision import PRECISIONS, TENSORRT, Precision
+from ernie_export.runtime import load
+from ernie_export.runtime.pipeline import Model
+from ernie_export.runtime.preprocess import Preprocessor
+from ernie_export.runtime.scheduler import Limits
+from session_stand_in import MINI, QUIET, write_bundle
+
+BODIES = Path(__file__).parents[2] / "graphs" / "ops" / "plugin_bodies.py"
+PICTURE = {"type": "image", "path": str(MINI.parent / "media" / "shapes.png")}
+CONVERSATIONS = [
+    [{"role": "user", "content": "How many sides has a triangle?"}],
+    [{"role": "user", "content": [PICTURE, {"type": "text", "text": "What is in the picture?"}]}],
+]
+
+
+@pytest.fixture(scope="module")
+def bodies():
+    spec = importlib.util.spec_from_file_location("plugin_bodies", BODIES)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["int4", "fp8"])
+def test_answers_are_those_of_the_same_codes_in_standard_operators(name, bodies, opened, tmp_path, monkeypatch):
+    how = TENSORRT[name]
+    in_float = Precision(name, ir.DataType.FLOAT, how.decoder, how.head, None, how.float8)
+    monkeypatch.setitem(PRECISIONS, "onnx-portable", {name: in_float})
+    export(MINI, tmp_path / "portable", "onnx-portable", name, QUIET)
+    with load(tmp_path / "portable", threads=1) as model:
+        expected = [result.tokens for result in model.generate(CONVERSATIONS, max_new_tokens=12, min_new_tokens=4)]
+
+    def filled(graph: bytes) -> bytes:
+        loaded = onnx.load_from_string(graph)
+        bodies.fill(loaded)
+        return loaded.SerializeToString()
+
+    folder = tmp_path / "engines"
+    monkeypatch.setitem(onnx_target.LOWERINGS, "trt-rtx", "tensorrt")
+    write_bundle(folder, in_float, filled)
+    engine, cuda = opened(folder)
+    with engine:
+        model = Model(Manifest.read(folder), Preprocessor.from_folder(folder), engine, Limits(rows=3))
+        results = model.generate(CONVERSATIONS, max_new_tokens=12, min_new_tokens=4)
+        assert [result.tokens for result in results] == expected
+        del model
+    assert [result.text for result in results][0].startswith("three")
+    assert not cuda.memory._blocks
