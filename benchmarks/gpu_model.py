@@ -187,8 +187,8 @@ def step_bytes(config: Any, precision: str, rows: int, context: int) -> float:
     from ernie_export.exporter.plan_workload import Workload
     from ernie_export.graphs.precision import ONNX
 
-    counted, _, _ = plan.Model.build(config, "onnx", ONNX["fp32"])
-    stored, _, _ = plan.Model.build(config, "onnx", ONNX[precision])
+    counted, _, _ = plan.Model.build(config, ONNX["fp32"])
+    stored, _, _ = plan.Model.build(config, ONNX[precision])
     return plan_rates.decode(counted, ONNX[precision], stored.stored(), Workload(context, rows, ()))[1]
 
 

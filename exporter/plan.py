@@ -46,15 +46,15 @@ class Model:
     weights: dict[str, list[Weight]]
 
     @staticmethod
-    def build(config: ErnieConfig, target: str, precision: Precision) -> tuple["Model", int, int]:
+    def build(config: ErnieConfig, precision: Precision, target: str | None = None) -> tuple["Model", int, int]:
         """The model as it is exported, with the exact bytes of its data file and of its ONNX files.
 
-        Targets that compile engines keep no ONNX files: none are counted.
+        Those are of `target`; without one, and of targets that compile engines, none are made or counted.
         """
         graphs = onnx.build_graphs(config, precision)
         layout = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
         graph_files = 0
-        if target not in LIMITS:
+        if target is not None and target not in LIMITS:
             with TemporaryDirectory() as folder:
                 for name, graph in graphs.items():
                     graph.save(Path(folder) / name, onnx.LOWERINGS[target], DATA_FILE, layout.offsets)

@@ -73,7 +73,7 @@ def command(
     device = find_device(device_name) if device_name is not None else None
     with transformers_spelling(folder, config, whole=False) as source:
         workload, copied = read_workload(config, source, context, batch, images), processor_bytes(source)
-    model, _, _ = Model.build(config, "onnx-portable", ONNX["fp32"])
+    model, _, _ = Model.build(config, ONNX["fp32"])
     named = [PRECISION_OF[target][name] for name in dict.fromkeys(precisions)]
     estimates = [estimate(model, target, how, workload, device) for how in named]
     parameters = model.parameters()

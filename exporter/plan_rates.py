@@ -50,7 +50,7 @@ class Estimate:
 
 def estimate(model: Model, target: str, precision: Precision, workload: Workload, device: Device | None) -> Estimate:
     """One precision of `model`, which counts parameters and is in none."""
-    built, data_file, graph_files = Model.build(model.config, target, precision)
+    built, data_file, graph_files = Model.build(model.config, precision, target)
     stored = built.stored()
 
     def total(context: int) -> int:
