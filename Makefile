@@ -18,7 +18,7 @@ demo: $(VENV)/.with-export
 
 test: $(VENV)/.with-parity
 	$(BIN)/ruff check .
-	$(BIN)/mypy graphs exporter runtime
+	$(BIN)/mypy
 	$(BIN)/pytest
 
 clean:

@@ -66,7 +66,7 @@ class Ours:
 
     def prefill(self, inputs: dict[str, np.ndarray], room: int) -> None:
         """Prompt to the first token."""
-        from ernie_export.runtime.generation import Batch, Sequence
+        from ernie_export.runtime.batch import Batch, Sequence
         from ernie_export.runtime.preprocess import Medium, Prepared
         from ernie_export.runtime.preprocess.positions import rope_positions
         from ernie_export.runtime.sampling import Sampler, SamplingParams
@@ -95,11 +95,12 @@ class OpenVino(Ours):
 
     def load(self, bundle: Path) -> Any:
         """See `Ours.load`."""
-        from ernie_export.graphs.manifest import Manifest
+        from openvino_engine import OpenVinoEngine
+
+        from ernie_export.common.manifest import Manifest
         from ernie_export.runtime.pipeline import Model
         from ernie_export.runtime.preprocess import Preprocessor
         from ernie_export.runtime.scheduler import Limits
-        from openvino_engine import OpenVinoEngine
 
         manifest = Manifest.read(bundle)
         engine = OpenVinoEngine(bundle, manifest, THREADS)

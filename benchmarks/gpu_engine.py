@@ -14,7 +14,7 @@ import numpy as np
 
 ROOT = Path(__file__).parent.parent
 MINI = ROOT / "examples" / "mini-ernie"
-sys.path.insert(0, str(ROOT / "tools" / "typing"))
+sys.path.insert(0, str(ROOT))
 POOL = 2**24 + 9  # values; no multiple of a width, so that rows differ
 
 
@@ -30,8 +30,9 @@ class Work:
 
 def configuration(folder: Path, small: bool) -> Any:
     """The configuration of the shape that is measured, as the exporter reads it."""
-    from ernie_export.graphs.config import ErnieConfig
     from make_checkpoint import SHAPES, write_settings
+
+    from ernie_export.graphs.config import ErnieConfig
 
     if small:
         return ErnieConfig.from_hf(MINI)
@@ -41,8 +42,9 @@ def configuration(folder: Path, small: bool) -> Any:
 
 def hollow_bundle(folder: Path, config: Any, precision: str) -> Any:
     """A bundle's graphs, and its data file as a hole; returns the manifest."""
-    from ernie_export.exporter import export, weights
+    from ernie_export.exporter import export
     from ernie_export.exporter.targets import onnx
+    from ernie_export.exporter.weights import writer as weights
     from ernie_export.graphs.precision import ONNX
 
     graphs = onnx.build_graphs(config, ONNX[precision])
@@ -57,8 +59,8 @@ def hollow_bundle(folder: Path, config: Any, precision: str) -> Any:
 
 def open_engine(folder: Path, manifest: Any, device: str, random: bool) -> Any:
     """The CUDA engine on the device, or on the host's memory for a dry run."""
-    from ernie_export.runtime.engines.cuda import CudaEngine
-    from ernie_export.runtime.engines.memory import CudaMemory, HostMemory
+    from ernie_export.runtime.engines.device.memory import CudaMemory, HostMemory
+    from ernie_export.runtime.engines.ort_cuda import CudaEngine
 
     class RandomEngine(CudaEngine):
         """Fills tensors with random numbers in place of the file's."""
@@ -107,7 +109,7 @@ class Request:
 
     def first_token(self, engine: Any, cache: Any, row: int) -> np.ndarray:
         """Encode and prefill; returns the logits."""
-        from ernie_export.graphs.manifest import PREFILL_CHUNK
+        from ernie_export.common.manifest import PREFILL_CHUNK
         from ernie_export.runtime.engines import PromptChunk
 
         height, width = self.arrays["image_grid_thw"][0, 1:].tolist()

@@ -62,7 +62,7 @@ def main(device: str, small: bool) -> None:
     """Measure and print."""
     if device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # before a kernel is imported
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tools" / "typing"))
+    sys.path.insert(0, str(Path(__file__).parent.parent))
     import torch
 
     torch.set_grad_enabled(False)
@@ -122,10 +122,11 @@ class Bench:
 
     def rope_rows(self) -> Iterator[dict[str, Any]]:
         """Multimodal RoPE of q and k, one launch."""
+        from gpu_timing import relative_error, seconds
+
         from ernie_export.graphs.ops.mrope.launch import rope
         from ernie_export.graphs.ops.mrope.plugin import stage
         from ernie_export.graphs.ops.mrope.reference import axes, inverse_frequencies, rotate
-        from gpu_timing import relative_error, seconds
 
         torch, shape = self.torch, self.shape
         size = 2 * sum(shape.section)
@@ -232,8 +233,9 @@ class Bench:
         self, name: str, tokens: int, banks: tuple[Bank, Bank | None], storage: str, blocks: list[tuple[str, Any]]
     ) -> Iterator[dict[str, Any]]:
         """One number of tokens: error, time, and PyTorch's times beside weights in the kernels' dtype."""
-        from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
         from gpu_timing import relative_error, seconds
+
+        from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
 
         torch, shape, (text, vision) = self.torch, self.shape, banks
         inputs = [self.normal(tokens, shape.hidden) for _ in range(shape.sets)]

@@ -51,7 +51,7 @@ def right(device: str, small: bool) -> Iterator[dict[str, Any]]:
     """mini-ernie by every precision of the device against the CPU: in float32, but codes against the same codes."""
     from ernie_export.exporter.export import Progress, export
     from ernie_export.graphs.config import ErnieConfig
-    from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
+    from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
 
     request = Request(ErnieConfig.from_hf(MINI), Work(24, (8, 12), (1,), 1))
 
@@ -183,8 +183,9 @@ def transformers(device: str, small: bool) -> Iterator[dict[str, Any]]:
 
 def step_bytes(config: Any, precision: str, rows: int, context: int) -> float:
     """Bytes that a decode step of so many rows must read (see ernie-plan)."""
-    from ernie_export.exporter import plan, plan_rates
-    from ernie_export.exporter.plan_workload import Workload
+    from ernie_export.exporter.plan import roofline as plan_rates
+    from ernie_export.exporter.plan import sizes as plan
+    from ernie_export.exporter.plan.workload import Workload
     from ernie_export.graphs.precision import ONNX
 
     counted, _, _ = plan.Model.build(config, ONNX["fp32"])

@@ -20,7 +20,7 @@ import click
 ROOT = Path(__file__).parent.parent
 MINI = ROOT / "examples" / "mini-ernie"
 LIBRARY = "tensorrt_rtx_bindings"
-sys.path.insert(0, str(ROOT / "tools" / "typing"))
+sys.path.insert(0, str(ROOT))
 
 
 @click.command()
@@ -41,11 +41,12 @@ def probe(device: str) -> Iterator[dict[str, Any]]:
     if importlib.util.find_spec(LIBRARY) is None:
         yield {"what": "rtx", "not run": f"no {LIBRARY} here"}
         return
-    from ernie_export.exporter.export import Progress, export
-    from ernie_export.exporter.targets.rtx import Limits
-    from ernie_export.graphs.config import ErnieConfig
-    from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
     from gpu_engine import Request, Work, decode
+
+    from ernie_export.exporter.export import Progress, export
+    from ernie_export.exporter.targets.trt_rtx import Limits
+    from ernie_export.graphs.config import ErnieConfig
+    from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
 
     request = Request(ErnieConfig.from_hf(MINI), Work(24, (8, 12), (1,), 1))
     quiet = Progress(lambda name, total: None, lambda count: None)
@@ -60,9 +61,9 @@ def probe(device: str) -> Iterator[dict[str, Any]]:
             cache = engine.new_cache(1, request.tokens + 40)
             first = int(request.first_token(engine, cache, 0).argmax())
             wanted = [first, *(int(step[0]) for step in decode(engine, cache, 1, 32))]
-        from ernie_export.graphs.manifest import Manifest
-        from ernie_export.runtime.engines.tensorrt import TensorRTEngine
-        from ernie_export.runtime.engines.tensorrt_library import find_card
+        from ernie_export.common.manifest import Manifest
+        from ernie_export.runtime.engines.tensorrt.engine import TensorRTEngine
+        from ernie_export.runtime.engines.tensorrt.library import find_card
 
         manifest = Manifest.read(built)
         with TensorRTEngine(built, manifest, *find_card(built, manifest)) as engine:

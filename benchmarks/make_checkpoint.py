@@ -24,9 +24,10 @@ from typing import Any, BinaryIO
 import click
 import ml_dtypes
 import numpy as np
-from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.layout import expected_tensors
 from rich.progress import Progress
+
+from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.state_dict import expected_tensors
 
 MINI = Path(__file__).parent.parent / "examples" / "mini-ernie"
 POOL = 2**23 + 9  # values: no multiple of any width, so that rows of a larger tensor differ

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx.parser
-from ernie_export.graphs.manifest import Manifest
+
+from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.kv_cache import KVCache
 

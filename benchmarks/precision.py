@@ -34,15 +34,16 @@ sys.path[:0] = [str(ROOT / "tools")]
 
 import standin  # noqa: E402, F401  (before transformers)
 from calibration_file import write as write_calibration  # noqa: E402
-from ernie_export.exporter.export import Progress, export  # noqa: E402
-from ernie_export.exporter.verify import divergence, verify  # noqa: E402
-from ernie_export.graphs.manifest import Manifest  # noqa: E402
-from ernie_export.runtime.pipeline import Model, load  # noqa: E402
 from outliers import with_outliers  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress as Bars  # noqa: E402
 from rich.table import Table  # noqa: E402
 from scenes import FAMILIES, KINDS, heldout  # noqa: E402
+
+from ernie_export.common.manifest import Manifest  # noqa: E402
+from ernie_export.exporter.export import Progress, export  # noqa: E402
+from ernie_export.exporter.verify.verify import divergence, verify  # noqa: E402
+from ernie_export.runtime.pipeline import Model, load  # noqa: E402
 
 QUIET = Progress(lambda name, total: None, lambda count: None)
 

@@ -21,12 +21,13 @@ from typing import Any
 
 import click
 import numpy as np
-from ernie_export.runtime import Model, load
-from ernie_export.runtime.scheduler import Limits
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from ernie_export.runtime import Model, load
+from ernie_export.runtime.scheduler import Limits
 
 ANSWER = 16
 SAID = "blue circle, red triangle, yellow square"

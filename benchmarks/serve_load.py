@@ -20,13 +20,14 @@ from typing import Any
 from urllib.request import urlopen
 
 import click
-from ernie_export.runtime.machine import Machine
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
+from ernie_export.runtime.bench.machine import Machine
+
 ROOT = Path(__file__).parents[1]
-SERVE = "from ernie_export.runtime.server.cli import main; main()"
+SERVE = "from ernie_export.runtime.cli.serve import main; main()"
 KINDS = ("no picture", "one picture", "clip, which way")
 USER = """
 import json

@@ -195,7 +195,7 @@ def summary(trace: list[tuple[float, float, float]], seconds: float) -> dict[str
 def main(bundle: Path, minutes: float, askers: int, pause: float, seed: int, out: Path | None) -> None:
     """Ask a server of the mini BUNDLE for MINUTES; exit with 1 where anything was wrong or memory grew by over 2 %."""
     log = Path(f"{out or 'soak'}.log")
-    program = "from ernie_export.runtime.server.cli import main; main()"
+    program = "from ernie_export.runtime.cli.serve import main; main()"
     with log.open("w") as stderr:
         server = subprocess.Popen(
             [sys.executable, "-c", program, str(bundle), *OPTIONS], stdout=subprocess.PIPE, stderr=stderr, text=True

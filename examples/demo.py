@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ernie_export.runtime import load
-from ernie_export.runtime.command import user_errors
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from ernie_export.common.command import user_errors
+from ernie_export.runtime import load
 
 QUESTIONS = Path(__file__).parent / "questions.json"
 ROOT = QUESTIONS.parent.parent

@@ -12,7 +12,7 @@ from PIL import Image
 
 MINI = Path(__file__).parents[1] / "examples" / "mini-ernie"
 TORCH = ("torch", "torchvision", "transformers", "safetensors")
-EXPORT = ("onnx", "onnx_ir", "ml_dtypes", "ernie_export.exporter", "ernie_export.graphs.build")
+EXPORT = ("onnx", "onnx_ir", "ml_dtypes", "ernie_export.exporter", "ernie_export.graphs.builder")
 
 PROGRAM = """
 import importlib, sys
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bundle(folder):
     """Exported without torch."""
-    process = run("ernie_export.exporter.cli", TORCH, MINI, "-o", folder / "bundle")
+    process = run("ernie_export.exporter.cli.export", TORCH, MINI, "-o", folder / "bundle")
     assert process.returncode == 0, process.stderr
     return folder / "bundle"
 
@@ -58,7 +58,7 @@ def bundle(folder):
 @pytest.mark.parametrize("blocked", [TORCH, TORCH + EXPORT], ids=["without torch", "without torch and onnx"])
 def test_a_question_with_a_picture_is_answered(bundle, folder, blocked):
     options = ["--image", folder / "picture.png", "--max-new-tokens", 4, "--json"]
-    process = run("ernie_export.runtime.cli", blocked, bundle, "What is it?", *options)
+    process = run("ernie_export.runtime.cli.run", blocked, bundle, "What is it?", *options)
     assert process.returncode == 0, process.stderr
     answer = json.loads(process.stdout)
     assert 1 <= len(answer["tokens"]) <= 4 and answer["prompt_tokens"] > 8
@@ -66,7 +66,7 @@ def test_a_question_with_a_picture_is_answered(bundle, folder, blocked):
 
 def test_what_is_blocked_is_absent(folder):
     """The block works: an export without onnx says which extra it needs, in one line."""
-    process = run("ernie_export.exporter.cli", ("onnx",), MINI, "-o", folder / "other")
+    process = run("ernie_export.exporter.cli.export", ("onnx",), MINI, "-o", folder / "other")
     assert process.returncode == 2 and process.stderr.count("\n") == 1
     assert "onnx" in process.stderr and "extra 'export'" in process.stderr
     assert not (folder / "other").exists()

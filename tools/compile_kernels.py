@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ernie_export.graphs.errors import UserError
+from ernie_export.common.errors import UserError
 from ernie_export.graphs.ops import plugins
 from ernie_export.graphs.ops.ptx import TARGETS, CompiledKernel, assemble, compile_stage, fits
 from ernie_export.graphs.ops.quantized_linear.plugin import has_float8

@@ -1,4 +1,4 @@
-"""Write runtime/engines/candidates.onnx: each row's best tokens, found where the logits lie.
+"""Write ernie_export/runtime/engines/candidates.onnx: each row's best tokens, found where the logits lie.
 
     python tools/make_candidates.py
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-PATH = Path(__file__).parent.parent / "runtime" / "engines" / "candidates.onnx"
+PATH = Path(__file__).parent.parent / "ernie_export" / "runtime" / "engines" / "candidates.onnx"
 # 64 ids: a top-k of 50, the usual one, with room for ties and barred tokens. Highest first; of equal values the lower
 # id first, as ONNX defines TopK. The total is finite only if every logit is.
 TEXT = """

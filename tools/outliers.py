@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ernie_export.graphs.checkpoint import Checkpoint
 from safetensors.numpy import save_file
+
+from ernie_export.graphs.checkpoint.reader import Checkpoint
 
 
 def with_outliers(checkpoint: Path, output: Path, factor: float, share: float = 0.03) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVE = "from ernie_export.runtime.server.cli import main; main()"
+SERVE = "from ernie_export.runtime.cli.serve import main; main()"
 # Quiet, in a container as well, and without anything that asks other machines.
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.layout import expected_tensors
+from ernie_export.graphs.state_dict import expected_tensors
 
 MINI = Path(__file__).resolve().parents[1] / "examples" / "mini-ernie"
 

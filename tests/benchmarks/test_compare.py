@@ -11,10 +11,11 @@ import numpy as np
 import onnxruntime
 import openvino_engine
 import pytest
-from ernie_export.exporter.export import Progress, export
-from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
-from ernie_export.runtime.scheduler import Limits
 from openvino_engine import readable
+
+from ernie_export.exporter.export import Progress, export
+from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
+from ernie_export.runtime.scheduler import Limits
 
 MINI = Path(__file__).resolve().parents[2] / "examples" / "mini-ernie"
 HERE = Path(contestants.__file__).parent

@@ -8,8 +8,9 @@ import gpu_engine
 import gpu_model
 import pytest
 from click.testing import CliRunner
+
+from ernie_export.common.manifest import Manifest
 from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.manifest import Manifest
 
 
 def test_every_part_runs(tmp_path):

@@ -6,11 +6,12 @@ import make_checkpoint
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from ernie_export.graphs.checkpoint import Checkpoint
-from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.layout import check_layout
-from ernie_export.runtime.preprocess import Preprocessor
 from tokenizers import Tokenizer
+
+from ernie_export.graphs.checkpoint.reader import Checkpoint
+from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.state_dict import check_layout
+from ernie_export.runtime.preprocess import Preprocessor
 
 TEXT = {
     "hidden_size": 64,

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ernie_export.runtime.server.cli import command
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from ernie_export.runtime.cli.serve import command
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

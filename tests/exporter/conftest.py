@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.export import Progress, export
 from ernie_export.exporter.targets import kernels, tensorrt
-from ernie_export.exporter.targets.card import Card
-from ernie_export.graphs.manifest import Manifest
+from ernie_export.exporter.targets.gpu import Card
 from ernie_export.graphs.ops.plugins import Sizes
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
 API = Path(sys.prefix, "tensorrt_api")
 STANDIN = Path(__file__).with_name("tensorrt_standin")
 DRIVER = """
@@ -113,7 +113,7 @@ def driver(tmp_path_factory):
 def environment(driver):
     """Where processes find TensorRT's stand-in, and the driver's."""
     assert API.is_dir(), f"{API} is missing: python tools/tensorrt_api.py {API}, which `make test` runs"
-    path = os.pathsep.join(map(str, (ROOT / "tools" / "typing", STANDIN, API)))
+    path = os.pathsep.join(map(str, (ROOT, STANDIN, API)))
     return {"PYTHONPATH": path, "LD_LIBRARY_PATH": f"{driver}:{API / 'stubs'}"}
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ernie_export.exporter import bundle
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import NAME as MANIFEST
+from ernie_export.common.manifest import Manifest
+from ernie_export.exporter import replace as bundle
 from ernie_export.exporter.export import Progress, export
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import NAME as MANIFEST
-from ernie_export.graphs.manifest import Manifest
 from ernie_export.runtime import load, pipeline
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"

@@ -11,23 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ernie_export.exporter import calibrate, calibrate_layer, cli
-from ernie_export.exporter.calibrate_layer import build
-from ernie_export.exporter.calibrate_prompts import VisionEncoder, read_prompts
-from ernie_export.exporter.code_store import CodeStore
+from safetensors.numpy import load_file
+
+from ernie_export.common.manifest import Manifest, sha256
+from ernie_export.exporter.calibration import calibrate
+from ernie_export.exporter.calibration import layer as calibrate_layer
+from ernie_export.exporter.calibration.layer import build
+from ernie_export.exporter.calibration.prompts import VisionEncoder, read_prompts
+from ernie_export.exporter.cli.export import export as cli
 from ernie_export.exporter.export import DATA_FILE, Progress, export
 from ernie_export.exporter.targets import kernels, tensorrt
 from ernie_export.exporter.targets.onnx import build_graphs
-from ernie_export.exporter.verify_bundle import Watched
-from ernie_export.graphs.checkpoint import Checkpoint
+from ernie_export.exporter.verify.bundle_side import Watched
+from ernie_export.exporter.weights.code_store import CodeStore
+from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.layout import expected_tensors
-from ernie_export.graphs.manifest import Manifest, sha256
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize
 from ernie_export.graphs.precision import ONNX
-from ernie_export.graphs.weights import Piece
+from ernie_export.graphs.state_dict import expected_tensors
+from ernie_export.graphs.weight_spec import Piece
 from ernie_export.runtime import load
-from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parents[2]
 MINI = ROOT / "examples" / "mini-ernie"

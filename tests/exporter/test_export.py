@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from ernie_export.exporter import cli, weights
-from ernie_export.exporter.export import DATA_FILE
-from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.layout import expected_tensors
-from ernie_export.graphs.manifest import Manifest
-from ernie_export.runtime import load
 from safetensors.numpy import load_file, save_file
 from zero_checkpoint import tiny_checkpoint, write_checkpoint
+
+from ernie_export.common.manifest import Manifest
+from ernie_export.exporter.cli.export import export as cli
+from ernie_export.exporter.export import DATA_FILE
+from ernie_export.exporter.weights import writer as weights
+from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.state_dict import expected_tensors
+from ernie_export.runtime import load
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 COMMAND = Path(sys.executable).with_name("ernie-export")

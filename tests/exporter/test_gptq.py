@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from ernie_export.exporter import gptq
-from ernie_export.exporter.gptq import factor, quantize_rows, slabs
-from ernie_export.exporter.quantize import Quantizer, quantize_groups
+
+from ernie_export.exporter.calibration import gptq
+from ernie_export.exporter.calibration.gptq import factor, quantize_rows, slabs
+from ernie_export.exporter.weights.quantize import Quantizer, quantize_groups
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize
-from ernie_export.graphs.weights import Quantization
+from ernie_export.graphs.weight_spec import Quantization
 
 ROWS, WIDTH = 48, 256
 

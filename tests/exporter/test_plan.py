@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from ernie_export.exporter import plan_cli, plan_workload
+from safetensors.numpy import save_file
+
+from ernie_export.exporter.cli.export import plan as plan_cli
 from ernie_export.exporter.export import DATA_FILE, Progress, export
+from ernie_export.exporter.plan import workload as plan_workload
 from ernie_export.exporter.targets import kernels, tensorrt
 from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.layout import expected_tensors
 from ernie_export.graphs.precision import PRECISIONS
+from ernie_export.graphs.state_dict import expected_tensors
 from ernie_export.runtime.preprocess import pixels
 from ernie_export.runtime.preprocess.image import ImageProcessor
-from safetensors.numpy import save_file
 
 QUIET = Progress(lambda *_: None, lambda *_: None)
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from ernie_export.exporter import cli, plan_cli
-from ernie_export.exporter.devices import DEVICES, Device, find_device
+
+from ernie_export.exporter.cli.export import export as cli
+from ernie_export.exporter.cli.export import plan as plan_cli
+from ernie_export.exporter.plan.devices import DEVICES, Device, find_device
 from ernie_export.graphs.precision import PRECISIONS
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"

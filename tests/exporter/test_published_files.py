@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from ernie_export.exporter import cli, plan_cli
+from original_checkpoint import write, write_original
+
+from ernie_export.common.manifest import Manifest
+from ernie_export.exporter.cli.export import export as cli
+from ernie_export.exporter.cli.export import plan as plan_cli
 from ernie_export.exporter.export import Progress, export
-from ernie_export.exporter.published_files import transformers_spelling
+from ernie_export.graphs.checkpoint.original.files import transformers_spelling
 from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.manifest import Manifest
 from ernie_export.runtime import load
 from ernie_export.runtime.preprocess.image import ImageProcessor
 from ernie_export.runtime.preprocess.video import VideoProcessor
-from original_checkpoint import write, write_original
 
 ROOT = Path(__file__).parents[2]
 MINI, MEDIA = ROOT / "examples" / "mini-ernie", ROOT / "examples" / "media"

@@ -6,13 +6,14 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
-from ernie_export.exporter import sink
-from ernie_export.exporter.quantize import PART, Quantizer, quantize_groups
-from ernie_export.exporter.weights import plan, write
-from ernie_export.graphs.checkpoint import SINGLE, Checkpoint
-from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8
-from ernie_export.graphs.weights import Interleaved, Quantization, Rows, ScalesOf, Weight
 from safetensors.numpy import load_file, save_file
+
+from ernie_export.exporter.weights.quantize import PART, Quantizer, quantize_groups
+from ernie_export.exporter.weights.writer import direct_file as sink
+from ernie_export.exporter.weights.writer import plan, write
+from ernie_export.graphs.checkpoint.reader import SINGLE, Checkpoint
+from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8
+from ernie_export.graphs.weight_spec import Interleaved, Quantization, Rows, ScalesOf, Weight
 
 U8, F32 = np.dtype(np.uint8), np.dtype(np.float32)
 
@@ -104,7 +105,7 @@ def quantised(name: str, shape: tuple[int, ...], pieces: tuple, how: Quantizatio
 def test_streamed_weights_are_those_quantised_whole(tmp_path, monkeypatch, bits, dtype):
     """Blocks far smaller than a tensor, both kinds of source, scales asked for before codes, another weight between."""
     monkeypatch.setattr(sink, "BLOCK", 4096)
-    monkeypatch.setattr("ernie_export.exporter.weights.BLOCK", 4096)
+    monkeypatch.setattr("ernie_export.exporter.weights.writer.BLOCK", 4096)
     rng = np.random.default_rng(bits)
     arrays = {name: rng.standard_normal((50, 96)).astype(dtype) for name in ("gate", "up", "down", "more")}
     save_file(arrays, tmp_path / SINGLE)
@@ -142,9 +143,9 @@ def test_memory_stays_at_a_few_blocks(tmp_path):
     program = f"""
 import numpy as np
 from pathlib import Path
-from ernie_export.exporter.weights import plan, write
-from ernie_export.graphs.checkpoint import Checkpoint
-from ernie_export.graphs.weights import Quantization, Rows, ScalesOf, Weight
+from ernie_export.exporter.weights.writer import plan, write
+from ernie_export.graphs.checkpoint.reader import Checkpoint
+from ernie_export.graphs.weight_spec import Quantization, Rows, ScalesOf, Weight
 how = Quantization(4, 128)
 codes = Weight("x", np.dtype(np.uint8), (8192, 2048), (Rows("x"),), how)
 scales = Weight("s", np.dtype(np.float32), (8192, 32), (ScalesOf("x"),))

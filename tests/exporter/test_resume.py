@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import GRAPHS, Manifest
+from ernie_export.exporter.build_engines import WORK, resume
 from ernie_export.exporter.export import Progress, export
-from ernie_export.exporter.resume import WORK, resume
 from ernie_export.exporter.targets import kernels, tensorrt
-from ernie_export.exporter.targets.card import Card
 from ernie_export.exporter.targets.engines import REPORT
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import GRAPHS, Manifest
+from ernie_export.exporter.targets.gpu import Card
 from ernie_export.graphs.ops import plugins
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ QUIET = Progress(lambda name, total: None, lambda count: None)
 
 
 def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "ernie_export.exporter.cli", *map(str, arguments)]
+    program = [sys.executable, "-m", "ernie_export.exporter.cli.export", *map(str, arguments)]
     return subprocess.run(program, capture_output=True, text=True, **options)
 
 
@@ -205,7 +206,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_bundle(waiting, environment):
 
 def test_a_killed_build_is_taken_up(waiting, environment, machine, new_steps):
     """Engines that were done are not built again; whoever resumes meanwhile is told."""
-    program = [sys.executable, "-m", "ernie_export.exporter.cli", "--resume", str(waiting)]
+    program = [sys.executable, "-m", "ernie_export.exporter.cli.export", "--resume", str(waiting)]
     environment = os.environ | environment | {"STANDIN_FAULT": "wait=decoder"}
     manifest = (waiting / "manifest.json").read_bytes()
     with subprocess.Popen(program, env=environment, stderr=subprocess.DEVNULL) as process:
@@ -312,8 +313,8 @@ def test_which_kernels_a_card_takes(capability, architectures, hardware, taken):
 
 
 def test_the_card_is_asked_of_the_driver(driver, tmp_path):
-    program = "from ernie_export.exporter.targets.card import find_card; print(find_card())"
-    path = str(ROOT / "tools" / "typing")
+    program = "from ernie_export.exporter.targets.gpu import find_card; print(find_card())"
+    path = str(ROOT)
     for folder, expected in ((driver, str(HOPPER)), (tmp_path, "None")):
         env = os.environ | {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(folder)}
         process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)

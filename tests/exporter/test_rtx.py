@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ernie_export.exporter import cli
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import GRAPHS, Manifest
+from ernie_export.common.safetensors_header import read_header
+from ernie_export.exporter.cli.export import export as cli
 from ernie_export.exporter.export import DATA_FILE, Progress, export
-from ernie_export.exporter.targets import engines, onnx, rtx
+from ernie_export.exporter.targets import engines, onnx
+from ernie_export.exporter.targets import trt_rtx as rtx
 from ernie_export.exporter.targets.engines import REPORT
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import GRAPHS, Manifest
 from ernie_export.graphs.precision import ONNX, PRECISIONS
-from ernie_export.graphs.tensor_file import read_header
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 DTYPES = {"BF16": "bf16", "F32": "float"}
@@ -173,7 +175,7 @@ def test_a_failed_build_is_one_line(tmp_path, monkeypatch):
 
 
 def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "ernie_export.exporter.cli", str(MINI), *map(str, arguments)]
+    program = [sys.executable, "-m", "ernie_export.exporter.cli.export", str(MINI), *map(str, arguments)]
     return subprocess.run(program, capture_output=True, text=True, **options)
 
 

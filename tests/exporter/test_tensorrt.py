@@ -14,17 +14,18 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from ernie_export.exporter import cli
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import GRAPHS, Manifest
+from ernie_export.common.safetensors_header import read_header
+from ernie_export.exporter.cli.export import export as cli
 from ernie_export.exporter.export import DATA_FILE, Progress, export
 from ernie_export.exporter.targets import kernels, tensorrt
 from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import GRAPHS, Manifest
 from ernie_export.graphs.ops import plugins
 from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.ptx import TARGETS
 from ernie_export.graphs.precision import TENSORRT
-from ernie_export.graphs.tensor_file import read_header
 from ernie_export.runtime import load
 
 ROOT = Path(__file__).parents[2]

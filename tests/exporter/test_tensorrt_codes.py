@@ -13,19 +13,20 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import GRAPHS
+from ernie_export.common.safetensors_header import read_header
+from ernie_export.exporter.build_engines import resume
 from ernie_export.exporter.export import DATA_FILE, Progress, export
-from ernie_export.exporter.resume import resume
 from ernie_export.exporter.targets import onnx as onnx_target
 from ernie_export.exporter.targets import tensorrt
-from ernie_export.exporter.targets.card import Card
+from ernie_export.exporter.targets.gpu import Card
 from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import GRAPHS
 from ernie_export.graphs.ops import plugins
 from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.ptx import TARGETS
 from ernie_export.graphs.precision import PRECISIONS, TENSORRT, Precision
-from ernie_export.graphs.tensor_file import read_header
 
 ROOT = Path(__file__).parents[2]
 MINI = ROOT / "examples" / "mini-ernie"

@@ -7,19 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from ernie_export.exporter import bundle
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import NAME as MANIFEST
+from ernie_export.common.manifest import Manifest
+from ernie_export.exporter import replace as bundle
 from ernie_export.exporter.export import LAYOUTS
 from ernie_export.exporter.triton_repository import BUNDLE
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import NAME as MANIFEST
-from ernie_export.graphs.manifest import Manifest
-from ernie_export.runtime.triton_backend import Settings
+from ernie_export.runtime.serving.triton_backend import Settings
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 
 
 def run(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    program = "from ernie_export.exporter.cli import main; main()"
+    program = "from ernie_export.exporter.cli.export import main; main()"
     return subprocess.run(
         [sys.executable, "-c", program, str(MINI), "-o", str(output), *options], capture_output=True, text=True
     )

@@ -10,15 +10,17 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from ernie_export.exporter import sink, weights
-from ernie_export.exporter.weights import plan, write
-from ernie_export.graphs.checkpoint import SINGLE, Checkpoint
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.tensor_file import read_header
-from ernie_export.graphs.weights import Constant, Interleaved, Piece, Rows, SourceSlice, Weight
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.safetensors_header import read_header
+from ernie_export.exporter.weights import writer as weights
+from ernie_export.exporter.weights.writer import direct_file as sink
+from ernie_export.exporter.weights.writer import plan, write
+from ernie_export.graphs.checkpoint.reader import SINGLE, Checkpoint
+from ernie_export.graphs.weight_spec import Constant, Interleaved, Piece, Rows, SourceSlice, Weight
 
 F32, F16, BF16 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)
 STORED = [F32, F16, BF16]

@@ -34,7 +34,7 @@ BAD = """
 import os, signal, sys, time
 sys.path.insert(0, {folder!r})
 import kinds, workers
-from ernie_export.graphs.errors import UserError
+from ernie_export.common.errors import UserError
 
 def attempt(data):
     number = int(data)

@@ -8,8 +8,9 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from ernie_export.graphs.build import GraphBuilder
 from onnx.reference import ReferenceEvaluator
+
+from ernie_export.graphs.builder import GraphBuilder
 
 Run = Callable[..., list[np.ndarray]]
 

@@ -9,11 +9,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from ernie_export.graphs.checkpoint import INDEX, SINGLE, Checkpoint
-from ernie_export.graphs.errors import UserError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+
+from ernie_export.common.errors import UserError
+from ernie_export.graphs.checkpoint.reader import INDEX, SINGLE, Checkpoint
 
 ARRAYS = {
     "a": np.arange(12, dtype=np.float32).reshape(4, 3),

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.errors import UserError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from ernie_export.common.errors import UserError
+from ernie_export.graphs.config import ErnieConfig
 
 # As save_pretrained of transformers 5.23 writes it.
 SAVED: dict[str, Any] = {

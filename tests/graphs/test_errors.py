@@ -1,7 +1,8 @@
 """A UserError is one printable line, whatever stands in it."""
 
 import pytest
-from ernie_export.graphs.errors import LONGEST, UserError
+
+from ernie_export.common.errors import LONGEST, UserError
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import (
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import (
     GRAPHS,
     NAME,
     SCHEMA,
@@ -18,8 +21,6 @@ from ernie_export.graphs.manifest import (
     ModelFacts,
     sha256,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 FACTS = ModelFacts(**{f.name: (2,) if f.name == "eos_token_ids" else 4 for f in fields(ModelFacts)})
 ENGINES = EngineFacts("tensorrt", "11.4", ("9.0",), 2, 64, 16, "H100", "ampere-plus", True, ("sm80", "sm90"), "3f2a", 4)

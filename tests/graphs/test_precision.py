@@ -8,14 +8,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from ernie_export.exporter import weights
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.export import Progress, export
 from ernie_export.exporter.targets.onnx import LOWERINGS, build_graphs
-from ernie_export.graphs.build import GraphBuilder
+from ernie_export.exporter.weights import writer as weights
+from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.precision import ONNX, PRECISIONS, TENSORRT, Precision
-from ernie_export.graphs.tensor_file import read_header
 from ernie_export.runtime import load
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"

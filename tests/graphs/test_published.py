@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.errors import UserError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from ernie_export.common.errors import UserError
+from ernie_export.graphs.config import ErnieConfig
 
 DROP = object()
 # What the released 28B-A3B model's original revision says, as far as public sources show it.

@@ -32,10 +32,11 @@ def _install_torchvision_standin() -> None:
 
 _install_torchvision_standin()
 
-from ernie_export.exporter.export import Progress, export  # noqa: E402
-from ernie_export.exporter.targets import onnx  # noqa: E402
 from onnx import load_model, save_model  # noqa: E402
 from transformers import Ernie4_5_VLMoeConfig, Ernie4_5_VLMoeForConditionalGeneration  # noqa: E402
+
+from ernie_export.exporter.export import Progress, export  # noqa: E402
+from ernie_export.exporter.targets import onnx  # noqa: E402
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mini-ernie"
 PROCESSOR_FILES = (

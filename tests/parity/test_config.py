@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ernie_export.graphs.checkpoint import Checkpoint
-from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.layout import check_layout, expected_tensors
 from transformers import Ernie4_5_VLMoeConfig, Ernie4_5_VLMoeForConditionalGeneration
+
+from ernie_export.common.errors import UserError
+from ernie_export.graphs.checkpoint.reader import Checkpoint
+from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.state_dict import check_layout, expected_tensors
 
 MEDIA = dict(
     image_token_id=1, image_start_token_id=2, image_end_token_id=3,

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ernie_export.runtime import Model, generation, load, vision_features
-from ernie_export.runtime.scheduler import Limits
 from PIL import Image
+
+from ernie_export.runtime import Model, load
+from ernie_export.runtime import batch as generation
+from ernie_export.runtime import feature_cache as vision_features
+from ernie_export.runtime.scheduler import Limits
 
 NEAR = 1e-4
 NEW_TOKENS = 10

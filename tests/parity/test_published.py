@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ernie_export.graphs.json_section import Section
-from ernie_export.graphs.published import translate
 from transformers import Ernie4_5_VLMoeConfig
+
+from ernie_export.common.json_fields import Section
+from ernie_export.graphs.checkpoint.original.config import translate
 
 RELEASED = json.loads((Path(__file__).parents[1] / "graphs" / "original_config.json").read_text())
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import sentencepiece
-from ernie_export.exporter.published_tokenizer import MEDIA, NAMED, from_sentencepiece, translate_tokenizer
-from ernie_export.runtime.preprocess.tokenizer import ChatTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, LlamaTokenizer
+
+from ernie_export.graphs.checkpoint.original.tokenizer import MEDIA, NAMED, from_sentencepiece, translate_tokenizer
+from ernie_export.runtime.preprocess.tokenizer import ChatTokenizer
 
 DIGITS = [str(digit) for digit in range(10)]
 BESIDE = ["<|IMAGE_PLACEHOLDER|>", "<|AUDIO_PLACEHOLDER|>", "<|LOC_0|>"] + [

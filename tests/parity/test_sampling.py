@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from ernie_export.runtime.sampling import Sampler, SamplingParams
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig, GenerationMixin
+
+from ernie_export.runtime.sampling import Sampler, SamplingParams
 
 EPSILON = 1e-6  # float32 rounding of the reference's softmax and running sum
 

@@ -13,10 +13,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from ernie_export.graphs.manifest import Manifest
-from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
+
+from ernie_export.common.manifest import Manifest
+from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
+from ernie_export.runtime.feature_cache import encode_media
 from ernie_export.runtime.preprocess.positions import rope_positions, token_types, vision_coordinates
-from ernie_export.runtime.vision_features import encode_media
 
 TOLERANCE = 1e-5
 # Router logits of about 5 carry the hidden states' 2e-6, so a probability (slope at most 1/4) carries 2.5e-6.

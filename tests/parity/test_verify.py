@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ernie_export.exporter import verify_cli
+
+from ernie_export.exporter.cli.export import verify as verify_cli
 from ernie_export.exporter.export import Progress, export
-from ernie_export.exporter.verify import LIMITS, Case, Report, compare_tokens, divergence
+from ernie_export.exporter.verify.verify import LIMITS, Case, Report, compare_tokens, divergence
 
 EQUAL_WIDTHS = {"moe_intermediate_size": [24, 24], "moe_num_experts": 6, "moe_k": 2, "moe_num_shared_experts": 1}
 WITH_VISION_EXPERTS = {"eos_token_id": 2, "num_hidden_layers": 3}

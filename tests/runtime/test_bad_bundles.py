@@ -8,10 +8,11 @@ from typing import Any
 
 import onnx
 import pytest
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import NAME as MANIFEST
+from ernie_export.common.manifest import sha256
 from ernie_export.exporter.export import Progress, export
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import NAME as MANIFEST
-from ernie_export.graphs.manifest import sha256
 from ernie_export.runtime import load
 
 ROOT = Path(__file__).parents[2]

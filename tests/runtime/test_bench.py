@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.export import Progress, export
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import Manifest
 from ernie_export.runtime import Model
-from ernie_export.runtime.bench import Answer, BatchTimes, PictureTimes, limits, measure, statistics, steps
-from ernie_export.runtime.bench_workload import Prompts, Workload
+from ernie_export.runtime.bench.measure import Answer, BatchTimes, PictureTimes, limits, measure, statistics, steps
+from ernie_export.runtime.bench.workload import Prompts, Workload
 from ernie_export.runtime.kv_cache import KVCache
 from ernie_export.runtime.preprocess import Preprocessor
 

@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from ernie_export.exporter.export import Progress, export
-from ernie_export.runtime import bench, bench_cli, bench_plot
-from ernie_export.runtime.machine import Machine
 from PIL import Image
+
+from ernie_export.common.text import format_number
+from ernie_export.exporter.export import Progress, export
+from ernie_export.runtime.bench import measure as bench
+from ernie_export.runtime.bench import plot as bench_plot
+from ernie_export.runtime.bench.machine import Machine
+from ernie_export.runtime.cli.run import bench as bench_cli
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 QUICK = ("--prompt-tokens", 40, "--output-tokens", 4, "--batch", "2,1", "--rounds", 2, "--threads", 1)
@@ -153,6 +157,6 @@ def test_a_busy_machine_is_said_to_be_one(load, busy):
 
 
 def test_numbers():
-    assert [bench_cli.number(value) for value in (0.0123, 1.5, 99.96, 12345.6, 16)] == [
+    assert [format_number(value) for value in (0.0123, 1.5, 99.96, 12345.6, 16)] == [
         "0.0123", "1.50", "100", "12,346", "16"
     ]  # fmt: skip

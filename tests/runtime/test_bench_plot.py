@@ -6,17 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ernie_export.graphs.errors import UserError
-from ernie_export.runtime.bench import Answer, BatchTimes
-from ernie_export.runtime.bench_plot import SIZE, draw, stretched
 from PIL import Image
+
+from ernie_export.common.errors import UserError
+from ernie_export.runtime.bench.measure import Answer, BatchTimes
+from ernie_export.runtime.bench.plot import SIZE, draw, stretched
 
 # Draws in a process that has imported nothing else; exits with 1 if a window system was asked for.
 ALONE = """
 import sys
 from pathlib import Path
-from ernie_export.runtime.bench import Answer, BatchTimes
-from ernie_export.runtime.bench_plot import draw
+from ernie_export.runtime.bench.measure import Answer, BatchTimes
+from ernie_export.runtime.bench.plot import draw
 
 draw(Path("out.png"), (BatchTimes(1, ((Answer(10, (0.1, 0.2)),),)),), [""])
 sys.exit("matplotlib.pyplot" in sys.modules)

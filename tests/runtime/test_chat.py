@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pexpect
 import pytest
+
+from ernie_export.common.errors import UserError
 from ernie_export.exporter.export import Progress, export
-from ernie_export.graphs.errors import UserError
-from ernie_export.runtime import chat_cli, messages_file
+from ernie_export.runtime import messages_file
+from ernie_export.runtime.cli.run import chat as chat_cli
 
 ROOT = Path(__file__).parents[2]
 MEDIA = ROOT / "examples" / "media"
-CHAT = [sys.executable, "-c", "from ernie_export.runtime.chat_cli import main; main()"]
-RUN = [sys.executable, "-c", "from ernie_export.runtime.cli import main; main()"]
+CHAT = [sys.executable, "-c", "from ernie_export.runtime.cli.chat import main; main()"]
+RUN = [sys.executable, "-c", "from ernie_export.runtime.cli.run import main; main()"]
 FIGURES = r"(\d+) prompt tokens \((\d+) reused\), first token after \d+\.\d\d s, then [\d.]+ tokens/s; (\d+) tokens in"
 LONG = ["--min-new-tokens", "3000", "--max-new-tokens", "3000"]
 READY = "\x1b[?2004h"  # the line editor takes over the terminal: bracketed paste on

@@ -1,8 +1,9 @@
 """What the command lines share."""
 
 import pytest
-from ernie_export.graphs.errors import UserError
-from ernie_export.runtime.command import as_bytes
+
+from ernie_export.common.command import as_bytes
+from ernie_export.common.errors import UserError
 
 
 def test_sizes_of_memory() -> None:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from ernie_export.exporter.export import Progress, export
 from ernie_export.runtime import load
 

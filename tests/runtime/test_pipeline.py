@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from ernie_export.common.errors import UserError
 from ernie_export.exporter.export import Progress, export
-from ernie_export.graphs.errors import UserError
 from ernie_export.runtime import Model, Result, load
-from ernie_export.runtime.engines import PromptChunk, onnxruntime
+from ernie_export.runtime.engines import PromptChunk
+from ernie_export.runtime.engines import ort_cpu as onnxruntime
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Limits
-from PIL import Image
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 QUIET = Progress(lambda name, total: None, lambda count: None)

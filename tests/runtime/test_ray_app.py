@@ -7,12 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
-from ernie_export.exporter.export import Progress, export
-from ernie_export.graphs.errors import UserError
-from ernie_export.runtime import load
-from ernie_export.runtime.ray_app import Options, build
 from openai import OpenAI
 from pydantic import ValidationError
+
+from ernie_export.common.errors import UserError
+from ernie_export.exporter.export import Progress, export
+from ernie_export.runtime import load
+from ernie_export.runtime.serving.ray_app import Options, build
 
 ROOT = Path(__file__).parents[2]
 QUIET = Progress(lambda name, total: None, lambda count: None)

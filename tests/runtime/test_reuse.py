@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from ernie_export.common.errors import UserError
 from ernie_export.exporter.export import Progress, export
-from ernie_export.graphs.errors import UserError
 from ernie_export.runtime import Model, load
-from ernie_export.runtime.generation import Batch, Prompt
+from ernie_export.runtime.batch import Batch, Prompt
+from ernie_export.runtime.feature_cache import digest
 from ernie_export.runtime.kv_cache import KVCache
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Limits, Request
-from ernie_export.runtime.vision_features import digest
-from PIL import Image
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 QUIET = Progress(lambda name, total: None, lambda count: None)

@@ -5,7 +5,8 @@ import re
 
 import numpy as np
 import pytest
-from ernie_export.graphs.errors import UserError
+
+from ernie_export.common.errors import UserError
 from ernie_export.runtime.sampling import Sampler, SamplingParams
 
 EOS = (2,)

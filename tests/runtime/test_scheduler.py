@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from ernie_export.common.errors import UserError
 from ernie_export.exporter.export import Progress, export
-from ernie_export.graphs.errors import UserError
-from ernie_export.runtime import Model, generation, load
+from ernie_export.runtime import Model, load
+from ernie_export.runtime import batch as generation
 from ernie_export.runtime.scheduler import Limits, Output, QueueFull, Request
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"

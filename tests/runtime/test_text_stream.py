@@ -1,11 +1,12 @@
 """Streaming: pieces always join to the whole decoding, stop strings cut it, and the cost of a token is bounded."""
 
 import pytest
-from ernie_export.runtime.text_stream import REPLACEMENT, TextStream, byte_token_ids
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
+
+from ernie_export.runtime.text_stream import REPLACEMENT, TextStream, byte_token_ids
 
 WORDS = ["▁", "▁▁", "▁a", "b", "▁the", "END", "EN", "D", "\n", "�", "你", "好", "▁.", "e\u0301", "<s>", "</s>", "<pad>"]
 BYTES = [f"<0x{value:02X}>" for value in range(256)]

@@ -4,8 +4,9 @@ import base64
 import json
 
 import pytest
-from ernie_export.graphs.errors import UserError
-from ernie_export.runtime.untrusted_media import confine, count_media
+
+from ernie_export.common.errors import UserError
+from ernie_export.runtime.serving.untrusted_media import confine, count_media
 
 DATA = base64.b64encode(b"bytes").decode()
 

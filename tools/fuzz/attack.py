@@ -29,7 +29,7 @@ def serving(bundle: Path) -> Iterator[tuple[str, int]]:
 
     (But for the one line with which uvicorn notes what is no HTTP.)
     """
-    program = "from ernie_export.runtime.server.cli import main; main()"
+    program = "from ernie_export.runtime.cli.serve import main; main()"
     command = [sys.executable, "-c", program, str(bundle), "--port", "0", *map(str, OPTIONS)]
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)

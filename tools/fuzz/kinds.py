@@ -21,14 +21,15 @@ from typing import Any
 import av
 import formats
 import numpy as np
-from ernie_export.exporter.export import Progress, export
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import NAME as MANIFEST
-from ernie_export.graphs.manifest import Manifest, sha256
-from ernie_export.runtime import load, messages_file
-from ernie_export.runtime.preprocess import Preprocessor
 from mutate import damage_bytes, damage_json, damage_text
 from PIL import Image
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import NAME as MANIFEST
+from ernie_export.common.manifest import Manifest, sha256
+from ernie_export.exporter.export import Progress, export
+from ernie_export.runtime import load, messages_file
+from ernie_export.runtime.preprocess import Preprocessor
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -174,7 +174,7 @@ def record(
 
 def outcome(attempt: Any, data: bytes) -> tuple[str, str]:
     """("answered" | "refused" | "finding", what was found)."""
-    from ernie_export.graphs.errors import UserError
+    from ernie_export.common.errors import UserError
 
     try:
         attempt(data)

@@ -9,10 +9,11 @@ import torch
 @pytest.fixture(scope="module")
 def interpreted() -> None:
     """Kernels run in the interpreter: `tests/conftest.py` asks for it before Triton is imported."""
-    from ernie_export.graphs.ops.moe_dispatch import kernel_experts, kernel_route
-    from ernie_export.graphs.ops.mrope import kernel
     from triton.language import zeros
     from triton.runtime.interpreter import InterpretedFunction
+
+    from ernie_export.graphs.ops.moe_dispatch import kernel_experts, kernel_route
+    from ernie_export.graphs.ops.mrope import kernel
 
     for function in (kernel.rope, kernel_route.route, kernel_experts.gate_up, zeros):
         assert isinstance(function, InterpretedFunction), "imported before it was asked for, to be compiled"

@@ -7,6 +7,7 @@ wires a plugin's inputs wrongly gives other numbers than PyTorch.
 import ml_dtypes
 import numpy as np
 import onnx
+
 from ernie_export.graphs.ops.library import OPSETS
 from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
 

@@ -11,13 +11,14 @@ import sys
 import tensorrt as trt
 import tensorrt.plugin as trtp  # noqa: F401
 from compile_kernels import cases  # tools/
+from tensorrt_bindings.plugin import _lib, _plugin_class
+from tensorrt_standin_plugins import ask, use_integers  # tests/exporter/tensorrt_standin/
+
 from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.mrope.plugin import stage as rope_stage
 from ernie_export.graphs.ops.ptx import compile_stage, fits
 from ernie_export.graphs.ops.quick_plugin import register
 from ernie_export.graphs.ops.stage import GRAPH_DTYPE
-from tensorrt_bindings.plugin import _lib, _plugin_class
-from tensorrt_standin_plugins import ask, use_integers  # tests/exporter/tensorrt_standin/
 
 use_integers()
 

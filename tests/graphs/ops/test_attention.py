@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
 from ernie_export.graphs.ops.cached_attention.reference import cached_attention
 from ernie_export.graphs.ops.vision_attention.reference import vision_attention
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 BODIES = [("portable", "onnxruntime"), ("onnxruntime", "onnxruntime"), ("portable", "onnx"), ("rtx", "onnxruntime")]
 STEPS = {  # past, new tokens of each row, tokens in the call

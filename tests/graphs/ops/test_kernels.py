@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from ernie_export.common.errors import UserError
 from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.errors import UserError
 from ernie_export.graphs.ops import plugins
 from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.ptx import CompiledKernel

@@ -3,6 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
+
 from ernie_export.graphs.ops.moe_dispatch import reference
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8
 

@@ -8,14 +8,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from ernie_export.graphs.errors import UserError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ernie_export.common.errors import UserError
 from ernie_export.graphs.ops.moe_dispatch import plugin, reference
 from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
 from ernie_export.graphs.ops.quantized_linear import plugin as linear_plugin
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8
 from ernie_export.graphs.ops.stage import launch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 NORM_MIN = 1e-12

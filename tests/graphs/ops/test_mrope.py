@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from ernie_export.graphs.ops.mrope import reference
 
 

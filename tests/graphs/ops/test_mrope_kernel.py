@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from ernie_export.graphs.ops.mrope import plugin, reference
-from ernie_export.graphs.ops.mrope.launch import rope
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from ernie_export.graphs.ops.mrope import plugin, reference
+from ernie_export.graphs.ops.mrope.launch import rope
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 # Half a unit in the last place below 2; a whole one for bfloat16, which the interpreter cuts where a GPU rounds.

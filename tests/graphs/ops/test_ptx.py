@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from ernie_export.graphs.errors import UserError
+
+from ernie_export.common.errors import UserError
 from ernie_export.graphs.ops.ptx import SHARED_LIMIT, TARGETS, CompiledKernel, fits, target, without_scratch
 
 TOOL = Path(__file__).parents[3] / "tools" / "compile_kernels.py"

@@ -3,6 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
+
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8, quantized_linear
 
 SHAPES = [(1, 32, 16, 16), (5, 96, 40, 32), (3, 320, 7, 64), (33, 256, 48, 128)]  # T, K, N, group

@@ -20,7 +20,7 @@ def found():
     """What quick_plugin_probe.py prints: 80 tokens (480 slots) at ERNIE-4.5-VL-28B-A3B's sizes, for sm89."""
     assert API.is_dir(), f"{API} is missing: python tools/tensorrt_api.py {API}, which `make test` runs"
     standin = ROOT / "tests" / "exporter" / "tensorrt_standin"
-    path = os.pathsep.join(map(str, (API, ROOT / "tools", ROOT / "tools" / "typing", standin)))
+    path = os.pathsep.join(map(str, (API, ROOT / "tools", ROOT, standin)))
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     env |= {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(API / "stubs")}
     program = Path(__file__).with_name("quick_plugin_probe.py")

@@ -4,11 +4,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from ernie_export.graphs.build import GraphBuilder
+from onnx import inliner
+
+from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.ops.moe_dispatch.plugin import stages
 from ernie_export.graphs.ops.mrope.plugin import stage as rope_stage
 from ernie_export.graphs.ops.quantized_linear.plugin import stage as linear_stage
-from onnx import inliner
 
 BANK = {"gate": ("FLOAT", 2), "bias": ("FLOAT", 1), "gate_up": ("BFLOAT16", 3), "down": ("BFLOAT16", 3)}
 CODES, SCALES = ("INT32", 3), ("BFLOAT16", 3)

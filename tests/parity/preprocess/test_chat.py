@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.preprocess.chat import ChatProcessor
 from ernie_export.runtime.preprocess.tokenizer import ChatTokenizer
-from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 TEXTS = [
     "What colour is it?", " leading and trailing ", "two  spaces\n\nand lines\t", "0123456789 12", "é漢字 🙂 naïve",

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ernie_export.runtime.preprocess.image import ImageProcessor
 from PIL import Image
+
+from ernie_export.runtime.preprocess.image import ImageProcessor
 
 DEFAULT_SIZE = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 6177}
 

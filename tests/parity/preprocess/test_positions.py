@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ernie_export.runtime.generation import Prompt, Sequence
+from PIL import Image
+
+from ernie_export.runtime.batch import Prompt, Sequence
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.preprocess.positions import rope_positions, token_types, vision_coordinates
-from PIL import Image
 
 TOKENS = {
     "image_token": 10, "image_start_token": 11, "image_end_token": 12,

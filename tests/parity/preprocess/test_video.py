@@ -6,9 +6,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
+
 from ernie_export.runtime.preprocess.resample import resize_bicubic
 from ernie_export.runtime.preprocess.video import VideoProcessor, label
-from PIL import Image
 
 DEFAULT_SIZE = {"shortest_edge": 299 * 28 * 28, "longest_edge": 1196 * 28 * 28}
 

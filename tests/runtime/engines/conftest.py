@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from cuda.bindings import runtime as real
-from ernie_export.graphs.manifest import Manifest
-from ernie_export.runtime.engines.memory import CudaMemory, HostMemory
-from ernie_export.runtime.engines.tensorrt import TensorRTEngine
+
+from ernie_export.common.manifest import Manifest
+from ernie_export.runtime.engines.device.memory import CudaMemory, HostMemory
+from ernie_export.runtime.engines.tensorrt.engine import TensorRTEngine
 
 sys.path.insert(0, str(Path(__file__).parent))
 

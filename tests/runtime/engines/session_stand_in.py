@@ -15,10 +15,12 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import tensorrt_rtx_bindings as rtx_module
+
 from ernie_export.exporter.export import Progress, export
-from ernie_export.exporter.targets import engines, rtx
+from ernie_export.exporter.targets import engines
+from ernie_export.exporter.targets import trt_rtx as rtx
 from ernie_export.graphs.precision import ONNX, PRECISIONS, Precision
-from ernie_export.runtime.engines.memory import ALIGNMENT
+from ernie_export.runtime.engines.device.memory import ALIGNMENT
 
 MINI = Path(__file__).parents[3] / "examples" / "mini-ernie"
 QUIET = Progress(lambda name, total: None, lambda count: None)

@@ -12,18 +12,20 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from PIL import Image
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.export import Progress, export
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import Manifest
 from ernie_export.runtime import load
-from ernie_export.runtime.engines import PromptChunk, find_gpu, memory
-from ernie_export.runtime.engines.cuda import CANDIDATES, CudaEngine
-from ernie_export.runtime.engines.memory import CudaMemory, HostMemory
-from ernie_export.runtime.engines.onnxruntime import OnnxRuntimeEngine
+from ernie_export.runtime.engines import PromptChunk
+from ernie_export.runtime.engines.device import find_gpu, memory
+from ernie_export.runtime.engines.device.memory import CudaMemory, HostMemory
+from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
+from ernie_export.runtime.engines.ort_cuda import CANDIDATES, CudaEngine
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler import Limits
-from PIL import Image
 
 ROOT = Path(__file__).parents[3]
 MINI = ROOT / "examples" / "mini-ernie"

@@ -15,18 +15,20 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from session_stand_in import LIBRARIES, MINI, OURS, QUIET, STAND_INS, Context
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import PREFILL_CHUNK, Manifest
+from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.export import export
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import PREFILL_CHUNK, Manifest
-from ernie_export.graphs.tensor_file import read_header
-from ernie_export.runtime import generation, load
-from ernie_export.runtime.engines import memory
-from ernie_export.runtime.engines.memory import ALIGNMENT, CudaMemory
-from ernie_export.runtime.engines.tensorrt import Tensor, TensorRTEngine, load_weights
+from ernie_export.runtime import batch as generation
+from ernie_export.runtime import load
+from ernie_export.runtime.engines.device import memory
+from ernie_export.runtime.engines.device.memory import ALIGNMENT, CudaMemory
+from ernie_export.runtime.engines.tensorrt.engine import Tensor, TensorRTEngine, load_weights
 from ernie_export.runtime.pipeline import Model, engine_limits
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler import Limits
-from session_stand_in import LIBRARIES, MINI, OURS, QUIET, STAND_INS, Context
 
 MEDIA = MINI.parent / "media"
 API = Path(sys.prefix, "tensorrt_api")

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import tensorrt_rtx_bindings as rtx_module
-from ernie_export.graphs.errors import UserError
-from ernie_export.graphs.manifest import Manifest
-from ernie_export.runtime import cli, load
-from ernie_export.runtime.engines import find_gpu
-from ernie_export.runtime.engines.tensorrt_library import find_card
 from session_stand_in import RtxRuntime, Runtime, changed
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import Manifest
+from ernie_export.runtime import load
+from ernie_export.runtime.cli.run import run as cli
+from ernie_export.runtime.engines.device import find_gpu
+from ernie_export.runtime.engines.tensorrt.library import find_card
 
 
 def test_an_rtx_engine_for_another_card(opened, bundle, monkeypatch):

@@ -9,15 +9,16 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import pytest
+from session_stand_in import MINI, QUIET, write_bundle
+
+from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.export import export
 from ernie_export.exporter.targets import onnx as onnx_target
-from ernie_export.graphs.manifest import Manifest
 from ernie_export.graphs.precision import PRECISIONS, TENSORRT, Precision
 from ernie_export.runtime import load
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler import Limits
-from session_stand_in import MINI, QUIET, write_bundle
 
 BODIES = Path(__file__).parents[2] / "graphs" / "ops" / "plugin_bodies.py"
 PICTURE = {"type": "image", "path": str(MINI.parent / "media" / "shapes.png")}

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ernie_export.graphs.errors import UserError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ernie_export.common.errors import UserError
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.preprocess.chat import ChatProcessor
 from ernie_export.runtime.preprocess.messages import media, normalise
 from ernie_export.runtime.preprocess.video import Clip
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image
 
 PICTURE = Image.new("RGB", (56, 56), "red")
 FRAMES = np.zeros((2, 30, 30, 3), np.uint8)

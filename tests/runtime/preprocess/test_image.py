@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ernie_export.graphs.errors import UserError
-from ernie_export.runtime.preprocess.image import ImageProcessor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from ernie_export.common.errors import UserError
+from ernie_export.runtime.preprocess.image import ImageProcessor
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8))
 

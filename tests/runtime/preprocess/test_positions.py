@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from ernie_export.graphs.errors import UserError
+
+from ernie_export.common.errors import UserError
 from ernie_export.runtime.preprocess.positions import rope_positions, vision_coordinates
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ernie_export.graphs.errors import UserError
+
+from ernie_export.common.errors import UserError
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.preprocess.image import FILE as IMAGE_FILE
 from ernie_export.runtime.preprocess.image import ImageProcessor

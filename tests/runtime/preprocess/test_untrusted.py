@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ernie_export.graphs.errors import UserError
-from ernie_export.runtime.preprocess import ImageProcessor, VideoProcessor, video
 from PIL import Image
+
+from ernie_export.common.errors import UserError
+from ernie_export.runtime.preprocess import ImageProcessor, VideoProcessor, video
 
 ROOT = Path(__file__).parents[3]
 CLIP = ROOT / "examples" / "media" / "passing.mp4"

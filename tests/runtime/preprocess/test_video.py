@@ -5,13 +5,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from ernie_export.graphs.errors import UserError
-from ernie_export.runtime.preprocess import video
-from ernie_export.runtime.preprocess.resample import resize_bicubic
-from ernie_export.runtime.preprocess.video import Clip, VideoProcessor, label
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from ernie_export.common.errors import UserError
+from ernie_export.runtime.preprocess import video
+from ernie_export.runtime.preprocess.resample import resize_bicubic
+from ernie_export.runtime.preprocess.video import Clip, VideoProcessor, label
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai import OpenAI
+
 from ernie_export.exporter.export import Progress, export
 from ernie_export.runtime import load
-from openai import OpenAI
 
 ROOT = Path(__file__).parents[3]
 QUIET = Progress(lambda name, total: None, lambda count: None)
-MAIN = "from ernie_export.runtime.server.cli import main; main()"
+MAIN = "from ernie_export.runtime.cli.serve import main; main()"
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,16 @@
 """Bad requests and bad clients: refused or left alone, while everybody else is answered; and nothing leaks."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
-
-import httpx2
-import pytest
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis import GenerationMode
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tools" / "fuzz"))
 
 import attack
 import bad_clients
 import bad_requests
+import httpx2
+import pytest
+import schemathesis
 import server_talk as talk
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
 
 CAPACITY = attack.ROWS + attack.QUEUE
 OK_OR_FULL = {"200", "429"}

@@ -7,8 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpcore2
 import pytest
-from ernie_export.runtime.server.errors import ApiError
-from ernie_export.runtime.server.fetch import Fetcher, is_public
+
+from ernie_export.runtime.serving.http.errors import ApiError
+from ernie_export.runtime.serving.http.fetch import Fetcher, is_public
 
 PUBLIC = "93.184.216.34"
 PICTURE = b"picture" * 1000

@@ -136,8 +136,8 @@ def test_sigterm_waits_no_longer_than_it_is_told(serving, times):
 def test_a_head_that_never_ends_is_not_waited_for(serving):
     """Nor is a connection without one; the time is shortened in the server's own process."""
     program = (
-        "from ernie_export.runtime.server import process; process.HEAD_SECONDS = 0.5; "
-        "from ernie_export.runtime.server.cli import main; main()"
+        "from ernie_export.runtime.serving.http import process; process.HEAD_SECONDS = 0.5; "
+        "from ernie_export.runtime.cli.serve import main; main()"
     )
     with serving(program=program) as server:
         host, port = server.url.removeprefix("http://").split(":")

@@ -11,8 +11,10 @@ import httpx2
 import numpy as np
 import openai
 import pytest
-from ernie_export.runtime.server import cli, process
 from PIL import Image
+
+from ernie_export.runtime.cli.run import serve as cli
+from ernie_export.runtime.serving.http import process
 
 ROOT = Path(__file__).parents[3]
 KEY, OTHER = "a-key-of-some-length", "another-key-of-length"

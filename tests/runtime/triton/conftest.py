@@ -19,9 +19,10 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-import ernie_export.graphs.errors
 import numpy as np
 import pytest
+
+import ernie_export
 from ernie_export.exporter.export import Progress, export
 
 ROOT = Path(__file__).parents[3]
@@ -88,9 +89,7 @@ class Client:
 def make_environment(folder: Path, numpy_1: bool) -> Path:
     """A virtual environment of what these tests import, but with NumPy 1.26 of FOLDER if wanted."""
     venv.create(folder)
-    project = Path(ernie_export.graphs.errors.__file__).parents[2]
-    if not (project / "ernie_export").is_dir():  # the links of tools/typing were followed
-        project = project / "tools" / "typing"
+    project = Path(ernie_export.__file__).parents[1]
     lines = [*([FOLDER] if numpy_1 else []), project]
     lines.append(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})")
     site = folder / "lib" / f"python{PYTHON}" / "site-packages"

@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from ernie_export.graphs.errors import UserError
+
+from ernie_export.common.errors import UserError
 from ernie_export.runtime import load
 from ernie_export.runtime.scheduler import Limits
-from ernie_export.runtime.triton_backend import FULL, Settings
+from ernie_export.runtime.serving.triton_backend import FULL, Settings
 
 ROOT = Path(__file__).parents[3]
 MEDIA = ROOT / "examples" / "media"

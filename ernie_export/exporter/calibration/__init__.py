@@ -1,0 +1,1 @@
+"""Choose quantized weights by GPTQ, for the inputs of given conversations."""

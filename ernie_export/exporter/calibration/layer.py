@@ -1,0 +1,118 @@
+"""One decoder layer as a graph of its own, and what its linear layers and experts are given.
+
+Its weights are in 8 bits: a quarter of the memory of float32, for an error in the statistics of about half a per cent.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from ernie_export.exporter.calibration.prompts import Prompts
+from ernie_export.exporter.weights import writer as weights
+from ernie_export.graphs.builder import GraphBuilder
+from ernie_export.graphs.checkpoint.reader import Checkpoint
+from ernie_export.graphs.config import TextConfig
+from ernie_export.graphs.decoder import layer, shared_values
+
+INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
+BITS = 8
+CHUNK = 512  # tokens of one call: attention forms scores of these by all tokens so far
+
+
+@dataclass(frozen=True)
+class LayerGraph:
+    """`sites`: output of the graph -> quantised weights that this value is multiplied by.
+
+    `experts`: whether there is an output "experts", (tokens, k), vision experts from E on.
+    """
+
+    graph: GraphBuilder
+    sites: dict[str, list[str]]
+    experts: bool
+
+
+def build(text: TextConfig, index: int) -> LayerGraph:
+    """Layer `index` over hidden (tokens, H) of one conversation; outputs "after" and what LayerGraph says."""
+    cache = (1, text.num_kv_heads, "capacity", text.head_dim)
+    g = GraphBuilder(
+        "layer",
+        FLOAT,
+        [
+            ("hidden", FLOAT, ("tokens", text.hidden_size)),
+            ("token_types", INT64, ("tokens",)),
+            ("position_ids", INT64, (3, 1, "tokens")),
+            ("past_lengths", INT64, (1,)),
+            ("lengths", INT64, (1,)),
+            *((f"past_{part}.{index}", FLOAT, cache) for part in ("key", "value")),
+        ],
+        BITS,
+    )
+    shape = g.op("Shape", g.inputs["position_ids"], start=1)
+    call = shared_values(g, text, shape, g.inputs["token_types"], g.inputs[f"past_key.{index}"])
+    after = layer(g, text, index, g.inputs["hidden"], call)
+    found: dict[ir.Value, list[str]] = {}
+    experts = None
+    for node in g.graph:
+        names = [v.name for v in node.inputs if v is not None and v.name in g.weights]
+        if quantised := [name for name in names if g.weights[name].quantization]:
+            x = node.inputs[0]
+            assert x is not None
+            found.setdefault(x, []).extend(quantised)
+        if node.op_type == "QuantizedMoEDispatch":
+            experts = node.outputs[1]
+    g.output(after, "after", FLOAT, ("tokens", text.hidden_size))
+    for place, part in enumerate(("key", "value"), 1):
+        g.output(g.named("/self_attn/CachedAttention", place), f"present_{part}", FLOAT, cache)
+    sites = {}
+    for number, (value, names) in enumerate(found.items()):
+        sites[f"site_{number}"] = names
+        g.output(value, f"site_{number}", FLOAT, ("tokens", f"width_{number}"))
+    if experts is not None:
+        g.output(experts, "experts", INT64, ("tokens", text.experts_per_token))
+    return LayerGraph(g, sites, experts is not None)
+
+
+def run(
+    built: LayerGraph,
+    text: TextConfig,
+    index: int,
+    prompts: Prompts,
+    checkpoint: Checkpoint,
+    lowering: str,
+    folder: Path,
+) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+    """Take `prompts.hidden` through the layer; yields outputs of some tokens, and which tokens these are."""
+    path, data = folder / "layer.onnx", folder / "layer.safetensors"
+    with suppress(FileNotFoundError):
+        data.unlink()
+    layout = weights.plan(list(built.graph.weights.values()))
+    weights.write(layout, checkpoint, data, lambda count: None)
+    built.graph.save(path, lowering, data.name, layout.offsets)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    first = 0
+    for length in prompts.lengths:
+        past = {part: np.zeros((1, text.num_kv_heads, length, text.head_dim), np.float32) for part in ("key", "value")}
+        for start in range(0, length, CHUNK):
+            span = slice(first + start, first + min(start + CHUNK, length))
+            feeds: dict[str, Any] = {
+                "hidden": prompts.hidden[span],
+                "token_types": prompts.token_types[span],
+                "position_ids": prompts.position_ids[:, None, span],
+                "past_lengths": np.array([start]),
+                "lengths": np.array([span.stop - span.start]),
+                **{f"past_{part}.{index}": array for part, array in past.items()},
+            }
+            outputs = dict(zip(names, session.run(names, feeds), strict=True))
+            past = {part: outputs.pop(f"present_{part}") for part in past}
+            prompts.hidden[span] = outputs.pop("after")
+            yield span, outputs
+        first += length

@@ -1,0 +1,109 @@
+"""A user's conversations as the decoder's first layer gets them: tokens embedded, pictures and clips encoded."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from ernie_export.common.errors import UserError
+from ernie_export.exporter.weights import writer as weights
+from ernie_export.graphs.builder import GraphBuilder
+from ernie_export.graphs.checkpoint.reader import Checkpoint
+from ernie_export.graphs.config import ErnieConfig
+from ernie_export.runtime import messages_file
+from ernie_export.runtime.feature_cache import encode_media
+from ernie_export.runtime.preprocess import Prepared, Preprocessor
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Tokens of all conversations, one after the other.
+
+    hidden: (tokens, hidden) float32, in a file, overwritten layer by layer. token_types: (tokens,) int64.
+    position_ids: (3, tokens) int64. lengths: tokens of each conversation. sha256: of all token ids and pixels.
+    """
+
+    hidden: np.ndarray
+    token_types: np.ndarray
+    position_ids: np.ndarray
+    lengths: tuple[int, ...]
+    sha256: str
+
+
+class VisionEncoder:
+    """The vision encoder and the resampler of `graphs`, with their weights in `folder`."""
+
+    def __init__(self, graphs: dict[str, GraphBuilder], lowering: str, checkpoint: Checkpoint, folder: Path) -> None:
+        parts = {name: graphs[name] for name in ("vision", "resampler")}
+        layout = weights.plan([weight for graph in parts.values() for weight in graph.weights.values()])
+        weights.write(layout, checkpoint, folder / "vision.safetensors", lambda count: None)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        self.sessions = {}
+        for name, graph in parts.items():
+            path = folder / f"{name}.onnx"
+            graph.save(path, lowering, "vision.safetensors", layout.offsets)
+            self.sessions[name] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+        """See `Encoder.encode`."""
+        frames = {"pixel_values": pixel_values, "coordinates": coordinates}
+        (hidden,) = self.sessions["vision"].run(["hidden"], frames)
+        paired = {"hidden": hidden, "first": pairs[0], "second": pairs[1]}
+        (features,) = self.sessions["resampler"].run(["features"], paired)
+        return features
+
+
+def read_prompts(
+    path: Path, processors: Path, config: ErnieConfig, checkpoint: Checkpoint, encoder: VisionEncoder, folder: Path
+) -> Prompts:
+    """Preprocess and embed the conversations in the JSON file `path`; `processors`: the folder that settles how.
+
+    A conversation that ends with the assistant's answer is taken whole, another one with the opening of an answer.
+    Raises UserError, naming the file and the conversation, on what `ernie-run --messages` would refuse.
+    """
+    document = messages_file.read(path)
+    conversations = [document] if isinstance(document[0], dict) else document
+    preprocessor = Preprocessor.from_folder(processors)
+    digest = hashlib.sha256()
+    types, positions, lengths = [], [], []
+    with (folder / "hidden").open("wb") as file:
+        for number, messages in enumerate(conversations):
+            try:
+                answered = isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant"
+                prepared = preprocessor.prepare(messages, add_generation_prompt=not answered)
+            except UserError as e:
+                raise UserError(f"{path}: [{number}]: {e}") from e
+            length = prepared.arrays["input_ids"].shape[1]
+            if length > config.text.max_positions:
+                raise UserError(
+                    f"{path}: [{number}]: expected at most {config.text.max_positions} tokens, found {length}"
+                )
+            for name in ("input_ids", "pixel_values", "pixel_values_videos"):
+                if name in prepared.arrays:
+                    digest.update(np.ascontiguousarray(prepared.arrays[name]).data)
+            file.write(embed(prepared, config, checkpoint, encoder).tobytes())
+            types.append(prepared.arrays["moe_mm_token_type_ids"][0])
+            positions.append(prepared.position_ids[:, 0])
+            lengths.append(length)
+    return Prompts(
+        np.memmap(folder / "hidden", np.float32, "r+").reshape(sum(lengths), config.text.hidden_size),
+        np.concatenate(types),
+        np.concatenate(positions, axis=1),
+        tuple(lengths),
+        digest.hexdigest(),
+    )
+
+
+def embed(prepared: Prepared, config: ErnieConfig, checkpoint: Checkpoint, encoder: VisionEncoder) -> np.ndarray:
+    """The decoder's input (tokens, hidden) float32: rows of the embedding table, features in their places."""
+    tokens, places = np.unique(prepared.arrays["input_ids"][0], return_inverse=True)
+    table = [checkpoint.read_rows("model.embed_tokens.weight", token, token + 1) for token in tokens.tolist()]
+    hidden = np.concatenate(table).astype(np.float32)[places]
+    if prepared.items:
+        features = encode_media(encoder, *prepared.media(), config.vision.spatial_merge_size)
+        for item, rows in zip(prepared.items, features, strict=True):
+            hidden[item.tokens] = rows
+    return hidden

@@ -1,0 +1,1 @@
+"""The commands that read a checkpoint: ernie-export, ernie-plan, ernie-verify."""

@@ -1,0 +1,98 @@
+"""ernie-verify: is a bundle what PyTorch computes?"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ernie_export.common.command import run
+from ernie_export.common.errors import UserError
+
+if TYPE_CHECKING:
+    from ernie_export.exporter.verify.verify import Report
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--against", "checkpoint", type=click.Path(path_type=Path), required=True, help="The checkpoint folder.")
+@click.option("--questions", type=click.Path(path_type=Path), help="JSON list of {messages, answer} to ask both sides.")
+@click.option("--tolerance", type=click.FloatRange(min=0), help="Relative error allowed. [default: 1e-4 for fp32]")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def command(bundle: Path, checkpoint: Path, questions: Path | None, tolerance: float | None, as_json: bool) -> None:
+    """Run BUNDLE and PyTorch (float32) on the same prompts and report how far they part.
+
+    A bundle in fp32 is held to rounding, one of a lower precision to the divergence of its next-token distributions.
+
+    Exit code 0: within tolerance; 1: past it; 2: something could not be read.
+    """
+    try:
+        from ernie_export.exporter.verify.questions import read_questions
+        from ernie_export.exporter.verify.verify import verify
+    except ModuleNotFoundError as e:
+        raise UserError(f"ernie-verify needs the extra 'parity' (no module {e.name}): pip install .[parity]") from e
+    console = Console(stderr=True)
+    asked = read_questions(questions) if questions else []
+    with console.status("reading the bundle") as status:
+        report = verify(bundle, checkpoint, tolerance, asked, status.update)
+    if as_json:
+        print(json.dumps(asdict(report) | {"kl": report.kl, "failures": report.failures}, indent=1))
+    else:
+        show(report, Console())
+    sys.exit(1 if report.failures else 0)
+
+
+def show(report: "Report", console: Console) -> None:
+    """Tables of stages, of next tokens and of answers, and the verdict."""
+    stages = Table(title="stages, worst over all conversations", title_justify="left")
+    for column in ("stage", "relative error", "routing agreed"):
+        stages.add_column(column, justify="left" if column == "stage" else "right")
+    error = report.limits.error
+    for name, stage in report.stages.items():
+        ties = f" ({stage.ties} on rounding)" if stage.ties else ""
+        agreed = f"{stage.agreed}/{stage.routed}{ties}" if stage.routed else ""
+        fine = error is None or (stage.error <= error and stage.agreed + stage.ties == stage.routed)
+        stages.add_row(name, f"{stage.error:.1e}", agreed, style="" if fine else "red")
+    console.print(stages)
+    tokens = Table(title="next tokens, both sides reading the reference's greedy answer", title_justify="left")
+    for column in ("conversation", "first choice agreed", "first that differs", "KL, nats"):
+        tokens.add_column(column, justify="left" if column == "conversation" else "right")
+    for case in report.cases:
+        place = "none" if case.diverged is None else f"{case.diverged} (lead {case.gap:.1e})"
+        tokens.add_row(case.name, f"{case.agreed}/{case.tokens}", place, f"{case.kl:.1e}")
+    console.print(tokens)
+    if report.questions:
+        show_answers(report, console)
+    for line in report.failures:
+        console.print(line, style="red")
+    verdict = f"{len(report.failures)} past the limits" if report.failures else "within the limits"
+    rounding = "" if error is None else f"relative error {error:.0e}, "
+    console.print(f"{verdict} ({report.precision}: {rounding}divergence {report.limits.kl:.0e} nats)")
+
+
+def show_answers(report: "Report", console: Console) -> None:
+    """How many questions each side answers word for word, and the answers that differ."""
+    total = len(report.questions)
+    for side in ("reference", "bundle"):
+        right = sum(getattr(question, side) == question.answer for question in report.questions)
+        console.print(f"{side}: {right} of {total} questions answered exactly ({100 * right / total:.1f} %)")
+    different = [question for question in report.questions if question.reference != question.bundle]
+    if different:
+        table = Table("expected", "reference", "bundle", title="answers that differ", title_justify="left")
+        for question in different:
+            table.add_row(*map(Text, (question.answer, question.reference, question.bundle)))
+        console.print(table)
+
+
+def main() -> None:
+    """Entry point of ernie-verify."""
+    run(command)
+
+
+if __name__ == "__main__":
+    main()

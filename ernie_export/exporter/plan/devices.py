@@ -1,0 +1,99 @@
+"""What a device offers a model: memory, bandwidth, arithmetic. Figures of vendors' public data sheets.
+
+Data sheets count memory in GB of 10^9 bytes or in GiB without saying which; 10^9 is taken throughout. Where the card
+holds more, the difference is about what a driver's context and an allocator keep for themselves.
+
+Arithmetic is dense (a sheet's "with sparsity" halved), at boost clock, and with float32 accumulation. A figure that is
+not in a public sheet is None: no rate is derived from it.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.json_fields import Section, read_json
+
+GB, TERA = 10**9, 1e12
+MEMORY_LIMIT = 2**60  # bytes; past any machine, so that a slip of units is refused
+FLOPS_KEYS = ("fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Device:
+    """`memory` in bytes, `bandwidth` in bytes/s, `fp32` to `fp16` in FLOP/s; `source` says where they are from."""
+
+    name: str
+    memory: int
+    bandwidth: float | None
+    fp32: float | None
+    bf16: float | None
+    fp16: float | None
+    source: str
+
+    def seconds(self, stages: list[tuple[float, float, str]], by_bandwidth: bool) -> float | None:
+        """Least time for stages of (FLOP, bytes, arithmetic) one after another.
+
+        None where the bandwidth is missing, or the arithmetic's rate, unless `by_bandwidth` lets the bytes alone count.
+        """
+        total = 0.0
+        for flops, nbytes, arithmetic in stages:
+            peak: float | None = getattr(self, arithmetic)
+            if self.bandwidth is None or (peak is None and not by_bandwidth):
+                return None
+            total += max(nbytes / self.bandwidth, flops / peak if peak is not None else 0)
+        return total
+
+
+# Unsure and so left out: tensor-core rates of the Jetsons below fp4 and int8, which their sheets do not give dense.
+DEVICES = {
+    device.name: device
+    for device in (
+        # NVIDIA H200 data sheet, SXM: 1979 TFLOP/s (fp16, bf16) with sparsity.
+        Device("h200", 141 * GB, 4.8e12, 67 * TERA, 989 * TERA, 989 * TERA, "H200 SXM data sheet"),
+        # NVIDIA H100 data sheet, SXM: the same processor.
+        Device("h100", 80 * GB, 3.35e12, 67 * TERA, 989 * TERA, 989 * TERA, "H100 SXM data sheet"),
+        # NVIDIA A100 data sheet, SXM 80 GB.
+        Device("a100", 80 * GB, 2.039e12, 19.5 * TERA, 312 * TERA, 312 * TERA, "A100 SXM 80 GB data sheet"),
+        # NVIDIA L40S data sheet, the figures without sparsity.
+        Device("l40s", 48 * GB, 864e9, 91.6 * TERA, 362 * TERA, 362 * TERA, "L40S data sheet"),
+        # NVIDIA Ada architecture whitepaper, GeForce RTX 4090; fp16 is twice that with fp16 accumulation.
+        Device("rtx4090", 24 * GB, 1008e9, 82.6 * TERA, 165.2 * TERA, 165.2 * TERA, "Ada GPU whitepaper"),
+        # NVIDIA RTX Blackwell architecture whitepaper, GeForce RTX 5090; likewise.
+        Device("rtx5090", 32 * GB, 1792e9, 104.8 * TERA, 209.5 * TERA, 209.5 * TERA, "RTX Blackwell whitepaper"),
+        # NVIDIA Jetson AGX Orin technical brief, 64 GB module: 5.3 TFLOP/s of its CUDA cores in fp32.
+        Device("orin-64g", 64 * GB, 204.8e9, 5.3 * TERA, None, None, "Jetson AGX Orin technical brief"),
+        # NVIDIA Jetson AGX Thor (T5000) data sheet: 2070 TFLOP/s is fp4 with sparsity.
+        Device("thor", 128 * GB, 273e9, None, None, None, "Jetson T5000 data sheet"),
+    )
+}
+
+
+def find_device(name: str) -> Device:
+    """A device of the table, this machine ("cpu"), or one described in a JSON file; UserError for anything else."""
+    if name in DEVICES:
+        return DEVICES[name]
+    if name == "cpu":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Device("cpu", memory, None, None, None, None, "this machine's memory; no rates known")
+    if not name.endswith(".json"):
+        raise UserError(f"--device: expected {', '.join(DEVICES)}, cpu or a .json file, found {name}")
+    return read_device(Path(name))
+
+
+def read_device(path: Path) -> Device:
+    """A device from a JSON file, in bytes, bytes/s and FLOP/s; only `memory` is required. UserError names the key.
+
+    {"name": "my board", "memory": 16e9, "bandwidth": 50e9, "fp32": 1e12, "bf16": ..., "fp16": ...}
+    """
+    section = Section(path, "", read_json(path))
+    memory = section.positive("memory")
+    if not 1 <= memory <= MEMORY_LIMIT:
+        raise section.error("memory", f"bytes from 1 to {MEMORY_LIMIT}", memory)
+    name = section.get("name", path.stem)
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 80:
+        raise section.error("name", "text of one line", name)
+    figures = {key: section.positive(key) for key in ("bandwidth", *FLOPS_KEYS) if section.get(key) is not None}
+    section.refuse_unknown(())
+    values = {key: figures.get(key) for key in ("bandwidth", *FLOPS_KEYS)}
+    return Device(name, int(memory), **values, source=str(path))

@@ -1,0 +1,43 @@
+"""Compiles kernels of the plugins, in a process of its own (see child.py): several of them share the processor's cores.
+
+Reads a request (one JSON object) from standard input: sizes (the fields of plugins.Sizes), dtype, and work, a list of
+[architecture, number of the case in `plugins.cases`, tactic]. Writes one JSON object a line for each piece of work:
+{"kernel": fields} with those of CompiledKernel; {"misfit": bytes} where a program asks for more shared memory than the
+architecture has; {"failed": reason}.
+"""
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+from ernie_export.exporter.targets.workers.process import Tell, serve
+from ernie_export.graphs.ops.plugins import Sizes, cases
+from ernie_export.graphs.ops.ptx import assemble, compile_stage, fits
+from ernie_export.graphs.ops.stage import Attributes, Shapes, Stage
+
+
+def main(request: dict[str, Any], tell: Tell) -> None:
+    """Serve one request."""
+    os.environ.pop("TRITON_INTERPRET", None)  # with it kernels can't be compiled
+    known = list(cases(Sizes.read(request["sizes"])))
+    for arch, case, tactic in request["work"]:
+        stage, shapes, attributes = known[case]
+        tell(one(stage, shapes, attributes, tactic, request["dtype"], arch))
+
+
+def one(
+    stage: Stage, shapes: Shapes, attributes: Attributes, tactic: int, dtype: str, arch: str
+) -> dict[str, dict[str, Any] | int | str]:
+    """The answer to one piece of work: compiled, and taken by the assembler."""
+    try:
+        compiled = compile_stage(stage, shapes, attributes, tactic, dtype, arch)
+        if not fits(compiled, arch):
+            return {"misfit": compiled.shared}
+        assemble(compiled, arch)
+    except Exception as e:  # whatever a compiler raises on sizes that it can't serve
+        return {"failed": " ".join(f"{type(e).__name__}: {e}".split())}
+    return {"kernel": asdict(compiled)}
+
+
+if __name__ == "__main__":
+    serve(main)

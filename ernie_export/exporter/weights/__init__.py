@@ -1,0 +1,1 @@
+"""Write the weights of all graphs to one safetensors file, in bounded memory."""

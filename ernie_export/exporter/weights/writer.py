@@ -1,0 +1,246 @@
+"""All initializers of a bundle streamed into one safetensors file, whatever the checkpoint's size.
+
+Every tensor is made of pieces that are read, cast and written block by block, so memory stays at a few blocks. The file
+is plain safetensors: graphs point into it by offset, and any safetensors reader opens it.
+
+Alignment: the format allows no holes between tensors, so tensors are ordered by the largest power of two (up to a page)
+that divides their size. Each then starts at a multiple of that power: tensors of whole pages on a page, none ever off
+its element size. The header is padded with spaces (which the format allows) to a whole page.
+
+A quantised weight's scales follow its codes, so that the scales of one weight are all that waits in memory.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.safetensors_header import TensorEntry
+from ernie_export.exporter.weights.code_store import CodeStore
+from ernie_export.exporter.weights.direct_file import BLOCK, Sink
+from ernie_export.exporter.weights.quantize import Quantizer
+from ernie_export.graphs.checkpoint.reader import NUMPY, Checkpoint
+from ernie_export.graphs.weight_spec import Constant, Interleaved, Piece, ScalesOf, SourceSlice, Weight
+
+PAGE = 4096
+FORMAT_NAMES = {
+    np.dtype(np.float32): "F32",
+    np.dtype(np.float16): "F16",
+    np.dtype(ml_dtypes.bfloat16): "BF16",
+    np.dtype(np.int64): "I64",
+    np.dtype(np.int32): "I32",
+    np.dtype(np.int8): "I8",
+    np.dtype(np.uint8): "U8",
+    np.dtype(np.bool_): "BOOL",
+    np.dtype(ml_dtypes.float8_e4m3fn): "F8_E4M3",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything goes: `weights` in file order, `offsets` in bytes from the start of the file."""
+
+    header: bytes
+    weights: tuple[Weight, ...]
+    offsets: dict[str, int]
+    nbytes: int
+
+
+def plan(weights: Sequence[Weight]) -> Layout:
+    """Order the weights and place each; ValueError if two share a name."""
+    names = [weight.name for weight in weights]
+    if len(set(names)) != len(names):
+        raise ValueError(f"two weights named {next(name for name in names if names.count(name) > 1)}")
+    scales = {piece.codes: weight for weight in weights for piece in weight.pieces if isinstance(piece, ScalesOf)}
+    units = [(weight, scales.pop(weight.name)) if weight.name in scales else (weight,) for weight in weights]
+    units = [unit for unit in units if len(unit) == 2 or not isinstance(unit[0].pieces[0], ScalesOf)]
+    if scales:
+        raise ValueError(f"{next(iter(scales.values())).name}: scales of a weight that is not there")
+    units.sort(key=lambda unit: -min(alignment(weight.nbytes) for weight in unit))
+    ordered = [weight for unit in units for weight in unit]
+    members, offsets, end = {}, {}, 0
+    for weight in ordered:
+        kind = FORMAT_NAMES[np.dtype(weight.dtype)]
+        span = [end, end + weight.nbytes]
+        members[weight.name] = {"dtype": kind, "shape": list(weight.shape), "data_offsets": span}
+        offsets[weight.name] = end
+        end += weight.nbytes
+    text = json.dumps(members, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % PAGE)
+    header = len(text).to_bytes(8, "little") + text
+    offsets = {name: len(header) + offset for name, offset in offsets.items()}
+    return Layout(header, tuple(ordered), offsets, len(header) + end)
+
+
+def alignment(nbytes: int) -> int:
+    """The largest power of two up to a page that divides `nbytes` (a page for 0)."""
+    return math.gcd(nbytes, PAGE)
+
+
+def write(
+    layout: Layout,
+    checkpoint: Checkpoint,
+    path: Path,
+    on_progress: Callable[[int], None],
+    calibrated: CodeStore | None = None,
+) -> str:
+    """Write the file and return its SHA-256 in hexadecimal digits; `on_progress` is told the bytes of each block.
+
+    Pieces of quantised weights that are `calibrated` have their codes from there, the others find theirs now.
+
+    The file is flushed to the disk before this returns, and removed if anything fails. Raises UserError if `path` is
+    there already, the disk is full or not writable, or a source cannot be read; ValueError if a weight's pieces do not
+    fill its shape.
+    """
+    for weight in layout.weights:
+        check_pieces(weight, checkpoint)
+    free = check_room(path, layout.nbytes)
+    try:
+        with Sink(path) as sink, Quantizer() as quantizer:
+            sink.put(np.frombuffer(layout.header, np.uint8))
+            on_progress(len(layout.header))
+            pieces = [(weight, piece) for weight in layout.weights for piece in weight.pieces]
+            for (weight, piece), coming in zip_longest(pieces, pieces[1:]):
+                for name in sources(coming[0], coming[1], calibrated) if coming else ():
+                    checkpoint.read_ahead(name)
+                for block in stored_blocks(weight, piece, checkpoint, sink, quantizer, calibrated):
+                    sink.put(block)
+                    on_progress(block.nbytes)
+            return sink.finish()
+    except OSError as e:
+        found = f"{e.strerror or e} ({free} bytes free)"
+        raise UserError(f"{path}: expected a new file of {layout.nbytes} bytes, found: {found}") from e
+
+
+def check_room(path: Path, nbytes: int) -> int:
+    """Free bytes on the disk that is to hold `path`; UserError if they are fewer, or its folder is missing."""
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError as e:
+        raise UserError(f"{path.parent}: expected a folder to write to, found: {e.strerror}") from e
+    if free < nbytes:
+        raise UserError(f"{path}: expected {nbytes} bytes of free disk space, found {free}")
+    return free
+
+
+def sources(weight: Weight, piece: Piece, calibrated: CodeStore | None = None) -> tuple[str, ...]:
+    """Names of the checkpoint tensors that a piece reads."""
+    if isinstance(piece, Constant | ScalesOf) or is_calibrated(weight, piece, calibrated):
+        return ()
+    return (piece.gate, piece.up) if isinstance(piece, Interleaved) else (piece.source,)
+
+
+def check_pieces(weight: Weight, checkpoint: Checkpoint) -> None:
+    """Compare the pieces' elements with the weight's; ValueError where they differ."""
+    count = 0
+    for piece in weight.pieces:
+        if isinstance(piece, ScalesOf):
+            return
+        shapes = [checkpoint.tensors[name].shape for name in sources(weight, piece)]
+        if isinstance(piece, SourceSlice) and not 0 <= piece.start <= piece.stop <= shapes[0][0]:
+            raise ValueError(f"{weight.name}: {piece} of {shapes[0]}")
+        if isinstance(piece, Interleaved) and (shapes[0] != shapes[1] or not shapes[0]):
+            raise ValueError(f"{weight.name}: {piece} of {shapes[0]} and {shapes[1]}")
+        if isinstance(piece, Constant):
+            count += piece.array.size
+        elif isinstance(piece, SourceSlice):
+            count += (piece.stop - piece.start) * math.prod(shapes[0][1:])
+        else:
+            count += sum(math.prod(shape) for shape in shapes)
+    if weight.quantization is not None:
+        count = count * weight.quantization.bits // 8
+    if count != math.prod(weight.shape):
+        raise ValueError(f"{weight.name}: pieces of {count} elements for shape {weight.shape}")
+
+
+def is_calibrated(weight: Weight, piece: Piece, calibrated: CodeStore | None) -> bool:
+    """Whether the piece's codes are known."""
+    return calibrated is not None and weight.quantization is not None and piece in calibrated
+
+
+def stored_blocks(
+    weight: Weight,
+    piece: Piece,
+    checkpoint: Checkpoint,
+    sink: Sink,
+    quantizer: Quantizer,
+    calibrated: CodeStore | None,
+) -> Iterator[np.ndarray]:
+    """The bytes of one piece as `weight` stores them: in its dtype, or as codes."""
+    if calibrated is not None and is_calibrated(weight, piece, calibrated):
+        codes, scales = calibrated.take(piece)
+        quantizer.scales.append(scales)
+        yield codes
+    elif isinstance(piece, ScalesOf):
+        yield from array_blocks(quantizer.take_scales(), np.dtype(weight.dtype), sink)
+    elif weight.quantization is None:
+        yield from blocks(piece, np.dtype(weight.dtype), checkpoint, sink)
+    else:
+        for block in blocks(piece, np.dtype(np.float32), checkpoint, sink):
+            yield quantizer.quantize(block.view(np.float32), weight.quantization)
+
+
+def blocks(piece: Piece, dtype: np.dtype, checkpoint: Checkpoint, sink: Sink) -> Iterator[np.ndarray]:
+    """The bytes of one piece, cast to `dtype`, in blocks (uint8) of the sink."""
+    if isinstance(piece, ScalesOf):
+        raise ValueError(f"scales of {piece.codes} without its codes")
+    if isinstance(piece, Constant):
+        yield from array_blocks(piece.array, dtype, sink)
+    elif isinstance(piece, Interleaved):
+        yield from interleaved_blocks(checkpoint, piece, dtype, sink)
+    else:
+        entry = checkpoint.tensors[piece.source]
+        start, stop = 0, math.prod(entry.shape)
+        if isinstance(piece, SourceSlice):
+            start, stop = (row * math.prod(entry.shape[1:]) for row in (piece.start, piece.stop))
+        yield from flat_blocks(checkpoint, entry, start, stop, dtype, sink)
+
+
+def array_blocks(array: np.ndarray, dtype: np.dtype, sink: Sink) -> Iterator[np.ndarray]:
+    """An array in memory, block by block."""
+    data = np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
+    for start in range(0, data.size, BLOCK):
+        block = sink.block(min(BLOCK, data.size - start))
+        block[:] = data[start : start + BLOCK]
+        yield block
+
+
+def flat_blocks(
+    checkpoint: Checkpoint, entry: TensorEntry, start: int, stop: int, dtype: np.dtype, sink: Sink
+) -> Iterator[np.ndarray]:
+    """Elements `start` to `stop` of a source tensor; read straight into the block where no cast is needed."""
+    stored = NUMPY[entry.dtype]
+    count = BLOCK // max(dtype.itemsize, stored.itemsize)
+    raw = np.empty(0 if stored == dtype else min(count, stop - start), stored)
+    for first in range(start, stop, count):
+        size = min(count, stop - first)
+        block = sink.block(size * dtype.itemsize)
+        if stored == dtype:
+            checkpoint.read_into(entry, first * stored.itemsize, block)
+        else:
+            checkpoint.read_into(entry, first * stored.itemsize, raw[:size].view(np.uint8))
+            block.view(dtype)[...] = raw[:size]
+        yield block
+
+
+def interleaved_blocks(checkpoint: Checkpoint, piece: Interleaved, dtype: np.dtype, sink: Sink) -> Iterator[np.ndarray]:
+    """Rows of two source tensors in turn."""
+    entries = [checkpoint.tensors[name] for name in (piece.gate, piece.up)]
+    rows, width = entries[0].shape[0], math.prod(entries[0].shape[1:])
+    count = min(max(BLOCK // (2 * width * max(dtype.itemsize, 4)), 1), rows) if width else rows
+    raws = [np.empty((count, width), NUMPY[entry.dtype]) for entry in entries]
+    for first in range(0, rows, count):
+        size = min(count, rows - first)
+        block = sink.block(2 * size * width * dtype.itemsize)
+        pairs = block.view(dtype).reshape(size, 2, width)
+        for place, (entry, raw) in enumerate(zip(entries, raws, strict=True)):
+            checkpoint.read_into(entry, first * width * raw.itemsize, raw[:size].reshape(-1).view(np.uint8))
+            pairs[:, place] = raw[:size]
+        yield block

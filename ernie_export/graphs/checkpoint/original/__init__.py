@@ -1,0 +1,1 @@
+"""Translate a checkpoint of the original remote-code revision into the form that transformers writes."""

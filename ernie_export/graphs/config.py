@@ -1,0 +1,247 @@
+"""config.json as frozen dataclasses, read once at the edge; missing, unknown or contradictory keys are refused by name.
+
+Key names and their meaning follow `Ernie4_5_VLMoeConfig` of transformers 5.7 to 5.23. A key that `save_pretrained`
+always writes must be there; one that the class may leave out (`head_dim`, `mrope_section`, the vision encoder's rotary
+base) takes the class's value; a key that changes nothing at inference is listed below and passed over. A config.json in
+the spelling of the original remote code is translated first (published.py).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ernie_export.common.json_fields import Section, read_json
+from ernie_export.graphs.checkpoint.original import config as published
+
+# What save_pretrained (4.x and 5.x) writes into any config and no graph depends on.
+BOOKKEEPING = frozenset(
+    "_name_or_path architectures chunk_size_feed_forward dtype id2label initializer_range is_encoder_decoder label2id "
+    "model_type output_attentions output_hidden_states problem_type return_dict torch_dtype transformers_version "
+    "bos_token_id eos_token_id pad_token_id".split()
+)
+TEXT_BOOKKEEPING = BOOKKEEPING | {
+    "attention_dropout",  # the class fixes it to 0
+    "output_router_logits",
+    "router_aux_loss_coef",
+    "tie_word_embeddings",  # without effect: the class ties by the top-level key alone
+    "use_cache",
+}
+COUNT_LIMIT = 4096  # layers, experts, heads: past any real model, so that a silly number fails here and not in memory
+SIZE_LIMIT = 2**31 - 1
+MEDIA_TOKENS = ("image_token_id", "image_start_token_id", "image_end_token_id") + (
+    "video_token_id",
+    "video_start_token_id",
+    "video_end_token_id",
+)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The decoder. `num_experts` counts one bank; `moe_intermediate_size` is (text, vision)."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    mrope_section: tuple[int, int, int]  # pairs of head_dim/2 that follow (height, width, time)
+    max_positions: int
+    use_bias: bool
+    layer_types: tuple[str, ...]  # "dense" or "sparse", one for each layer
+    num_experts: int
+    experts_per_token: int
+    moe_intermediate_size: tuple[int, int]
+    num_shared_experts: int  # 0: no shared expert
+    norm_min: float
+
+    @staticmethod
+    def from_section(section: Section) -> "TextConfig":
+        """Read and check `text_config`; UserError naming the key."""
+        section.expect("model_type", "ernie4_5_vl_moe_text")
+        section.expect("hidden_act", "silu")
+        num_layers = section.size("num_hidden_layers", limit=COUNT_LIMIT)
+        hidden_size = section.size("hidden_size", limit=SIZE_LIMIT)
+        num_heads = section.size("num_attention_heads", limit=COUNT_LIMIT)
+        has_head_dim = "head_dim" in section
+        head_dim = section.size("head_dim", limit=SIZE_LIMIT) if has_head_dim else hidden_size // num_heads
+        rope = rope_section(section, types=("default",), keys={"mrope_section"})
+        config = TextConfig(
+            vocab_size=section.size("vocab_size", limit=SIZE_LIMIT),
+            hidden_size=hidden_size,
+            intermediate_size=section.size("intermediate_size", limit=SIZE_LIMIT),
+            num_layers=num_layers,
+            num_heads=num_heads,
+            num_kv_heads=section.size("num_key_value_heads", limit=COUNT_LIMIT),
+            head_dim=head_dim,
+            rms_norm_eps=section.positive("rms_norm_eps"),
+            rope_theta=rope_theta(section, rope, default=500000.0),
+            mrope_section=rope.sizes("mrope_section", 3) if "mrope_section" in rope else (22, 22, 20),  # type: ignore[arg-type]
+            max_positions=section.size("max_position_embeddings", limit=SIZE_LIMIT),
+            use_bias=section.flag("use_bias"),
+            layer_types=layer_types(section, num_layers),
+            num_experts=section.size("moe_num_experts", "num_experts", limit=COUNT_LIMIT),
+            experts_per_token=section.size("moe_k", "num_experts_per_tok", limit=COUNT_LIMIT),
+            moe_intermediate_size=section.sizes("moe_intermediate_size", 2, absent=(1536, 512)),  # type: ignore[arg-type]
+            num_shared_experts=section.size("moe_num_shared_experts", least=0, limit=COUNT_LIMIT),
+            norm_min=section.positive("moe_norm_min"),
+        )
+        section.refuse_unknown(TEXT_BOOKKEEPING)
+        config.check(section, rope)
+        return config
+
+    def check(self, section: Section, rope: Section) -> None:
+        """Refuse figures that contradict each other."""
+        if self.num_heads % self.num_kv_heads:
+            expected = f"a divisor of num_attention_heads {self.num_heads}"
+            raise section.error("num_key_value_heads", expected, self.num_kv_heads)
+        if self.experts_per_token > self.num_experts:
+            expected = f"at most moe_num_experts {self.num_experts}"
+            raise section.error("moe_k", expected, self.experts_per_token)
+        height, width, time = self.mrope_section
+        if height != width or 2 * (height + width + time) != self.head_dim:
+            expected = f"[a, a, b] with a + a + b = {self.head_dim / 2:g} (half of head_dim {self.head_dim})"
+            raise rope.error("mrope_section", expected, list(self.mrope_section))
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The vision encoder and, through the merge sizes, the resampler."""
+
+    depth: int
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
+    in_channels: int
+    patch_size: int
+    spatial_merge_size: int
+    temporal_merge_size: int
+    norm_eps: float
+    rope_theta: float
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @staticmethod
+    def from_section(section: Section) -> "VisionConfig":
+        """Read and check `vision_config`; UserError naming the key."""
+        section.expect("model_type", "ernie4_5_vl_moe_vision")
+        section.expect("hidden_act", "quick_gelu")
+        # 5.7 writes no rope_parameters here, and the class turns "default" into "axial".
+        rope = rope_section(section, types=("axial", "default"), keys=set())
+        config = VisionConfig(
+            depth=section.size("depth", "num_hidden_layers", limit=COUNT_LIMIT),
+            hidden_size=section.size("hidden_size", limit=SIZE_LIMIT),
+            num_heads=section.size("num_heads", "num_attention_heads", limit=COUNT_LIMIT),
+            intermediate_size=section.size("intermediate_size", limit=SIZE_LIMIT),
+            in_channels=section.size("in_channels", limit=COUNT_LIMIT),
+            patch_size=section.size("patch_size", limit=COUNT_LIMIT),
+            spatial_merge_size=section.size("spatial_merge_size", limit=COUNT_LIMIT),
+            temporal_merge_size=section.size("temporal_merge_size", limit=COUNT_LIMIT),
+            norm_eps=section.positive("rms_norm_eps"),
+            rope_theta=rope_theta(section, rope, default=10000.0),
+        )
+        section.refuse_unknown(BOOKKEEPING)
+        if config.temporal_merge_size != 2:  # the reference's frame pairing is written for 2 alone
+            raise section.error("temporal_merge_size", "2", config.temporal_merge_size)
+        if config.hidden_size % (4 * config.num_heads):
+            expected = f"a multiple of 4 * num_heads {config.num_heads} (a head is rotated in quarters)"
+            raise section.error("hidden_size", expected, config.hidden_size)
+        return config
+
+
+@dataclass(frozen=True)
+class ErnieConfig:
+    """The whole model; token ids are in the tokenizer's vocabulary."""
+
+    text: TextConfig
+    vision: VisionConfig
+    image_token_id: int
+    image_start_token_id: int
+    image_end_token_id: int
+    video_token_id: int
+    video_start_token_id: int
+    video_end_token_id: int
+    tie_word_embeddings: bool
+    eos_token_ids: tuple[int, ...]  # empty: generation ends by length alone
+
+    @staticmethod
+    def from_hf(folder: Path) -> "ErnieConfig":
+        """Read config.json (and generation_config.json) of a checkpoint folder; UserError naming file and key."""
+        path = folder / "config.json"
+        section = Section(path, "", read_json(path))
+        if published.is_original(section.members):
+            section = Section(path, "", published.translate(section))
+        section.expect("model_type", "ernie4_5_vl_moe")
+        if section.get("quantization_config") is not None:
+            raise section.error(
+                "quantization_config", "unquantised weights (F32, BF16 or F16)", "a quantised checkpoint"
+            )
+        text_section = section.section("text_config")
+        text = TextConfig.from_section(text_section)
+        vision = VisionConfig.from_section(section.section("vision_config"))
+        media = {key: section.size(key, least=0, limit=SIZE_LIMIT) for key in MEDIA_TOKENS}
+        tied = section.flag("tie_word_embeddings")
+        section.refuse_unknown(BOOKKEEPING)
+        for key, token in media.items():
+            if token >= text.vocab_size:
+                raise section.error(key, f"a token below text_config.vocab_size {text.vocab_size}", token)
+            twins = [other for other in MEDIA_TOKENS if other != key and media[other] == token]
+            if twins:
+                raise section.error(key, f"a token different from {twins[0]}", token)
+        eos = eos_token_ids(folder, section, text_section, text.vocab_size)
+        return ErnieConfig(text=text, vision=vision, tie_word_embeddings=tied, eos_token_ids=eos, **media)
+
+
+def rope_section(section: Section, types: tuple[str, ...], keys: set[str]) -> Section:
+    """The rotary parameters: `rope_parameters`, or the older `rope_scaling`; refuses types other than `types`."""
+    if section.get("rope_parameters") and section.get("rope_scaling"):
+        raise section.error("rope_scaling", "rope_parameters or rope_scaling", "both")
+    rope = section.section("rope_scaling" if section.get("rope_scaling") else "rope_parameters", absent={})
+    found = rope.get("rope_type", rope.get("type", types[0]))
+    if found not in types:
+        raise rope.error("rope_type", " or ".join(types), found)
+    rope.refuse_unknown({"rope_type", "type", "rope_theta", *keys})
+    return rope
+
+
+def rope_theta(section: Section, rope: Section, default: float) -> float:
+    """The rotary base, which may stand in the rotary parameters or beside them."""
+    beside = section.positive("rope_theta") if "rope_theta" in section else default
+    if "rope_theta" not in rope:
+        return beside
+    inside = rope.positive("rope_theta")
+    if "rope_theta" in section and inside != beside:
+        raise section.error("rope_theta", f"the same as {rope.prefix}rope_theta {inside:g}", beside)
+    return inside
+
+
+def layer_types(section: Section, num_layers: int) -> tuple[str, ...]:
+    """`mlp_layer_types`; absent or null means one dense layer before sparse ones."""
+    found = section.get("mlp_layer_types")
+    if found is None:
+        return ("dense",) + ("sparse",) * (num_layers - 1)
+    if not isinstance(found, list) or not all(kind in ("dense", "sparse") for kind in found):
+        raise section.error("mlp_layer_types", 'a list of "dense" and "sparse"', found)
+    if len(found) != num_layers:
+        raise section.error("mlp_layer_types", f"one entry for each of num_hidden_layers {num_layers}", f"{len(found)}")
+    return tuple(found)
+
+
+def eos_token_ids(folder: Path, section: Section, text: Section, vocab_size: int) -> tuple[int, ...]:
+    """Tokens that end an answer: generation_config.json's if that file is there, else the config's."""
+    path = folder / "generation_config.json"
+    sources = [Section(path, "", read_json(path))] if path.exists() else [section, text]
+    for source in sources:
+        found = source.get("eos_token_id")
+        if found is None:
+            continue
+        tokens = found if isinstance(found, list) else [found]
+        if not all(type(token) is int and 0 <= token < vocab_size for token in tokens):
+            raise source.error("eos_token_id", f"tokens from 0 to {vocab_size - 1}", found)
+        return tuple(dict.fromkeys(tokens))
+    return ()

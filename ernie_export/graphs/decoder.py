@@ -1,0 +1,175 @@
+"""The decoder: token ids, vision features and a KV cache in, next-token logits and the cache out.
+
+B rows, S new tokens (right-padded where rows differ), N vision features, C cache capacity (>= tokens so far + S),
+H hidden size, K kv heads, D head size, V vocabulary. {i} runs over the layers.
+
+| input | shape | dtype | meaning |
+| --- | --- | --- | --- |
+| input_ids | (B, S) | int64 | |
+| feature_index * | (B, S) | int64 | 0: embed the token; n > 0: take row n - 1 of features instead |
+| features * | (N, H) | float | the resampler's output, in any order that feature_index knows |
+| token_types * | (B, S) | int64 | 0 text experts, otherwise vision experts (`moe_mm_token_type_ids`) |
+| position_ids | (3, B, S) | int64 | temporal, height, width |
+| past_lengths | (B,) | int64 | tokens already in the cache |
+| lengths | (B,) | int64 | new tokens that are not padding |
+| past_key.{i}, past_value.{i} | (B, K, C, D) | float | |
+| output logits | (B, V) | float32 | after each row's last new token |
+| output present_key.{i}, present_value.{i} | (B, K, C, D) | float | may be the past buffers themselves |
+
+* absent from the decode graph (`vision=False`), which knows text tokens only and none of the vision experts.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ernie_export.graphs.builder import GraphBuilder
+from ernie_export.graphs.config import ErnieConfig, TextConfig
+from ernie_export.graphs.layers.linear import linear, rms_norm
+from ernie_export.graphs.layers.mlp import sparse, swiglu
+from ernie_export.graphs.layers.quantized import quantized
+from ernie_export.graphs.ops.mrope.reference import axes, inverse_frequencies
+from ernie_export.graphs.precision import Precision
+
+INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
+
+
+@dataclass(frozen=True)
+class Call:
+    """Values that all layers share.
+
+    split: the shape [B, S, -1]. token_types: (B·S,); None for text alone. rotary: the rotation's constants.
+    cos, sin: (B, S, D/2). capacity: C, shape (1,).
+    """
+
+    split: ir.Value
+    token_types: ir.Value | None
+    rotary: dict[str, Any]
+    cos: ir.Value
+    sin: ir.Value
+    capacity: ir.Value
+
+
+def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuilder:
+    """The decoder graph in `precision`; without `vision` the decode graph."""
+    text, dtype = config.text, precision.dtype
+    cache = ("batch", text.num_kv_heads, "capacity", text.head_dim)
+    vision_inputs: list[tuple[str, ir.DataType, tuple[int | str, ...]]] = [
+        ("feature_index", INT64, ("batch", "sequence")),
+        ("features", dtype, ("features", text.hidden_size)),
+        ("token_types", INT64, ("batch", "sequence")),
+    ]
+    g = GraphBuilder(
+        "decoder" if vision else "decode",
+        dtype,
+        [
+            ("input_ids", INT64, ("batch", "sequence")),
+            *(vision_inputs if vision else []),
+            ("position_ids", INT64, (3, "batch", "sequence")),
+            ("past_lengths", INT64, ("batch",)),
+            ("lengths", INT64, ("batch",)),
+            *((f"past_{part}.{i}", dtype, cache) for i in range(text.num_layers) for part in ("key", "value")),
+        ],
+        precision.decoder,
+        precision.float8,
+    )
+    with g.scope("model"):
+        hidden = embed(g, config, vision)
+        token_types = None
+        if vision:
+            token_types = g.op("Reshape", g.inputs["token_types"], g.constant("flat", np.array([-1])), name="types")
+        call = shared_values(g, text, g.op("Shape", g.inputs["input_ids"]), token_types, g.inputs["past_key.0"])
+        for index in range(text.num_layers):
+            with g.scope(f"layers.{index}"):
+                hidden = layer(g, text, index, hidden, call)
+        last = last_tokens(g, hidden, call.split)
+        last = rms_norm(g, last, "model.norm", text.hidden_size, text.rms_norm_eps)
+    source = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+    with g.scope("lm_head"):
+        if precision.head:
+            logits = quantized(g, last, "lm_head.weight", [source], text.vocab_size, text.hidden_size, precision.head)
+        else:
+            logits = g.op("Gemm", last, g.tensor(source, (text.vocab_size, text.hidden_size)), transB=1)
+        if dtype != FLOAT:
+            logits = g.op("Cast", logits, to=FLOAT)
+    # Declared outputs follow the inputs' order: logits, then every layer's cache.
+    g.output(logits, "logits", FLOAT, ("batch", text.vocab_size))
+    for index in range(text.num_layers):
+        for part in ("key", "value"):
+            value = g.named(f"/model/layers.{index}/self_attn/CachedAttention", ("", "key", "value").index(part))
+            g.output(value, f"present_{part}.{index}", dtype, cache)
+    return g
+
+
+def embed(g: GraphBuilder, config: ErnieConfig, vision: bool) -> ir.Value:
+    """Rows (B·S, H) of token embeddings, with vision features in their places."""
+    table = g.tensor("model.embed_tokens.weight", (config.text.vocab_size, config.text.hidden_size))
+    with g.scope("embed_tokens"):
+        flat = g.constant("flat", np.array([-1]))
+        tokens = g.op("Gather", table, g.op("Reshape", g.inputs["input_ids"], flat, name="ids"), axis=0)
+        if not vision:
+            return tokens
+        # A row of zeros stands at 0, so that text tokens have something to gather.
+        zero = g.constant("zero", np.zeros((1, config.text.hidden_size), g.dtype.numpy()))
+        index = g.op("Reshape", g.inputs["feature_index"], flat, name="index")
+        rows = g.op("Gather", g.op("Concat", zero, g.inputs["features"], axis=0), index, axis=0, name="features")
+        none = g.constant("none", np.array(0))
+        is_text = g.op("Unsqueeze", g.op("Equal", index, none), g.constant("last", np.array([-1])), name="is_text")
+        return g.op("Where", is_text, tokens, rows)
+
+
+def shared_values(
+    g: GraphBuilder, text: TextConfig, shape: ir.Value, token_types: ir.Value | None, past_key: ir.Value
+) -> Call:
+    """What the layers share, of the shape [B, S] of the new tokens and a layer's cached keys."""
+    split = g.op("Concat", shape, g.constant("rest", np.array([-1])), axis=0, name="by_row")
+    rotary = {
+        "inv_freq": inverse_frequencies(text.head_dim, text.rope_theta).tolist(),
+        "axes": axes(text.mrope_section).tolist(),
+    }
+    cos, sin = g.custom("RotaryTables", g.inputs["position_ids"], **rotary)
+    capacity = g.op("Shape", past_key, start=2, end=3, name="capacity")
+    return Call(split, token_types, rotary, cos, sin, capacity)
+
+
+def layer(g: GraphBuilder, text: TextConfig, index: int, hidden: ir.Value, call: Call) -> ir.Value:
+    """One pre-norm decoder layer over hidden (B·S, H)."""
+    prefix = f"model.layers.{index}"
+    x = rms_norm(g, hidden, f"{prefix}.input_layernorm", text.hidden_size, text.rms_norm_eps)
+    with g.scope("self_attn"):
+        attended = attention(g, text, index, x, call)
+    hidden = g.op("Add", hidden, attended, name="after_attention")
+    x = rms_norm(g, hidden, f"{prefix}.post_attention_layernorm", text.hidden_size, text.rms_norm_eps)
+    if text.layer_types[index] == "sparse":
+        fed = sparse(g, x, call.token_types, f"{prefix}.mlp", text)
+    else:
+        fed = swiglu(g, x, f"{prefix}.mlp", text.hidden_size, text.intermediate_size, text.use_bias)
+    return g.op("Add", hidden, fed, name="after_mlp")
+
+
+def attention(g: GraphBuilder, text: TextConfig, index: int, x: ir.Value, call: Call) -> ir.Value:
+    """Rotated, cached, causal attention over x (B·S, H)."""
+    prefix = f"model.layers.{index}.self_attn"
+    width, kv_width = text.num_heads * text.head_dim, text.num_kv_heads * text.head_dim
+    parts = [f"{prefix}.{name}_proj" for name in "qkv"]
+    x = linear(g, x, f"{prefix}.qkv_proj", width + 2 * kv_width, text.hidden_size, text.use_bias, parts)
+    sizes = g.constant("sizes", np.array([width, kv_width, kv_width]))
+    q, k, v = g.op("Split", g.op("Reshape", x, call.split, name="by_row"), sizes, axis=2, outputs=3, name="qkv")
+    heads = {"num_heads": text.num_heads, "kv_num_heads": text.num_kv_heads}
+    tables = g.inputs["position_ids"], call.cos, call.sin
+    q, k = g.custom("MultimodalRope", q, k, *tables, **call.rotary, **heads)
+    past = [g.inputs[f"past_{part}.{index}"] for part in ("key", "value")]
+    lengths = g.inputs["past_lengths"], g.inputs["lengths"], call.capacity
+    y, _, _ = g.custom("CachedAttention", q, k, v, *past, *lengths, **heads)
+    flat = g.op("Reshape", y, g.constant("flat", np.array([-1, width])), name="y_flat")
+    return linear(g, flat, f"{prefix}.o_proj", text.hidden_size, width, text.use_bias)
+
+
+def last_tokens(g: GraphBuilder, hidden: ir.Value, split: ir.Value) -> ir.Value:
+    """Rows (B, H) of hidden (B·S, H) at each row's last new token."""
+    by_row = g.op("Reshape", hidden, split, name="hidden_by_row")
+    last = g.op("Sub", g.inputs["lengths"], g.constant("one", np.array(1)), name="last_index")
+    index = g.op("Unsqueeze", last, g.constant("second", np.array([1])), name="last_column")
+    return g.op("GatherND", by_row, index, batch_dims=1, name="last")

@@ -1,0 +1,51 @@
+"""Linear layers and the norms around them. x is (rows, width) throughout; names are the checkpoint's."""
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from ernie_export.graphs.builder import GraphBuilder
+from ernie_export.graphs.layers.quantized import quantized
+
+
+def linear(
+    g: GraphBuilder, x: ir.Value, tensor: str, outputs: int, inputs: int, bias: bool, parts: Sequence[str] = ()
+) -> ir.Value:
+    """x (T, inputs) by the checkpoint's `tensor`.weight (outputs, inputs), plus `tensor`.bias where there is one.
+
+    The weight is quantised if the graph's `bits` say so. With `parts` it is the rows of these layers, in order.
+    """
+    if g.bits is None:
+        return dense(g, x, tensor, outputs, inputs, bias, parts)
+    weights, biases = ([f"{part}.{kind}" for part in parts or (tensor,)] for kind in ("weight", "bias"))
+    with g.scope(tensor.rsplit(".", 1)[-1]):
+        y = quantized(g, x, f"{tensor}.weight", weights, outputs, inputs, g.bits)
+        return g.op("Add", y, g.tensor(f"{tensor}.bias", (outputs,), sources=biases)) if bias else y
+
+
+def dense(
+    g: GraphBuilder, x: ir.Value, tensor: str, outputs: int, inputs: int, bias: bool, parts: Sequence[str] = ()
+) -> ir.Value:
+    """`linear` with the weight in the graph's dtype.
+
+    Gemm with transB reads the weight as the checkpoint stores it, so nothing is transposed at export.
+    """
+    weights, biases = ([f"{part}.{kind}" for part in parts or (tensor,)] for kind in ("weight", "bias"))
+    operands = [x, g.tensor(f"{tensor}.weight", (outputs, inputs), sources=weights)]
+    if bias:
+        operands.append(g.tensor(f"{tensor}.bias", (outputs,), sources=biases))
+    with g.scope(tensor.rsplit(".", 1)[-1]):
+        return g.op("Gemm", *operands, transB=1)
+
+
+def rms_norm(g: GraphBuilder, x: ir.Value, tensor: str, width: int, eps: float) -> ir.Value:
+    """x / sqrt(mean(x²) + eps) in float32, cast back, times the weight: the order that the reference keeps."""
+    with g.scope(tensor.rsplit(".", 1)[-1]):
+        return g.op("RMSNormalization", x, g.tensor(f"{tensor}.weight", (width,)), axis=-1, epsilon=eps, stash_type=1)
+
+
+def layer_norm(g: GraphBuilder, x: ir.Value, tensor: str, width: int, eps: float) -> ir.Value:
+    """LayerNorm over the last axis."""
+    weight, bias = g.tensor(f"{tensor}.weight", (width,)), g.tensor(f"{tensor}.bias", (width,))
+    with g.scope(tensor.rsplit(".", 1)[-1]):
+        return g.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)

@@ -1,0 +1,1 @@
+"""Measure prefill, decode and vision rates of a bundle, and plot them."""

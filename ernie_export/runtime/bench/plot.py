@@ -1,0 +1,117 @@
+"""A benchmark as a picture: inter-token latencies of each batch size, and throughput over batch size."""
+
+import io
+import math
+import os
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.text import format_number
+from ernie_export.runtime.bench.measure import BatchTimes
+
+SIZE, DPI = (1600, 800), 100  # pixels; pixels an inch
+LINE = 220  # characters of a caption that go side by side
+MARKS = (50, 95, 99)
+TICKS = (0, 50, 90, 95, 99, 99.9, 99.99)
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind eyes, too
+
+
+def draw(path: Path, answers: tuple[BatchTimes, ...], captions: list[str]) -> None:
+    """Write the plot as a PNG of `SIZE` to `path`: whole, or not at all. Raises UserError where it cannot be written.
+
+    `captions`: a title, and lines that say what was measured on what.
+    """
+    from matplotlib.figure import Figure  # an extra; it takes as long to import as a small bundle to load
+
+    figure = Figure(figsize=(SIZE[0] / DPI, SIZE[1] / DPI), dpi=DPI)
+    figure.text(0.02, 0.955, captions[0], fontsize=15, weight="bold", va="center")
+    lines = [part for caption in captions[1:] for part in textwrap.wrap(caption, LINE)]
+    figure.text(0.02, 0.015, "\n".join(lines), fontsize=9, color="0.35", va="bottom", linespacing=1.4)
+    latency, throughput = figure.subplots(
+        1, 2, gridspec_kw={"left": 0.055, "right": 0.975, "top": 0.87, "bottom": 0.2, "wspace": 0.15}
+    )
+    latencies(latency, answers)
+    throughputs(throughput, answers)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    write_whole(path, png.getvalue())
+
+
+def latencies(axes: Any, answers: tuple[BatchTimes, ...]) -> None:
+    """Inter-token latency over percentile, the tail stretched: each step of ten has as much room as the one before."""
+    most, low, high = 0, math.inf, 0.0
+    for place, times in enumerate(answers):
+        values = np.sort([itl for request in times.requests for itl in request.itls]) * 1000
+        colour = COLOURS[place % len(COLOURS)]
+        marks = [float(np.percentile(values, mark)) for mark in MARKS]
+        told = ", ".join(f"p{mark} {format_number(value)}" for mark, value in zip(MARKS, marks, strict=True))
+        last = max(len(values) - 1, 1)
+        share = np.minimum(np.arange(len(values)) / last, 1 - 0.5 / last)  # p100 lies at infinity
+        axes.plot(stretched(100 * share), values, color=colour, label=f"batch {times.batch}: {told} ms")
+        axes.plot([stretched(mark) for mark in MARKS], marks, "o", color=colour, markersize=5)
+        most, low, high = max(most, len(values)), min(low, values[0] / 1.2), max(high, values[-1] * 1.2)
+    ticks = [tick for tick in TICKS if stretched(tick) <= stretched(100 * (1 - 0.5 / most)) + 0.05]
+    axes.set_xticks([stretched(tick) for tick in ticks], [f"p{tick:g}" for tick in ticks])
+    axes.set_ylim(low, high * (high / low) ** (0.06 * (len(answers) + 1)))  # room for the legend
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if value <= high else "")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" and value <= high else "")
+    finish(axes, "inter-token latency", "percentile of intervals between tokens", "ms")
+
+
+def throughputs(axes: Any, answers: tuple[BatchTimes, ...]) -> None:
+    """Output tokens a second over batch size, with and without prefill, beside what proportion would give."""
+    ordered = sorted(answers, key=lambda times: times.batch)
+    figures = [times.figures() for times in ordered]
+    batches = [times.batch for times in ordered]
+    for line, (key, label) in enumerate(
+        (("decode_throughput", "decode alone"), ("output_throughput", "whole answers, prefill included"))
+    ):
+        known = [(found["max_concurrency"], found[key]) for found in figures if found[key] is not None]
+        axes.plot([batch for batch, _ in known], [value for _, value in known], "o-", color=COLOURS[line], label=label)
+        for batch, value in known:
+            place = {"xytext": (0, 10 - 26 * line), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(
+                format_number(value), (batch, value), **place, bbox={"color": "white", "pad": 0.5, "alpha": 0.8}
+            )
+    top = axes.get_ylim()[1]
+    if figures[0]["decode_throughput"] is not None:
+        across = np.geomspace(1, batches[-1] / batches[0])
+        proportional = figures[0]["decode_throughput"] * across
+        axes.plot(batches[0] * across, proportional, ":", color="0.6", zorder=1, label="decode, were it proportional")
+    axes.set_ylim(0, top * 1.3)  # room for the legend
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(batches, [str(batch) for batch in batches])
+    axes.minorticks_off()
+    finish(axes, "throughput", "batch: requests answered together", "output tokens a second")
+
+
+def finish(axes: Any, title: str, across: str, up: str) -> None:
+    """Titles, grid, legend."""
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", frameon=True, framealpha=0.9, edgecolor="none")
+
+
+def stretched(percentile: "float | np.ndarray") -> "float | np.ndarray":
+    """Where a percentile below 100 stands on the axis: 0, 1, 2 for 0, 90, 99."""
+    return -np.log10(1 - np.asarray(percentile) / 100)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write under another name beside `path`, then take its place in one step."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as e:
+        raise UserError(f"--plot {path}: expected room and leave to write a file, found: {e.strerror}") from e
+    finally:
+        partial.unlink(missing_ok=True)

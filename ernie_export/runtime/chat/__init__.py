@@ -1,0 +1,1 @@
+"""An interactive conversation: its state, and the terminal that it runs in."""

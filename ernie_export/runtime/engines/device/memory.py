@@ -1,0 +1,278 @@
+"""Memory that a device's kernels read and write, by plain addresses: the GPU's, or the host's under the same interface.
+
+The GPU's is reached through cuda.bindings.runtime, NVIDIA's own Python interface to CUDA's runtime library.
+"""
+
+import ctypes
+import weakref
+from collections.abc import Callable, Iterable
+from io import FileIO
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import Manifest
+from ernie_export.runtime.engines.device.find_gpu import find_gpu
+
+ALIGNMENT = 256  # bytes: where blocks begin, and what runs on a GPU may ask of any address
+STAGING = 64 * 2**20  # a piece of a file on its way to the device
+# The provider's attention takes 16-bit floats only.
+PRECISIONS = ("fp16", "bf16", "int4-fp16")
+# Besides weights: ONNX Runtime's working memory and its libraries' own, and a small KV cache.
+WORKING_MEMORY = 2 * 2**30
+
+
+class Memory(Protocol):
+    """One device's memory. Addresses are integers; every call returns when its work is done."""
+
+    device: str
+
+    def allocate(self, nbytes: int) -> int:
+        """Address of a new block of zeros. Raises UserError if there is no room; freed with `free` or `close`."""
+        ...
+
+    def free(self, address: int) -> None:
+        """Give a block back."""
+        ...
+
+    def write(self, address: int, array: np.ndarray) -> None:
+        """Copy a contiguous array to the device."""
+        ...
+
+    def read(self, address: int, nbytes: int) -> bytes:
+        """Copy from the device."""
+        ...
+
+    def copy(self, pieces: Iterable[tuple[int, int, int]]) -> None:
+        """Copy within the device, in order: (target, source, bytes) of each piece."""
+        ...
+
+    def fill(self, address: int, file: FileIO, nbytes: int) -> None:
+        """Copy the next `nbytes` of a file to the device."""
+        ...
+
+    def close(self) -> None:
+        """Free every block that is left."""
+        ...
+
+
+def read_file(memory: Memory, address: int, path: Path, start: int) -> None:
+    """Copy a file from `start` on to `address`."""
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        memory.fill(address, file, path.stat().st_size - start)
+
+
+class HostMemory:
+    """The host's memory as a device's: what a machine without a GPU runs the same code on."""
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, np.ndarray] = {}
+
+    def allocate(self, nbytes: int) -> int:
+        """See `Memory.allocate`."""
+        block = np.zeros(nbytes + ALIGNMENT, np.uint8)
+        address = -(-block.ctypes.data // ALIGNMENT) * ALIGNMENT
+        self._blocks[address] = block
+        return address
+
+    def free(self, address: int) -> None:
+        """See `Memory.free`."""
+        del self._blocks[address]
+
+    def write(self, address: int, array: np.ndarray) -> None:
+        """See `Memory.write`."""
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def read(self, address: int, nbytes: int) -> bytes:
+        """See `Memory.read`."""
+        return ctypes.string_at(address, nbytes)
+
+    def copy(self, pieces: Iterable[tuple[int, int, int]]) -> None:
+        """See `Memory.copy`."""
+        for target, source, nbytes in pieces:
+            ctypes.memmove(target, source, nbytes)
+
+    def fill(self, address: int, file: FileIO, nbytes: int) -> None:
+        """See `Memory.fill`."""
+        left = memoryview((ctypes.c_ubyte * nbytes).from_address(address))
+        while left and (count := file.readinto(left)):
+            left = left[count:]
+
+    def close(self) -> None:
+        """See `Memory.close`."""
+        self._blocks.clear()
+
+
+class CudaMemory:
+    """Memory of the first GPU, and one stream of work on it, which every copy goes through.
+
+    Raises UserError with CUDA's own words wherever a call fails.
+    """
+
+    device = "cuda"
+
+    def __init__(self, library: Any) -> None:
+        """`library`: cuda.bindings.runtime, with a GPU to go with it (see `find_gpu`)."""
+        self._cuda = library
+        self._blocks: set[int] = set()
+        self._graphs: list[Any] = []
+        (self._stream,) = self._call("cudaStreamCreate")
+        self._close = weakref.finalize(self, _free_all, library, self._blocks, self._graphs, self._stream)
+
+    @classmethod
+    def for_bundle(cls, bundle: Path, manifest: Manifest) -> Self:
+        """The first GPU's memory, after a look at whether the bundle can run there. Nothing is loaded yet.
+
+        Raises UserError if the bundle's precision or target doesn't run on ONNX Runtime's CUDA provider, there is no
+        GPU that it can use (see `find_gpu`), or there is too little free memory for the weights.
+        """
+        if manifest.target != "onnx" or manifest.precision not in PRECISIONS:
+            raise UserError(
+                f"{bundle}: expected target onnx and one of {', '.join(PRECISIONS)} for --device cuda (export it again "
+                f"with --precision), found {manifest.target}, {manifest.precision}"
+            )
+        memory = cls(find_gpu())
+        memory.check_room(bundle, manifest)
+        return memory
+
+    @property
+    def stream(self) -> int:
+        """Handle of the stream."""
+        return int(self._stream)
+
+    def check_room(self, bundle: Path, manifest: Manifest) -> None:
+        """UserError if the bundle's weights, and what it takes to work with them, don't fit."""
+        free, total = self.available()
+        weights = manifest.files[manifest.data_file].bytes
+        if weights + WORKING_MEMORY > free:
+            raise UserError(
+                f"{bundle}: expected {(weights + WORKING_MEMORY) / 2**30:.1f} GiB free on the GPU (weights "
+                f"{weights / 2**30:.1f}, the rest to work in), found {free / 2**30:.1f} of {total / 2**30:.1f}"
+            )
+
+    def available(self) -> tuple[int, int]:
+        """Bytes free, and bytes in all."""
+        free, total = self._call("cudaMemGetInfo")
+        return free, total
+
+    def compute_capability(self) -> str:
+        """Of the GPU, such as 8.9."""
+        kinds = self._cuda.cudaDeviceAttr
+        asked = kinds.cudaDevAttrComputeCapabilityMajor, kinds.cudaDevAttrComputeCapabilityMinor
+        return ".".join(str(*self._call("cudaDeviceGetAttribute", kind, 0)) for kind in asked)
+
+    def card(self) -> str:
+        """The GPU's name."""
+        (properties,) = self._call("cudaGetDeviceProperties", 0)
+        return properties.name.decode()
+
+    def allocate(self, nbytes: int) -> int:
+        """See `Memory.allocate`."""
+        free, _ = self.available()
+        if nbytes > free:
+            raise UserError(f"GPU memory: expected {nbytes / 2**30:.2f} GiB free, found {free / 2**30:.2f} GiB")
+        (address,) = self._call("cudaMalloc", nbytes)
+        self._blocks.add(int(address))
+        self._call("cudaMemsetAsync", address, 0, nbytes, self._stream)
+        self._call("cudaStreamSynchronize", self._stream)
+        return int(address)
+
+    def free(self, address: int) -> None:
+        """See `Memory.free`."""
+        self._blocks.remove(address)
+        self._call("cudaFree", address)
+
+    def write(self, address: int, array: np.ndarray) -> None:
+        """See `Memory.write`."""
+        self._copy(address, array.ctypes.data, array.nbytes, "HostToDevice", self._stream)
+        self._call("cudaStreamSynchronize", self._stream)
+
+    def read(self, address: int, nbytes: int) -> bytes:
+        """See `Memory.read`."""
+        target = ctypes.create_string_buffer(nbytes)
+        self._copy(ctypes.addressof(target), address, nbytes, "DeviceToHost", self._stream)
+        self._call("cudaStreamSynchronize", self._stream)
+        return target.raw
+
+    def copy(self, pieces: Iterable[tuple[int, int, int]]) -> None:
+        """See `Memory.copy`."""
+        for target, source, nbytes in pieces:
+            self._copy(target, source, nbytes, "DeviceToDevice", self._stream)
+        self._call("cudaStreamSynchronize", self._stream)
+
+    def fill(self, address: int, file: FileIO, nbytes: int) -> None:
+        """See `Memory.fill`. One pinned buffer is read into while another is on its way to the device."""
+        size = min(STAGING, nbytes)
+        lanes: list[tuple[Any, int]] = []
+        try:
+            for _ in range(2):
+                (buffer,) = self._call("cudaMallocHost", size)
+                (stream,) = self._call("cudaStreamCreate")
+                lanes.append((stream, int(buffer)))
+            for stream, buffer in cycle(lanes):
+                self._call("cudaStreamSynchronize", stream)
+                count = file.readinto((ctypes.c_ubyte * min(size, nbytes)).from_address(buffer))
+                if not count:
+                    break
+                self._copy(address, buffer, count, "HostToDevice", stream)
+                address, nbytes = address + count, nbytes - count
+            for stream, _ in lanes:
+                self._call("cudaStreamSynchronize", stream)
+        finally:
+            for stream, buffer in lanes:
+                self._cuda.cudaStreamDestroy(stream)
+                self._cuda.cudaFreeHost(buffer)
+
+    def capture(self, enqueue: Callable[[], None]) -> Any:
+        """What `enqueue` puts on the stream as a CUDA graph, to `launch`; nothing of it runs now."""
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", self._stream, mode)
+        try:
+            enqueue()
+        except BaseException:
+            self._cuda.cudaStreamEndCapture(self._stream)
+            raise
+        (recorded,) = self._call("cudaStreamEndCapture", self._stream)
+        (graph,) = self._call("cudaGraphInstantiate", recorded, 0)
+        self._call("cudaGraphDestroy", recorded)
+        self._graphs.append(graph)
+        return graph
+
+    def launch(self, graph: Any) -> None:
+        """Put a captured graph on the stream."""
+        self._call("cudaGraphLaunch", graph, self._stream)
+
+    def drop(self, graph: Any) -> None:
+        """Free a captured graph."""
+        self._graphs.remove(graph)
+        self._call("cudaGraphExecDestroy", graph)
+
+    def close(self) -> None:
+        """See `Memory.close`."""
+        self._close()
+
+    def _copy(self, target: int, source: int, nbytes: int, kind: str, stream: Any) -> None:
+        how = getattr(self._cuda.cudaMemcpyKind, f"cudaMemcpy{kind}")
+        self._call("cudaMemcpyAsync", target, source, nbytes, how, stream)
+
+    def _call(self, name: str, *arguments: object) -> list[Any]:
+        code, *values = getattr(self._cuda, name)(*arguments)
+        if code:
+            _, reason = self._cuda.cudaGetErrorString(code)
+            raise UserError(f"GPU: {name} failed with error {int(code)}, {reason.decode()}")
+        return values
+
+
+def _free_all(library: Any, blocks: set[int], graphs: list[Any], stream: Any) -> None:
+    library.cudaStreamSynchronize(stream)
+    while graphs:
+        library.cudaGraphExecDestroy(graphs.pop())
+    while blocks:
+        library.cudaFree(blocks.pop())
+    library.cudaStreamDestroy(stream)

@@ -1,0 +1,1 @@
+"""The engine for TensorRT and TensorRT for RTX."""

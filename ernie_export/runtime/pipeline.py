@@ -1,0 +1,247 @@
+"""A bundle, loaded: messages in, answers out."""
+
+from collections import deque
+from collections.abc import Callable, Generator
+from collections.abc import Sequence as Several
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, cast, overload
+
+import numpy as np
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import Manifest
+from ernie_export.runtime.batch import Prompt, Sequence
+from ernie_export.runtime.engines import Engine
+from ernie_export.runtime.engines.device.memory import CudaMemory
+from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
+from ernie_export.runtime.engines.ort_cuda import CudaEngine
+from ernie_export.runtime.engines.tensorrt.engine import TensorRTEngine
+from ernie_export.runtime.engines.tensorrt.library import find_card
+from ernie_export.runtime.feature_cache import FeatureCache
+from ernie_export.runtime.preprocess import Prepared, Preprocessor
+from ernie_export.runtime.sampling import Sampler, SamplingParams
+from ernie_export.runtime.scheduler import DEFAULTS, Limits, Output, QueueFull, Request, Scheduler
+from ernie_export.runtime.text_stream import TextStream
+
+# Files up to this size are hashed whole on load (0.2 s for one of this size); a larger one's size alone is compared.
+HASH_LIMIT = 256 * 2**20
+DEVICES = ("cpu", "cuda")
+
+Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """An answer. tokens: ids without the prompt's; finish_reason: "stop" (the model or a stop string) or "length".
+
+    reused_tokens: of the prompt's tokens, those that the KV cache still held of an earlier one.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_tokens: int
+    finish_reason: str
+    reused_tokens: int
+
+
+def load(
+    bundle: str | Path,
+    threads: int | None = None,
+    check: bool = False,
+    limits: Limits = DEFAULTS,
+    device: str = "cpu",
+) -> "Model":
+    """Load a bundle. `threads`: cores for one operator (default: all); `check`: hash the large files too.
+
+    `device`: cpu, or cuda for the first GPU, where engines built for GPUs always run.
+
+    `limits`: how many requests run and wait, and how much memory the KV cache and the features' cache may take.
+
+    Raises UserError if the folder is no bundle, a file is missing or not the one that the manifest lists, or the device
+    is missing or can't run the bundle.
+    """
+    folder = Path(bundle)
+    manifest = Manifest.read(folder)
+    if device not in DEVICES:
+        raise UserError(f"device: expected {' or '.join(DEVICES)}, found {device!r}")
+    card = find_card(folder, manifest) if manifest.engines else None
+    memory = CudaMemory.for_bundle(folder, manifest) if device == "cuda" and not card else None
+    manifest.check_files(folder, hash_limit=2**63 if check else HASH_LIMIT)
+    preprocessor = Preprocessor.from_folder(folder)
+    preprocessor.check(folder, manifest.model)
+    if card:
+        return Model(manifest, preprocessor, TensorRTEngine(folder, manifest, *card), engine_limits(manifest, limits))
+    engine = CudaEngine(folder, manifest, threads, memory) if memory else OnnxRuntimeEngine(folder, manifest, threads)
+    return Model(manifest, preprocessor, engine, limits)
+
+
+def engine_limits(manifest: Manifest, limits: Limits) -> Limits:
+    """`limits` with no more rows than the bundle's compiled engines take in a decode step."""
+    assert manifest.engines is not None
+    return replace(limits, rows=min(limits.rows, manifest.engines.max_batch))
+
+
+class Model:
+    """Answers messages, from any number of threads. Owns its engine: use it in a `with` block, or call `close`.
+
+    What one call leaves, the next ones find: features of pictures and clips by their content, and in the KV cache the
+    conversations answered last, so that a further turn prefills only what is new.
+    """
+
+    def __init__(
+        self, manifest: Manifest, preprocessor: Preprocessor, engine: Engine, limits: Limits = DEFAULTS
+    ) -> None:
+        self.manifest = manifest
+        self.preprocessor = preprocessor
+        self.engine = engine
+        self.features = FeatureCache(engine, manifest.model.spatial_merge_size, limits.feature_bytes)
+        self.scheduler = Scheduler(engine, limits)
+
+    def preprocess(self, messages: Messages) -> dict[str, np.ndarray]:
+        """The arrays that the reference's processor makes of one conversation, under its names."""
+        return self.preprocessor(messages)
+
+    def image_features(self, images: Several[Any]) -> list[np.ndarray]:
+        """Features of pictures (paths or PIL images), float32 (tokens, hidden) each, as they enter the decoder."""
+        processor = self.preprocessor.images
+        return self._features(*processor([processor.load(image) for image in images]))
+
+    def video_features(self, videos: Several[Any]) -> list[np.ndarray]:
+        """Features of clips (paths or `Clip`s), float32 (tokens, hidden) each, as they enter the decoder."""
+        processor = self.preprocessor.videos
+        return self._features(*processor([processor.load(video) for video in videos]))
+
+    def _features(self, pixels: np.ndarray, grids: np.ndarray) -> list[np.ndarray]:
+        shapes = [(int(t), int(h), int(w)) for t, h, w in grids]
+        if not shapes:
+            return []
+        items = np.split(pixels, np.cumsum([t * h * w for t, h, w in shapes])[:-1])
+        return self.features.encode(items, shapes)[0]
+
+    @overload
+    def generate(self, messages: Messages, **options: Any) -> Result: ...
+
+    @overload
+    def generate(self, messages: list[Messages], **options: Any) -> list[Result]: ...
+
+    def generate(self, messages: Messages | list[Messages], **options: Any) -> Result | list[Result]:
+        """Answer one conversation, or several together; `options` are the fields of `SamplingParams`.
+
+        Several answer as each would alone: a request's tokens depend on its own messages, options and seed. (Sums are
+        rounded in another order in a batch, by about 1e-7; two tokens equally likely to that degree may swap.)
+        """
+        several = isinstance(messages, list) and bool(messages) and isinstance(messages[0], list)
+        conversations = cast(list[Messages], messages if several else [messages])
+        requests: list[Request] = []
+        try:
+            for conversation in conversations:
+                requests.append(self._submit_when_there_is_room(conversation, options))
+            while not all(request.done for request in requests):
+                self.scheduler.step()
+            results = [self._result(request) for request in requests]
+        finally:
+            for request in requests:
+                request.cancel()  # which those that are done take no notice of
+        return results if several else results[0]
+
+    def stream(self, messages: Messages, **options: Any) -> Generator[str, None, Result]:
+        """Answer one conversation piece by piece: yields text, returns the `Result`. Closing it cancels the request."""
+        outputs: deque[Output] = deque()
+        request = self._submit_when_there_is_room(messages, options, outputs.append)
+        try:
+            while not request.done or outputs:
+                if outputs:
+                    yield outputs.popleft().text
+                else:
+                    self.scheduler.step()
+            return self._result(request)
+        finally:
+            request.cancel()
+
+    def submit(
+        self,
+        messages: Messages,
+        deliver: Callable[[Output], None] = lambda output: None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Request:
+        """Preprocess a conversation, encode its media and hand it to the scheduler, which answers as it is stepped.
+
+        `deliver` gets every token as it comes, from the thread that steps; `timeout`: seconds until the answer is cut.
+        Returns at once after preprocessing. Raises QueueFull before it if too many wait already.
+        """
+        params = SamplingParams.from_options(options)
+        return self.scheduler.submit(lambda: self.sequence(messages, params), deliver, timeout)
+
+    def _submit_when_there_is_room(
+        self, messages: Messages, options: dict[str, Any], deliver: Callable[[Output], None] = lambda output: None
+    ) -> Request:
+        while True:
+            try:
+                return self.submit(messages, deliver, **options)
+            except QueueFull:
+                self.scheduler.step()
+
+    def sequence(self, messages: Messages, params: SamplingParams) -> Sequence:
+        """A conversation preprocessed and its media encoded, ready for a `Batch`."""
+        return self.begin(self.prompt(self.preprocessor.prepare(messages)), params)
+
+    def begin(self, prompt: Prompt, params: SamplingParams) -> Sequence:
+        """One answer to a prompt, ready for a `Batch`; any number may share a prompt."""
+        eos = frozenset(self.manifest.model.eos_token_ids)
+        text = TextStream(self.preprocessor.chat.decode, params.stop, self.preprocessor.chat.byte_tokens)
+        room = self.manifest.model.max_positions - len(prompt.input_ids)
+        return Sequence(prompt, Sampler(params, eos, prompt.input_ids), text, eos, min(params.max_new_tokens, room))
+
+    def prompt(self, prepared: Prepared) -> Prompt:
+        """Encode the media of a preprocessed conversation and lay out what the decoder takes.
+
+        Raises UserError for a prompt that leaves no position for an answer, before anything is encoded.
+        """
+        arrays = prepared.arrays
+        limit, length = self.manifest.model.max_positions, arrays["input_ids"].shape[1]
+        if length >= limit:
+            whose = "the model's position limit" if self.manifest.engines is None else "--max-tokens of the export"
+            raise UserError(f"prompt: expected fewer than {limit} tokens ({whose}), found {length}")
+        features, digests = self.features.encode(*prepared.media())
+        is_feature = arrays["mm_token_type_ids"][0] != 0
+        content = np.zeros((len(is_feature), 3), np.int64)
+        if features:
+            items = zip(digests, features, strict=True)
+            content[is_feature] = np.concatenate([_content(key, len(item)) for key, item in items])
+        hidden = self.manifest.model.hidden_size
+        return Prompt(
+            input_ids=arrays["input_ids"][0],
+            token_types=arrays["moe_mm_token_type_ids"][0],
+            feature_index=np.where(is_feature, np.cumsum(is_feature), 0),
+            position_ids=prepared.position_ids[:, 0],
+            features=np.concatenate(features) if features else np.zeros((0, hidden), np.float32),
+            content=content,
+        )
+
+    @staticmethod
+    def _result(request: Request) -> Result:
+        sequence = request.sequence
+        if sequence.error is not None:
+            raise sequence.error
+        prompt_tokens = len(sequence.prompt.input_ids)
+        tokens = tuple(sequence.tokens)
+        return Result(sequence.text.text, tokens, prompt_tokens, sequence.finish_reason, sequence.reused)
+
+    def close(self) -> None:
+        """End what is still running, and free the engine."""
+        self.scheduler.close()
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _content(digest: bytes, tokens: int) -> np.ndarray:
+    """`Prompt.content` of one picture or clip."""
+    halves = np.frombuffer(digest, np.int64)
+    return np.column_stack([np.tile(halves, (tokens, 1)), np.arange(tokens)])

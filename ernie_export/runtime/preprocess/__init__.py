@@ -1,0 +1,173 @@
+"""Preprocessing: chat messages with pictures and clips to the arrays that the graphs take, without torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_export.common.errors import UserError
+from ernie_export.common.manifest import ModelFacts
+from ernie_export.runtime.preprocess import image, tokenizer, video
+from ernie_export.runtime.preprocess.chat import ChatProcessor, check_counts
+from ernie_export.runtime.preprocess.image import ImageProcessor
+from ernie_export.runtime.preprocess.messages import Message, media
+from ernie_export.runtime.preprocess.positions import IMAGE, VIDEO, rope_positions, token_types
+from ernie_export.runtime.preprocess.settings import NESTED_FILE
+from ernie_export.runtime.preprocess.video import VideoProcessor
+
+__all__ = ["ChatProcessor", "ImageProcessor", "Medium", "Prepared", "Preprocessor", "VideoProcessor"]
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One picture or clip of a prompt.
+
+    `grid` is (t, h, w) in patches; `pixels` float32 (t·h·w, 3·patch²), its rows of pixel_values (kind "image") or
+    pixel_values_videos ("video"), as a view; `tokens` where its placeholder tokens lie in the prompt.
+    """
+
+    kind: str
+    grid: tuple[int, int, int]
+    pixels: NDArray[np.float32]
+    tokens: slice
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One conversation: its arrays, named as the reference's processor names them, and what follows from them.
+
+    `items` are its media in prompt order; `position_ids` int64 (3, 1, tokens) those of `rope_positions`.
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    items: tuple[Medium, ...]
+    position_ids: NDArray[np.int64]
+
+    def media(self) -> tuple[list[NDArray[np.float32]], list[tuple[int, int, int]]]:
+        """Pixels and grids of the media in prompt order."""
+        return [item.pixels for item in self.items], [item.grid for item in self.items]
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """The checkpoint's whole processor: images, videos, template and tokenizer."""
+
+    images: ImageProcessor
+    videos: VideoProcessor
+    chat: ChatProcessor
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Preprocessor":
+        """Read the processor files of a checkpoint or a bundle. Raises UserError for what is missing or not known."""
+        folder = Path(folder)
+        return cls(
+            ImageProcessor.from_folder(folder), VideoProcessor.from_folder(folder), ChatProcessor.from_folder(folder)
+        )
+
+    def check(self, folder: Path, facts: ModelFacts) -> None:
+        """Raises UserError where the processor files of bundle `folder` are not those of its model."""
+        for file, settings in ((image.FILE, self.images.settings), (video.FILE, self.videos.settings)):
+            for key, size in (("patch_size", facts.patch_size), ("merge_size", facts.spatial_merge_size)):
+                if (found := getattr(settings, key)) != size:
+                    where = f"{folder / file} (or {NESTED_FILE}): {key}"
+                    raise UserError(f"{where}: expected {size}, as the model has, found {found}")
+        largest = max(self.chat.tokenizer.backend.get_vocab().values(), default=0)
+        if largest >= facts.vocab_size:
+            expected = f"ids below {facts.vocab_size}, the model's vocab_size"
+            raise UserError(f"{folder / tokenizer.FILE}: expected {expected}, found {largest}")
+
+    def __call__(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        base: Path | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """The arrays of one conversation (batch of 1), as `prepare` makes them."""
+        return self.prepare(
+            messages, add_generation_prompt=add_generation_prompt, base=base, variables=variables
+        ).arrays
+
+    def prepare(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        base: Path | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Prepared:
+        """Preprocess one conversation.
+
+        `base` is the folder of relative paths; `variables` go to the chat template. The arrays are input_ids,
+        attention_mask, mm_token_type_ids and moe_mm_token_type_ids, int64 (1, tokens); with images, pixel_values
+        float32 (patches, 3·patch²) and image_grid_thw int64 (images, 3); with videos, pixel_values_videos and
+        video_grid_thw likewise. Raises UserError for malformed messages and for media that cannot be read; counts are
+        checked before anything is decoded.
+        """
+        sources = media(messages, base)
+        text = self.chat.render(messages, add_generation_prompt, variables)
+        places = self.chat.placeholders(text)
+        check_counts(places, len(sources.images), len(sources.videos))
+        arrays: dict[str, NDArray[Any]] = {}
+        pixels: dict[str, NDArray[np.float32]] = {}
+        grids: dict[str, NDArray[np.int64]] = {}
+        if sources.images:
+            named = zip(sources.images, sources.image_names, strict=True)
+            pixels["image"], grids["image"] = self.images([self.images.load(source, name) for source, name in named])
+            arrays |= {"pixel_values": pixels["image"], "image_grid_thw": grids["image"]}
+        if sources.videos:
+            timed = zip(sources.videos, sources.fps, sources.video_names, strict=True)
+            clips = [self.videos.load(source, fps, name) for source, fps, name in timed]
+            pixels["video"], grids["video"] = self.videos(clips)
+            arrays |= {"pixel_values_videos": pixels["video"], "video_grid_thw": grids["video"]}
+        ids = np.array([self.chat.encode(text, grids.get("image"), grids.get("video"))], dtype=np.int64)
+        types, moe_types = token_types(ids, self.chat.token_ids)
+        arrays |= {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids),
+            "mm_token_type_ids": types,
+            "moe_mm_token_type_ids": moe_types,
+        }
+        positions = rope_positions(
+            ids, types, grids.get("image"), grids.get("video"), spatial_merge_size=self.chat.merge_size
+        )
+        items = self._items(places, pixels, grids, types[0])
+        return Prepared(arrays, items, positions)
+
+    def measure(self, kind: str, source: str | Path) -> tuple[tuple[int, int, int], int]:
+        """Grid (t, h, w) in patches of an "image" or a "video", and how many tokens of a prompt it takes.
+
+        Raises UserError for a file that cannot be read.
+        """
+        if kind == "image":
+            _, grids = self.images([self.images.load(source)])
+        else:
+            _, grids = self.videos([self.videos.load(source)])
+        t, h, w = (int(n) for n in grids[0])
+        return (t, h, w), int(self.chat.token_counts(kind, grids)[0])
+
+    def _items(
+        self,
+        places: list[str],
+        pixels: dict[str, NDArray[np.float32]],
+        grids: dict[str, NDArray[np.int64]],
+        types: NDArray[np.int64],
+    ) -> tuple[Medium, ...]:
+        queues = {}
+        for kind, number in (("image", IMAGE), ("video", VIDEO)):
+            rows = grids.get(kind, np.zeros((0, 3), np.int64))
+            counts = self.chat.token_counts(kind, rows)
+            first_tokens = np.flatnonzero(types == number)[np.cumsum(counts) - counts]
+            last_rows = np.cumsum(rows.prod(axis=1))
+            queues[kind] = iter(zip(rows, counts, first_tokens, last_rows, strict=True))
+        items = []
+        for kind in places:
+            grid, count, token, end = next(queues[kind])
+            t, h, w = (int(n) for n in grid)
+            span = slice(int(token), int(token + count))
+            items.append(Medium(kind, (t, h, w), pixels[kind][end - t * h * w : end], span))
+        return tuple(items)

@@ -1,0 +1,247 @@
+"""Requests answered together: they come at any time, and each step serves all of them (continuous batching).
+
+Anyone may step: a caller who waits for his own answer, or a thread of a server that does nothing else (`run`).
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ernie_export.common.errors import UserError
+from ernie_export.runtime.batch import CAPACITY_STEP, Batch, Sequence
+from ernie_export.runtime.engines import Engine
+from ernie_export.runtime.sampling import Logprobs
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is done and kept at a time.
+
+    rows: requests that decode together. waiting: requests that wait for a row before further ones are refused.
+    kv_bytes: the KV cache at its largest, running and finished requests together; memory is taken as tokens arrive.
+    feature_bytes: features of pictures and clips kept for further use. reuse: whether a prompt takes over what the KV
+    cache still holds of an earlier one.
+    """
+
+    rows: int = 16
+    waiting: int = 64
+    kv_bytes: int = 4 * 2**30
+    feature_bytes: int = 512 * 2**20
+    reuse: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("rows", 1), ("waiting", 1), ("kv_bytes", 1), ("feature_bytes", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise UserError(f"{name}: expected a whole number of at least {least}, found {value!r}")
+
+
+DEFAULTS = Limits()
+
+
+class QueueFull(Exception):
+    """Too many requests wait: try again later."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one step adds to an answer. The last one of a request, and only that, has a finish_reason.
+
+    text: what can be shown now, perhaps nothing; token: the id, None where the answer is cut without one.
+    finish_reason: "stop", "length", "cancelled", "timeout" or "error", and then `error` is the reason.
+    """
+
+    text: str
+    token: int | None = None
+    logprobs: Logprobs | None = None
+    finish_reason: str = ""
+    error: BaseException | None = None
+
+
+class Request:
+    """A request in the scheduler's hands. `sequence` has the prompt, and the answer as far as it has come."""
+
+    def __init__(self, sequence: Sequence, deliver: Callable[[Output], None], deadline: float) -> None:
+        self.sequence = sequence
+        self.deliver = deliver
+        self.deadline = deadline
+        self.cancelled = False
+        self.done = False
+
+    def cancel(self) -> None:
+        """From any thread: nothing more is computed for it, and its row is free, before the next step begins."""
+        self.cancelled = True
+
+
+class Scheduler:
+    """Owns the batch. `submit`, `step` and `close` may be called from any thread; one thread steps at a time."""
+
+    def __init__(self, engine: Engine, limits: Limits) -> None:
+        self._engine, self.limits = engine, limits
+        self._stepping = threading.Lock()  # guards the batch and what is active
+        self._batch = self._new_batch()
+        self._active: dict[Sequence, Request] = {}
+        self._changed = threading.Condition()  # guards what follows
+        self._waiting: deque[Request] = deque()
+        self._preparing = 0
+        self._closed = False
+
+    @property
+    def running(self) -> int:
+        """Requests that have a row of the KV cache."""
+        return len(self._active)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have none yet, those in preprocessing included."""
+        return len(self._waiting) + self._preparing
+
+    @property
+    def cache_usage(self) -> float:
+        """The share of what the KV cache may hold that running requests have filled, 0 to 1."""
+        tokens = sum(len(one.prompt.input_ids) + len(one.tokens) for one in list(self._active))
+        return tokens / self._batch.tokens
+
+    def submit(
+        self, make: Callable[[], Sequence], deliver: Callable[[Output], None], timeout: float | None = None
+    ) -> Request:
+        """Queue what `make` returns; it is called here, in the caller's thread, once there is a place.
+
+        `deliver` is called by the thread that steps, and must return soon; where it raises, the request is cancelled.
+        `timeout`: seconds from now. Raises QueueFull; UserError for a sequence longer than the KV cache may become.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the model is closed")
+            if self.waiting >= self.limits.waiting:
+                raise QueueFull(f"{self.waiting} requests are waiting")
+            self._preparing += 1
+        try:
+            request = Request(make(), deliver, deadline)
+            found, most = request.sequence.capacity(), self._batch.tokens
+            if found > most:
+                raise UserError(
+                    f"prompt and answer: expected at most {most} tokens (kv_bytes is {self.limits.kv_bytes}), "
+                    f"found {found}"
+                )
+        except BaseException:
+            with self._changed:
+                self._preparing -= 1
+            raise
+        with self._changed:
+            self._preparing -= 1
+            self._waiting.append(request)
+            self._changed.notify_all()
+        return request
+
+    def step(self) -> bool:
+        """Prefill at most one chunk of a prompt and append a token to all that run; returns whether anything is left.
+
+        A fault of the engine in decode ends all that run, since what the cache holds is then not known; one in prefill
+        ends the one request. Neither hurts what comes later.
+        """
+        with self._stepping:
+            try:
+                self._end_early()
+                self._enter()
+                self._prefill()
+                self._decode()
+            except BaseException as e:
+                self._fail_all(e)
+                if not isinstance(e, Exception):
+                    raise
+            return bool(self._active or self._waiting)
+
+    def run(self) -> None:
+        """Step whenever there is something to do, until `close`: for a thread that does nothing else."""
+        while not self._closed:
+            if not self.step():
+                with self._changed:
+                    self._changed.wait_for(lambda: self._waiting or self._closed)
+
+    def close(self) -> None:
+        """Take no more requests and end those there are."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        with self._stepping:
+            self._fail_all(RuntimeError("the model was closed"))
+
+    def _new_batch(self) -> Batch:
+        limits = self.limits
+        return Batch(self._engine, limits.rows, CAPACITY_STEP, limits.kv_bytes, limits.reuse)
+
+    def _end_early(self) -> None:
+        now = time.monotonic()
+        for request in [*self._active.values(), *self._waiting]:
+            if request.cancelled or now >= request.deadline:
+                self._end(request, "cancelled" if request.cancelled else "timeout")
+
+    def _enter(self) -> None:
+        """Give the request that has waited longest a row, if one is free and no other is in prefill."""
+        if not self._waiting or self._batch.entering is not None:
+            return
+        request = self._waiting[0]
+        try:
+            entered = self._batch.enter(request.sequence)
+        except Exception as e:  # such as memory for a larger cache; the rows that run were not touched
+            self._end(request, "error", e)
+            self._batch.forget()
+            return
+        if entered:
+            with self._changed:
+                self._waiting.popleft()
+            self._active[request.sequence] = request
+
+    def _prefill(self) -> None:
+        sequence = self._batch.entering
+        if sequence is None:
+            return
+        try:
+            piece = self._batch.advance()
+        except Exception as e:
+            self._end(self._active[sequence], "error", e)
+            return
+        if piece is not None:
+            self._hand_on(sequence, piece)
+
+    def _decode(self) -> None:
+        if self._batch.running:
+            for sequence, piece in self._batch.step():
+                self._hand_on(sequence, piece)
+
+    def _hand_on(self, sequence: Sequence, piece: str) -> None:
+        """Deliver what a step added to a sequence."""
+        request = self._active[sequence]
+        if sequence.finish_reason:
+            del self._active[sequence]
+        token = None if sequence.error else sequence.tokens[-1]
+        logprobs = sequence.logprobs[-1] if sequence.logprobs else None
+        self._deliver(request, Output(piece, token, logprobs, sequence.finish_reason, sequence.error))
+
+    def _end(self, request: Request, reason: str, error: BaseException | None = None) -> None:
+        """End a request, waiting or active, otherwise than by its last token."""
+        sequence = request.sequence
+        sequence.finish_reason, sequence.error = reason, error
+        if self._active.pop(sequence, None) is None:
+            with self._changed:
+                self._waiting.remove(request)
+        else:
+            self._batch.remove(sequence)
+        self._deliver(request, Output(sequence.text.finish(), None, None, reason, error))
+
+    def _fail_all(self, error: BaseException) -> None:
+        self._batch = self._new_batch()
+        for request in [*self._active.values(), *(self._waiting if self._closed else ())]:
+            self._end(request, "error", error)
+
+    def _deliver(self, request: Request, output: Output) -> None:
+        request.done = bool(output.finish_reason)
+        try:
+            request.deliver(output)
+        except Exception:  # its listener is gone
+            request.cancel()

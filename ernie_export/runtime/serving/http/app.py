@@ -1,0 +1,202 @@
+"""The HTTP interface: `create_app` puts a model behind OpenAI's chat completions."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import ClientDisconnect
+
+from ernie_export.runtime.pipeline import Model
+from ernie_export.runtime.serving.http import errors
+from ernie_export.runtime.serving.http.admission import Ticket
+from ernie_export.runtime.serving.http.errors import ApiError, ClientGone
+from ernie_export.runtime.serving.http.fetch import Fetcher
+from ernie_export.runtime.serving.http.guard import Guard, read_body
+from ernie_export.runtime.serving.http.responses import Writer
+from ernie_export.runtime.serving.http.schema import ChatRequest, parse
+from ernie_export.runtime.serving.http.service import Answer, Service
+from ernie_export.runtime.serving.http.settings import Settings
+from ernie_export.runtime.serving.http.stream import EventStream, unless_gone
+
+STATIC = Path(__file__).parent / "static"
+BODY_SECONDS = 60.0  # that a body may take to arrive
+SMALL = 64 * 1024  # bytes of a body that are parsed at once: the event loop barely notices
+# The page runs nothing but its own files, shows what its user drops on it, and stands in no other page.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob: data:; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def create_app(model: Model, settings: Settings, fetcher: Fetcher | None = None) -> FastAPI:
+    """The application; `model` answers in a thread of the application's own from startup to shutdown.
+
+    It stays the caller's to close, but takes no more requests after the shutdown. Its limits should let
+    `settings.max_requests` wait. `fetcher`: for addresses in requests; by default one for `settings.allow_urls`.
+    """
+    service = Service(model, settings, fetcher or Fetcher(settings.allow_urls, settings.fetch_seconds))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        await asyncio.to_thread(service.stop)
+
+    app = FastAPI(title="ernie-serve", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.add_middleware(Guard, hosts=settings.hosts, keys=settings.api_keys)
+    errors.install(app)
+    _add_state(app, service)
+    _add_models(app, settings, model.manifest.model.max_positions)
+    _add_page(app)
+
+    @app.post("/v1/chat/completions", openapi_extra=_describe_body(app))
+    async def chat_completions(request: Request) -> Response:
+        try:
+            return await _chat(request, service)
+        except ApiError as e:
+            service.metrics.refused(e.code or str(e.status))
+            raise
+
+    return app
+
+
+async def _chat(request: Request, service: Service) -> Response:
+    settings = service.settings
+    deadline = asyncio.get_running_loop().time() + settings.timeout
+    ticket = service.admission.admit()
+    answer: Answer | None = None
+    stream: EventStream | None = None
+
+    def end() -> None:
+        if answer is not None:
+            service.end(answer)
+        ticket.release()
+
+    try:
+        async with asyncio.timeout_at(deadline):
+            chat = await _read(request, settings, ticket)
+            answer = await unless_gone(request.receive, service.ask(chat, ticket))
+            chat = chat.model_copy(update={"messages": []})  # pictures and clips in base64 are not kept any longer
+            writer = Writer(chat, answer, settings.model_name, service.token_bytes)
+            if not chat.stream:
+                return JSONResponse(await unless_gone(request.receive, _whole(answer, writer)))
+        stream = EventStream(_events(answer, writer), deadline, end)
+        return stream
+    except TimeoutError as e:
+        raise ApiError(504, f"no answer within {settings.timeout:g} seconds", code="timeout") from e
+    finally:
+        if stream is None:
+            end()
+
+
+async def _read(request: Request, settings: Settings, ticket: Ticket) -> ChatRequest:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await read_body(request, settings.max_body, ticket)
+    except ClientDisconnect as e:
+        raise ClientGone from e
+    except TimeoutError as e:
+        raise ApiError(408, f"the body: expected within {BODY_SECONDS:g} seconds", code="timeout") from e
+    if len(body) <= SMALL:
+        return parse(body, settings.max_text)
+    return await asyncio.to_thread(parse, body, settings.max_text)
+
+
+async def _whole(answer: Answer, writer: Writer) -> dict[str, Any]:
+    async for index, output in answer.outputs():
+        writer.take(index, output)
+    return writer.completion()
+
+
+async def _events(answer: Answer, writer: Writer) -> AsyncIterator[bytes]:
+    for data in writer.opening():
+        yield data
+    async for index, output in answer.outputs():
+        for data in writer.chunks(index, output):
+            yield data
+    for data in writer.closing():
+        yield data
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    """For probes and Prometheus."""
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        """Whether the process works: if not, it has to be started anew."""
+        return JSONResponse({"status": "ok"}) if service.alive else _unavailable("the model's thread has ended")
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        """Whether requests should be sent here now."""
+        if service.admission.draining:
+            return _unavailable("the server is shutting down")
+        return JSONResponse({"status": "ready"}) if service.alive else _unavailable("the model's thread has ended")
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus' text form."""
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _unavailable(reason: str) -> JSONResponse:
+    return ApiError(503, reason, code="unavailable").response()
+
+
+def _add_models(app: FastAPI, settings: Settings, positions: int) -> None:
+    """The one model that there is."""
+    card = {
+        "id": settings.model_name,
+        "object": "model",
+        "created": int(time.time()),
+        "owned_by": "ernie-export",
+        "max_model_len": positions,
+    }
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [card]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        if name != settings.model_name:
+            raise ApiError(404, f"the model {name[:80]!r} does not exist", "model", "model_not_found")
+        return card
+
+
+def _add_page(app: FastAPI) -> None:
+    """The server's own page at /, and its files."""
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html", headers=PAGE_HEADERS)
+
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+
+def _describe_body(app: FastAPI) -> dict[str, Any]:
+    """The body, for the description of the interface: it is read by hand, once the request is let in.
+
+    Its parts go where a description has its schemas: a reference counts from the top of the whole document.
+    """
+    schema = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    parts, describe = schema.pop("$defs"), app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        document.setdefault("components", {}).setdefault("schemas", {}).update(parts)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation extends it
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -1,0 +1,82 @@
+"""Before any route: the name that the server was called by, and the key."""
+
+import hmac
+import re
+
+from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ernie_export.runtime.serving.http.admission import Ticket
+from ernie_export.runtime.serving.http.errors import ApiError
+
+# What answers without a key: probes, the page (which asks for the key), the description of the interface.
+OPEN = ("/", "/health", "/ready", "/openapi.json")
+OPEN_FOLDER = "/static/"
+_HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
+
+
+class Guard:
+    """Refuses requests by another name than `hosts` (where given), and those without one of `keys` (if there are any).
+
+    The name: a page of somebody else's may send its own name to this machine's address (DNS rebinding), and is then,
+    for a browser, the same site as this server. Only the Host header tells.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...] | None, keys: tuple[str, ...]) -> None:
+        self._app, self._hosts = app, hosts
+        self._keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            try:
+                self._check_host(headers)
+                if self._keys and scope["path"] not in OPEN and not scope["path"].startswith(OPEN_FOLDER):
+                    self._check_key(headers)
+            except ApiError as e:
+                await e.response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _check_host(self, headers: Headers) -> None:
+        if self._hosts is None:
+            return
+        host = _HOST.fullmatch(headers.get("host", ""))
+        if host is None or host[1].lower() not in self._hosts:
+            raise ApiError(403, "the Host header names none of this server's hosts", code="host_not_allowed")
+
+    def _check_key(self, headers: Headers) -> None:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        key = given.strip().encode() if scheme.lower() == "bearer" else b""
+        # Every key is compared, and each in a time that depends on nothing but its length.
+        if not any([hmac.compare_digest(key, known) for known in self._keys]):
+            raise ApiError(
+                401, "expected a valid API key as a Bearer token", code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+
+
+async def read_body(request: Request, limit: int, ticket: Ticket) -> bytes:
+    """The body, of at most `limit` bytes. Raises ApiError 413 past it, 415 for what isn't declared as JSON.
+
+    (A web page may post text or forms to any server without being asked; JSON only to one that lets it.)
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, f"content-type: expected application/json, found {kind[:80] or 'none'}")
+    declared = request.headers.get("content-length", "0")
+    body = bytearray()
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_large(limit)
+    async for piece in request.stream():
+        ticket.take(size=len(piece))
+        body += piece
+        if len(body) > limit:
+            raise _too_large(limit)
+    return bytes(body)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"the body: expected at most {limit} bytes, found more", code="body_too_large")

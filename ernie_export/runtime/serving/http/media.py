@@ -1,0 +1,78 @@
+"""From a request's messages to the runtime's: pictures and clips as bytes, from data URIs or allowed addresses."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+
+from ernie_export.runtime.serving.http.errors import ApiError
+from ernie_export.runtime.serving.http.fetch import Fetcher
+from ernie_export.runtime.serving.http.schema import ImagePart, Message, TextPart, VideoPart
+
+Messages = list[dict[str, Any]]
+
+
+def media_of(messages: list[Message]) -> dict[str, ImagePart | VideoPart]:
+    """Pictures and clips in their order, by the name of the field that says where they are."""
+    return {
+        _param(i, j, part): part
+        for i, turn in enumerate(messages)
+        for j, part in enumerate(() if isinstance(turn.content, str) else turn.content)
+        if not isinstance(part, TextPart)
+    }
+
+
+async def fetch_all(messages: list[Message], fetcher: Fetcher, limit: int) -> dict[str, bytes]:
+    """What http and https addresses hold, `limit` bytes at most together. Raises ApiError 400 that names the field."""
+    fetched: dict[str, bytes] = {}
+    for param, part in media_of(messages).items():
+        url = _url(part)
+        if url not in fetched and url[:8].lower().startswith(("http://", "https://")):
+            fetched[url] = await fetcher.fetch(url, limit - sum(map(len, fetched.values())), param)
+    return fetched
+
+
+def runtime_messages(messages: list[Message], fetched: Mapping[str, bytes]) -> Messages:
+    """The form that the preprocessor takes. Raises ApiError 400 that names the field."""
+    turns: Messages = []
+    for i, turn in enumerate(messages):
+        content: str | list[dict[str, Any]]
+        if isinstance(turn.content, str):
+            content = turn.content
+        else:
+            content = [_runtime_part(part, fetched, _param(i, j, part)) for j, part in enumerate(turn.content)]
+        role = "system" if turn.role == "developer" else turn.role
+        turns.append({"role": role, "content": content} | ({"name": turn.name} if turn.name else {}))
+    return turns
+
+
+def _runtime_part(part: TextPart | ImagePart | VideoPart, fetched: Mapping[str, bytes], param: str) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    kind = "image" if isinstance(part, ImagePart) else "video"
+    url = _url(part)
+    return {"type": kind, kind: fetched[url] if url in fetched else _data(url, param)}
+
+
+def _param(turn: int, place: int, part: TextPart | ImagePart | VideoPart) -> str:
+    return f"messages.{turn}.content.{place}.{part.type}" + ("" if isinstance(part, TextPart) else ".url")
+
+
+def _url(part: ImagePart | VideoPart) -> str:
+    return part.image_url.url if isinstance(part, ImagePart) else part.video_url.url
+
+
+def _data(url: str, param: str) -> bytes:
+    """The bytes of `data:TYPE;base64,...`."""
+    head, comma, data = url.partition(",")
+    if not head.lower().startswith("data:"):
+        raise ApiError(400, f"{param}: expected a data URI, or an http or https address", param, "invalid_url")
+    if not comma or not head.lower().endswith(";base64"):
+        raise ApiError(400, f"{param}: expected data:TYPE;base64,DATA", param, "invalid_url")
+    try:
+        found = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as e:
+        raise ApiError(400, f"{param}: expected base64, found {e}", param, "invalid_base64") from e
+    if not found:
+        raise ApiError(400, f"{param}: expected data, found none", param, "invalid_base64")
+    return found

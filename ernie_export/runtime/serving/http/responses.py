@@ -1,0 +1,111 @@
+"""What an answer looks like: OpenAI's chat.completion, and its chunks when streamed."""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from ernie_export.runtime.scheduler import Output
+from ernie_export.runtime.serving.http.schema import ChatRequest
+from ernie_export.runtime.serving.http.service import Answer
+from ernie_export.runtime.token_bytes import TokenBytes
+
+Json = dict[str, Any]
+DONE = b"data: [DONE]\n\n"
+
+
+class Writer:
+    """Writes one answer: each output as it comes, then what is known at the end."""
+
+    def __init__(self, chat: ChatRequest, answer: Answer, model_name: str, token_bytes: TokenBytes) -> None:
+        self._chat, self._answer, self._token_bytes = chat, answer, token_bytes
+        self._shared = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model_name}
+        count = len(answer.requests)
+        self._texts: list[list[str]] = [[] for _ in range(count)]
+        self._logprobs: list[list[Json]] = [[] for _ in range(count)]
+        self._reasons = [""] * count
+
+    def take(self, index: int, output: Output) -> None:
+        """Keep an output of a choice for `completion`."""
+        self._texts[index].append(output.text)
+        self._logprobs[index] += self._token_logprobs(output)
+        self._reasons[index] = output.finish_reason
+
+    def completion(self) -> Json:
+        """The whole answer."""
+        choices = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": "".join(texts), "refusal": None},
+                "logprobs": {"content": logprobs, "refusal": None} if self._chat.logprobs else None,
+                "finish_reason": reason,
+            }
+            for index, (texts, logprobs, reason) in enumerate(
+                zip(self._texts, self._logprobs, self._reasons, strict=True)
+            )
+        ]
+        return {**self._shared, "object": "chat.completion", "choices": choices, "usage": self.usage()}
+
+    def opening(self) -> Iterator[bytes]:
+        """A chunk that opens each choice."""
+        for index in range(len(self._answer.requests)):
+            yield self._chunk(index, {"role": "assistant", "content": ""})
+
+    def chunks(self, index: int, output: Output) -> Iterator[bytes]:
+        """What an output adds to its choice, perhaps nothing."""
+        logprobs = self._token_logprobs(output)
+        if output.text or logprobs:
+            yield self._chunk(index, {"content": output.text}, logprobs)
+        if output.finish_reason:
+            yield self._chunk(index, {}, reason=output.finish_reason)
+
+    def closing(self) -> Iterator[bytes]:
+        """The usage, where it is asked for, and the end."""
+        if self._chat.stream_options and self._chat.stream_options.include_usage:
+            yield event({**self._shared, "object": "chat.completion.chunk", "choices": [], "usage": self.usage()})
+        yield DONE
+
+    def usage(self) -> Json:
+        """Tokens, those found in the KV cache among them; `media`: grid (t, h, w) in patches and tokens of each."""
+        sequences = [request.sequence for request in self._answer.requests]
+        asked, answered = len(sequences[0].prompt.input_ids), sum(len(sequence.tokens) for sequence in sequences)
+        media = [
+            {"type": medium.kind, "grid": medium.grid, "tokens": medium.tokens.stop - medium.tokens.start}
+            for medium in self._answer.asked.media
+        ]
+        return {
+            "prompt_tokens": asked,
+            "completion_tokens": answered,
+            "total_tokens": asked + answered,
+            "prompt_tokens_details": {"cached_tokens": sequences[0].reused, "media": media},
+        }
+
+    def _chunk(self, index: int, delta: Json, logprobs: list[Json] | None = None, reason: str | None = None) -> bytes:
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
+            "finish_reason": reason,
+        }
+        content: Json = {**self._shared, "object": "chat.completion.chunk", "choices": [choice]}
+        if self._chat.stream_options and self._chat.stream_options.include_usage:
+            content["usage"] = None
+        return event(content)
+
+    def _token_logprobs(self, output: Output) -> list[Json]:
+        if output.logprobs is None or output.token is None:
+            return []
+        top = [self._token(id, logprob) for id, logprob in output.logprobs.top]
+        return [{**self._token(output.token, output.logprobs.chosen), "top_logprobs": top}]
+
+    def _token(self, id: int, logprob: float) -> Json:
+        data = self._token_bytes(id)
+        # A special token is not in the text, which the bytes of all tokens make up.
+        no_text = id in self._token_bytes.special
+        return {"token": data.decode(errors="replace"), "logprob": logprob, "bytes": None if no_text else list(data)}
+
+
+def event(content: Json) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,254 @@
+"""A request's way: checked, its media fetched, preprocessed in a thread, scheduled, its tokens handed back."""
+
+import asyncio
+import re
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from ernie_export.common.errors import UserError
+from ernie_export.runtime.batch import Prompt, Sequence
+from ernie_export.runtime.pipeline import Model
+from ernie_export.runtime.preprocess import Medium
+from ernie_export.runtime.sampling import SamplingParams
+from ernie_export.runtime.scheduler import Output, QueueFull, Request
+from ernie_export.runtime.serving.http.admission import Admission, Ticket
+from ernie_export.runtime.serving.http.errors import ApiError, internal_error
+from ernie_export.runtime.serving.http.fetch import Fetcher
+from ernie_export.runtime.serving.http.media import fetch_all, media_of, runtime_messages
+from ernie_export.runtime.serving.http.metrics import Metrics
+from ernie_export.runtime.serving.http.schema import ChatRequest
+from ernie_export.runtime.serving.http.settings import Settings
+from ernie_export.runtime.serving.untrusted_media import limited
+from ernie_export.runtime.token_bytes import TokenBytes
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt, ready for the scheduler, and what it has of pictures and clips."""
+
+    prompt: Prompt
+    media: tuple[Medium, ...]
+
+
+class Answer:
+    """The choices of one request as they come. `close` frees what is still running."""
+
+    def __init__(self, asked: Asked, requests: list[Request], outputs: "asyncio.Queue[tuple[int, Output]]") -> None:
+        self.asked = asked
+        self.requests = requests
+        self._outputs = outputs
+
+    async def outputs(self) -> AsyncIterator[tuple[int, Output]]:
+        """(number of the choice, output), until every choice has its finish_reason. Raises ApiError where one fails."""
+        left = len(self.requests)
+        while left:
+            index, output = await self._outputs.get()
+            if output.finish_reason == "error":
+                raise internal_error(output.error or RuntimeError("no reason given"))
+            if output.finish_reason == "cancelled":
+                raise ApiError(503, "the server is shutting down", code="shutting_down")
+            left -= bool(output.finish_reason)
+            yield index, output
+
+    def close(self) -> None:
+        """Free the rows of what has not ended."""
+        for request in self.requests:
+            request.cancel()
+
+
+class Service:
+    """One model and the threads around it: one that steps, a few that preprocess."""
+
+    def __init__(self, model: Model, settings: Settings, fetcher: Fetcher) -> None:
+        self.model, self.settings = model, settings
+        rows = model.scheduler.limits.rows
+        self.admission = Admission(settings.max_requests, settings.max_waiting_bytes, rows)
+        self.metrics = Metrics(settings.model_name, self._running, self._waiting, self._cache_usage)
+        self._live: set[Answer] = set()
+        self.token_bytes = TokenBytes(model.preprocessor.chat.tokenizer)
+        self._fetcher = fetcher
+        # Text must not wait for clips: it has threads of its own, and takes them for milliseconds.
+        self._text_threads = ThreadPoolExecutor(2, "text")
+        self._media_threads = ThreadPoolExecutor(settings.preprocessors, "media")
+        self._stepper = threading.Thread(target=model.scheduler.run, name="stepper", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._stepper.start()
+
+    def stop(self) -> None:
+        """End what still runs, and the threads. The model itself is its owner's to close."""
+        self.model.scheduler.close()
+        self._stepper.join()
+        for threads in (self._text_threads, self._media_threads):
+            threads.shutdown(wait=True, cancel_futures=True)
+
+    def end(self, answer: Answer) -> None:
+        """Free what an answer still has, however it ended."""
+        answer.close()
+        self._live.discard(answer)
+
+    def abandon(self) -> None:
+        """End whatever runs: those who wait for it are told."""
+        for answer in self._live:
+            answer.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether answers can come."""
+        return self._stepper.is_alive()
+
+    async def ask(self, chat: ChatRequest, ticket: Ticket) -> Answer:
+        """Take a request as far as the scheduler's queue. Raises ApiError."""
+        self._check(chat)
+        params = [self._params(chat, index) for index in range(chat.n or 1)]
+        ticket.take(choices=len(params))
+        fetched = await fetch_all(chat.messages, self._fetcher, self.settings.max_body)
+        ticket.take(size=sum(map(len, fetched.values())))
+        work = partial(self._prepare, chat, fetched, ticket.began + self.settings.timeout)
+        asked = await self._in_thread(bool(media_of(chat.messages)), work, ticket)
+        ticket.drop_bytes()
+        return self._submit(asked, params, ticket)
+
+    def _submit(self, asked: Asked, params: list[SamplingParams], ticket: Ticket) -> Answer:
+        """Queue every choice: the first prefills the prompt, the others take it over."""
+        scheduler, loop = self.model.scheduler, asyncio.get_running_loop()
+        outputs: asyncio.Queue[tuple[int, Output]] = asyncio.Queue()
+        requests: list[Request] = []
+        answer = Answer(asked, requests, outputs)
+        self._live.add(answer)
+        try:
+            for index, one in enumerate(params):
+                sequence = self.model.begin(asked.prompt, one)
+                listener = _Listener(index, sequence, loop, outputs, self.metrics, ticket.began)
+                requests.append(scheduler.submit(partial(_same, sequence), listener))
+        except BaseException as e:
+            self.end(answer)
+            if isinstance(e, QueueFull):
+                raise self.admission.full() from e
+            if isinstance(e, UserError):
+                raise ApiError(400, str(e), "max_tokens", "context_length_exceeded") from e
+            raise
+        self.metrics.prompt_tokens.inc(len(asked.prompt.input_ids))
+        self.metrics.prompt_length.observe(len(asked.prompt.input_ids))
+        return answer
+
+    def _check(self, chat: ChatRequest) -> None:
+        settings = self.settings
+        if chat.model not in (None, settings.model_name):
+            problem = f"the model {chat.model[:80]!r} does not exist; this server has {settings.model_name!r}"
+            raise ApiError(404, problem, "model", "model_not_found")
+        for param, found, most in (
+            ("n", chat.n or 1, min(settings.max_choices, settings.max_requests)),
+            ("max_tokens", chat.max_tokens or 1, settings.max_new_tokens),
+            ("max_completion_tokens", chat.max_completion_tokens or 1, settings.max_new_tokens),
+            ("messages", len(media_of(chat.messages)), settings.max_media),
+        ):
+            if found > most:
+                what = " pictures and clips" if param == "messages" else ""
+                raise ApiError(400, f"{param}: expected at most {most}{what}, found {found}", param, "too_large")
+
+    def _params(self, chat: ChatRequest, index: int) -> SamplingParams:
+        """Of one choice: each draws from a seed of its own, so that choices differ and yet repeat."""
+        longest = chat.max_completion_tokens or chat.max_tokens or self.settings.default_new_tokens
+        try:
+            return SamplingParams(
+                max_new_tokens=longest,
+                min_new_tokens=chat.min_tokens or 0,
+                temperature=chat.temperature or 0.0,
+                top_k=max(chat.top_k or 0, 0),
+                top_p=1.0 if chat.top_p is None else chat.top_p,
+                repetition_penalty=1.0 if chat.repetition_penalty is None else chat.repetition_penalty,
+                seed=None if chat.seed is None else (chat.seed + index) % 2**64,
+                stop=(chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ()),
+                logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+            )
+        except UserError as e:
+            message = str(e).replace("new_tokens", "tokens")  # OpenAI's and vLLM's names
+            raise ApiError(400, message, message.partition(":")[0], "invalid_value") from e
+
+    def _prepare(self, chat: ChatRequest, fetched: dict[str, bytes], deadline: float) -> Asked:
+        """Decode, tokenize, encode; in a thread. Raises ApiError, UserError."""
+        options = chat.chat_template_kwargs
+        messages = runtime_messages(chat.messages, fetched)
+        preprocessor = limited(self.model.preprocessor, self.settings, len(media_of(chat.messages)), deadline)
+        prepared = preprocessor.prepare(messages, variables=options.model_dump(exclude_none=True) if options else None)
+        found, most = prepared.arrays["input_ids"].shape[1], self.settings.max_prompt_tokens
+        if found > most:
+            raise UserError(f"prompt: expected at most {most} tokens, found {found}")
+        return Asked(self.model.prompt(prepared), tuple(replace(m, pixels=m.pixels[:0]) for m in prepared.items))
+
+    async def _in_thread(self, has_media: bool, work: Callable[[], T], ticket: Ticket) -> T:
+        future = (self._media_threads if has_media else self._text_threads).submit(work)
+        ticket.keep_until(future)  # a thread cannot be stopped: what it holds counts until it is done
+        try:
+            return await asyncio.wrap_future(future)
+        except UserError as e:
+            if str(e).startswith("prompt:"):
+                raise ApiError(400, str(e), "messages", "context_length_exceeded") from e
+            raise ApiError(400, str(e), _param(str(e)), "invalid_value") from e
+
+    def _running(self) -> float:
+        return self.model.scheduler.running
+
+    def _waiting(self) -> float:
+        return max(self.admission.count - self.model.scheduler.running, 0)
+
+    def _cache_usage(self) -> float:
+        return self.model.scheduler.cache_usage
+
+
+def _param(message: str) -> str:
+    """The field that a complaint of the preprocessor begins with, as in messages.0.content.1."""
+    found = re.match(r"messages\[(\d+)\]\.content\[(\d+)\]", message)
+    return f"messages.{found[1]}.content.{found[2]}" if found else "messages"
+
+
+def _same(sequence: Sequence) -> Sequence:
+    return sequence
+
+
+class _Listener:
+    """Hands one choice's outputs from the stepping thread to the event loop, and measures as they pass."""
+
+    def __init__(
+        self,
+        index: int,
+        sequence: Sequence,
+        loop: asyncio.AbstractEventLoop,
+        outputs: "asyncio.Queue[tuple[int, Output]]",
+        metrics: Metrics,
+        began: float,
+    ) -> None:
+        self._index, self._sequence = index, sequence
+        self._loop, self._outputs, self._metrics = loop, outputs, metrics
+        self._began, self._last, self._tokens = began, 0.0, 0
+
+    def __call__(self, output: Output) -> None:
+        now = time.monotonic()
+        if output.token is not None:
+            self._metrics.generation_tokens.inc()
+            if self._tokens:
+                self._metrics.between_tokens.observe(now - self._last)
+            else:
+                self._first(now)
+            self._tokens, self._last = self._tokens + 1, now
+        if output.finish_reason:
+            reasons = {"cancelled": "abort", "timeout": "abort"}
+            self._metrics.finished(reasons.get(output.finish_reason, output.finish_reason))
+            self._metrics.whole_request.observe(now - self._began)
+            self._metrics.answer_length.observe(self._tokens)
+        self._loop.call_soon_threadsafe(self._outputs.put_nowait, (self._index, output))
+
+    def _first(self, now: float) -> None:
+        self._metrics.prefix_queries.inc(len(self._sequence.prompt.input_ids))
+        self._metrics.prefix_hits.inc(self._sequence.reused)
+        if self._index == 0:
+            self._metrics.first_token.observe(now - self._began)
