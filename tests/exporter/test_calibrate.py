@@ -18,7 +18,7 @@ from ernie_export.exporter.calibration import calibrate
 from ernie_export.exporter.calibration import layer as calibrate_layer
 from ernie_export.exporter.calibration.layer import build
 from ernie_export.exporter.calibration.prompts import VisionEncoder, read_prompts
-from ernie_export.exporter.cli.export import export as cli
+from ernie_export.exporter.cli import export as cli
 from ernie_export.exporter.export import DATA_FILE, Progress, export
 from ernie_export.exporter.targets import kernels, tensorrt
 from ernie_export.exporter.targets.onnx import build_graphs

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from zero_checkpoint import tiny_checkpoint, write_checkpoint
 
 from ernie_export.common.manifest import Manifest
-from ernie_export.exporter.cli.export import export as cli
+from ernie_export.exporter.cli import export as cli
 from ernie_export.exporter.export import DATA_FILE
 from ernie_export.exporter.weights import writer as weights
 from ernie_export.graphs.config import ErnieConfig

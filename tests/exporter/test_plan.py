@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-from ernie_export.exporter.cli.export import plan as plan_cli
+from ernie_export.exporter.cli import plan as plan_cli
 from ernie_export.exporter.export import DATA_FILE, Progress, export
 from ernie_export.exporter.plan import workload as plan_workload
 from ernie_export.exporter.targets import kernels, tensorrt

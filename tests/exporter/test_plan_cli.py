@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from ernie_export.exporter.cli.export import export as cli
-from ernie_export.exporter.cli.export import plan as plan_cli
+from ernie_export.exporter.cli import export as cli
+from ernie_export.exporter.cli import plan as plan_cli
 from ernie_export.exporter.plan.devices import DEVICES, Device, find_device
 from ernie_export.graphs.precision import PRECISIONS
 

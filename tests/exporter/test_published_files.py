@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from original_checkpoint import write, write_original
 
 from ernie_export.common.manifest import Manifest
-from ernie_export.exporter.cli.export import export as cli
-from ernie_export.exporter.cli.export import plan as plan_cli
+from ernie_export.exporter.cli import export as cli
+from ernie_export.exporter.cli import plan as plan_cli
 from ernie_export.exporter.export import Progress, export
 from ernie_export.graphs.checkpoint.original.files import transformers_spelling
 from ernie_export.graphs.config import ErnieConfig

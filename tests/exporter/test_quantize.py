@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from ernie_export.exporter.weights import direct_file as sink
 from ernie_export.exporter.weights.quantize import PART, Quantizer, quantize_groups
-from ernie_export.exporter.weights.writer import direct_file as sink
 from ernie_export.exporter.weights.writer import plan, write
 from ernie_export.graphs.checkpoint.reader import SINGLE, Checkpoint
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8

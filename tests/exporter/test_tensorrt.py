@@ -18,7 +18,7 @@ import pytest
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.common.safetensors_header import read_header
-from ernie_export.exporter.cli.export import export as cli
+from ernie_export.exporter.cli import export as cli
 from ernie_export.exporter.export import DATA_FILE, Progress, export
 from ernie_export.exporter.targets import kernels, tensorrt
 from ernie_export.graphs.config import ErnieConfig

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.safetensors_header import read_header
+from ernie_export.exporter.weights import direct_file as sink
 from ernie_export.exporter.weights import writer as weights
-from ernie_export.exporter.weights.writer import direct_file as sink
 from ernie_export.exporter.weights.writer import plan, write
 from ernie_export.graphs.checkpoint.reader import SINGLE, Checkpoint
 from ernie_export.graphs.weight_spec import Constant, Interleaved, Piece, Rows, SourceSlice, Weight

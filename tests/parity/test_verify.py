@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ernie_export.exporter.cli.export import verify as verify_cli
+from ernie_export.exporter.cli import verify as verify_cli
 from ernie_export.exporter.export import Progress, export
 from ernie_export.exporter.verify.verify import LIMITS, Case, Report, compare_tokens, divergence
 

@@ -13,7 +13,7 @@ from ernie_export.exporter.export import Progress, export
 from ernie_export.runtime.bench import measure as bench
 from ernie_export.runtime.bench import plot as bench_plot
 from ernie_export.runtime.bench.machine import Machine
-from ernie_export.runtime.cli.run import bench as bench_cli
+from ernie_export.runtime.cli import bench as bench_cli
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 QUICK = ("--prompt-tokens", 40, "--output-tokens", 4, "--batch", "2,1", "--rounds", 2, "--threads", 1)

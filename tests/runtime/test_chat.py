@@ -16,7 +16,7 @@ import pytest
 from ernie_export.common.errors import UserError
 from ernie_export.exporter.export import Progress, export
 from ernie_export.runtime import messages_file
-from ernie_export.runtime.cli.run import chat as chat_cli
+from ernie_export.runtime.cli import chat as chat_cli
 
 ROOT = Path(__file__).parents[2]
 MEDIA = ROOT / "examples" / "media"

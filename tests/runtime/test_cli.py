@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ernie_export.common.errors import UserError
-from ernie_export.runtime.cli.run import run as cli
+from ernie_export.runtime.cli import run as cli
 from ernie_export.runtime.sampling import SamplingParams
 
 PLAIN = [{"role": "user", "content": [{"type": "text", "text": "Hello?"}]}]

@@ -13,7 +13,7 @@ from session_stand_in import RtxRuntime, Runtime, changed
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime import load
-from ernie_export.runtime.cli.run import run as cli
+from ernie_export.runtime.cli import run as cli
 from ernie_export.runtime.engines.device import find_gpu
 from ernie_export.runtime.engines.tensorrt.library import find_card
 

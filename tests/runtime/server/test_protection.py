@@ -13,7 +13,7 @@ import openai
 import pytest
 from PIL import Image
 
-from ernie_export.runtime.cli.run import serve as cli
+from ernie_export.runtime.cli import serve as cli
 from ernie_export.runtime.serving.http import process
 
 ROOT = Path(__file__).parents[3]
