@@ -109,7 +109,7 @@ class Request:
 
     def first_token(self, engine: Any, cache: Any, row: int) -> np.ndarray:
         """Encode and prefill; returns the logits."""
-        from ernie_export.common.manifest import PREFILL_CHUNK
+        from ernie_export.exporter.targets.engines import PREFILL_CHUNK
         from ernie_export.runtime.engines import PromptChunk
 
         height, width = self.arrays["image_grid_thw"][0, 1:].tolist()

@@ -14,11 +14,12 @@ runtime    from a bundle to answers: preprocessing, engines, scheduler, servers
 
 from typing import TYPE_CHECKING, Any
 
+from ernie_export.common.version import __version__
+
 if TYPE_CHECKING:
     from ernie_export.exporter.export import export
     from ernie_export.runtime.pipeline import load
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "export", "load"]
 
 

@@ -45,7 +45,7 @@ SERVING = RUN | SERVE
 CODE = BASE | EXPORT | LAZY
 # Who may import whom: the longest prefix of a module's name that stands here decides.
 RULES = {
-    "": Rule(set(), ("exporter.export", "runtime.pipeline")),  # ernie_export/__init__.py itself
+    "": Rule(set(), ("common.version", "exporter.export", "runtime.pipeline")),  # ernie_export/__init__.py itself
     "common": Rule(BASE, ("common",)),
     "graphs": Rule(CODE, ("common", "graphs")),
     "exporter": Rule(CODE, ("common", "graphs", "exporter")),

@@ -1,26 +1,99 @@
-"""The one exception that a command turns into a single line and exit code 2."""
+"""The errors that a user or the machine causes. Commands print one as a single line and exit with code 2.
 
-LONGEST = 16_000  # characters of a message: room for a few paths of the longest there are
+UserError                      anything below; one printable line
+├── InvalidValue               an option, argument or request field: `field`, `expected`, `found`
+│   ├── InvalidMedia           a picture or clip that cannot be read, or is beyond a limit
+│   └── ContextLengthExceeded  a prompt, or prompt and answer, that the model or its KV cache cannot hold
+├── InvalidFile                a file, or one key of it: `path`, `key`, `expected`, `found`
+├── CannotWrite                an output that cannot be written: `path`, `reason`
+├── BuildFailed                a compiler or engine builder refused or failed
+└── Unavailable                a device, library or extra that is missing or too old
+
+Callers read types and attributes, never the text. Text keeps one form: "WHAT: expected X, found Y".
+"""
+
+from pathlib import Path
+
+MAX_LENGTH = 16_000  # characters of a message: room for a few paths of the longest there are
 
 
 class UserError(Exception):
-    """Input that cannot be served: names the file or key, what was expected and what was found, in one line."""
+    """Input or environment that cannot be used. The message is one printable line that says what, and what instead."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_printable_line(message))
 
 
+class InvalidValue(UserError):
+    """A value that cannot be used.
+
+    Attributes:
+        field: The option, argument or request field, as its user writes it ("--max-tokens", "messages[0].role").
+        expected: What would be accepted.
+        found: What was given.
+    """
+
+    def __init__(self, field: str, expected: str, found: object, hint: str = "") -> None:
+        self.field, self.expected, self.found = field, expected, str(found)
+        super().__init__(f"{field}: expected {expected}, found {found}" + (f" ({hint})" if hint else ""))
+
+
+class InvalidMedia(InvalidValue):
+    """A picture or clip that cannot be read or decoded, or that exceeds a limit. `field` names it."""
+
+
+class ContextLengthExceeded(InvalidValue):
+    """A prompt, or a prompt with the answer asked for, longer than the model or the KV cache can hold."""
+
+
+class InvalidFile(UserError):
+    """A file that cannot be used.
+
+    Attributes:
+        path: The file or folder.
+        key: The key in it at fault, dotted; None if the file as a whole is.
+        expected: What would be accepted.
+        found: What is there.
+    """
+
+    def __init__(self, path: Path | str, expected: str, found: object, key: str | None = None, hint: str = "") -> None:
+        self.path, self.key, self.expected, self.found = Path(path), key, expected, str(found)
+        where = f"{path}: {key}" if key is not None else f"{path}"
+        super().__init__(f"{where}: expected {expected}, found {found}" + (f" ({hint})" if hint else ""))
+
+
+class CannotWrite(UserError):
+    """An output that cannot be written, for instance because the disk is full.
+
+    Attributes:
+        path: The output.
+        reason: Why, as the operating system says it.
+    """
+
+    def __init__(self, path: Path | str, what: str, reason: str) -> None:
+        self.path, self.reason = Path(path), reason
+        super().__init__(f"{path}: cannot write {what}: {reason}")
+
+
+class BuildFailed(UserError):
+    """A kernel that cannot be compiled, or an engine that its library refused or failed to build."""
+
+
+class Unavailable(UserError):
+    """A device, library or optional dependency that is missing, too old, or cannot run what is asked of it."""
+
+
 def one_printable_line(message: str) -> str:
-    """`message` with its lines joined, control characters and lone surrogates escaped, its middle cut if it is long.
+    """Return `message` with lines joined, control characters and lone surrogates escaped, the middle cut if long.
 
     Names of files and keys, and what libraries say of them, may hold anything.
     """
     joined = " ".join(message.splitlines())
-    if len(joined) > LONGEST:
-        joined = f"{joined[: LONGEST // 2]} … {joined[-LONGEST // 2 :]}"
+    if len(joined) > MAX_LENGTH:
+        joined = f"{joined[: MAX_LENGTH // 2]} … {joined[-MAX_LENGTH // 2 :]}"
     return printable(joined)
 
 
 def printable(text: str, keep: str = "") -> str:
-    """`text` with control characters escaped, but those of `keep`: a terminal would obey them."""
+    """Return `text` with control characters escaped, except those in `keep`: a terminal would execute them."""
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)

@@ -1,27 +1,32 @@
-"""The bundle's contract: manifest.json, the only thing that the exporter and the runtime share.
+"""The bundle's contract: manifest.json, which the exporter writes and the runtime reads.
 
-A bundle is a folder. `manifest.json` is written last, so a folder without one is not a bundle; it names every other
-file with its size and SHA-256.
+A bundle is a folder. `manifest.json` is written last, so a folder without one is not a bundle; it lists every other
+file with its size and SHA-256. Whatever exporter and runtime must agree on is a field here, never a constant in both.
 """
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidFile
+from ernie_export.common.json_fields import JsonObject, one_line, read_json
+from ernie_export.common.version import __version__
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = "manifest.json"
 GRAPHS = ("vision", "resampler", "decoder", "decode")
-# The card that engines were built on, any of its compute capability, or any from Ampere (8.0) on.
-HARDWARE = ("exact", "same-capability", "ampere-plus")
-PREFILL_CHUNK = 512  # the most prompt tokens that a compiled engine takes in one call
+# Which GPUs engines run on: the model of GPU that built them, any of its compute capability, any from Ampere (8.0) on.
+HARDWARE_COMPATIBILITY = ("exact", "same-capability", "ampere-plus")
+LIMIT = 2**63 - 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class ModelFacts:
-    """The figures of the model that the runtime needs; sizes in elements, ids in the tokenizer's vocabulary."""
+class ModelInfo:
+    """The sizes and token ids that the runtime needs; sizes in elements, ids in the tokenizer's vocabulary."""
 
     hidden_size: int
     num_layers: int
@@ -43,40 +48,61 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class EngineFacts:
-    """What the engines of a bundle were built by and for.
+class TensorRTInfo:
+    """What only TensorRT's engines have, not those of TensorRT for RTX.
 
-    library, version: the package that must run them. compute_capabilities: "8.9" and the like. max_batch: rows of one
-    decode call. max_tokens: capacity of a row of the KV cache. max_image_tokens: decoder tokens of one picture, or of
-    one pair of a clip's frames.
+    Attributes:
+        device: Name of the GPU that built the engines; empty until they are built.
+        hardware_compatibility: One of HARDWARE_COMPATIBILITY.
+        version_compatible: Whether later TensorRT versions of the same major version run the engines.
+        architectures: GPU architectures that the bundle has plugin kernels for, such as "sm90".
+        plugin_version: Digest of the sources of plugins and kernels.
+        workspace_gib: Memory that one layer may use, in GiB; 0 for no limit.
+    """
 
-    Of TensorRT's engines alone: device, the name of the card that they were built on. hardware: where else they run,
-    one of HARDWARE. version_compatible: whether later versions of the same major run them, too. architectures: "sm90"
-    and the like, what kernels are there for. plugins: version of the plugins' declarations and kernels. workspace: GiB
-    that a layer may work in, 0 for all there is.
+    device: str
+    hardware_compatibility: str
+    version_compatible: bool
+    architectures: tuple[str, ...]
+    plugin_version: str
+    workspace_gib: int
 
-    A bundle that waits for its engines has no version and no compute capabilities yet.
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """How the engines of a bundle were built.
+
+    Attributes:
+        library: Python module of the library that runs them.
+        version: Its version; empty until the engines are built.
+        compute_capabilities: Of the GPUs that they run on, such as "8.9"; empty until the engines are built.
+        max_batch_size: Most sequences in one decode call.
+        max_seq_len: Tokens of one KV-cache slot, prompt and answer.
+        max_image_tokens: Most decoder tokens of one image, or of one frame pair of a video.
+        prefill_chunk: Most prompt tokens in one prefill call.
+        top_k: Tokens that a decode call returns for each sequence beside the logits; 0 if it returns logits alone.
+        tensorrt: Present for TensorRT, absent for TensorRT for RTX.
     """
 
     library: str
     version: str
     compute_capabilities: tuple[str, ...]
-    max_batch: int
-    max_tokens: int
+    max_batch_size: int
+    max_seq_len: int
     max_image_tokens: int
-    device: str = ""
-    hardware: str = "exact"
-    version_compatible: bool = False
-    architectures: tuple[str, ...] = ()
-    plugins: str = ""
-    workspace: int = 0
+    prefill_chunk: int
+    top_k: int
+    tensorrt: TensorRTInfo | None = None
+
+    @property
+    def version_compatible(self) -> bool:
+        """Whether later versions of the library, of the same major version, run the engines."""
+        return self.tensorrt is not None and self.tensorrt.version_compatible
 
 
 @dataclass(frozen=True)
-class CalibrationFacts:
-    """What the weights were rounded for: SHA-256 of the file of conversations, SHA-256 of their token ids and pixels,
-    and how many conversations and tokens they came to.
-    """
+class CalibrationInfo:
+    """The conversations that quantized weights were calibrated on: hashes of file and inputs, and their counts."""
 
     sha256: str
     inputs_sha256: str
@@ -94,36 +120,49 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle holds. `graphs` maps vision, resampler, decoder and decode to files; `files` lists every file.
+    """The content of a bundle.
 
-    `engines` is there where the graphs are compiled engines, `calibration` where the weights were rounded for given
-    conversations.
+    Attributes:
+        target: Name of the export target, such as "onnx".
+        precision: Name of the precision, such as "int4".
+        devices: Devices that run the bundle: "cpu", "cuda" or both.
+        cpu_decode_graph: The graph that ONNX Runtime's CPU engine decodes with: "decode", or "decoder" where its
+            sessions pack the weights in memory of their own, so that a second session would hold them twice.
+        model: Sizes and token ids.
+        graphs: File of each graph in GRAPHS.
+        files: Every file of the bundle but the manifest.
+        engines: Present where the graphs are, or will be, compiled engines.
+        calibration: Present where the quantized weights were calibrated.
+        version: The ernie-export that wrote the bundle.
     """
 
     target: str
     precision: str
-    model: ModelFacts
+    devices: tuple[str, ...]
+    cpu_decode_graph: str
+    model: ModelInfo
     graphs: dict[str, str]
     files: dict[str, FileEntry]
-    engines: EngineFacts | None = None
-    calibration: CalibrationFacts | None = None
+    engines: EngineInfo | None = None
+    calibration: CalibrationInfo | None = None
+    version: str = __version__
 
     @property
-    def waits_for_engines(self) -> bool:
-        """Whether all is there but the engines, which `ernie-export --resume` builds on the machine with the GPU."""
+    def needs_engine_build(self) -> bool:
+        """Whether everything is there but the engines, which `ernie-export --resume` builds on the GPU machine."""
         return self.engines is not None and not self.engines.version
 
     @property
     def data_file(self) -> str:
-        """Name of the one file of weights; UserError if none is listed."""
+        """Name of the one file of weights. Raises InvalidFile if none is listed."""
         for name in self.files:
             if name.endswith(".safetensors"):
                 return name
-        raise UserError(f"{NAME}: files: expected one of weights (.safetensors), found none")
+        raise InvalidFile(NAME, "a file of weights (.safetensors)", "none", key="files")
 
     def write(self, folder: Path) -> None:
         """Write manifest.json into `folder`."""
-        document = {"schema": SCHEMA} | asdict(self)
+        document = {"schema": SCHEMA, **asdict(self)}
         for key in ("engines", "calibration"):
             if document[key] is None:
                 del document[key]
@@ -131,102 +170,126 @@ class Manifest:
 
     @staticmethod
     def read(folder: Path) -> "Manifest":
-        """Read manifest.json of the bundle `folder`; UserError if it is missing, newer than this code, or malformed."""
+        """Read manifest.json of the bundle `folder`. Raises InvalidFile if it is missing, malformed or of another
+        schema.
+        """
         path = folder / NAME
         if not folder.is_dir():
-            raise UserError(f"{folder}: expected a bundle (a folder with {NAME}), found no folder")
+            raise InvalidFile(folder, f"a bundle (a folder with {NAME})", "no folder")
         if not path.is_file():
-            raise UserError(f"{folder}: expected a bundle, found no {NAME} (an unfinished export, or a checkpoint?)")
-        try:
-            document = json.loads(path.read_bytes())
-        except (ValueError, UnicodeDecodeError, RecursionError) as e:
-            raise UserError(f"{path}: expected JSON, found {' '.join(str(e).split())}") from e
-        schema = document.get("schema") if isinstance(document, dict) else None
+            raise InvalidFile(folder, "a bundle", f"no {NAME}", hint="an unfinished export, or a checkpoint?")
+        document = JsonObject(path, "", read_json(path))
+        schema = document.get("schema")
         if schema != SCHEMA:
             newer = isinstance(schema, int) and schema > SCHEMA
-            hint = " (made by a newer ernie-export: update this one)" if newer else ""
-            raise UserError(f"{path}: expected schema {SCHEMA}, found {schema!r}{hint}")
-        try:
-            facts = dict(document["model"])
-            facts["eos_token_ids"] = tuple(facts["eos_token_ids"])
-            engines = document.get("engines")
-            if engines is not None:
-                several = ("compute_capabilities", "architectures")
-                engines = EngineFacts(**engines | {key: tuple(engines[key]) for key in several if key in engines})
-            calibration = document.get("calibration")
-            manifest = Manifest(
-                target=document["target"],
-                precision=document["precision"],
-                model=ModelFacts(**facts),
-                graphs=dict(document["graphs"]),
-                files={name: FileEntry(**entry) for name, entry in document["files"].items()},
-                engines=engines,
-                calibration=None if calibration is None else CalibrationFacts(**calibration),
-            )
-            manifest.check_types(path)
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise UserError(f"{path}: not a manifest of schema {SCHEMA}: {type(e).__name__} {e}") from e
+            hint = "written by a newer ernie-export: update this one" if newer else "export the checkpoint again"
+            raise InvalidFile(path, f"schema {SCHEMA}", f"schema {one_line(schema)}", hint=hint)
+        manifest = Manifest(
+            target=document.text("target"),
+            precision=document.text("precision"),
+            devices=document.texts("devices"),
+            cpu_decode_graph=document.choice("cpu_decode_graph", GRAPHS),
+            model=_read_model(document.object("model")),
+            graphs=_read_graphs(document.object("graphs")),
+            files=_read_files(document.object("files")),
+            engines=_read_optional(document, "engines", _read_engines),
+            calibration=_read_optional(document, "calibration", _read_calibration),
+            version=document.text("version"),
+        )
+        document.refuse_unknown()
+        for graph, name in manifest.graphs.items():
+            if name not in manifest.files:
+                raise InvalidFile(path, "a file listed under files", one_line(name), key=f"graphs.{graph}")
         return manifest
-
-    def check_types(self, path: Path) -> None:
-        """Refuse values of the wrong type and file names that leave the bundle."""
-        for key in ("target", "precision"):
-            if not isinstance(getattr(self, key), str):
-                raise UserError(f"{path}: {key}: expected a name, found {getattr(self, key)!r}")
-        for field in fields(self.model):
-            value = getattr(self.model, field.name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            least = 0 if "token_id" in field.name else 1
-            if not all(type(number) is int and least <= number < 2**63 for number in numbers):
-                raise UserError(f"{path}: model.{field.name}: expected whole numbers from {least}, found {value!r}")
-        if self.engines is not None:
-            for key in ("max_batch", "max_tokens", "max_image_tokens"):
-                value = getattr(self.engines, key)
-                if type(value) is not int or not 1 <= value < 2**63:
-                    raise UserError(f"{path}: engines.{key}: expected a whole number from 1, found {value!r}")
-            facts = self.engines
-            names = (facts.library, facts.version, *facts.compute_capabilities, *facts.architectures, facts.device)
-            if not all(isinstance(name, str) for name in (*names, facts.plugins)):
-                raise UserError(f"{path}: engines: expected names of library, version and capabilities, found {names}")
-            if facts.hardware not in HARDWARE:
-                raise UserError(f"{path}: engines.hardware: expected {', '.join(HARDWARE)}, found {facts.hardware!r}")
-            if type(facts.workspace) is not int or facts.workspace < 0 or type(facts.version_compatible) is not bool:
-                found = f"{facts.workspace!r} and {facts.version_compatible!r}"
-                raise UserError(
-                    f"{path}: engines: expected workspace in GiB, version_compatible true or false, found {found}"
-                )
-        if (made := self.calibration) is not None:
-            hashes, counts = (made.sha256, made.inputs_sha256), (made.conversations, made.tokens)
-            if not all(isinstance(text, str) for text in hashes) or not all(type(n) is int and n > 0 for n in counts):
-                raise UserError(f"{path}: calibration: expected hashes and whole numbers from 1, found {made}")
-        for name, entry in self.files.items():
-            plain = Path(name).name == name and name.isprintable() and len(name.encode()) < 256
-            if not plain or type(entry.bytes) is not int or not isinstance(entry.sha256, str):
-                raise UserError(f"{path}: files: expected plain file names with bytes and sha256, found {name!r}")
-        for graph in GRAPHS:
-            if graph not in self.graphs:
-                raise UserError(f"{path}: graphs: expected {', '.join(GRAPHS)}, found no {graph}")
-        for graph, name in self.graphs.items():
-            if name not in self.files:
-                raise UserError(f"{path}: graphs.{graph}: expected a file listed under files, found {name!r}")
 
     def check_files(self, folder: Path, hash_limit: int) -> None:
         """Compare the files in `folder` with the manifest: sizes always, contents up to `hash_limit` bytes a file.
 
-        Raises UserError naming the first file that is missing or differs.
+        Raises InvalidFile for the first file that is missing or differs.
         """
         for name, entry in self.files.items():
             path = folder / name
             if not path.is_file():
-                raise UserError(f"{path}: expected {entry.bytes} bytes (listed in {NAME}), found no file")
+                raise InvalidFile(path, f"{entry.bytes} bytes (listed in {NAME})", "no file")
             size = path.stat().st_size
             if size != entry.bytes:
-                raise UserError(f"{path}: expected {entry.bytes} bytes (listed in {NAME}), found {size}")
+                raise InvalidFile(path, f"{entry.bytes} bytes (listed in {NAME})", size)
             if size <= hash_limit and (found := sha256(path)) != entry.sha256:
-                raise UserError(f"{path}: expected sha256 {entry.sha256[:16]}… (listed in {NAME}), found {found[:16]}…")
+                raise InvalidFile(path, f"sha256 {entry.sha256[:16]}… (listed in {NAME})", f"{found[:16]}…")
+
+
+def _read_model(section: JsonObject) -> ModelInfo:
+    values: dict[str, Any] = {}
+    for field in fields(ModelInfo):
+        least = 0 if "token_id" in field.name else 1
+        read = section.integers if field.name == "eos_token_ids" else section.integer
+        values[field.name] = read(field.name, minimum=least, maximum=LIMIT)
+    section.refuse_unknown()
+    return ModelInfo(**values)
+
+
+def _read_engines(section: JsonObject) -> EngineInfo:
+    sizes = ("max_batch_size", "max_seq_len", "max_image_tokens", "prefill_chunk")
+    engines = EngineInfo(
+        library=section.text("library"),
+        version=section.text("version", empty=True),
+        compute_capabilities=section.texts("compute_capabilities"),
+        top_k=section.integer("top_k", minimum=0, maximum=LIMIT),
+        tensorrt=_read_optional(section, "tensorrt", _read_tensorrt),
+        **{key: section.integer(key, minimum=1, maximum=LIMIT) for key in sizes},
+    )
+    section.refuse_unknown()
+    return engines
+
+
+def _read_tensorrt(section: JsonObject) -> TensorRTInfo:
+    tensorrt = TensorRTInfo(
+        device=section.text("device", empty=True),
+        hardware_compatibility=section.choice("hardware_compatibility", HARDWARE_COMPATIBILITY),
+        version_compatible=section.flag("version_compatible"),
+        architectures=section.texts("architectures"),
+        plugin_version=section.text("plugin_version"),
+        workspace_gib=section.integer("workspace_gib", minimum=0, maximum=LIMIT),
+    )
+    section.refuse_unknown()
+    return tensorrt
+
+
+def _read_calibration(section: JsonObject) -> CalibrationInfo:
+    calibration = CalibrationInfo(
+        sha256=section.text("sha256"),
+        inputs_sha256=section.text("inputs_sha256"),
+        conversations=section.integer("conversations", minimum=1, maximum=LIMIT),
+        tokens=section.integer("tokens", minimum=1, maximum=LIMIT),
+    )
+    section.refuse_unknown()
+    return calibration
+
+
+def _read_optional(section: JsonObject, key: str, read: Callable[[JsonObject], T]) -> T | None:
+    return None if section.get(key) is None else read(section.object(key))
+
+
+def _read_graphs(section: JsonObject) -> dict[str, str]:
+    graphs = {name: section.text(name) for name in GRAPHS}
+    section.refuse_unknown()
+    return graphs
+
+
+def _read_files(section: JsonObject) -> dict[str, FileEntry]:
+    """Read the file list. A name must be plain: a path could lead out of the bundle."""
+    files = {}
+    for name in section.members:
+        if Path(name).name != name or not name.isprintable() or len(name.encode(errors="replace")) >= 256:
+            raise InvalidFile(section.path, "plain file names", one_line(name), key="files")
+        entry = section.object(name)
+        size = entry.integer("bytes", minimum=0, maximum=LIMIT)
+        files[name] = FileEntry(size, entry.text("sha256", empty=True))
+        entry.refuse_unknown()
+    return files
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal digits, read in pieces."""
+    """Return the SHA-256 of a file in hexadecimal digits, read piece by piece."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

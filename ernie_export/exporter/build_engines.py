@@ -61,12 +61,13 @@ def check(bundle: Path, manifest: Manifest) -> None:
     """UserError unless the bundle waits for engines, with the plugins that are here."""
     facts = manifest.engines
     expected = f"--resume {bundle}: expected a bundle of --target {tensorrt.TARGET} that waits for its engines"
-    if manifest.target != tensorrt.TARGET or facts is None:
+    if manifest.target != tensorrt.TARGET or facts is None or facts.tensorrt is None:
         raise UserError(f"{expected}, found target {manifest.target}")
-    if not manifest.waits_for_engines:
-        raise UserError(f"{expected}, found one that has them (of TensorRT {facts.version}, for {facts.device})")
-    if facts.plugins != plugins.version():
-        found = f"found {facts.plugins} (export again, or resume with the ernie-export that made it)"
+    if not manifest.needs_engine_build:
+        built = f"TensorRT {facts.version}, for {facts.tensorrt.device}"
+        raise UserError(f"{expected}, found one that has them (of {built})")
+    if facts.tensorrt.plugin_version != plugins.version():
+        found = f"found {facts.tensorrt.plugin_version} (export again, or resume with the ernie-export that made it)"
         raise UserError(f"--resume {bundle}: expected plugins of version {plugins.version()}, {found}")
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import (
     GRAPHS,
-    CalibrationFacts,
-    EngineFacts,
+    CalibrationInfo,
+    EngineInfo,
     FileEntry,
     Manifest,
-    ModelFacts,
+    ModelInfo,
     sha256,
 )
 from ernie_export.exporter import triton_repository
@@ -121,7 +121,7 @@ def check_engines(
     limits: engines.Limits | None,
     image_tokens: tuple[int, int],
     graphs: dict[str, GraphBuilder],
-) -> EngineFacts | None:
+) -> EngineInfo | None:
     """What engines are to be built for, where the target has any; UserError names the option that can't be."""
     if target not in LIMITS:
         return None
@@ -132,9 +132,7 @@ def check_engines(
     return rtx.check(config, limits, image_tokens)
 
 
-def build_engines(
-    partial: Path, facts: EngineFacts, config: ErnieConfig, target: str, progress: Progress
-) -> EngineFacts:
+def build_engines(partial: Path, facts: EngineInfo, config: ErnieConfig, target: str, progress: Progress) -> EngineInfo:
     """Engines in place of the graphs in `partial`; of target trt the graphs stay where engines can't be built."""
     merge, names = config.vision.spatial_merge_size, list(GRAPHS)
     if target == rtx.TARGET:
@@ -156,18 +154,18 @@ def describe(
     target: str,
     precision: str,
     digest: str,
-    facts: EngineFacts | None,
-    calibration: CalibrationFacts | None,
+    facts: EngineInfo | None,
+    calibration: CalibrationInfo | None,
 ) -> Manifest:
     """The manifest of the files in `partial`; `digest` is the data file's, known from writing it."""
     text, vision = config.text, config.vision
-    model = ModelFacts(
+    model = ModelInfo(
         hidden_size=text.hidden_size,
         num_layers=text.num_layers,
         num_kv_heads=text.num_kv_heads,
         head_dim=text.head_dim,
         vocab_size=text.vocab_size,
-        max_positions=facts.max_tokens if facts else text.max_positions,
+        max_positions=facts.max_seq_len if facts else text.max_positions,
         patch_size=vision.patch_size,
         in_channels=vision.in_channels,
         spatial_merge_size=vision.spatial_merge_size,
@@ -185,4 +183,15 @@ def describe(
         for path in sorted(partial.iterdir())
     }
     kind = ".engine" if facts and facts.version else ".onnx"
-    return Manifest(target, precision, model, {name: name + kind for name in GRAPHS}, files, facts, calibration)
+    how = PRECISIONS[target][precision]
+    return Manifest(
+        target=target,
+        precision=precision,
+        devices=("cuda",) if facts else how.devices if target == "onnx" else ("cpu",),
+        cpu_decode_graph="decode" if how.decoder is None else "decoder",
+        model=model,
+        graphs={name: name + kind for name in GRAPHS},
+        files=files,
+        engines=facts,
+        calibration=calibration,
+    )

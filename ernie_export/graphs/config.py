@@ -9,7 +9,7 @@ the spelling of the original remote code is translated first (published.py).
 from dataclasses import dataclass
 from pathlib import Path
 
-from ernie_export.common.json_fields import Section, read_json
+from ernie_export.common.json_fields import JsonObject, read_json
 from ernie_export.graphs.checkpoint.original import config as published
 
 # What save_pretrained (4.x and 5.x) writes into any config and no graph depends on.
@@ -58,41 +58,41 @@ class TextConfig:
     norm_min: float
 
     @staticmethod
-    def from_section(section: Section) -> "TextConfig":
+    def from_json(section: JsonObject) -> "TextConfig":
         """Read and check `text_config`; UserError naming the key."""
         section.expect("model_type", "ernie4_5_vl_moe_text")
         section.expect("hidden_act", "silu")
-        num_layers = section.size("num_hidden_layers", limit=COUNT_LIMIT)
-        hidden_size = section.size("hidden_size", limit=SIZE_LIMIT)
-        num_heads = section.size("num_attention_heads", limit=COUNT_LIMIT)
+        num_layers = section.integer("num_hidden_layers", maximum=COUNT_LIMIT)
+        hidden_size = section.integer("hidden_size", maximum=SIZE_LIMIT)
+        num_heads = section.integer("num_attention_heads", maximum=COUNT_LIMIT)
         has_head_dim = "head_dim" in section
-        head_dim = section.size("head_dim", limit=SIZE_LIMIT) if has_head_dim else hidden_size // num_heads
+        head_dim = section.integer("head_dim", maximum=SIZE_LIMIT) if has_head_dim else hidden_size // num_heads
         rope = rope_section(section, types=("default",), keys={"mrope_section"})
         config = TextConfig(
-            vocab_size=section.size("vocab_size", limit=SIZE_LIMIT),
+            vocab_size=section.integer("vocab_size", maximum=SIZE_LIMIT),
             hidden_size=hidden_size,
-            intermediate_size=section.size("intermediate_size", limit=SIZE_LIMIT),
+            intermediate_size=section.integer("intermediate_size", maximum=SIZE_LIMIT),
             num_layers=num_layers,
             num_heads=num_heads,
-            num_kv_heads=section.size("num_key_value_heads", limit=COUNT_LIMIT),
+            num_kv_heads=section.integer("num_key_value_heads", maximum=COUNT_LIMIT),
             head_dim=head_dim,
             rms_norm_eps=section.positive("rms_norm_eps"),
             rope_theta=rope_theta(section, rope, default=500000.0),
             mrope_section=rope.sizes("mrope_section", 3) if "mrope_section" in rope else (22, 22, 20),  # type: ignore[arg-type]
-            max_positions=section.size("max_position_embeddings", limit=SIZE_LIMIT),
+            max_positions=section.integer("max_position_embeddings", maximum=SIZE_LIMIT),
             use_bias=section.flag("use_bias"),
             layer_types=layer_types(section, num_layers),
-            num_experts=section.size("moe_num_experts", "num_experts", limit=COUNT_LIMIT),
-            experts_per_token=section.size("moe_k", "num_experts_per_tok", limit=COUNT_LIMIT),
+            num_experts=section.integer("moe_num_experts", "num_experts", maximum=COUNT_LIMIT),
+            experts_per_token=section.integer("moe_k", "num_experts_per_tok", maximum=COUNT_LIMIT),
             moe_intermediate_size=section.sizes("moe_intermediate_size", 2, absent=(1536, 512)),  # type: ignore[arg-type]
-            num_shared_experts=section.size("moe_num_shared_experts", least=0, limit=COUNT_LIMIT),
+            num_shared_experts=section.integer("moe_num_shared_experts", minimum=0, maximum=COUNT_LIMIT),
             norm_min=section.positive("moe_norm_min"),
         )
         section.refuse_unknown(TEXT_BOOKKEEPING)
         config.check(section, rope)
         return config
 
-    def check(self, section: Section, rope: Section) -> None:
+    def check(self, section: JsonObject, rope: JsonObject) -> None:
         """Refuse figures that contradict each other."""
         if self.num_heads % self.num_kv_heads:
             expected = f"a divisor of num_attention_heads {self.num_heads}"
@@ -127,21 +127,21 @@ class VisionConfig:
         return self.hidden_size // self.num_heads
 
     @staticmethod
-    def from_section(section: Section) -> "VisionConfig":
+    def from_json(section: JsonObject) -> "VisionConfig":
         """Read and check `vision_config`; UserError naming the key."""
         section.expect("model_type", "ernie4_5_vl_moe_vision")
         section.expect("hidden_act", "quick_gelu")
         # 5.7 writes no rope_parameters here, and the class turns "default" into "axial".
         rope = rope_section(section, types=("axial", "default"), keys=set())
         config = VisionConfig(
-            depth=section.size("depth", "num_hidden_layers", limit=COUNT_LIMIT),
-            hidden_size=section.size("hidden_size", limit=SIZE_LIMIT),
-            num_heads=section.size("num_heads", "num_attention_heads", limit=COUNT_LIMIT),
-            intermediate_size=section.size("intermediate_size", limit=SIZE_LIMIT),
-            in_channels=section.size("in_channels", limit=COUNT_LIMIT),
-            patch_size=section.size("patch_size", limit=COUNT_LIMIT),
-            spatial_merge_size=section.size("spatial_merge_size", limit=COUNT_LIMIT),
-            temporal_merge_size=section.size("temporal_merge_size", limit=COUNT_LIMIT),
+            depth=section.integer("depth", "num_hidden_layers", maximum=COUNT_LIMIT),
+            hidden_size=section.integer("hidden_size", maximum=SIZE_LIMIT),
+            num_heads=section.integer("num_heads", "num_attention_heads", maximum=COUNT_LIMIT),
+            intermediate_size=section.integer("intermediate_size", maximum=SIZE_LIMIT),
+            in_channels=section.integer("in_channels", maximum=COUNT_LIMIT),
+            patch_size=section.integer("patch_size", maximum=COUNT_LIMIT),
+            spatial_merge_size=section.integer("spatial_merge_size", maximum=COUNT_LIMIT),
+            temporal_merge_size=section.integer("temporal_merge_size", maximum=COUNT_LIMIT),
             norm_eps=section.positive("rms_norm_eps"),
             rope_theta=rope_theta(section, rope, default=10000.0),
         )
@@ -173,18 +173,18 @@ class ErnieConfig:
     def from_hf(folder: Path) -> "ErnieConfig":
         """Read config.json (and generation_config.json) of a checkpoint folder; UserError naming file and key."""
         path = folder / "config.json"
-        section = Section(path, "", read_json(path))
+        section = JsonObject(path, "", read_json(path))
         if published.is_original(section.members):
-            section = Section(path, "", published.translate(section))
+            section = JsonObject(path, "", published.translate(section))
         section.expect("model_type", "ernie4_5_vl_moe")
         if section.get("quantization_config") is not None:
             raise section.error(
                 "quantization_config", "unquantised weights (F32, BF16 or F16)", "a quantised checkpoint"
             )
-        text_section = section.section("text_config")
-        text = TextConfig.from_section(text_section)
-        vision = VisionConfig.from_section(section.section("vision_config"))
-        media = {key: section.size(key, least=0, limit=SIZE_LIMIT) for key in MEDIA_TOKENS}
+        text_section = section.object("text_config")
+        text = TextConfig.from_json(text_section)
+        vision = VisionConfig.from_json(section.object("vision_config"))
+        media = {key: section.integer(key, minimum=0, maximum=SIZE_LIMIT) for key in MEDIA_TOKENS}
         tied = section.flag("tie_word_embeddings")
         section.refuse_unknown(BOOKKEEPING)
         for key, token in media.items():
@@ -197,11 +197,11 @@ class ErnieConfig:
         return ErnieConfig(text=text, vision=vision, tie_word_embeddings=tied, eos_token_ids=eos, **media)
 
 
-def rope_section(section: Section, types: tuple[str, ...], keys: set[str]) -> Section:
+def rope_section(section: JsonObject, types: tuple[str, ...], keys: set[str]) -> JsonObject:
     """The rotary parameters: `rope_parameters`, or the older `rope_scaling`; refuses types other than `types`."""
     if section.get("rope_parameters") and section.get("rope_scaling"):
         raise section.error("rope_scaling", "rope_parameters or rope_scaling", "both")
-    rope = section.section("rope_scaling" if section.get("rope_scaling") else "rope_parameters", absent={})
+    rope = section.object("rope_scaling" if section.get("rope_scaling") else "rope_parameters", absent={})
     found = rope.get("rope_type", rope.get("type", types[0]))
     if found not in types:
         raise rope.error("rope_type", " or ".join(types), found)
@@ -209,7 +209,7 @@ def rope_section(section: Section, types: tuple[str, ...], keys: set[str]) -> Se
     return rope
 
 
-def rope_theta(section: Section, rope: Section, default: float) -> float:
+def rope_theta(section: JsonObject, rope: JsonObject, default: float) -> float:
     """The rotary base, which may stand in the rotary parameters or beside them."""
     beside = section.positive("rope_theta") if "rope_theta" in section else default
     if "rope_theta" not in rope:
@@ -220,7 +220,7 @@ def rope_theta(section: Section, rope: Section, default: float) -> float:
     return inside
 
 
-def layer_types(section: Section, num_layers: int) -> tuple[str, ...]:
+def layer_types(section: JsonObject, num_layers: int) -> tuple[str, ...]:
     """`mlp_layer_types`; absent or null means one dense layer before sparse ones."""
     found = section.get("mlp_layer_types")
     if found is None:
@@ -232,10 +232,10 @@ def layer_types(section: Section, num_layers: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-def eos_token_ids(folder: Path, section: Section, text: Section, vocab_size: int) -> tuple[int, ...]:
+def eos_token_ids(folder: Path, section: JsonObject, text: JsonObject, vocab_size: int) -> tuple[int, ...]:
     """Tokens that end an answer: generation_config.json's if that file is there, else the config's."""
     path = folder / "generation_config.json"
-    sources = [Section(path, "", read_json(path))] if path.exists() else [section, text]
+    sources = [JsonObject(path, "", read_json(path))] if path.exists() else [section, text]
     for source in sources:
         found = source.get("eos_token_id")
         if found is None:

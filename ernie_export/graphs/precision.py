@@ -11,7 +11,8 @@ class Precision:
 
     Bits of the weights of linear layers and experts: `decoder` of its layers, `head` of the head, `vision` of the
     vision encoder and the resampler. None: not quantised. Routers (float32), norms, biases, the embedding table and the
-    patch embedding are never quantised. `float8`: 8 bits are e4m3 numbers, not integers.
+    patch embedding are never quantised. `float8`: 8 bits are e4m3 numbers, not integers. `devices`: where ONNX Runtime
+    has kernels for it: no bfloat16 on a CPU, and attention in 16 bits alone on CUDA.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Precision:
     head: int | None = None
     vision: int | None = None
     float8: bool = False
+    devices: tuple[str, ...] = ("cpu",)
 
 
 def _named(*precisions: Precision) -> dict[str, Precision]:
@@ -31,11 +33,11 @@ def _named(*precisions: Precision) -> dict[str, Precision]:
 # int4 leaves 8 bits to what is 4% of the released model's weights: the head and the two vision parts.
 ONNX = _named(
     Precision("fp32", ir.DataType.FLOAT),
-    Precision("fp16", ir.DataType.FLOAT16),
-    Precision("bf16", ir.DataType.BFLOAT16),
+    Precision("fp16", ir.DataType.FLOAT16, devices=("cpu", "cuda")),
+    Precision("bf16", ir.DataType.BFLOAT16, devices=("cuda",)),
     Precision("int8", ir.DataType.FLOAT, decoder=8, head=8, vision=8),
     Precision("int4", ir.DataType.FLOAT, decoder=4, head=8, vision=8),
-    Precision("int4-fp16", ir.DataType.FLOAT16, decoder=4, head=8),  # for CUDA
+    Precision("int4-fp16", ir.DataType.FLOAT16, decoder=4, head=8, devices=("cpu", "cuda")),
 )
 TENSORRT = _named(
     Precision("bf16", ir.DataType.BFLOAT16),

@@ -79,7 +79,7 @@ def load(
 def engine_limits(manifest: Manifest, limits: Limits) -> Limits:
     """`limits` with no more rows than the bundle's compiled engines take in a decode step."""
     assert manifest.engines is not None
-    return replace(limits, rows=min(limits.rows, manifest.engines.max_batch))
+    return replace(limits, rows=min(limits.rows, manifest.engines.max_batch_size))
 
 
 class Model:

@@ -109,13 +109,14 @@ def finished(made, environment, tmp_path_factory, new_steps):
 
 def test_a_bundle_with_its_engines(made, finished):
     folder, manifest, steps = finished
-    assert Manifest.read(folder) == manifest and not manifest.waits_for_engines
+    assert Manifest.read(folder) == manifest and not manifest.needs_engine_build
     manifest.check_files(folder, hash_limit=2**40)
     assert {path.name for path in folder.iterdir()} == {"manifest.json", *manifest.files}
     assert set(manifest.files) == set(made[1].files) - PREPARED | BUILT
     assert manifest.graphs == {name: f"{name}.engine" for name in GRAPHS}
     facts = manifest.engines
-    assert (facts.version, facts.device, facts.compute_capabilities) == ("11.4.0.106", "Stand-in H100", ("9.0",))
+    assert (facts.version, facts.compute_capabilities) == ("11.4.0.106", ("9.0",))
+    assert facts.tensorrt.device == "Stand-in H100"
     assert manifest.model == made[1].model
     assert list(steps.shares) == [f"Building {name}.engine" for name in GRAPHS]
     for shares in steps.shares.values():
@@ -148,7 +149,7 @@ def test_what_was_asked_of_an_export_holds_for_its_engines(waiting, machine):
     """Engines for every card from Ampere on take Ampere's kernels, and no more shared memory than any card gives."""
     change_facts(waiting, hardware="ampere-plus", version_compatible=True, workspace=3)
     facts = resume(waiting, QUIET).engines
-    assert (facts.hardware, facts.compute_capabilities) == ("ampere-plus", ("9.0",))
+    assert (facts.tensorrt.hardware_compatibility, facts.compute_capabilities) == ("ampere-plus", ("9.0",))
     built = json.loads((waiting / REPORT).read_text())["decode"]["inspector"]
     assert (built["hardware"], built["flags"]) == ("AMPERE_PLUS", ["VERSION_COMPATIBLE"])
     assert built["pools"] == {"WORKSPACE": 3 * 2**30}
@@ -159,7 +160,9 @@ def test_one_command_does_both_where_tensorrt_and_its_gpu_are(few_kernels, tmp_p
     monkeypatch.setattr(kernels, "spread", few_kernels)
     steps = new_steps()
     manifest = export(MINI, tmp_path / "bundle", "trt", "bf16", steps, replace(LIMITS, arch=None))
-    assert manifest.engines.architectures == ("sm90",) and not manifest.waits_for_engines and steps.reasons == []
+    assert (
+        manifest.engines.tensorrt.architectures == ("sm90",) and not manifest.needs_engine_build and steps.reasons == []
+    )
     assert {path.name for path in (tmp_path / "bundle").iterdir()} == {"manifest.json", *manifest.files}
     assert BUILT < manifest.files.keys() and not PREPARED & manifest.files.keys()
 
@@ -216,7 +219,7 @@ def test_a_killed_build_is_taken_up(waiting, environment, machine, new_steps):
         with pytest.raises(UserError, match="expected it at rest, found another process that resumes it"):
             resume(waiting, QUIET)
         process.send_signal(signal.SIGKILL)
-    assert (waiting / "manifest.json").read_bytes() == manifest and Manifest.read(waiting).waits_for_engines
+    assert (waiting / "manifest.json").read_bytes() == manifest and Manifest.read(waiting).needs_engine_build
     engine = waiting / WORK / "vision.engine"
     engine.write_bytes(engine.read_bytes() + b" kept")
     steps = new_steps()

@@ -52,7 +52,7 @@ def test_a_bundle_of_engines(exported):
     assert (manifest.target, manifest.precision, manifest.model.max_positions) == ("trt-rtx", "bf16", 600)
     facts = manifest.engines
     assert (facts.library, facts.compute_capabilities) == ("tensorrt_rtx_bindings", ("8.9", "12.0"))
-    assert (facts.max_batch, facts.max_tokens, facts.max_image_tokens) == (3, 600, 64)
+    assert (facts.max_batch_size, facts.max_seq_len, facts.max_image_tokens) == (3, 600, 64)
     assert facts.version.startswith("1.")
     sizes = [manifest.files[file].bytes for file in manifest.graphs.values()]
     assert min(sizes) > 100_000 and max(sizes) < 12_000_000
@@ -133,7 +133,7 @@ def test_limits_left_out_follow_the_model():
 
     config = ErnieConfig.from_hf(MINI)
     facts = rtx.check(config, rtx.Limits(), (4, 6177))
-    assert (facts.max_batch, facts.max_tokens, facts.max_image_tokens) == (1, 4096, 4095)
+    assert (facts.max_batch_size, facts.max_seq_len, facts.max_image_tokens) == (1, 4096, 4095)
     assert facts.compute_capabilities == ("8.0", "8.6", "8.9", "12.0")
     assert rtx.check(config, rtx.Limits(), (4, 1196)).max_image_tokens == 1196
 
@@ -187,7 +187,7 @@ def test_the_command_with_every_option_and_every_capability(tmp_path):
     assert "decode.engine" in process.stderr and "(trt-rtx, bf16)" in process.stderr
     facts = Manifest.read(tmp_path / "b").engines
     assert facts.compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
-    assert (facts.max_batch, facts.max_tokens, facts.max_image_tokens) == (2, 700, 16)
+    assert (facts.max_batch_size, facts.max_seq_len, facts.max_image_tokens) == (2, 700, 16)
 
 
 def test_a_full_disk_is_one_line(tmp_path):

@@ -38,15 +38,19 @@ QUIET = Progress(lambda name, total: None, lambda count: None)
 
 def test_a_bundle_that_waits(made):
     folder, manifest, steps = made
-    assert Manifest.read(folder) == manifest and manifest.waits_for_engines
+    assert Manifest.read(folder) == manifest and manifest.needs_engine_build
     manifest.check_files(folder, hash_limit=2**40)
     assert {path.name for path in folder.iterdir()} == {"manifest.json", *manifest.files} > PREPARED
     assert not any(name.endswith(".engine") for name in manifest.files)
     assert (manifest.target, manifest.precision, manifest.model.max_positions) == ("trt", "bf16", 600)
     facts = manifest.engines
-    assert (facts.library, facts.compute_capabilities, facts.architectures) == ("tensorrt", (), ("sm80", "sm90"))
-    assert (facts.max_batch, facts.max_tokens, facts.max_image_tokens) == (3, 600, 64)
-    assert facts.plugins == plugins.version()
+    assert (facts.library, facts.compute_capabilities, facts.tensorrt.architectures) == (
+        "tensorrt",
+        (),
+        ("sm80", "sm90"),
+    )
+    assert (facts.max_batch_size, facts.max_seq_len, facts.max_image_tokens) == (3, 600, 64)
+    assert facts.tensorrt.plugin_version == plugins.version()
     assert steps.reasons == [NONE_HERE]
     shares = steps.shares["Compiling kernels"]
     assert shares == sorted(shares) and shares[-1] == 1.0
@@ -219,7 +223,8 @@ def test_the_command_says_what_is_left_in_two_lines(few_kernels, tmp_path, capsy
     assert lines[-2] == f"engines are not built yet: {NONE_HERE}"
     assert lines[-1] == f"on the machine that has the GPU and TensorRT: ernie-export --resume '{bundle}'"
     facts = Manifest.read(bundle).engines
-    assert (facts.workspace, facts.version_compatible, facts.hardware, facts.max_batch) == (2, True, "exact", 1)
+    assert (facts.tensorrt.workspace_gib, facts.max_batch_size) == (2, 1)
+    assert (facts.version_compatible, facts.tensorrt.hardware_compatibility) == (True, "exact")
 
 
 @pytest.mark.parametrize(

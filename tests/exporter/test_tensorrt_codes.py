@@ -89,7 +89,7 @@ def test_engines_are_built(coded, tmp_path, environment, monkeypatch, new_steps)
     monkeypatch.setattr(tensorrt, "find_card", lambda: Card("Stand-in H100", (9, 0)))
     folder = shutil.copytree(coded[0], tmp_path / "bundle")
     manifest = resume(folder, new_steps())
-    assert not manifest.waits_for_engines and manifest.precision == coded[1].precision
+    assert not manifest.needs_engine_build and manifest.precision == coded[1].precision
     assert manifest.graphs == {name: f"{name}.engine" for name in GRAPHS}
 
 
@@ -105,7 +105,7 @@ def test_float8_is_for_every_architecture_that_has_it(monkeypatch):
     config = ErnieConfig.from_hf(MINI)
     graphs = onnx_target.build_graphs(config, TENSORRT["fp8"])
     facts = tensorrt.check(config, LIMITS, (4, 64), TENSORRT["fp8"], graphs)
-    assert set(facts.architectures) == TARGETS.keys() - {"sm80", "sm86", "sm87"}
+    assert set(facts.tensorrt.architectures) == TARGETS.keys() - {"sm80", "sm86", "sm87"}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import Ernie4_5_VLMoeConfig
 
-from ernie_export.common.json_fields import Section
+from ernie_export.common.json_fields import JsonObject
 from ernie_export.graphs.checkpoint.original.config import translate
 
 RELEASED = json.loads((Path(__file__).parents[1] / "graphs" / "original_config.json").read_text())
@@ -15,7 +15,7 @@ RELEASED = json.loads((Path(__file__).parents[1] / "graphs" / "original_config.j
 
 def loaded(document: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What the class holds of a translated document, without the bookkeeping that the converter drops."""
-    (folder / "config.json").write_text(json.dumps(translate(Section(Path("config.json"), "", document))))
+    (folder / "config.json").write_text(json.dumps(translate(JsonObject(Path("config.json"), "", document))))
     config = Ernie4_5_VLMoeConfig.from_pretrained(folder).to_dict()
     return without_bookkeeping(config)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ernie_export.common.manifest import CalibrationFacts, sha256
+from ernie_export.common.manifest import CalibrationInfo, sha256
 from ernie_export.exporter.calibration.gptq import factor, quantize_rows, slabs
 from ernie_export.exporter.calibration.layer import LayerGraph, build, run
 from ernie_export.exporter.calibration.prompts import Prompts, VisionEncoder, read_prompts
@@ -77,7 +77,7 @@ def calibrate(
     lowering: str,
     codes: CodeStore,
     share: Callable[[str, float], None],
-) -> CalibrationFacts:
+) -> CalibrationInfo:
     """Find `codes` for the quantised weights of the decoder's layers.
 
     `path`: the conversations, see `read_prompts`, which says what is refused. `share` is told how much is done.
@@ -99,7 +99,7 @@ def calibrate(
             share(name, (index + (1 + place) / 3) / layers)
             round_experts(bank, index, seen, prompts.token_types, decoder)
     share(name, 1.0)
-    return CalibrationFacts(sha256(path), prompts.sha256, len(prompts.lengths), sum(prompts.lengths))
+    return CalibrationInfo(sha256(path), prompts.sha256, len(prompts.lengths), sum(prompts.lengths))
 
 
 def observe(built: LayerGraph, decoder: Decoder, index: int, prompts: Prompts, lowering: str) -> Seen:

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ernie_export.common.command import peak_memory, run
-from ernie_export.common.manifest import HARDWARE, Manifest
+from ernie_export.common.manifest import HARDWARE_COMPATIBILITY, Manifest
 
 if TYPE_CHECKING:
     from ernie_export.exporter.export import Progress
@@ -80,7 +80,7 @@ SPELLED = {"capabilities": "--compute-capability", "hardware": "--hardware-compa
 @click.option(
     "--hardware-compatible",
     "hardware",
-    type=click.Choice(HARDWARE[1:]),
+    type=click.Choice(HARDWARE_COMPATIBILITY[1:]),
     help="trt: engines for every GPU of the same compute capability, or for any from Ampere on.",
 )
 @click.option(
@@ -157,7 +157,7 @@ def command(
     if (found := manifest.calibration) is not None:
         console.print(f"calibrated on {found.conversations} conversations of {found.tokens} tokens", highlight=False)
     console.print(summary(manifest, f"{seconds:.1f} s, peak memory {peak_memory() / 2**20:.0f} MiB"))
-    if manifest.waits_for_engines:
+    if manifest.needs_engine_build:
         plain(f"engines are not built yet: {reasons[0]}")
         inner = shlex.quote(str(folder / LAYOUTS[layout]))
         plain(f"on the machine that has the GPU and TensorRT: ernie-export --resume {inner}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_export.common.errors import UserError
-from ernie_export.common.json_fields import Section, read_json
+from ernie_export.common.json_fields import JsonObject, read_json
 
 GB, TERA = 10**9, 1e12
 MEMORY_LIMIT = 2**60  # bytes; past any machine, so that a slip of units is refused
@@ -86,7 +86,7 @@ def read_device(path: Path) -> Device:
 
     {"name": "my board", "memory": 16e9, "bandwidth": 50e9, "fp32": 1e12, "bf16": ..., "fp16": ...}
     """
-    section = Section(path, "", read_json(path))
+    section = JsonObject(path, "", read_json(path))
     memory = section.positive("memory")
     if not 1 <= memory <= MEMORY_LIMIT:
         raise section.error("memory", f"bytes from 1 to {MEMORY_LIMIT}", memory)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ernie_export.common.command import picture_sizes
 from ernie_export.common.errors import UserError
-from ernie_export.common.json_fields import Section, read_json
+from ernie_export.common.json_fields import JsonObject, read_json
 from ernie_export.graphs.config import ErnieConfig, VisionConfig
 
 CONTEXT = 4096  # tokens, where nothing else is asked for and the model has as many positions
@@ -78,10 +78,10 @@ def pixel_bounds(folder: Path) -> tuple[int, int]:
     for name, key in (("processor_config.json", "image_processor"), ("preprocessor_config.json", None)):
         if not (folder / name).exists():
             continue
-        section = Section(folder / name, "", read_json(folder / name))
-        section = section.section(key, absent={}) if key else section
+        section = JsonObject(folder / name, "", read_json(folder / name))
+        section = section.object(key, absent={}) if key else section
         if section.get("size") is not None:
-            size = section.section("size")
-            low = size.size("shortest_edge", limit=PIXEL_LIMIT)  # the names are historical: both count pixels
-            return low, size.size("longest_edge", least=low, limit=PIXEL_LIMIT)
+            size = section.object("size")
+            low = size.integer("shortest_edge", maximum=PIXEL_LIMIT)  # the names are historical: both count pixels
+            return low, size.integer("longest_edge", minimum=low, maximum=PIXEL_LIMIT)
     return PIXELS

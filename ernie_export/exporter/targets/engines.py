@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ernie_export.common.errors import UserError
-from ernie_export.common.manifest import PREFILL_CHUNK, EngineFacts
+from ernie_export.common.manifest import EngineInfo
 from ernie_export.exporter.targets.workers.process import PYTHON, Crashed, answers
 from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.config import ErnieConfig
 
+PREFILL_CHUNK = 512  # prompt tokens in one call, at most
 MAX_TOKENS = 8192  # of a row of the KV cache, unless the user or the model says otherwise
 ROUND_CAPACITY = 64  # tokens: every row of a buffer then begins at a multiple of 256 bytes, which the libraries ask for
 USUAL_PATCHES = 4096  # of a picture: kernels are chosen for this size, where pictures may be as large
@@ -53,16 +54,16 @@ def check_limits(config: ErnieConfig, limits: Limits, image_tokens: tuple[int, i
     return tokens, image
 
 
-def lower(graphs: dict[str, GraphBuilder], facts: EngineFacts) -> None:
+def lower(graphs: dict[str, GraphBuilder], facts: EngineInfo) -> None:
     """Make weights inputs, and give the figures that may not be dynamic: the cache's capacity, one token a decode."""
-    capacity = -(-facts.max_tokens // ROUND_CAPACITY) * ROUND_CAPACITY
+    capacity = -(-facts.max_seq_len // ROUND_CAPACITY) * ROUND_CAPACITY
     fixed: dict[str, dict[str, int]] = {"decoder": {"batch": 1}, "decode": {"sequence": 1}}
     for name, graph in graphs.items():
         graph.bind_at_load()
         graph.fix_dimensions({"capacity": capacity} | fixed.get(name, {}))
 
 
-def dimensions(graph: str, facts: EngineFacts, merge: int) -> dict[str, tuple[int, int, int]]:
+def dimensions(graph: str, facts: EngineInfo, merge: int) -> dict[str, tuple[int, int, int]]:
     """Least, usual and most of each dynamic dimension of a graph: its optimisation profile.
 
     merge: patches of a token, along one side. The encoder takes one picture, or one pair of a clip's frames, at a time:
@@ -72,12 +73,12 @@ def dimensions(graph: str, facts: EngineFacts, merge: int) -> dict[str, tuple[in
     block = merge**2
     patches = facts.max_image_tokens * block
     frames = {"frames": (1, 1, 2), "patches": (block, min(patches, USUAL_PATCHES), patches)}
-    chunk = min(PREFILL_CHUNK, facts.max_tokens)
+    chunk = facts.prefill_chunk
     return {
         "vision": frames,
         "resampler": frames | {"pairs": (1, 1, 1)},
         "decoder": {"sequence": (1, chunk, chunk), "features": (1, chunk, chunk)},
-        "decode": {"batch": (1, 1, facts.max_batch)},
+        "decode": {"batch": (1, 1, facts.max_batch_size)},
     }[graph]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ernie_export.common.errors import UserError
-from ernie_export.common.manifest import GRAPHS, EngineFacts
+from ernie_export.common.manifest import GRAPHS, EngineInfo, TensorRTInfo
 from ernie_export.exporter.targets import engines
 from ernie_export.exporter.targets.gpu import Card, find_card
 from ernie_export.exporter.targets.kernels import compile_kernels
@@ -35,7 +35,7 @@ TARGET = "trt"
 LIBRARY = "tensorrt"
 COMPILER = "triton"
 LEAST_VERSION = (10, 13)  # the first whose engines carry the kernels of Python plugins, as far as is known
-CANDIDATES = 64  # best tokens of a decode step: a top-k of 50, the usual one, with room for ties and barred tokens
+TOP_K = 64  # best tokens of a decode step: a top-k of 50, the usual one, with room for ties and barred tokens
 TIMING_CACHE = "timing.cache"
 PTX_FOR_ALL = 89  # PTX for a later architecture has features of that one alone; a driver translates this for any
 SHARED_FOR_ALL = 48 * 1024  # bytes a program: what any card gives, and all that AMPERE_PLUS allows
@@ -65,7 +65,7 @@ def check(
     image_tokens: tuple[int, int],
     precision: Precision,
     graphs: dict[str, GraphBuilder],
-) -> EngineFacts:
+) -> EngineInfo:
     """What the engines of `graphs` are to be built for; UserError names the option, or the figure of the model, that
     cannot be.
     """
@@ -86,8 +86,30 @@ def check(
     if limits.hardware == "ampere-plus" and "sm80" not in names:
         raise UserError(f"--hardware-compatible ampere-plus: expected sm80 in --arch, found {','.join(names)}")
     sizes_of(config, precision, graphs, names)
-    how = limits.hardware, limits.version_compatible, names, plugins.version(), limits.workspace
-    return EngineFacts(LIBRARY, "", (), limits.max_batch, tokens, image, "", *how)
+    return EngineInfo(
+        library=LIBRARY,
+        version="",
+        compute_capabilities=(),
+        max_batch_size=limits.max_batch,
+        max_seq_len=tokens,
+        max_image_tokens=image,
+        prefill_chunk=min(engines.PREFILL_CHUNK, tokens),
+        top_k=min(TOP_K, config.text.vocab_size),
+        tensorrt=TensorRTInfo(
+            device="",
+            hardware_compatibility=limits.hardware,
+            version_compatible=limits.version_compatible,
+            architectures=names,
+            plugin_version=plugins.version(),
+            workspace_gib=limits.workspace,
+        ),
+    )
+
+
+def tensorrt_of(facts: EngineInfo) -> TensorRTInfo:
+    """Return what only TensorRT's engines have."""
+    assert facts.tensorrt is not None  # `check` made it
+    return facts.tensorrt
 
 
 def sizes_of(
@@ -98,15 +120,12 @@ def sizes_of(
     return plugins.Sizes.of(config.text, precision.dtype.name.lower(), nodes, archs)
 
 
-def lower(graphs: dict[str, GraphBuilder], facts: EngineFacts) -> None:
+def lower(graphs: dict[str, GraphBuilder], facts: EngineInfo) -> None:
     """`engines.lower`; and a decode step ends with its best tokens, so that the host need not read all logits."""
     engines.lower(graphs, facts)
     g = graphs["decode"]
     logits = g.graph.outputs[0]
-    assert logits.shape is not None  # every output is declared with one
-    vocabulary = logits.shape[1]
-    assert isinstance(vocabulary, int)
-    best = min(CANDIDATES, vocabulary)
+    best = facts.top_k
     with g.scope("candidates"):
         values, ids = g.op("TopK", logits, g.constant("best", np.array([best])), axis=-1, outputs=2)
         total = g.op("ReduceSum", logits, g.constant("last", np.array([-1])), keepdims=0)
@@ -117,22 +136,22 @@ def lower(graphs: dict[str, GraphBuilder], facts: EngineFacts) -> None:
 
 def prepare(
     folder: Path,
-    facts: EngineFacts,
+    facts: EngineInfo,
     config: ErnieConfig,
     precision: Precision,
     graphs: dict[str, GraphBuilder],
     on_share: Callable[[str, float], None],
 ) -> None:
     """Write kernels-ARCH.json into `folder` for every architecture; UserError as in `compile_kernels`."""
-    architectures = facts.architectures
+    architectures = tensorrt_of(facts).architectures
     sizes, dtype = sizes_of(config, precision, graphs, architectures), precision.dtype.name.lower()
     for arch, kernels in compile_kernels(sizes, dtype, architectures, partial(on_share, "Compiling kernels")).items():
         kernels.write(folder / kernels_file(arch))
 
 
-def prepared_files(facts: EngineFacts) -> list[str]:
+def prepared_files(facts: EngineInfo) -> list[str]:
     """Names of the files that engines are built from, and that are of no use once they are."""
-    return [*(f"{name}.onnx" for name in GRAPHS), *map(kernels_file, facts.architectures)]
+    return [*(f"{name}.onnx" for name in GRAPHS), *map(kernels_file, tensorrt_of(facts).architectures)]
 
 
 def kernels_file(arch: str) -> str:
@@ -140,7 +159,7 @@ def kernels_file(arch: str) -> str:
     return f"kernels-{arch}.json"
 
 
-def find_machine(facts: EngineFacts) -> Machine:
+def find_machine(facts: EngineInfo) -> Machine:
     """What is here to build engines with; UserError says what is missing, or that no kernels are there for the card."""
     version, expected = installed(), f"expected TensorRT {'.'.join(map(str, LEAST_VERSION))} or later"
     if version is None:
@@ -150,8 +169,8 @@ def find_machine(facts: EngineFacts) -> Machine:
     card = find_card()
     if card is None:
         raise UserError("expected an NVIDIA GPU and its driver, found none")
-    if kernels_for(card, facts.architectures, facts.hardware) is None:
-        own, found = "sm{}{}".format(*card.capability), ",".join(facts.architectures)
+    if kernels_for(card, tensorrt_of(facts).architectures, tensorrt_of(facts).hardware_compatibility) is None:
+        own, found = "sm{}{}".format(*card.capability), ",".join(tensorrt_of(facts).architectures)
         raise UserError(f"expected kernels for {card.name} ({own}), found them for {found} (--arch)")
     return Machine(version, card)
 
@@ -189,21 +208,27 @@ def build_engines(
     folder: Path,
     into: Path,
     names: list[str],
-    facts: EngineFacts,
+    facts: EngineInfo,
     machine: Machine,
     merge: int,
     on_share: Callable[[str, float], None],
-) -> EngineFacts:
+) -> EngineInfo:
     """Build NAME.engine in `into` from each NAME.onnx of `folder`, with the timing cache and the report.
 
     What an interrupted build has left in `into` is taken up if it was asked for in the same way. merge: as in
     `engines.dimensions`. Returns `facts` with what is now known. Raises as `engines.build_engine` does.
     """
-    arch = kernels_for(machine.card, facts.architectures, facts.hardware)
+    info = tensorrt_of(facts)
+    arch = kernels_for(machine.card, info.architectures, info.hardware_compatibility)
     assert arch is not None  # find_machine saw to it
-    shared = SHARED_FOR_ALL if facts.hardware == "ampere-plus" else 2**20
-    kernels, cache = str(folder / kernels_file(arch)), str(into / TIMING_CACHE)
-    options = Options(kernels, shared, facts.hardware, facts.version_compatible, facts.workspace, cache)
+    options = Options(
+        kernels=str(folder / kernels_file(arch)),
+        shared=SHARED_FOR_ALL if info.hardware_compatibility == "ampere-plus" else 2**20,
+        hardware=info.hardware_compatibility,
+        version_compatible=info.version_compatible,
+        workspace=info.workspace_gib,
+        timing_cache=str(into / TIMING_CACHE),
+    )
     reports: dict[str, Any] = {}
     for name in names:
         request = {
@@ -219,7 +244,8 @@ def build_engines(
     engines.write_report(into, reports)
     major, minor = machine.card.capability
     capabilities = (f"{major}.{minor}",)
-    return replace(facts, version=machine.version, device=machine.card.name, compute_capabilities=capabilities)
+    tensorrt = replace(tensorrt_of(facts), device=machine.card.name)
+    return replace(facts, version=machine.version, compute_capabilities=capabilities, tensorrt=tensorrt)
 
 
 def build_or_take_up(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_export.common.errors import UserError
-from ernie_export.common.manifest import EngineFacts
+from ernie_export.common.manifest import EngineInfo
 from ernie_export.exporter.targets import engines
 from ernie_export.graphs.config import ErnieConfig
 
@@ -30,7 +30,7 @@ class Limits(engines.Limits):
     capabilities: str = DEFAULT_CAPABILITIES
 
 
-def check(config: ErnieConfig, limits: Limits, image_tokens: tuple[int, int]) -> EngineFacts:
+def check(config: ErnieConfig, limits: Limits, image_tokens: tuple[int, int]) -> EngineInfo:
     """What the engines are to be built for; UserError names the option that asks for what cannot be.
 
     image_tokens: as in `engines.check_limits`.
@@ -44,12 +44,13 @@ def check(config: ErnieConfig, limits: Limits, image_tokens: tuple[int, int]) ->
         if name not in CAPABILITIES:
             raise UserError(f"--compute-capability: expected some of {','.join(CAPABILITIES)}, found {name!r}")
     tokens, image = engines.check_limits(config, limits, image_tokens)
-    return EngineFacts(LIBRARY, "", names, limits.max_batch, tokens, image)
+    chunk = min(engines.PREFILL_CHUNK, tokens)
+    return EngineInfo(LIBRARY, "", names, limits.max_batch, tokens, image, chunk, top_k=0)
 
 
 def build_engines(
-    folder: Path, names: list[str], facts: EngineFacts, merge: int, on_share: Callable[[str, float], None]
-) -> EngineFacts:
+    folder: Path, names: list[str], facts: EngineInfo, merge: int, on_share: Callable[[str, float], None]
+) -> EngineInfo:
     """Replace each NAME.onnx of `folder` by NAME.engine and add the report; returns `facts` with the library's version.
 
     merge: as in `engines.dimensions`. Raises as `engines.build_engine` does.

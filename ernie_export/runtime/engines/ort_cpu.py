@@ -43,14 +43,14 @@ class OnnxRuntimeEngine:
 
     def _open_sessions(self, bundle: Path, manifest: Manifest, threads: int | None) -> dict[str, ort.InferenceSession]:
         """A session for each graph that this engine runs."""
-        if manifest.precision == "bf16":
-            found = "cpu, where ONNX Runtime has no bfloat16 kernels"
-            raise UserError(f"{bundle}: expected a device that computes in bf16 (--device cuda), found {found}")
+        if "cpu" not in manifest.devices:
+            expected = f"--device {' or '.join(manifest.devices)}"
+            found = f"cpu, where ONNX Runtime has no kernels for {manifest.precision}"
+            raise UserError(f"{bundle}: expected {expected}, found {found}")
         options = self._options(threads)
-        packed = manifest.precision.startswith("int")
         sessions = {}
         for name in GRAPHS:
-            if not (packed and name == "decode"):
+            if name != "decode" or manifest.cpu_decode_graph == "decode":
                 with blamed(self._paths[name]):
                     path = self._paths[name]
                     sessions[name] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_export.common.errors import UserError
-from ernie_export.common.manifest import ModelFacts
+from ernie_export.common.manifest import ModelInfo
 from ernie_export.runtime.preprocess import image, tokenizer, video
 from ernie_export.runtime.preprocess.chat import ChatProcessor, check_counts
 from ernie_export.runtime.preprocess.image import ImageProcessor
@@ -67,7 +67,7 @@ class Preprocessor:
             ImageProcessor.from_folder(folder), VideoProcessor.from_folder(folder), ChatProcessor.from_folder(folder)
         )
 
-    def check(self, folder: Path, facts: ModelFacts) -> None:
+    def check(self, folder: Path, facts: ModelInfo) -> None:
         """Raises UserError where the processor files of bundle `folder` are not those of its model."""
         for file, settings in ((image.FILE, self.images.settings), (video.FILE, self.videos.settings)):
             for key, size in (("patch_size", facts.patch_size), ("merge_size", facts.spatial_merge_size)):

@@ -18,9 +18,10 @@ import pytest
 from session_stand_in import LIBRARIES, MINI, OURS, QUIET, STAND_INS, Context
 
 from ernie_export.common.errors import UserError
-from ernie_export.common.manifest import PREFILL_CHUNK, Manifest
+from ernie_export.common.manifest import Manifest
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.export import export
+from ernie_export.exporter.targets.engines import PREFILL_CHUNK
 from ernie_export.runtime import batch as generation
 from ernie_export.runtime import load
 from ernie_export.runtime.engines.device import memory

@@ -19,7 +19,7 @@ HARDWARE = {"exact": "NONE", "same-capability": "SAME_COMPUTE_CAPABILITY", "ampe
 class Options:
     """How to build. kernels: path of those for the plugins. shared: bytes of shared memory that these may ask for.
 
-    hardware, version_compatible, workspace: as in `EngineFacts`. timing_cache: path, read if it is there, and written.
+    hardware, version_compatible, workspace: as in `EngineInfo`. timing_cache: path, read if it is there, and written.
     """
 
     kernels: str

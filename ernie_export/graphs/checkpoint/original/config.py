@@ -11,7 +11,7 @@ refuses it by name.
 from collections.abc import Mapping
 from typing import Any
 
-from ernie_export.common.json_fields import Section, one_line
+from ernie_export.common.json_fields import JsonObject, one_line
 
 MODEL_TYPE = "ernie4_5_moe_vl"
 
@@ -102,13 +102,13 @@ def is_original(document: Mapping[str, Any]) -> bool:
     return document.get("model_type") == MODEL_TYPE
 
 
-def translate(original: Section) -> dict[str, Any]:
+def translate(original: JsonObject) -> dict[str, Any]:
     """The config.json that transformers' converter would write; UserError naming the first key that does not fit."""
-    vision = original.section("vision_config")
+    vision = original.object("vision_config")
     original.expect("model_type", MODEL_TYPE)
     check_fixed(original, REQUIRED, required=True)
     check_fixed(original, FIXED)
-    text = {key: original.need(key, "a value") for key in TEXT} | {
+    text = {key: original.require(key, "a value") for key in TEXT} | {
         "model_type": "ernie4_5_vl_moe_text",
         "hidden_act": "silu",
         "use_bias": original.get("use_bias", False),
@@ -118,7 +118,7 @@ def translate(original: Section) -> dict[str, Any]:
         "mlp_layer_types": layer_types(original),
         "rope_parameters": rope_parameters(original),
     }
-    media = {"image_token_id": original.need("im_patch_id", "the id of <|IMAGE_PLACEHOLDER|>")}
+    media = {"image_token_id": original.require("im_patch_id", "the id of <|IMAGE_PLACEHOLDER|>")}
     check_fixed(original, media)
     media |= {key: original.get(key, default) for key, default in MEDIA_TOKENS.items()}
     encoder = translate_vision(original, vision)
@@ -126,21 +126,21 @@ def translate(original: Section) -> dict[str, Any]:
     return left | media | {"model_type": "ernie4_5_vl_moe", "text_config": text, "vision_config": encoder}
 
 
-def translate_vision(original: Section, vision: Section) -> dict[str, Any]:
+def translate_vision(original: JsonObject, vision: JsonObject) -> dict[str, Any]:
     """`vision_config`, with what the original keeps beside it: the resampler's merge sizes and input width."""
     vision.expect("model_type", "DFNRope_vision_transformer")
     check_fixed(vision, VISION_FIXED)
-    moved = {key: vision.need(key, "a value") for key in VISION}
+    moved = {key: vision.require(key, "a value") for key in VISION}
     check_fixed(vision, {"embed_dim": moved["hidden_size"], "in_chans": moved["in_channels"]})
     check_fixed(vision, {"spatial_patch_size": moved["patch_size"]})
     check_fixed(original, {"pixel_hidden_size": moved["hidden_size"]})
     check_fixed(original, {"spatial_conv_size": moved["spatial_merge_size"]}, required=True)
-    ratio, width = vision.positive("mlp_ratio"), vision.size("hidden_size", limit=2**31 - 1)
+    ratio, width = vision.positive("mlp_ratio"), vision.integer("hidden_size", maximum=2**31 - 1)
     if not (width * ratio).is_integer():
         raise vision.error("mlp_ratio", f"a ratio that makes a whole number of hidden_size {width}", ratio)
     renamed = {
         "intermediate_size": int(width * ratio),
-        "temporal_merge_size": original.need("temporal_conv_size", "a value"),
+        "temporal_merge_size": original.require("temporal_conv_size", "a value"),
         "rms_norm_eps": VISION_FIXED["layer_norm_eps"],
     }
     check_fixed(vision, renamed)
@@ -148,16 +148,16 @@ def translate_vision(original: Section, vision: Section) -> dict[str, Any]:
     return left | moved | renamed | {"model_type": "ernie4_5_vl_moe_vision", "hidden_act": "quick_gelu"}
 
 
-def check_fixed(section: Section, values: Mapping[str, Any], required: bool = False) -> None:
+def check_fixed(section: JsonObject, values: Mapping[str, Any], required: bool = False) -> None:
     """Refuse a key with another value than the one given, or with none where it is `required`."""
     for key, value in values.items():
         expected = "no such key, or null" if value is None else one_line(value)
-        found = section.need(key, expected) if required else section.get(key, value)
+        found = section.require(key, expected) if required else section.get(key, value)
         if found != value and not (found is None and not value):
             raise section.error(key, expected, found)
 
 
-def experts(original: Section) -> int:
+def experts(original: JsonObject) -> int:
     """Experts of one bank: the original counts both, and its router bias needs them equal."""
     text, vision = original.sizes("moe_num_experts", 2)
     if text != vision:
@@ -165,19 +165,19 @@ def experts(original: Section) -> int:
     return text
 
 
-def layer_types(original: Section) -> list[str]:
+def layer_types(original: JsonObject) -> list[str]:
     """Sparse layers are every `moe_layer_interval`th from start to end, both included; -1 ends with the last layer.
 
     The original gives a range to each bank. The transformers class has both banks in each sparse layer, so the two
     ranges must meet the same layers; their ends may differ past the last one, as in the released [29, 28].
     """
-    count = original.size("num_hidden_layers", limit=4096)
-    interval = original.size("moe_layer_interval", limit=4096)
+    count = original.integer("num_hidden_layers", maximum=4096)
+    interval = original.integer("moe_layer_interval", maximum=4096)
     ranges = []
     for bank in range(2):
         bounds = []
         for key in ("moe_layer_start_index", "moe_layer_end_index"):
-            value = original.need(key, "a layer, or one for each bank")
+            value = original.require(key, "a layer, or one for each bank")
             pair = value if isinstance(value, list) else [value, value]
             if len(pair) != 2 or not all(type(layer) is int and layer >= -1 for layer in pair):
                 raise original.error(key, "a layer, or one for each bank", value)
@@ -190,13 +190,13 @@ def layer_types(original: Section) -> list[str]:
     return ["sparse" if layer in ranges[0] else "dense" for layer in range(count)]
 
 
-def rope_parameters(original: Section) -> dict[str, Any]:
+def rope_parameters(original: JsonObject) -> dict[str, Any]:
     """The rotary parameters: of head_dim/2 frequencies the last `freq_allocation` follow time, the rest h and w alike.
 
     Raises UserError where `rope_scaling`, which some revisions write too, says otherwise.
     """
-    heads = original.size("num_attention_heads", limit=4096)
-    head_dim = original.size("hidden_size", limit=2**31 - 1) // heads
+    heads = original.integer("num_attention_heads", maximum=4096)
+    head_dim = original.integer("hidden_size", maximum=2**31 - 1) // heads
     if original.get("head_dim") not in (None, head_dim):
         raise original.error("head_dim", f"hidden_size // num_attention_heads = {head_dim}", original.get("head_dim"))
     pairs = head_dim // 2
@@ -204,7 +204,7 @@ def rope_parameters(original: Section) -> dict[str, Any]:
     if type(time) is not int or not 0 < time < pairs or (pairs - time) % 2:
         raise original.error("freq_allocation", f"a whole number that leaves an even rest of {pairs} frequencies", time)
     sections = [(pairs - time) // 2, (pairs - time) // 2, time]
-    scaling = original.section("rope_scaling", absent={})
+    scaling = original.object("rope_scaling", absent={})
     check_fixed(scaling, {"type": "default", "rope_type": "default", "mrope_section": sections})
     scaling.refuse_unknown(())
-    return {"rope_type": "default", "rope_theta": original.need("rope_theta", "a value"), "mrope_section": sections}
+    return {"rope_type": "default", "rope_theta": original.require("rope_theta", "a value"), "mrope_section": sections}

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ernie_export.common.errors import UserError
-from ernie_export.common.json_fields import Section, read_json
+from ernie_export.common.json_fields import JsonObject, read_json
 from ernie_export.graphs.checkpoint.original.config import is_original, translate
 from ernie_export.graphs.checkpoint.original.processors import (
     FONT,
@@ -41,7 +41,7 @@ def transformers_spelling(folder: Path, config: ErnieConfig, whole: bool = True)
     if whole and not (folder / FONT).is_file():
         expected = "the font that timestamps are drawn with (the original code fetches it when first run)"
         raise UserError(f"{folder / FONT}: expected {expected}, found none")
-    documents = {"config.json": translate(Section(folder / "config.json", "", document))}
+    documents = {"config.json": translate(JsonObject(folder / "config.json", "", document))}
     files: dict[str, bytes] = {}
     if whole or (folder / IMAGE_FILE).is_file():
         documents |= translate_processors(folder, config)

@@ -8,7 +8,7 @@ transformers classes'.
 from pathlib import Path
 from typing import Any
 
-from ernie_export.common.json_fields import Section, read_json
+from ernie_export.common.json_fields import JsonObject, read_json
 from ernie_export.graphs.checkpoint.original.config import check_fixed
 from ernie_export.graphs.config import ErnieConfig
 
@@ -47,9 +47,9 @@ WITHOUT_EFFECT = frozenset(
 
 def translate_processors(folder: Path, config: ErnieConfig) -> dict[str, dict[str, Any]]:
     """The settings of the image and of the video processor, by file name; UserError naming file and key."""
-    settings = Section(folder / IMAGE_FILE, "", read_json(folder / IMAGE_FILE))
+    settings = JsonObject(folder / IMAGE_FILE, "", read_json(folder / IMAGE_FILE))
     path = folder / OPTIONS_FILE
-    options = Section(path, "", read_json(path) if path.is_file() else {})
+    options = JsonObject(path, "", read_json(path) if path.is_file() else {})
     sizes = {"patch_size": config.vision.patch_size, "merge_size": config.vision.spatial_merge_size}
     for key, default in (("patch_size", 14), ("merge_size", 2)):
         if settings.get(key, default) != sizes[key]:
@@ -89,7 +89,7 @@ def translate_processors(folder: Path, config: ErnieConfig) -> dict[str, dict[st
     }
 
 
-def check_bounds(settings: Section, options: Section, least: str, most: str, given: dict[str, Any]) -> None:
+def check_bounds(settings: JsonObject, options: JsonObject, least: str, most: str, given: dict[str, Any]) -> None:
     """Refuse bounds that are no whole numbers, or the wrong way round."""
     for key in (least, most):
         section = options if key in options else settings

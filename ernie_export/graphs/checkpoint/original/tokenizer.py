@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from ernie_export.common.errors import UserError
-from ernie_export.common.json_fields import Section, one_line, read_json
+from ernie_export.common.json_fields import JsonObject, one_line, read_json
 from ernie_export.graphs.checkpoint.original.config import check_fixed
 from ernie_export.graphs.config import ErnieConfig
 
@@ -58,12 +58,12 @@ def translate_tokenizer(folder: Path, config: ErnieConfig) -> dict[str, bytes]:
 
     Raises UserError naming file and key (or token) where a file is missing or says what the translation cannot keep.
     """
-    settings = Section(folder / CONFIG_FILE, "", read_json(folder / CONFIG_FILE))
+    settings = JsonObject(folder / CONFIG_FILE, "", read_json(folder / CONFIG_FILE))
     check_fixed(settings, FIXED)
     special = special_tokens(settings)
     if (folder / "special_tokens_map.json").is_file():
         path = folder / "special_tokens_map.json"
-        listed = Section(path, "", read_json(path))
+        listed = JsonObject(path, "", read_json(path))
         special |= special_tokens(listed)
         listed.refuse_unknown(())
     backend = vocabulary(folder)
@@ -94,7 +94,7 @@ def translate_tokenizer(folder: Path, config: ErnieConfig) -> dict[str, bytes]:
     }
 
 
-def special_tokens(section: Section) -> set[str]:
+def special_tokens(section: JsonObject) -> set[str]:
     """The special tokens that a file names or lists; the named ones must be those that the converter sets."""
     for key, expected in NAMED.items():
         value = section.get(key)
@@ -157,12 +157,12 @@ def from_sentencepiece(path: Path) -> Tokenizer:
     return backend
 
 
-def added_tokens(folder: Path, settings: Section, special: set[str]) -> dict[int, AddedToken]:
+def added_tokens(folder: Path, settings: JsonObject, special: set[str]) -> dict[int, AddedToken]:
     """Tokens beside the vocabulary, by id in ascending order: `added_tokens_decoder`, or else added_tokens.json."""
     found: dict[int, AddedToken] = {}
     listed = settings.get("added_tokens_decoder")
     if listed is not None:
-        for index, token in settings.section("added_tokens_decoder").members.items():
+        for index, token in settings.object("added_tokens_decoder").members.items():
             try:
                 found[int(index)] = AddedToken(**token)
             except (TypeError, ValueError) as e:
@@ -196,7 +196,7 @@ def check_ids(backend: Tokenizer, folder: Path, config: ErnieConfig) -> None:
         raise UserError(f"{folder}: tokenizer: expected {expected}, found {backend.get_vocab_size()}")
 
 
-def chat_template(folder: Path, settings: Section) -> str:
+def chat_template(folder: Path, settings: JsonObject) -> str:
     """The checkpoint's own template, with our tokens where the original marks the places of pictures and videos."""
     path, older = folder / "chat_template.jinja", folder / "chat_template.json"
     template = settings.members.get("chat_template")

@@ -19,8 +19,6 @@ from ernie_export.runtime.engines.device.find_gpu import find_gpu
 
 ALIGNMENT = 256  # bytes: where blocks begin, and what runs on a GPU may ask of any address
 STAGING = 64 * 2**20  # a piece of a file on its way to the device
-# The provider's attention takes 16-bit floats only.
-PRECISIONS = ("fp16", "bf16", "int4-fp16")
 # Besides weights: ONNX Runtime's working memory and its libraries' own, and a small KV cache.
 WORKING_MEMORY = 2 * 2**30
 
@@ -132,9 +130,9 @@ class CudaMemory:
         Raises UserError if the bundle's precision or target doesn't run on ONNX Runtime's CUDA provider, there is no
         GPU that it can use (see `find_gpu`), or there is too little free memory for the weights.
         """
-        if manifest.target != "onnx" or manifest.precision not in PRECISIONS:
+        if "cuda" not in manifest.devices:
             raise UserError(
-                f"{bundle}: expected target onnx and one of {', '.join(PRECISIONS)} for --device cuda (export it again "
+                f"{bundle}: expected target onnx in fp16, bf16 or int4-fp16 for --device cuda (export it again "
                 f"with --precision), found {manifest.target}, {manifest.precision}"
             )
         memory = cls(find_gpu())

@@ -24,7 +24,7 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.device.memory import ALIGNMENT, CudaMemory, Memory
-from ernie_export.runtime.engines.device.step import BEST, Step, offsets
+from ernie_export.runtime.engines.device.step import Step, offsets
 from ernie_export.runtime.engines.ort_cuda import CacheStore, DeviceCache
 from ernie_export.runtime.engines.tensorrt.library import opened
 from ernie_export.runtime.kv_cache import KVCache
@@ -78,7 +78,7 @@ class TensorRTEngine:
         kind = decode.get_tensor_dtype("past_key.0")
         self._float = next(name for name in FLOATS if getattr(library, name) == kind)
         self._capacity = int(decode.get_tensor_shape("past_key.0")[2])
-        self._best = min(BEST, self._facts.vocab_size) if CANDIDATES.keys() <= self._tensors("decode") else 0
+        self._best = manifest.engines.top_k
 
     def _new_context(self, name: str) -> Any:
         """A context with the weights bound."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_export.common.errors import UserError
-from ernie_export.common.manifest import EngineFacts, Manifest
+from ernie_export.common.manifest import EngineInfo, Manifest, TensorRTInfo
 from ernie_export.runtime.engines.device.find_gpu import find_cuda
 from ernie_export.runtime.engines.device.memory import CudaMemory
 
@@ -30,7 +30,7 @@ def find_card(bundle: Path, manifest: Manifest) -> tuple[Any, CudaMemory]:
     """
     facts, extra = manifest.engines, manifest.target
     assert facts is not None  # a bundle of these targets has them
-    if manifest.waits_for_engines:
+    if manifest.needs_engine_build:
         found = f"found a bundle that waits for them (on the machine with the GPU: ernie-export --resume {bundle})"
         raise UserError(f"{bundle}: expected engines, {found}")
     try:
@@ -41,13 +41,13 @@ def find_card(bundle: Path, manifest: Manifest) -> tuple[Any, CudaMemory]:
         expected = f"{facts.library} {facts.version}, which built its engines"
         raise UserError(f"{bundle}: expected {expected}, found {library.__version__} (export again, or install that)")
     memory = CudaMemory(find_cuda(f"{bundle}: target {manifest.target}", extra))
-    if facts.library != RTX:
-        check_card(bundle, facts, memory)
+    if facts.tensorrt is not None:
+        check_card(bundle, facts, facts.tensorrt, memory)
     memory.check_room(bundle, manifest)
     return library, memory
 
 
-def imported(facts: EngineFacts) -> Any:
+def imported(facts: EngineInfo) -> Any:
     """The library's Python module; ImportError where it is not installed."""
     if facts.library == RTX:
         import tensorrt_rtx_bindings
@@ -58,24 +58,24 @@ def imported(facts: EngineFacts) -> Any:
     return tensorrt
 
 
-def runs(facts: EngineFacts, version: str) -> bool:
+def runs(facts: EngineInfo, version: str) -> bool:
     """Whether the library of this version runs the engines."""
     built, found = ([int(part) for part in re.findall(r"\d+", text)] for text in (facts.version, version))
     return built == found or (facts.version_compatible and built[:1] == found[:1] and built <= found)
 
 
-def check_card(bundle: Path, facts: EngineFacts, memory: CudaMemory) -> None:
+def check_card(bundle: Path, facts: EngineInfo, built: TensorRTInfo, memory: CudaMemory) -> None:
     """UserError if the engines were built for other cards than this one."""
     name, found = memory.card(), memory.compute_capability()
     expected = f"a GPU of compute capability {' or '.join(facts.compute_capabilities)}"
-    if facts.hardware == "ampere-plus":
+    if built.hardware_compatibility == "ampere-plus":
         expected = "a GPU of compute capability 8.0 or higher"
         fits = tuple(int(part) for part in found.split(".")) >= LEAST_AMPERE
-    elif facts.hardware == "same-capability":
+    elif built.hardware_compatibility == "same-capability":
         fits = found in facts.compute_capabilities
     else:
-        expected = f"{facts.device} ({' or '.join(facts.compute_capabilities)})"
-        fits = found in facts.compute_capabilities and name == facts.device
+        expected = f"{built.device} ({' or '.join(facts.compute_capabilities)})"
+        fits = found in facts.compute_capabilities and name == built.device
     if not fits:
         raise UserError(f"{bundle}: expected {expected}, which its engines were built for, found {name} ({found})")
 
@@ -85,7 +85,7 @@ class TensorRT:
 
     captures = True  # whether decode steps are captured here, each in a context of its own
 
-    def __init__(self, library: Any, facts: EngineFacts, memory: CudaMemory) -> None:
+    def __init__(self, library: Any, facts: EngineInfo, memory: CudaMemory) -> None:
         """`library`: the Python module, which `memory`'s card goes with."""
         self.module, self._facts, self._memory = library, facts, memory
         self._scratch, self._scratch_bytes = 0, 0  # the most that any engine works in
@@ -148,6 +148,6 @@ class TensorRTForRtx(TensorRT):
         return self._checked(engine.create_execution_context(config), name)
 
 
-def opened(library: Any, facts: EngineFacts, memory: CudaMemory) -> TensorRT:
+def opened(library: Any, facts: EngineInfo, memory: CudaMemory) -> TensorRT:
     """The library that the bundle's engines are for."""
     return (TensorRTForRtx if facts.library == RTX else TensorRT)(library, facts, memory)

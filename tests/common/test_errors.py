@@ -2,7 +2,7 @@
 
 import pytest
 
-from ernie_export.common.errors import LONGEST, UserError
+from ernie_export.common.errors import MAX_LENGTH, UserError
 
 
 @pytest.mark.parametrize(
@@ -22,4 +22,4 @@ def test_one_printable_line(message: str, line: str) -> None:
 
 def test_a_long_one_is_cut_in_the_middle() -> None:
     line = str(UserError("/path" + "x" * 10**6 + "the end"))
-    assert len(line) < LONGEST + 10 and line.startswith("/path") and line.endswith("the end") and "…" in line
+    assert len(line) < MAX_LENGTH + 10 and line.startswith("/path") and line.endswith("the end") and "…" in line

@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import asdict, fields, replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,18 @@ from ernie_export.common.manifest import (
     GRAPHS,
     NAME,
     SCHEMA,
-    CalibrationFacts,
-    EngineFacts,
+    CalibrationInfo,
+    EngineInfo,
     FileEntry,
     Manifest,
-    ModelFacts,
+    ModelInfo,
+    TensorRTInfo,
     sha256,
 )
 
-FACTS = ModelFacts(**{f.name: (2,) if f.name == "eos_token_ids" else 4 for f in fields(ModelFacts)})
-ENGINES = EngineFacts("tensorrt", "11.4", ("9.0",), 2, 64, 16, "H100", "ampere-plus", True, ("sm80", "sm90"), "3f2a", 4)
+FACTS = ModelInfo(**{f.name: (2,) if f.name == "eos_token_ids" else 4 for f in fields(ModelInfo)})
+TENSORRT = TensorRTInfo("H100", "ampere-plus", True, ("sm80", "sm90"), "3f2a", 4)
+ENGINES = EngineInfo("tensorrt", "11.4", ("9.0",), 2, 64, 16, 32, 8, TENSORRT)
 FUZZED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
@@ -37,7 +41,8 @@ def manifest(folder: Path) -> Manifest:
     for name in GRAPHS:
         (folder / f"{name}.onnx").write_text(name)
     files = {f"{name}.onnx": FileEntry(len(name), sha256(folder / f"{name}.onnx")) for name in GRAPHS}
-    return Manifest("onnx", "fp32", FACTS, {name: f"{name}.onnx" for name in GRAPHS}, files)
+    graphs = {name: f"{name}.onnx" for name in GRAPHS}
+    return Manifest("onnx", "fp32", ("cpu",), "decode", FACTS, graphs, files)
 
 
 def document(folder: Path) -> dict[str, Any]:
@@ -62,12 +67,12 @@ def test_read_gives_what_was_written(tmp_path):
 
 
 def test_engines_are_read_as_written(tmp_path):
-    for engines in (ENGINES, EngineFacts("tensorrt_rtx_bindings", "1.7", ("8.9", "12.0"), 1, 64, 16)):
+    for engines in (ENGINES, EngineInfo("tensorrt_rtx_bindings", "1.7", ("8.9", "12.0"), 1, 64, 16, 32, 0)):
         written = replace(manifest(tmp_path), engines=engines)
         written.write(tmp_path)
-        assert Manifest.read(tmp_path) == written and not written.waits_for_engines
-        assert replace(written, engines=replace(engines, version="")).waits_for_engines
-    assert not manifest(tmp_path).waits_for_engines
+        assert Manifest.read(tmp_path) == written and not written.needs_engine_build
+        assert replace(written, engines=replace(engines, version="")).needs_engine_build
+    assert not manifest(tmp_path).needs_engine_build
 
 
 @pytest.mark.parametrize(
@@ -75,26 +80,31 @@ def test_engines_are_read_as_written(tmp_path):
     [
         ("library", 7),
         ("compute_capabilities", [9.0]),
-        ("max_batch", 0),
-        ("max_tokens", "64"),
-        ("hardware", "any"),
-        ("version_compatible", 1),
-        ("architectures", [90]),
-        ("plugins", None),
-        ("workspace", -1),
-        ("workspace", True),
+        ("max_batch_size", 0),
+        ("max_seq_len", "64"),
+        ("prefill_chunk", 0),
+        ("top_k", -1),
+        ("tensorrt", []),
+        ("tensorrt.hardware_compatibility", "any"),
+        ("tensorrt.version_compatible", 1),
+        ("tensorrt.architectures", [90]),
+        ("tensorrt.plugin_version", None),
+        ("tensorrt.workspace_gib", -1),
+        ("tensorrt.workspace_gib", True),
+        ("tensorrt.surprise", 1),
         ("surprise", 1),
     ],
 )
 def test_a_wrong_value_of_engines_is_named(tmp_path, key, value):
-    changed = document(tmp_path) | {"engines": asdict(ENGINES) | {key: value}}
-    (tmp_path / NAME).write_text(json.dumps(changed))
-    message = refusal(tmp_path)
-    assert message.startswith(f"{tmp_path / NAME}: ") and ("engines" in message or key in message)
+    engines = asdict(ENGINES)
+    *parents, last = key.split(".")
+    reduce(getitem, parents, engines)[last] = value
+    (tmp_path / NAME).write_text(json.dumps(document(tmp_path) | {"engines": engines}))
+    assert refusal(tmp_path).startswith(f"{tmp_path / NAME}: engines.{key}: expected ")
 
 
 def test_calibration_is_read_as_written(tmp_path):
-    written = replace(manifest(tmp_path), calibration=CalibrationFacts("a" * 64, "b" * 64, 3, 120))
+    written = replace(manifest(tmp_path), calibration=CalibrationInfo("a" * 64, "b" * 64, 3, 120))
     written.write(tmp_path)
     assert Manifest.read(tmp_path) == written
     for key, value in (("sha256", 7), ("tokens", 0), ("conversations", True), ("tokens", "120"), ("surprise", 1)):
@@ -111,7 +121,8 @@ def test_a_newer_schema_is_told_from_another(tmp_path):
     for schema, newer in ((SCHEMA + 1, True), (SCHEMA - 1, False), ("1", False), (None, False), (1.5, False)):
         (tmp_path / NAME).write_text(json.dumps(good | {"schema": schema}))
         message = refusal(tmp_path)
-        assert f"expected schema {SCHEMA}, found {schema!r}" in message and ("made by a newer" in message) == newer
+        assert f"expected schema {SCHEMA}, found schema " in message
+        assert ("newer ernie-export" in message) == newer and ("export the checkpoint again" in message) != newer
 
 
 def test_contents_are_hashed_up_to_the_limit(tmp_path):
@@ -133,17 +144,17 @@ def test_contents_are_hashed_up_to_the_limit(tmp_path):
         (("model", "image_token_id"), -1, "model.image_token_id"),
         (("model", "eos_token_ids"), [1.5], "model.eos_token_ids"),
         (("model", "surprise"), 1, "surprise"),
-        (("files", "../weights"), {"bytes": 1, "sha256": ""}, "'../weights'"),
-        (("files", "/etc/passwd"), {"bytes": 1, "sha256": ""}, "'/etc/passwd'"),
-        (("files", "a\nb"), {"bytes": 1, "sha256": ""}, r"'a\nb'"),
+        (("files", "../weights"), {"bytes": 1, "sha256": ""}, "../weights"),
+        (("files", "/etc/passwd"), {"bytes": 1, "sha256": ""}, "/etc/passwd"),
+        (("files", "a\nb"), {"bytes": 1, "sha256": ""}, r"a\nb"),
         (("files", "é" * 200), {"bytes": 1, "sha256": ""}, "files"),
-        (("files", "vision.onnx", "bytes"), "6", "'vision.onnx'"),
+        (("files", "vision.onnx", "bytes"), "6", "files.vision.onnx"),
         (("files", "vision.onnx"), {"bytes": 6}, "sha256"),
         (("graphs", "vision"), "other.onnx", "graphs.vision"),
-        (("graphs",), {"vision": "vision.onnx"}, "no resampler"),
-        (("graphs",), [], "no vision"),
-        (("files",), None, "NoneType"),
-        (("model",), [], "eos_token_ids"),
+        (("graphs",), {"vision": "vision.onnx"}, "graphs.resampler"),
+        (("graphs",), [], "graphs: expected an object"),
+        (("files",), None, "files: expected an object"),
+        (("model",), [], "model: expected an object"),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path, place, value, named):
@@ -211,5 +222,5 @@ def test_any_changed_value_is_read_or_refused_in_one_line(tmp_path, data):
 
 
 def test_a_manifest_without_weights_says_so(tmp_path):
-    with pytest.raises(UserError, match=r"manifest.json: files: expected one of weights \(.safetensors\), found none"):
+    with pytest.raises(UserError, match=r"manifest.json: files: expected a file of weights \(.safetensors\), found none"):
         assert manifest(tmp_path).data_file
