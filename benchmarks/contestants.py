@@ -60,9 +60,13 @@ class Ours:
     def load(self, bundle: Path) -> Any:
         """The model, keeping nothing between prompts: every picture is encoded anew, as the other contestants do."""
         from ernie_export.runtime import load
-        from ernie_export.runtime.scheduler import Limits
+        from ernie_export.runtime.scheduler import SchedulerConfig
 
-        return load(bundle, threads=THREADS, limits=Limits(feature_bytes=0, reuse=False))
+        return load(
+            bundle,
+            threads=THREADS,
+            scheduler_config=SchedulerConfig(feature_cache_bytes=0, enable_prefix_caching=False),
+        )
 
     def prefill(self, inputs: dict[str, np.ndarray], room: int) -> None:
         """Prompt to the first token."""
@@ -100,11 +104,16 @@ class OpenVino(Ours):
         from ernie_export.common.manifest import Manifest
         from ernie_export.runtime.pipeline import Model
         from ernie_export.runtime.preprocess import Preprocessor
-        from ernie_export.runtime.scheduler import Limits
+        from ernie_export.runtime.scheduler import SchedulerConfig
 
         manifest = Manifest.read(bundle)
         engine = OpenVinoEngine(bundle, manifest, THREADS)
-        return Model(manifest, Preprocessor.from_folder(bundle), engine, Limits(feature_bytes=0, reuse=False))
+        return Model(
+            manifest,
+            Preprocessor.from_folder(bundle),
+            engine,
+            SchedulerConfig(feature_cache_bytes=0, enable_prefix_caching=False),
+        )
 
 
 class PyTorch:

@@ -27,7 +27,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ernie_export.runtime import Model, load
-from ernie_export.runtime.scheduler import Limits
+from ernie_export.runtime.scheduler import SchedulerConfig
 
 ANSWER = 16
 SAID = "blue circle, red triangle, yellow square"
@@ -49,7 +49,12 @@ def main(bundle: Path, rounds: int, size: int, threads: int, output: Path | None
         images = model.preprocessor.images
         images = replace(images, settings=replace(images.settings, max_pixels=RELEASED_MOST_PIXELS))
         model.preprocessor = replace(model.preprocessor, images=images)
-        forgetful = Model(model.manifest, model.preprocessor, model.engine, Limits(reuse=False, feature_bytes=0))
+        forgetful = Model(
+            model.manifest,
+            model.preprocessor,
+            model.engine,
+            SchedulerConfig(enable_prefix_caching=False, feature_cache_bytes=0),
+        )
         for number in track(range(rounds + 1), "rounds"):
             picture = Image.fromarray(noise.integers(0, 256, (size, size, 3), dtype=np.uint8))
             for name, figures in ask_twice(model, forgetful, picture).items():

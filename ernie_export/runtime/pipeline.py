@@ -21,7 +21,7 @@ from ernie_export.runtime.engines.tensorrt.library import find_card
 from ernie_export.runtime.feature_cache import FeatureCache
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
 from ernie_export.runtime.sampling import Sampler, SamplingParams
-from ernie_export.runtime.scheduler import DEFAULTS, Limits, Output, QueueFull, Request, Scheduler
+from ernie_export.runtime.scheduler import DEFAULTS, Output, QueueFull, Request, Scheduler, SchedulerConfig
 from ernie_export.runtime.text_stream import TextStream
 
 # Files up to this size are hashed whole on load (0.2 s for one of this size); a larger one's size alone is compared.
@@ -49,14 +49,14 @@ def load(
     bundle: str | Path,
     threads: int | None = None,
     check: bool = False,
-    limits: Limits = DEFAULTS,
+    scheduler_config: SchedulerConfig = DEFAULTS,
     device: str = "cpu",
 ) -> "Model":
     """Load a bundle. `threads`: cores for one operator (default: all); `check`: hash the large files too.
 
     `device`: cpu, or cuda for the first GPU, where engines built for GPUs always run.
 
-    `limits`: how many requests run and wait, and how much memory the KV cache and the features' cache may take.
+    `scheduler_config`: how many requests run and wait, and how much memory the KV cache and the feature cache may take.
 
     Raises UserError if the folder is no bundle, a file is missing or not the one that the manifest lists, or the device
     is missing or can't run the bundle.
@@ -71,15 +71,17 @@ def load(
     preprocessor = Preprocessor.from_folder(folder)
     preprocessor.check(folder, manifest.model)
     if card:
-        return Model(manifest, preprocessor, TensorRTEngine(folder, manifest, *card), engine_limits(manifest, limits))
+        return Model(
+            manifest, preprocessor, TensorRTEngine(folder, manifest, *card), fit_to_engines(manifest, scheduler_config)
+        )
     engine = CudaEngine(folder, manifest, threads, memory) if memory else OnnxRuntimeEngine(folder, manifest, threads)
-    return Model(manifest, preprocessor, engine, limits)
+    return Model(manifest, preprocessor, engine, scheduler_config)
 
 
-def engine_limits(manifest: Manifest, limits: Limits) -> Limits:
-    """`limits` with no more rows than the bundle's compiled engines take in a decode step."""
+def fit_to_engines(manifest: Manifest, config: SchedulerConfig) -> SchedulerConfig:
+    """Return `config` with no more sequences than the bundle's compiled engines take in a decode step."""
     assert manifest.engines is not None
-    return replace(limits, rows=min(limits.rows, manifest.engines.max_batch_size))
+    return replace(config, max_num_seqs=min(config.max_num_seqs, manifest.engines.max_batch_size))
 
 
 class Model:
@@ -90,13 +92,13 @@ class Model:
     """
 
     def __init__(
-        self, manifest: Manifest, preprocessor: Preprocessor, engine: Engine, limits: Limits = DEFAULTS
+        self, manifest: Manifest, preprocessor: Preprocessor, engine: Engine, config: SchedulerConfig = DEFAULTS
     ) -> None:
         self.manifest = manifest
         self.preprocessor = preprocessor
         self.engine = engine
-        self.features = FeatureCache(engine, manifest.model.spatial_merge_size, limits.feature_bytes)
-        self.scheduler = Scheduler(engine, limits)
+        self.features = FeatureCache(engine, manifest.model.spatial_merge_size, config.feature_cache_bytes)
+        self.scheduler = Scheduler(engine, config)
 
     def preprocess(self, messages: Messages) -> dict[str, np.ndarray]:
         """The arrays that the reference's processor makes of one conversation, under its names."""

@@ -10,36 +10,40 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import ContextLengthExceeded, InvalidValue
 from ernie_export.runtime.batch import CAPACITY_STEP, Batch, Sequence
 from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.sampling import Logprobs
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How much is done and kept at a time.
+class SchedulerConfig:
+    """The limits of a scheduler: concurrency and memory.
 
-    rows: requests that decode together. waiting: requests that wait for a row before further ones are refused.
-    kv_bytes: the KV cache at its largest, running and finished requests together; memory is taken as tokens arrive.
-    feature_bytes: features of pictures and clips kept for further use. reuse: whether a prompt takes over what the KV
-    cache still holds of an earlier one.
+    Attributes:
+        max_num_seqs: Sequences that decode together.
+        max_queue: Requests that wait for a slot before further ones are refused.
+        kv_cache_bytes: The most that the KV cache of running and finished requests may take. Memory is allocated as
+            tokens arrive.
+        feature_cache_bytes: The most that cached features of images and videos may take.
+        enable_prefix_caching: Whether a prompt reuses the keys and values that the cache still holds of an earlier one.
     """
 
-    rows: int = 16
-    waiting: int = 64
-    kv_bytes: int = 4 * 2**30
-    feature_bytes: int = 512 * 2**20
-    reuse: bool = True
+    max_num_seqs: int = 16
+    max_queue: int = 64
+    kv_cache_bytes: int = 4 * 2**30
+    feature_cache_bytes: int = 512 * 2**20
+    enable_prefix_caching: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("rows", 1), ("waiting", 1), ("kv_bytes", 1), ("feature_bytes", 0)):
+        for name, minimum in _MINIMUM.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise UserError(f"{name}: expected a whole number of at least {least}, found {value!r}")
+            if not isinstance(value, int) or value < minimum:
+                raise InvalidValue(name, f"a whole number of at least {minimum}", repr(value))
 
 
-DEFAULTS = Limits()
+_MINIMUM = {"max_num_seqs": 1, "max_queue": 1, "kv_cache_bytes": 1, "feature_cache_bytes": 0}
+DEFAULTS = SchedulerConfig()
 
 
 class QueueFull(Exception):
@@ -79,8 +83,9 @@ class Request:
 class Scheduler:
     """Owns the batch. `submit`, `step` and `close` may be called from any thread; one thread steps at a time."""
 
-    def __init__(self, engine: Engine, limits: Limits) -> None:
-        self._engine, self.limits = engine, limits
+    def __init__(self, engine: Engine, config: SchedulerConfig) -> None:
+        self._engine = engine
+        self.config = config
         self._stepping = threading.Lock()  # guards the batch and what is active
         self._batch = self._new_batch()
         self._active: dict[Sequence, Request] = {}
@@ -117,17 +122,15 @@ class Scheduler:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the model is closed")
-            if self.waiting >= self.limits.waiting:
+            if self.waiting >= self.config.max_queue:
                 raise QueueFull(f"{self.waiting} requests are waiting")
             self._preparing += 1
         try:
             request = Request(make(), deliver, deadline)
             found, most = request.sequence.capacity(), self._batch.tokens
             if found > most:
-                raise UserError(
-                    f"prompt and answer: expected at most {most} tokens (kv_bytes is {self.limits.kv_bytes}), "
-                    f"found {found}"
-                )
+                limit = f"at most {most} tokens (kv_cache_bytes is {self.config.kv_cache_bytes})"
+                raise ContextLengthExceeded("prompt and answer", limit, found)
         except BaseException:
             with self._changed:
                 self._preparing -= 1
@@ -172,8 +175,10 @@ class Scheduler:
             self._fail_all(RuntimeError("the model was closed"))
 
     def _new_batch(self) -> Batch:
-        limits = self.limits
-        return Batch(self._engine, limits.rows, CAPACITY_STEP, limits.kv_bytes, limits.reuse)
+        config = self.config
+        return Batch(
+            self._engine, config.max_num_seqs, CAPACITY_STEP, config.kv_cache_bytes, config.enable_prefix_caching
+        )
 
     def _end_early(self) -> None:
         now = time.monotonic()

@@ -15,7 +15,7 @@ from openvino_engine import readable
 
 from ernie_export.exporter.export import Progress, export
 from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
-from ernie_export.runtime.scheduler import Limits
+from ernie_export.runtime.scheduler import SchedulerConfig
 
 MINI = Path(__file__).resolve().parents[2] / "examples" / "mini-ernie"
 HERE = Path(contestants.__file__).parent
@@ -113,4 +113,4 @@ def test_a_contestant_runs_the_engine_that_it_is_named_for(monkeypatch, bundles,
     monkeypatch.setattr(openvino_engine, "OpenVinoEngine", Engine)
     model = contestants.make({"kind": kind, "bundle": str(bundles[target])}).model
     assert opened == ([contestants.THREADS] if kind == "OpenVino" else [])
-    assert model.scheduler.limits == Limits(feature_bytes=0, reuse=False)
+    assert model.scheduler.config == SchedulerConfig(feature_cache_bytes=0, enable_prefix_caching=False)

@@ -222,5 +222,7 @@ def test_any_changed_value_is_read_or_refused_in_one_line(tmp_path, data):
 
 
 def test_a_manifest_without_weights_says_so(tmp_path):
-    with pytest.raises(UserError, match=r"manifest.json: files: expected a file of weights \(.safetensors\), found none"):
+    with pytest.raises(
+        UserError, match=r"manifest.json: files: expected a file of weights \(.safetensors\), found none"
+    ):
         assert manifest(tmp_path).data_file

@@ -17,11 +17,11 @@ from PIL import Image
 from ernie_export.runtime import Model, load
 from ernie_export.runtime import batch as generation
 from ernie_export.runtime import feature_cache as vision_features
-from ernie_export.runtime.scheduler import Limits
+from ernie_export.runtime.scheduler import SchedulerConfig
 
 NEAR = 1e-4
 NEW_TOKENS = 10
-FORGETFUL = Limits(reuse=False, feature_bytes=0)  # every answer from scratch
+FORGETFUL = SchedulerConfig(enable_prefix_caching=False, feature_cache_bytes=0)  # every answer from scratch
 CHECKPOINTS: dict[str, dict[str, Any]] = {
     "three-experts-of-eight": {
         "text": {"moe_num_experts": 8, "moe_k": 3, "num_hidden_layers": 4, "moe_num_shared_experts": 1}
@@ -86,7 +86,7 @@ def loaded(request, exported):
     """Name, our model and the reference."""
     name, target = request.param
     case = exported(name)
-    with load(case.bundles[target], threads=1, limits=FORGETFUL) as model:
+    with load(case.bundles[target], threads=1, scheduler_config=FORGETFUL) as model:
         yield "/".join(request.param), model, case.reference
 
 
@@ -176,7 +176,7 @@ def test_fewer_rows_than_requests(loaded):
     cut = [next((i + 1 for i, token in enumerate(tokens) if token in ends), NEW_TOKENS) for tokens in alone]
     assert len(set(cut)) > 1, "all end at once, and no row moves"
     for rows in (2, 3, 16):
-        ending = Model(manifest, model.preprocessor, model.engine, Limits(rows=rows))
+        ending = Model(manifest, model.preprocessor, model.engine, SchedulerConfig(max_num_seqs=rows))
         results = ending.generate(requests, max_new_tokens=NEW_TOKENS)
         assert [r.tokens for r in results] == [tokens[:n] for tokens, n in zip(alone, cut)]
 

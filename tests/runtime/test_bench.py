@@ -10,7 +10,15 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.export import Progress, export
 from ernie_export.runtime import Model
-from ernie_export.runtime.bench.measure import Answer, BatchTimes, PictureTimes, limits, measure, statistics, steps
+from ernie_export.runtime.bench.measure import (
+    Answer,
+    BatchTimes,
+    PictureTimes,
+    measure,
+    scheduler_config,
+    statistics,
+    steps,
+)
 from ernie_export.runtime.bench.workload import Prompts, Workload
 from ernie_export.runtime.kv_cache import KVCache
 from ernie_export.runtime.preprocess import Preprocessor
@@ -76,7 +84,7 @@ def model(bundle):
     manifest = Manifest.read(bundle)
     facts = manifest.model
     engine = FakeEngine(facts.vocab_size, facts.hidden_size, facts.eos_token_ids[0])
-    return Model(manifest, Preprocessor.from_folder(bundle), engine, limits(WORKLOAD))
+    return Model(manifest, Preprocessor.from_folder(bundle), engine, scheduler_config(WORKLOAD))
 
 
 def run(model: Model, workload: Workload) -> tuple[tuple[BatchTimes, ...], tuple[PictureTimes, ...]]:

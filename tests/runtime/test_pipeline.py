@@ -15,13 +15,13 @@ from ernie_export.runtime import Model, Result, load
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines import ort_cpu as onnxruntime
 from ernie_export.runtime.sampling import SamplingParams
-from ernie_export.runtime.scheduler import Limits
+from ernie_export.runtime.scheduler import SchedulerConfig
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 QUIET = Progress(lambda name, total: None, lambda count: None)
 LONG = {"min_new_tokens": 24, "max_new_tokens": 24}  # the end token is barred, so that there is text to work on
 
-FORGETFUL = Limits(reuse=False, feature_bytes=0)
+FORGETFUL = SchedulerConfig(enable_prefix_caching=False, feature_cache_bytes=0)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def bundle(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(bundle):
     """Without memory between calls; test_reuse.py is about that."""
-    with load(bundle, threads=1, limits=FORGETFUL) as loaded:
+    with load(bundle, threads=1, scheduler_config=FORGETFUL) as loaded:
         yield loaded
 
 
@@ -171,7 +171,7 @@ def test_fewer_rows_than_conversations(model, rows):
     assert len(lengths[end]) > 1, "all end at once, and no row moves"
     ending = changed(model, eos_token_ids=(end,))
     alone = [ending.generate(messages, **options) for messages in conversations]
-    few = Model(ending.manifest, ending.preprocessor, ending.engine, Limits(rows=rows))
+    few = Model(ending.manifest, ending.preprocessor, ending.engine, SchedulerConfig(max_num_seqs=rows))
     answered = few.generate(conversations, **options)
     assert [replace(answer, reused_tokens=0) for answer in answered] == alone
 

@@ -17,11 +17,11 @@ from ernie_export.runtime.batch import Batch, Prompt
 from ernie_export.runtime.feature_cache import digest
 from ernie_export.runtime.kv_cache import KVCache
 from ernie_export.runtime.sampling import SamplingParams
-from ernie_export.runtime.scheduler import Limits, Request
+from ernie_export.runtime.scheduler import Request, SchedulerConfig
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 QUIET = Progress(lambda name, total: None, lambda count: None)
-FORGETFUL = Limits(reuse=False, feature_bytes=0)
+FORGETFUL = SchedulerConfig(enable_prefix_caching=False, feature_cache_bytes=0)
 
 
 class Spy:
@@ -48,7 +48,7 @@ class Spy:
 def forgetful(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reuse") / "bundle"
     export(MINI, folder, "onnx", "fp32", QUIET)
-    with load(folder, threads=1, limits=FORGETFUL) as loaded:
+    with load(folder, threads=1, scheduler_config=FORGETFUL) as loaded:
         yield loaded
 
 
@@ -57,7 +57,7 @@ def remembering(forgetful):
     """remembering(**limits): a model on the same engine, spied on, that has met nothing yet."""
 
     def make(**limits: Any) -> Model:
-        return Model(forgetful.manifest, forgetful.preprocessor, Spy(forgetful.engine), Limits(**limits))
+        return Model(forgetful.manifest, forgetful.preprocessor, Spy(forgetful.engine), SchedulerConfig(**limits))
 
     return make
 
@@ -176,11 +176,11 @@ def test_an_edit_in_the_middle_reuses_what_stands_before_it(remembering, forgetf
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("limits", [{"rows": 1}, {"rows": 3}, {"kv_bytes": 1 << 20}], ids=str)
+@pytest.mark.parametrize("limits", [{"max_num_seqs": 1}, {"max_num_seqs": 3}, {"kv_cache_bytes": 1 << 20}], ids=str)
 def test_random_conversations(remembering, forgetful, seed, limits):
     """Turns added, histories edited, pictures exchanged, several at a time: always the tokens from scratch."""
     rng = np.random.default_rng(seed)
-    model = remembering(feature_bytes=int(rng.choice([0, 20_000, 1 << 20])), **limits)
+    model = remembering(feature_cache_bytes=int(rng.choice([0, 20_000, 1 << 20])), **limits)
     texts = ["What is it?", "And the other?", "Which colour?", "Where?", "red", "the circle"]
 
     def user() -> dict[str, Any]:
@@ -208,7 +208,7 @@ def test_random_conversations(remembering, forgetful, seed, limits):
 
 
 def test_turned_off_nothing_is_reused(remembering):
-    model = remembering(reuse=False, feature_bytes=0)
+    model = remembering(enable_prefix_caching=False, feature_cache_bytes=0)
     messages = [said("user", picture(0), "What is it?")]
     for _ in range(2):
         assert answer(model, messages).sequence.reused == 0
@@ -218,7 +218,7 @@ def test_turned_off_nothing_is_reused(remembering):
 
 def test_the_row_used_least_recently_gives_way(remembering):
     """A row is used when its sequence ends; what another shares with it lives on in the other's own row."""
-    model = remembering(rows=3)
+    model = remembering(max_num_seqs=3)
     one, branch = ([said("user", picture(0), text)] for text in ("What is it?", "Where is it?"))
     two, three, four = ([said("user", text)] for text in ("Two, then?", "And three?", "Where is four?"))
     for messages in (one, two, branch, three):
@@ -260,7 +260,7 @@ def test_features_are_bounded_in_bytes(remembering):
     model = remembering()
     (features,) = model.image_features([picture(0)])
     assert not features.flags.writeable
-    bounded = remembering(feature_bytes=2 * features.nbytes)
+    bounded = remembering(feature_cache_bytes=2 * features.nbytes)
     for seed in (0, 1, 0, 2, 0, 1):  # 2 drives out 1, the last but one used
         bounded.image_features([picture(seed)])
     assert len(bounded.engine.encoded) == 4
@@ -280,7 +280,7 @@ def test_a_digest_is_that_of_pixels_and_grid():
 def test_the_cache_stays_within_its_bytes(remembering, forgetful):
     """It grows with its requests, gives up rows for length and gets them back, and says what it can't hold."""
     token_bytes = forgetful.engine.new_cache(1, 1).token_bytes
-    model = remembering(rows=4, kv_bytes=600 * token_bytes)
+    model = remembering(max_num_seqs=4, kv_cache_bytes=600 * token_bytes)
     shapes = []
 
     def note() -> None:
@@ -304,7 +304,7 @@ def test_the_cache_stays_within_its_bytes(remembering, forgetful):
     assert min(shapes) < max(shapes)
     for request, messages in zip(several, (long, short, short, short, short, long)):
         assert request.sequence.tokens == answer(forgetful, messages, max_new_tokens=40).sequence.tokens
-    with pytest.raises(UserError, match="at most 600 tokens.*kv_bytes"):
+    with pytest.raises(UserError, match="at most 600 tokens.*kv_cache_bytes"):
         model.generate(short, max_new_tokens=700)
     assert model.generate(short, max_new_tokens=4)
 

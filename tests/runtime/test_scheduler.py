@@ -13,11 +13,11 @@ from ernie_export.common.errors import UserError
 from ernie_export.exporter.export import Progress, export
 from ernie_export.runtime import Model, load
 from ernie_export.runtime import batch as generation
-from ernie_export.runtime.scheduler import Limits, Output, QueueFull, Request
+from ernie_export.runtime.scheduler import Output, QueueFull, Request, SchedulerConfig
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 QUIET = Progress(lambda name, total: None, lambda count: None)
-FORGETFUL = Limits(reuse=False, feature_bytes=0)
+FORGETFUL = SchedulerConfig(enable_prefix_caching=False, feature_cache_bytes=0)
 QUESTIONS = ["What is red?", "Which shape is it?", "What colour is the big circle on the left?", "Where?", "And now?"]
 
 
@@ -50,14 +50,14 @@ class Faulty:
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scheduler") / "bundle"
     export(MINI, folder, "onnx", "fp32", QUIET)
-    with load(folder, threads=1, limits=FORGETFUL) as loaded:
+    with load(folder, threads=1, scheduler_config=FORGETFUL) as loaded:
         yield loaded
 
 
 @pytest.fixture
 def make(alone):
-    """make(**limits): a model on the same engine that can be told to fail."""
-    return lambda **limits: Model(alone.manifest, alone.preprocessor, Faulty(alone.engine), Limits(**limits))
+    """make(**config): a model on the same engine that can be told to fail."""
+    return lambda **config: Model(alone.manifest, alone.preprocessor, Faulty(alone.engine), SchedulerConfig(**config))
 
 
 def ask(question: str) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def test_random_arrivals_and_departures(make, alone, monkeypatch, seed, rows):
     """Requests arrive between steps, prefill in chunks of three beside others, and some leave before their end."""
     monkeypatch.setattr(generation, "CHUNK_BETWEEN_STEPS", 3)
     rng = np.random.default_rng(seed)
-    model = make(rows=rows)
+    model = make(max_num_seqs=rows)
     coming = [(QUESTIONS[int(rng.integers(5))], options(n, int(rng.integers(1, 12)))) for n in range(12)]
     outputs: list[list[Output]] = []
     requests: list[Request] = []
@@ -131,7 +131,7 @@ def test_a_step_is_a_chunk_and_a_token(make, monkeypatch):
 
 
 def test_a_full_queue_refuses_before_preprocessing(make, monkeypatch):
-    model = make(rows=1, waiting=2)
+    model = make(max_num_seqs=1, max_queue=2)
     running = model.submit(ask("What?"), **options(0))
     model.scheduler.step()
     waiting = [model.submit(ask("What?"), **options(n)) for n in (1, 2)]
@@ -148,7 +148,7 @@ def test_a_full_queue_refuses_before_preprocessing(make, monkeypatch):
 
 
 def test_a_request_that_cannot_be_made_gives_its_place_back(make):
-    model = make(waiting=1)
+    model = make(max_queue=1)
     for _ in range(3):
         with pytest.raises(UserError, match="max_new_tokens"):
             model.submit(ask("What?"), max_new_tokens=-1)
@@ -160,13 +160,13 @@ def test_a_request_that_cannot_be_made_gives_its_place_back(make):
 
 def test_more_conversations_than_may_wait(make, alone):
     questions = [ask(QUESTIONS[n % 5]) for n in range(9)]
-    results = make(rows=2, waiting=2).generate(questions, **options(7))
+    results = make(max_num_seqs=2, max_queue=2).generate(questions, **options(7))
     results = [replace(result, reused_tokens=0) for result in results]  # which row an answer gets is a matter of time
     assert results == [alone.generate(question, **options(7)) for question in questions]
 
 
 def test_cancelling_frees_the_row_at_once(make):
-    model = make(rows=1)
+    model = make(max_num_seqs=1)
     first, second = (model.submit(ask("What?"), **options(n, 50)) for n in (0, 1))
     for _ in range(3):
         model.scheduler.step()
@@ -182,7 +182,7 @@ def test_cancelling_frees_the_row_at_once(make):
 def test_a_deadline_cuts_the_answer(make, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    model = make(rows=1)
+    model = make(max_num_seqs=1)
     outputs: list[Output] = []
     timed = model.submit(ask("What?"), outputs.append, timeout=5, **options(0, 50))
     behind = model.submit(ask("What?"), timeout=4, **options(0, 50))
@@ -216,7 +216,7 @@ def test_a_fault_in_prefill_ends_one_request(make, alone):
 
 
 def test_a_fault_in_decode_ends_what_runs_and_nothing_else(make, alone):
-    model = make(rows=2)
+    model = make(max_num_seqs=2)
     running = [model.submit(ask("What?"), **options(n)) for n in (0, 1)]
     waiting = model.submit(ask("What?"), **options(2))
     for _ in range(3):
@@ -277,7 +277,7 @@ def test_an_interrupt_leaves_a_model_that_answers(make, alone):
 
 def test_many_threads_ask_and_one_steps(make, alone):
     """As in a server: a thread that runs, callers that submit, listen and leave, and callers of generate besides."""
-    model = make(rows=4)
+    model = make(max_num_seqs=4)
     runner = threading.Thread(target=model.scheduler.run)
     runner.start()
     found: dict[int, Any] = {}
@@ -328,8 +328,11 @@ def test_logprobs_come_with_their_tokens(make):
     assert outputs[-1].logprobs is None
 
 
-@pytest.mark.parametrize("limits", [{"rows": 0}, {"waiting": 0}, {"kv_bytes": 0}, {"feature_bytes": -1}, {"rows": 1.5}])
-def test_limits_are_checked(limits):
-    (name,) = limits
+@pytest.mark.parametrize(
+    "config",
+    [{"max_num_seqs": 0}, {"max_queue": 0}, {"kv_cache_bytes": 0}, {"feature_cache_bytes": -1}, {"max_num_seqs": 1.5}],
+)
+def test_the_configuration_is_checked(config):
+    (name,) = config
     with pytest.raises(UserError, match=name):
-        Limits(**limits)
+        SchedulerConfig(**config)

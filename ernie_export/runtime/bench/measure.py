@@ -17,7 +17,7 @@ from ernie_export.common.errors import UserError
 from ernie_export.runtime.bench.workload import Prompts, Workload
 from ernie_export.runtime.feature_cache import encode_media
 from ernie_export.runtime.pipeline import Model
-from ernie_export.runtime.scheduler import Limits, Output
+from ernie_export.runtime.scheduler import Output, SchedulerConfig
 
 PERCENTILES = (95, 99)
 
@@ -171,10 +171,12 @@ def steps(workload: Workload) -> int:
     return (workload.warmup + workload.rounds) * (len(workload.batches) + len(set(workload.images)))
 
 
-def limits(workload: Workload) -> Limits:
-    """Limits for a model to be measured: all requests of a round run together, and nothing is kept for a later one."""
+def scheduler_config(workload: Workload) -> SchedulerConfig:
+    """Return the scheduler's configuration for measuring: a round runs together, nothing is reused."""
     most = max(workload.batches)
-    return Limits(rows=most, waiting=most, kv_bytes=2**62, feature_bytes=0, reuse=False)
+    return SchedulerConfig(
+        max_num_seqs=most, max_queue=most, kv_cache_bytes=2**62, feature_cache_bytes=0, enable_prefix_caching=False
+    )
 
 
 def answer(model: Model, prompts: Prompts, workload: Workload, batch: int, clock: Clock) -> tuple[Answer, ...]:

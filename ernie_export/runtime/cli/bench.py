@@ -75,13 +75,13 @@ def command(
         check_plot(plot)
     machine = Machine.here()
     # Only now, so that --help comes at once; and before the clock starts, so that it counts loading alone.
-    from ernie_export.runtime.bench.measure import limits, measure, steps
+    from ernie_export.runtime.bench.measure import measure, scheduler_config, steps
     from ernie_export.runtime.bench.workload import Workload
     from ernie_export.runtime.pipeline import load
 
     workload = Workload(prompt_tokens, sizes, output_tokens, batches, rounds, warmup, seed)
     began = time.perf_counter()
-    with load(bundle, threads, limits=limits(workload)) as model:
+    with load(bundle, threads, scheduler_config=scheduler_config(workload)) as model:
         load_seconds = time.perf_counter() - began
         with progress_bar(steps(workload)) as advance:
             answers, pictures = measure(model, workload, advance)

@@ -37,6 +37,8 @@ def answer_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def load(bundle: Path, device: str, kv_cache: float) -> "Model":
     """Load a bundle. The pipeline, and with it ONNX Runtime, is imported only here, so that --help comes at once."""
     from ernie_export.runtime import load as load_bundle
-    from ernie_export.runtime.scheduler import Limits
+    from ernie_export.runtime.scheduler import SchedulerConfig
 
-    return load_bundle(bundle, device=device, limits=Limits(kv_bytes=as_bytes("--kv-cache", kv_cache, 2**30)))
+    return load_bundle(
+        bundle, device=device, scheduler_config=SchedulerConfig(kv_cache_bytes=as_bytes("--kv-cache", kv_cache, 2**30))
+    )

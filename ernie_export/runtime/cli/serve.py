@@ -72,7 +72,7 @@ def command(
         raise UserError(f"--host {host}: expected --api-key-file, since others can reach it, found none")
     try:
         from ernie_export.runtime.pipeline import load
-        from ernie_export.runtime.scheduler import Limits
+        from ernie_export.runtime.scheduler import SchedulerConfig
         from ernie_export.runtime.serving.http.app import create_app
         from ernie_export.runtime.serving.http.process import listen, serve
         from ernie_export.runtime.serving.http.settings import LOOPBACK_HOSTS, Settings
@@ -99,13 +99,13 @@ def command(
         max_choices=max_choices,
         drain_seconds=drain,
     )
-    limits = Limits(
-        rows=rows,
-        waiting=rows + queue,
-        kv_bytes=as_bytes("--kv-cache", kv_cache, 2**30),
-        feature_bytes=as_bytes("--feature-cache", feature_cache, 2**20),
+    limits = SchedulerConfig(
+        max_num_seqs=rows,
+        max_queue=rows + queue,
+        kv_cache_bytes=as_bytes("--kv-cache", kv_cache, 2**30),
+        feature_cache_bytes=as_bytes("--feature-cache", feature_cache, 2**20),
     )
-    with listen(host, port) as listener, load(bundle, threads, device=device, limits=limits) as model:
+    with listen(host, port) as listener, load(bundle, threads, device=device, scheduler_config=limits) as model:
         serve(create_app(model, settings), listener)
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.cli.serve import read_keys
 from ernie_export.runtime.pipeline import load
-from ernie_export.runtime.scheduler import Limits
+from ernie_export.runtime.scheduler import SchedulerConfig
 from ernie_export.runtime.serving.http.app import create_app
 from ernie_export.runtime.serving.http.settings import Settings
 
@@ -77,11 +77,13 @@ class Replica:
     def __init__(self, options: Options) -> None:
         self.options = options
         device = options.device or ("cuda" if options.gpus else "cpu")
-        limits = Limits(
-            rows=options.rows, waiting=options.rows + options.queue, kv_bytes=int(options.kv_cache_gib * 2**30)
+        limits = SchedulerConfig(
+            max_num_seqs=options.rows,
+            max_queue=options.rows + options.queue,
+            kv_cache_bytes=int(options.kv_cache_gib * 2**30),
         )
         threads = options.threads or max(1, int(options.cpus))
-        self.model = load(options.bundle, threads=threads, limits=limits, device=device)
+        self.model = load(options.bundle, threads=threads, scheduler_config=limits, device=device)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """What Ray serves of this replica. Any Host header: the proxy is what the name was for."""

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidValue, UserError
 from ernie_export.runtime.batch import Sequence
 from ernie_export.runtime.pipeline import Messages, load
 from ernie_export.runtime.sampling import SamplingParams
-from ernie_export.runtime.scheduler import Limits, Output, QueueFull
+from ernie_export.runtime.scheduler import Output, QueueFull, SchedulerConfig
 from ernie_export.runtime.serving.http.settings import Settings as ServerSettings
 from ernie_export.runtime.serving.untrusted_media import confine, count_media, limited
 
@@ -40,7 +40,7 @@ class Settings:
     """
 
     device: str
-    limits: Limits
+    limits: SchedulerConfig
     places: int
     media_folder: Path | None
 
@@ -62,8 +62,12 @@ class Settings:
         folder = Path(given["media_folder"]).resolve() if given["media_folder"] else None
         if folder and not folder.is_dir():
             raise UserError(f"config.pbtxt: media_folder: expected a folder, found none at {folder}")
+        if whole("rows") < 1:
+            raise InvalidValue("config.pbtxt: rows", "a whole number of at least 1", whole("rows"))
         places = whole("rows") + whole("waiting")
-        limits = Limits(rows=whole("rows"), waiting=places, kv_bytes=whole("kv_cache_gib", 2**30))
+        limits = SchedulerConfig(
+            max_num_seqs=whole("rows"), max_queue=places, kv_cache_bytes=whole("kv_cache_gib", 2**30)
+        )
         return cls(given["device"], limits, places, folder)
 
 
@@ -95,7 +99,7 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         self.settings = Settings.from_parameters({name: entry["string_value"] for name, entry in parameters.items()})
         bundle = Path(args["model_repository"], args["model_version"], "bundle")
-        self.model = load(bundle, device=self.settings.device, limits=self.settings.limits)
+        self.model = load(bundle, device=self.settings.device, scheduler_config=self.settings.limits)
         self.places = threading.BoundedSemaphore(self.settings.places)
         self.preparing = threading.Semaphore(PREPARING)
         self.answering = ThreadPoolExecutor(self.settings.places, "answer")

@@ -25,7 +25,7 @@ from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
 from ernie_export.runtime.engines.ort_cuda import CANDIDATES, CudaEngine
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
-from ernie_export.runtime.scheduler import Limits
+from ernie_export.runtime.scheduler import SchedulerConfig
 
 ROOT = Path(__file__).parents[3]
 MINI = ROOT / "examples" / "mini-ernie"
@@ -50,7 +50,7 @@ def bundle(tmp_path_factory):
     return folder
 
 
-def model(bundle: Path, on_device: bool, limits: Limits) -> Model:
+def model(bundle: Path, on_device: bool, limits: SchedulerConfig) -> Model:
     manifest = Manifest.read(bundle)
     engine = CudaEngine(bundle, manifest, 1, HostMemory()) if on_device else OnnxRuntimeEngine(bundle, manifest, 1)
     return Model(manifest, Preprocessor.from_folder(bundle), engine, limits)
@@ -70,7 +70,7 @@ def test_answers_are_the_other_engines(bundle, options):
     """Rows end at different steps, and a cache of two rows takes three conversations: rows move."""
     answers = []
     for on_device in (False, True):
-        with model(bundle, on_device, Limits(rows=2)) as loaded:
+        with model(bundle, on_device, SchedulerConfig(max_num_seqs=2)) as loaded:
             rounds = [loaded.generate(CONVERSATIONS, max_new_tokens=24, **options) for _ in range(2)]
             answers.append([result.tokens for results in rounds for result in results])
     assert answers[0] == answers[1]

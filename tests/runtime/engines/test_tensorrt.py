@@ -27,9 +27,9 @@ from ernie_export.runtime import load
 from ernie_export.runtime.engines.device import memory
 from ernie_export.runtime.engines.device.memory import ALIGNMENT, CudaMemory
 from ernie_export.runtime.engines.tensorrt.engine import Tensor, TensorRTEngine, load_weights
-from ernie_export.runtime.pipeline import Model, engine_limits
+from ernie_export.runtime.pipeline import Model, fit_to_engines
 from ernie_export.runtime.preprocess import Preprocessor
-from ernie_export.runtime.scheduler import Limits
+from ernie_export.runtime.scheduler import SchedulerConfig
 
 MEDIA = MINI.parent / "media"
 API = Path(sys.prefix, "tensorrt_api")
@@ -97,8 +97,8 @@ TARGETS = pytest.mark.parametrize("engine", ["trt", "trt-rtx"], indirect=True)
 
 def model_of(engine: TensorRTEngine, folder: Path) -> Model:
     manifest = Manifest.read(folder)
-    limits = engine_limits(manifest, Limits())
-    assert limits.rows == 3
+    limits = fit_to_engines(manifest, SchedulerConfig())
+    assert limits.max_num_seqs == 3
     return Model(manifest, Preprocessor.from_folder(folder), engine, limits)
 
 

@@ -18,7 +18,7 @@ from ernie_export.graphs.precision import PRECISIONS, TENSORRT, Precision
 from ernie_export.runtime import load
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
-from ernie_export.runtime.scheduler import Limits
+from ernie_export.runtime.scheduler import SchedulerConfig
 
 BODIES = Path(__file__).parents[2] / "graphs" / "ops" / "plugin_bodies.py"
 PICTURE = {"type": "image", "path": str(MINI.parent / "media" / "shapes.png")}
@@ -55,7 +55,7 @@ def test_answers_are_those_of_the_same_codes_in_standard_operators(name, bodies,
     write_bundle(folder, in_float, filled)
     engine, cuda = opened(folder)
     with engine:
-        model = Model(Manifest.read(folder), Preprocessor.from_folder(folder), engine, Limits(rows=3))
+        model = Model(Manifest.read(folder), Preprocessor.from_folder(folder), engine, SchedulerConfig(max_num_seqs=3))
         results = model.generate(CONVERSATIONS, max_new_tokens=12, min_new_tokens=4)
         assert [result.tokens for result in results] == expected
         del model

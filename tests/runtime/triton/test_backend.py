@@ -12,7 +12,7 @@ import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime import load
-from ernie_export.runtime.scheduler import Limits
+from ernie_export.runtime.scheduler import SchedulerConfig
 from ernie_export.runtime.serving.triton_backend import FULL, Settings
 
 ROOT = Path(__file__).parents[3]
@@ -194,14 +194,14 @@ GIVEN = {"device": "cpu", "rows": "4", "waiting": "9", "kv_cache_gib": "0.5", "m
 
 def test_settings_are_the_parameters_of_config_pbtxt():
     settings = Settings.from_parameters(GIVEN | {"FORCE_CPU_ONLY_INPUT_TENSORS": "no"})
-    assert settings == Settings("cpu", Limits(rows=4, waiting=13, kv_bytes=2**29), 13, None)
+    assert settings == Settings("cpu", SchedulerConfig(max_num_seqs=4, max_queue=13, kv_cache_bytes=2**29), 13, None)
 
 
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
         ({"rows": "four"}, "config.pbtxt: rows: expected a number, found 'four'"),
-        ({"rows": "0"}, "rows: expected a whole number of at least 1, found 0"),
+        ({"rows": "0"}, "config.pbtxt: rows: expected a whole number of at least 1, found 0"),
         ({"kv_cache_gib": "nan"}, "config.pbtxt: kv_cache_gib: expected a number, found 'nan'"),
         ({"kvcache": "1"}, "config.pbtxt: kvcache: expected the parameters device, kv_cache_gib,"),
         ({"media_folder": "/nowhere"}, "config.pbtxt: media_folder: expected a folder, found none at /nowhere"),

@@ -68,7 +68,7 @@ class Service:
 
     def __init__(self, model: Model, settings: Settings, fetcher: Fetcher) -> None:
         self.model, self.settings = model, settings
-        rows = model.scheduler.limits.rows
+        rows = model.scheduler.config.max_num_seqs
         self.admission = Admission(settings.max_requests, settings.max_waiting_bytes, rows)
         self.metrics = Metrics(settings.model_name, self._running, self._waiting, self._cache_usage)
         self._live: set[Answer] = set()
