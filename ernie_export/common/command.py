@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from ernie_export.common.errors import UserError, one_printable_line
+from ernie_export.common.version import __version__
 
 ASPECT = 200  # the image processor takes no longer picture
 
@@ -44,7 +45,8 @@ def user_errors() -> Iterator[None]:
 
 
 def run(command: click.Command) -> None:
-    """Run `command` on the arguments of this process and exit."""
+    """Run `command` on the arguments of this process and exit. Every command has `--version`."""
+    click.version_option(__version__, message="%(prog)s %(version)s")(command)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer may hold what a terminal that is not UTF-8 cannot show
     status = 0
@@ -53,7 +55,7 @@ def run(command: click.Command) -> None:
         try:
             with command.make_context(Path(sys.argv[0]).name, sys.argv[1:]) as context:
                 command.invoke(context)
-        except click.exceptions.Exit as e:  # --help
+        except click.exceptions.Exit as e:  # --help, --version
             status = e.exit_code
     sys.exit(status)
 
