@@ -125,7 +125,7 @@ class Request:
             part = slice(start, start + PREFILL_CHUNK)
             types = self.arrays["moe_mm_token_type_ids"][0, part]
             chunk = PromptChunk(self.arrays["input_ids"][0, part], types, index[part], positions[:, part], features)
-            logits = engine.prefill(cache, row, chunk)
+            logits = engine.prefill(cache, row, chunk).full()
         return logits
 
 
@@ -133,7 +133,7 @@ def decode(engine: Any, cache: Any, rows: int, steps: int) -> list[np.ndarray]:
     """Greedy steps, from different tokens in every row; returns each step's tokens."""
     tokens, found = np.arange(10, 10 + rows), []
     for _ in range(steps):
-        best = engine.decode(cache, tokens, np.tile(cache.lengths[:rows], (3, 1)))
-        tokens = np.array([row.ids[0] if hasattr(row, "ids") else row.argmax() for row in best])
+        logits = engine.decode(cache, tokens, np.tile(cache.lengths[:rows], (3, 1)))
+        tokens = np.array([row.full().argmax() if (best := row.topk()) is None else best.ids[0] for row in logits])
         found.append(tokens)
     return found

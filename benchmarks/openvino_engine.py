@@ -16,6 +16,7 @@ import onnx.parser
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.kv_cache import KVCache
+from ernie_export.runtime.logits import DenseLogits, Logits
 
 SCATTER = onnx.parser.parse_function("""
 <domain: "benchmark", opset_import: ["": 24]>
@@ -87,7 +88,7 @@ class OpenVinoEngine:
         }
         return cache
 
-    def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> np.ndarray:
+    def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> Logits:
         """See `Engine.prefill`."""
         arrays = {
             "input_ids": chunk.input_ids[None],
@@ -96,11 +97,12 @@ class OpenVinoEngine:
             "token_types": chunk.token_types[None],
             "position_ids": chunk.position_ids[:, None],
         }
-        return self.run("decoder", arrays, cache, len(chunk.input_ids))[0]
+        return DenseLogits(self.run("decoder", arrays, cache, len(chunk.input_ids))[0])
 
-    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> list[Logits]:
         """See `Engine.decode`."""
-        return self.run("decode", {"input_ids": tokens[:, None], "position_ids": positions[:, :, None]}, cache, 1)
+        inputs = {"input_ids": tokens[:, None], "position_ids": positions[:, :, None]}
+        return [DenseLogits(row) for row in self.run("decode", inputs, cache, 1)]
 
     def run(self, graph: str, arrays: dict[str, np.ndarray], cache: KVCache, length: int) -> np.ndarray:
         """Append `length` tokens; returns logits (1, vocabulary)."""

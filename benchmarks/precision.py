@@ -106,10 +106,10 @@ def read_answer(model: Model, question: Question) -> tuple[np.ndarray, np.ndarra
     tokens = [*model.preprocessor.chat.encode(question.answer), model.manifest.model.eos_token_ids[0]]
     prompt = model.prompt(model.preprocessor.prepare(question.messages))
     cache = model.engine.new_cache(1, len(prompt.input_ids) + len(tokens))
-    logits = [model.engine.prefill(cache, 0, prompt.chunk(0, len(prompt.input_ids))).copy()]
+    logits = [model.engine.prefill(cache, 0, prompt.chunk(0, len(prompt.input_ids))).full().copy()]
     for count, token in enumerate(tokens[:-1], 1):
         step = model.engine.decode(cache, np.array([token]), prompt.position_ids[:, -1:] + count)
-        logits.append(np.array(step[0]))
+        logits.append(np.array(step[0].full()))
     return np.array(tokens), np.stack(logits)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ernie_export.runtime.engines import Engine, PromptChunk
 from ernie_export.runtime.kv_cache import KVCache
+from ernie_export.runtime.logits import Logits
 from ernie_export.runtime.sampling import Logprobs, Sampler, logprobs
 from ernie_export.runtime.text_stream import TextStream
 
@@ -67,7 +68,7 @@ class Sequence:
         self.finish_reason = ""
         self.error: BaseException | None = None
 
-    def take(self, logits: np.ndarray) -> str:
+    def take(self, logits: Logits) -> str:
         """Choose the next token; returns the text that it completes. Sets `finish_reason` when it is the last.
 
         Where nothing can be chosen from the logits, `finish_reason` is "error" and `error` says why.

@@ -21,6 +21,7 @@ from ernie_export.runtime.bench.measure import (
 )
 from ernie_export.runtime.bench.workload import Prompts, Workload
 from ernie_export.runtime.kv_cache import KVCache
+from ernie_export.runtime.logits import DenseLogits
 from ernie_export.runtime.preprocess import Preprocessor
 
 MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
@@ -46,10 +47,10 @@ class FakeEngine:
         self.calls += 1
         self.now += seconds + (self.calls <= self.slow_calls)
 
-    def logits(self, *rows: int) -> np.ndarray:
-        logits = np.zeros((*rows, self.vocabulary), np.float32)
-        logits[..., self.end] = 1
-        return logits
+    def logits(self) -> DenseLogits:
+        values = np.zeros(self.vocabulary, np.float32)
+        values[self.end] = 1
+        return DenseLogits(values)
 
     def encode(self, pixel_values, coordinates, pairs):
         self.spend(ENCODE)
@@ -66,7 +67,7 @@ class FakeEngine:
     def decode(self, cache, tokens, positions):
         self.spend(DECODE)
         cache.lengths[: len(tokens)] += 1
-        return self.logits(len(tokens))
+        return [self.logits() for _ in tokens]
 
     def close(self):
         pass

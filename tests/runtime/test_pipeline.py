@@ -14,6 +14,7 @@ from ernie_export.exporter.export import Progress, export
 from ernie_export.runtime import Model, Result, load
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines import ort_cpu as onnxruntime
+from ernie_export.runtime.logits import DenseLogits
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import SchedulerConfig
 
@@ -113,7 +114,7 @@ def test_a_stop_string_in_the_last_token_is_a_stop(model):
     sequence = model.sequence(TEXT, SamplingParams(max_new_tokens=3, stop=("\ufffd",)))
     logits = np.zeros(model.manifest.model.vocab_size, np.float32)
     logits[byte] = 1
-    assert [sequence.take(logits) for _ in range(3)] == ["", "", ""]
+    assert [sequence.take(DenseLogits(logits)) for _ in range(3)] == ["", "", ""]
     assert (sequence.finish_reason, sequence.text.text) == ("stop", "")
 
 
@@ -275,7 +276,7 @@ def test_a_chunk_is_cut_where_attentions_scores_would_take_much_memory(monkeypat
     for scores in (2**22, 16 * 64 + 63):
         monkeypatch.setattr(onnxruntime, "SCORES", scores)
         cache = model.engine.new_cache(2, 64)
-        logits = model.engine.prefill(cache, 1, chunk)
+        logits = model.engine.prefill(cache, 1, chunk).full()
         assert cache.lengths.tolist() == [0, tokens]
         found.append([logits, *(buffer[1, :, :tokens] for buffer in (*cache.keys, *cache.values))])
     assert [arrays["input_ids"].shape[1] for arrays in calls] == [40, 16, 16, 8]

@@ -7,20 +7,21 @@ import numpy as np
 import pytest
 
 from ernie_export.common.errors import UserError
+from ernie_export.runtime.logits import DenseLogits
 from ernie_export.runtime.sampling import Sampler, SamplingParams
 
 EOS = (2,)
 
 
-def logits_of(*values: float) -> np.ndarray:
-    return np.array(values, np.float32)
+def logits_of(*values: float) -> DenseLogits:
+    return DenseLogits(np.array(values, np.float32))
 
 
 def sampler(prompt_ids=(), eos=EOS, **options) -> Sampler:
     return Sampler(SamplingParams(**options), eos, prompt_ids)
 
 
-def kept(logits: np.ndarray, **options) -> list[int]:
+def kept(logits: DenseLogits, **options) -> list[int]:
     """Ids that can be drawn at temperature 1."""
     return sampler(**({"temperature": 1.0} | options)).distribution(logits)[0].tolist()
 
@@ -87,7 +88,7 @@ def test_greedy_takes_the_first_of_equal_logits():
 def test_logits_are_left_as_they_are():
     logits = logits_of(1, 5, 0, 5)
     sampler(prompt_ids=[1, 3], repetition_penalty=2.0, min_new_tokens=1, temperature=1.0, top_k=2).next(logits)
-    np.testing.assert_array_equal(logits, [1, 5, 0, 5])
+    np.testing.assert_array_equal(logits.full(), [1, 5, 0, 5])
 
 
 def test_repetition_penalty_covers_the_prompt_and_the_answer():
@@ -97,7 +98,7 @@ def test_repetition_penalty_covers_the_prompt_and_the_answer():
     assert sampler(prompt_ids=[0], repetition_penalty=2.0).next(logits_of(-1, -1.5, -9, -9)) == 1  # -1 · 2 < -1.5
 
 
-def test_min_new_tokens_bars_the_end():
+def test_min_new_tokens_masks_the_end():
     choose = sampler(eos=(2, 3), min_new_tokens=2, max_new_tokens=9)
     assert [choose.next(logits_of(1, 0, 9, 8)) for _ in range(3)] == [0, 0, 2]
 
@@ -113,7 +114,7 @@ def test_top_k_keeps_ties_of_the_last():
 
 
 def test_top_p_keeps_the_token_that_crosses_it():
-    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]), dtype=np.float32)
+    logits = DenseLogits(np.log(np.array([0.5, 0.3, 0.15, 0.05]), dtype=np.float32))
     assert kept(logits, top_p=0.49) == [0]
     assert kept(logits, top_p=0.6) == [0, 1]
     assert kept(logits, top_p=0.81) == [0, 1, 2]
@@ -121,13 +122,13 @@ def test_top_p_keeps_the_token_that_crosses_it():
 
 
 def test_top_p_keeps_one_of_equals():
-    assert kept(np.zeros(7, np.float32), top_p=0.0) == [6]  # as a stable upward sort leaves it
+    assert kept(DenseLogits(np.zeros(7, np.float32)), top_p=0.0) == [6]  # as a stable upward sort leaves it
 
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 5}, {"top_p": 0.9}, {"top_k": 5, "top_p": 0.5}])
 def test_probabilities_sum_to_one(options):
     logits = np.random.default_rng(3).normal(size=1000).astype(np.float32)
-    ids, probabilities = sampler(temperature=0.7, **options).distribution(logits)
+    ids, probabilities = sampler(temperature=0.7, **options).distribution(DenseLogits(logits))
     assert probabilities.dtype == np.float64 and abs(probabilities.sum() - 1) < 1e-12
     assert (np.diff(ids) > 0).all()
 
@@ -138,7 +139,7 @@ def test_tiny_temperature_is_the_greedy_choice(temperature):
     assert sampler(temperature=temperature, seed=0).next(logits_of(-5, -3, -80, -9)) == 1
 
 
-def test_barred_tokens_are_never_drawn():
+def test_masked_tokens_are_never_drawn():
     choose = sampler(temperature=1.0, seed=1)
     assert {choose.next(logits_of(-math.inf, 0, -math.inf, 0, -math.inf)) for _ in range(200)} == {1, 3}
 
@@ -155,7 +156,7 @@ def test_seeded_runs_repeat():
 
     def run(seed):
         choose = sampler(temperature=1.0, seed=seed)
-        return [choose.next(row) for row in rows]
+        return [choose.next(DenseLogits(row)) for row in rows]
 
     assert run(7) == run(7)
     assert run(7) != run(8)
@@ -165,10 +166,10 @@ def test_seeded_runs_repeat():
 def test_a_request_does_not_depend_on_its_batch():
     rows = np.random.default_rng(0).normal(size=(3, 40, 50)).astype(np.float32)
     together = [sampler(temperature=1.0, seed=7) for _ in rows]
-    batched = [[choose.next(rows[i, step]) for i, choose in enumerate(together)] for step in range(40)]
+    batched = [[choose.next(DenseLogits(rows[i, step])) for i, choose in enumerate(together)] for step in range(40)]
     for i, request in enumerate(rows):
         alone = sampler(temperature=1.0, seed=7)
-        assert [alone.next(row) for row in request] == [tokens[i] for tokens in batched]
+        assert [alone.next(DenseLogits(row)) for row in request] == [tokens[i] for tokens in batched]
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0}])
@@ -182,7 +183,7 @@ def test_logits_that_are_not_numbers_are_refused(options, bad):
 
 def test_logits_without_a_choice_are_refused():
     with pytest.raises(UserError, match="3 of 3 that are not"):
-        sampler().next(np.full(3, -np.inf, np.float32))
+        sampler().next(logits_of(*[-math.inf] * 3))
 
 
 def test_penalty_beyond_float32_is_refused():
@@ -193,4 +194,4 @@ def test_penalty_beyond_float32_is_refused():
 @pytest.mark.parametrize("shape", [(), (0,), (1, 3)])
 def test_logits_of_another_shape_are_refused(shape):
     with pytest.raises(UserError, match=r"expected the shape \(vocab,\)"):
-        sampler().next(np.zeros(shape, np.float32))
+        sampler().next(DenseLogits(np.zeros(shape, np.float32)))

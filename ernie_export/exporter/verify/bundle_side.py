@@ -35,12 +35,12 @@ class Watched:
             stages.setdefault("resampler", []).extend(encode_media(engine, [medium.pixels], [medium.grid], merge))
         prompt = self.model.prompt(prepared)
         cache = engine.new_cache(1, len(prompt.input_ids) + len(tokens))
-        logits = [engine.prefill(cache, 0, prompt.chunk(0, len(prompt.input_ids))).copy()]
+        logits = [engine.prefill(cache, 0, prompt.chunk(0, len(prompt.input_ids))).full().copy()]
         # Before decoding, which runs the same graph where the weights are quantised.
         joined = {name: np.concatenate([rows(part) for part in parts]) for name, parts in stages.items()}
         for count, token in enumerate(tokens[:-1], 1):
             step = engine.decode(cache, np.array([token]), prompt.position_ids[:, -1:] + count)
-            logits.append(step[0].copy())  # the engine writes its next logits to the same place
+            logits.append(step[0].full().copy())  # the engine writes its next logits to the same place
         every = np.stack(logits)
         return joined | {"logits": every[:1], "decode logits": every[1:2], "all logits": every}
 

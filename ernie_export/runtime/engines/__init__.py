@@ -7,7 +7,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from ernie_export.runtime.kv_cache import KVCache
-from ernie_export.runtime.sampling import Candidates
+from ernie_export.runtime.logits import Logits
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,14 @@ class Engine(Encoder, Protocol):
         """An empty cache for `rows` requests of up to `capacity` tokens."""
         ...
 
-    def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> np.ndarray:
-        """Append the chunk to the row; returns logits (vocabulary,) float32 after its last token."""
+    def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> Logits:
+        """Append the chunk to the row; returns the logits after its last token."""
         ...
 
-    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray | Sequence[Candidates]:
+    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> Sequence[Logits]:
         """Append one text token to each of the first n rows.
 
-        tokens (n,) and positions (3, n) are int64; returns logits (n, vocabulary) float32, or, where they lie on a
-        device, each row's best. Both are valid until the next call.
+        tokens (n,) and positions (3, n) are int64; returns each row's logits, which are valid until the next call.
         """
         ...
 

@@ -4,7 +4,7 @@ A session packs quantised weights anew for its kernels, in memory of its own: `d
 `decode` that would hold the text experts a second time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -17,6 +17,7 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.kv_cache import KVCache
+from ernie_export.runtime.logits import DenseLogits, Logits
 
 # Scores that attention forms for a head at a time, queries by places in the cache: 16 MiB.
 SCORES = 2**22
@@ -80,14 +81,14 @@ class OnnxRuntimeEngine:
         facts = self._facts
         return KVCache(facts.num_layers, rows, facts.num_kv_heads, capacity, facts.head_dim, self.dtype)
 
-    def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> np.ndarray:
+    def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> Logits:
         """See `Engine.prefill`."""
         step = max(SCORES // cache.capacity, 1)
         for start in range(0, len(chunk.input_ids), step):
             part = chunk.part(start, start + step)
-            (logits,) = self._run("decoder", self._prompt_arrays(cache, row, part), cache, slice(row, row + 1))
+            logits = self._run("decoder", self._prompt_arrays(cache, row, part), cache, slice(row, row + 1))
             cache.lengths[row] += len(part.input_ids)
-        return logits
+        return DenseLogits(logits[0])
 
     def _prompt_arrays(self, cache: KVCache, row: int, chunk: PromptChunk) -> dict[str, np.ndarray]:
         """The decoder graph's inputs, without the cache's buffers."""
@@ -101,7 +102,7 @@ class OnnxRuntimeEngine:
             "lengths": np.array([len(chunk.input_ids)]),
         }
 
-    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> Sequence[Logits]:
         """See `Engine.decode`."""
         rows = len(tokens)
         arrays = {
@@ -117,7 +118,7 @@ class OnnxRuntimeEngine:
             arrays |= {"feature_index": zeros, "token_types": zeros, "features": none}
         logits = self._run(graph, arrays, cache, slice(0, rows))
         cache.lengths[:rows] += 1
-        return logits
+        return [DenseLogits(row) for row in logits]
 
     def _run(self, graph: str, arrays: dict[str, np.ndarray], cache: KVCache, rows: slice) -> np.ndarray:
         """Run a decoder graph over some rows of the cache, which it updates in place; returns logits."""

@@ -25,7 +25,7 @@ from ernie_export.runtime.engines.device.memory import Memory, read_file
 from ernie_export.runtime.engines.device.step import BEST, Step
 from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine, blamed
 from ernie_export.runtime.kv_cache import KVCache
-from ernie_export.runtime.sampling import Candidates
+from ernie_export.runtime.logits import DenseLogits, Logits
 
 # ONNX's numbers for the types that safetensors names, and for those of the graphs' inputs.
 ONNX_TYPES = {"F32": 1, "U8": 2, "I8": 3, "I32": 6, "I64": 7, "BOOL": 9, "F16": 10, "BF16": 16}
@@ -220,11 +220,11 @@ class CudaEngine(OnnxRuntimeEngine):
         weakref.finalize(cache, self._spare.append, store)
         return cache
 
-    def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> np.ndarray:
+    def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> Logits:
         """See `Engine.prefill`."""
         return self._thread.submit(self._prefill, cache, row, chunk).result()
 
-    def _prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> np.ndarray:
+    def _prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> Logits:
         assert isinstance(cache, DeviceCache)
         length = len(chunk.input_ids)
         arrays = {name: np.ascontiguousarray(a) for name, a in self._prompt_arrays(cache, row, chunk).items()}
@@ -235,15 +235,13 @@ class CudaEngine(OnnxRuntimeEngine):
         binding.bind_output("logits", "cpu")
         self._sessions["decoder"].run_with_iobinding(binding)
         cache.lengths[row] += length
-        return binding.get_outputs()[-1].numpy()[0]
+        return DenseLogits(binding.get_outputs()[-1].numpy()[0])
 
-    def decode(  # type: ignore[override]  # rows that stay on the device where the other engine has an array
-        self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray
-    ) -> Sequence[Candidates]:
+    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> Sequence[Logits]:
         """See `Engine.decode`. A row's logits stay on the device; they are its until the next call."""
         return self._thread.submit(self._decode, cache, tokens, positions).result()
 
-    def _decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> list[Candidates]:
+    def _decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> Sequence[Logits]:
         assert isinstance(cache, DeviceCache)
         rows = len(tokens)
         step = cache.store.steps.get(rows) or self._capture_step(cache.store, rows)
@@ -253,7 +251,7 @@ class CudaEngine(OnnxRuntimeEngine):
             options.add_run_config_entry("gpu_graph_id", str(step.graph))
             self._sessions[graph].run_with_iobinding(cache.store.bindings[graph, 0, rows], options)
         cache.lengths[:rows] += 1
-        return step.candidates()
+        return step.topk_logits()
 
     def _capture_step(self, store: CacheStore, rows: int) -> Step:
         """Bind a decode step of so many rows to addresses of its own; its first run is captured."""

@@ -23,6 +23,7 @@ from ernie_export.runtime.engines.device import find_gpu, memory
 from ernie_export.runtime.engines.device.memory import CudaMemory, HostMemory
 from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
 from ernie_export.runtime.engines.ort_cuda import CANDIDATES, CudaEngine
+from ernie_export.runtime.logits import Logits
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler import SchedulerConfig
@@ -83,7 +84,7 @@ def engine(bundle):
         yield opened
 
 
-def fill(engine: CudaEngine, cache, row: int, tokens: list[int]) -> np.ndarray:
+def fill(engine: CudaEngine, cache, row: int, tokens: list[int]) -> Logits:
     count = len(tokens)
     chunk = PromptChunk(
         np.array(tokens),
@@ -98,7 +99,7 @@ def fill(engine: CudaEngine, cache, row: int, tokens: list[int]) -> np.ndarray:
 def next_logits(engine: CudaEngine, cache, rows: int) -> np.ndarray:
     """Decode one token in each of the first rows; the cache is then as before."""
     positions = np.tile(cache.lengths[:rows], (3, 1))
-    logits = np.stack([row.whole() for row in engine.decode(cache, np.full(rows, 7), positions)])
+    logits = np.stack([row.full() for row in engine.decode(cache, np.full(rows, 7), positions)])
     cache.lengths[:rows] -= 1
     return logits
 
@@ -140,10 +141,11 @@ def test_candidates_are_the_best_of_the_row(engine):
     fill(engine, cache, 0, [5, 6])
     fill(engine, cache, 1, [8])
     for row in engine.decode(cache, np.array([1, 2]), np.array([[2, 1]] * 3)):
-        whole = row.whole()
+        whole = row.full()
         order = np.argsort(-whole, kind="stable")[:64]
-        assert np.array_equal(row.ids, order) and np.array_equal(row.values, whole[order])
-        assert row.total == pytest.approx(whole.sum(), abs=1e-2)
+        best = row.topk()
+        assert np.array_equal(best.ids, order) and np.array_equal(best.values, whole[order])
+        assert best.total == pytest.approx(whole.sum(), abs=1e-2)
 
 
 def test_equal_logits_come_in_the_order_of_their_ids_and_small_vocabularies_whole():

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from ernie_export.runtime.engines.device.memory import ALIGNMENT, Memory
-from ernie_export.runtime.sampling import Candidates
+from ernie_export.runtime.logits import DenseLogits, Logits, TopK, TopKLogits
 
 BEST = 64  # candidates of a row
 
@@ -60,22 +60,26 @@ class Step:
             packed[start : start + 8 * array.size] = np.ascontiguousarray(array, np.int64).view(np.uint8).reshape(-1)
         self.memory.write(self.address, packed)
 
-    def candidates(self) -> list[Candidates]:
-        """Each row's best tokens; its whole logits are fetched only if a sampler asks.
+    def topk_logits(self) -> list[Logits]:
+        """Read each row's top-k logits; the others are fetched only if a sampler needs them.
 
-        Whatever made them need not keep the order of equal values: of those the lower id goes first.
+        The kernel that made them need not keep the order of equal values: they are sorted by id here.
         """
         start, size = self.outputs["ids"][0], self.rows * self.best
         block = self.memory.read(start, self.best_bytes)
         ids = np.frombuffer(block, np.int64, size).reshape(self.rows, -1)
         values = np.frombuffer(block, np.float32, size, self.outputs["values"][0] - start).reshape(self.rows, -1)
         totals = np.frombuffer(block, np.float32, self.rows, self.outputs["total"][0] - start)
-        found = []
+        rows: list[Logits] = []
         for row in range(self.rows):
             order = np.lexsort((ids[row], -values[row]))
-            whole = partial(self.logits, row)
-            found.append(Candidates(ids[row][order], values[row][order], float(totals[row]), whole))
-        return found
+            best = TopK(ids[row][order], values[row][order], float(totals[row]))
+            rows.append(TopKLogits(best, partial(self.logits, row)))
+        return rows
+
+    def dense_logits(self) -> list[Logits]:
+        """Read all logits of each row."""
+        return [DenseLogits(self.logits(row)) for row in range(self.rows)]
 
     def logits(self, row: int) -> np.ndarray:
         """A row's logits (vocabulary,) float32."""

@@ -28,7 +28,7 @@ from ernie_export.runtime.engines.device.step import Step, offsets
 from ernie_export.runtime.engines.ort_cuda import CacheStore, DeviceCache
 from ernie_export.runtime.engines.tensorrt.library import opened
 from ernie_export.runtime.kv_cache import KVCache
-from ernie_export.runtime.sampling import Candidates
+from ernie_export.runtime.logits import DenseLogits, Logits
 
 # Outputs of a decode engine that finds candidates -> a step's.
 CANDIDATES = {"candidate_ids": "ids", "candidate_values": "values", "logit_total": "total"}
@@ -130,7 +130,7 @@ class TensorRTEngine:
         weakref.finalize(cache, self._spare.append, store)
         return cache
 
-    def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> np.ndarray:
+    def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> Logits:
         """See `Engine.prefill`."""
         length = len(chunk.input_ids)
         features = chunk.features if len(chunk.features) else np.zeros((1, self._facts.hidden_size), np.float32)
@@ -147,11 +147,11 @@ class TensorRTEngine:
         with self._busy:
             self._bind_cache(self._contexts["decoder"], cache.store, row, row + 1)
             logits = self._run("decoder", arrays, ["logits"])["logits"]
-            found = np.frombuffer(self._memory.read(logits.address, 4 * math.prod(logits.shape)), np.float32)
+            values = np.frombuffer(self._memory.read(logits.address, 4 * math.prod(logits.shape)), np.float32)
         cache.lengths[row] += length
-        return found
+        return DenseLogits(values)
 
-    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> np.ndarray | Sequence[Candidates]:
+    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> Sequence[Logits]:
         """See `Engine.decode`."""
         assert isinstance(cache, DeviceCache)
         rows = len(tokens)
@@ -163,11 +163,11 @@ class TensorRTEngine:
                 self._memory.launch(decoding.graph)
             else:
                 self._enqueue("decode", decoding.context)
-            found = step.candidates() if step.best else np.stack([step.logits(row) for row in range(rows)])
+            logits = step.topk_logits() if step.best else step.dense_logits()
             if self._library.captures and decoding.graph is None:  # a context has to run once before
                 decoding.graph = self._memory.capture(lambda: self._enqueue("decode", decoding.context))
         cache.lengths[:rows] += 1
-        return found
+        return logits
 
     def _new_decoding(self, store: CacheStore, rows: int) -> Decoding:
         """A step of the cache's first rows, bound to addresses that it keeps."""
