@@ -71,7 +71,7 @@ class Ours:
     def prefill(self, inputs: dict[str, np.ndarray], room: int) -> None:
         """Prompt to the first token."""
         from ernie_export.runtime.batch import Batch, Sequence
-        from ernie_export.runtime.preprocess import Medium, Prepared
+        from ernie_export.runtime.preprocess import MediaItem, Prepared
         from ernie_export.runtime.preprocess.positions import rope_positions
         from ernie_export.runtime.sampling import Sampler, SamplingParams
         from ernie_export.runtime.text_stream import TextStream
@@ -80,7 +80,7 @@ class Ours:
         positions = rope_positions(inputs["input_ids"], inputs["mm_token_type_ids"], grids)
         media = ()
         if grids is not None:
-            media = (Medium("image", tuple(map(int, grids[0])), inputs["pixel_values"], slice(0, 0)),)
+            media = (MediaItem("image", tuple(map(int, grids[0])), inputs["pixel_values"], slice(0, 0)),)
         prompt = self.model.prompt(Prepared(inputs, media, positions))
         params = SamplingParams(max_new_tokens=room)
         text = TextStream(lambda ids: "")

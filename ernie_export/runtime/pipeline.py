@@ -110,7 +110,7 @@ class Model:
         return self._features(*processor([processor.load(image) for image in images]))
 
     def video_features(self, videos: Several[Any]) -> list[np.ndarray]:
-        """Features of clips (paths or `Clip`s), float32 (tokens, hidden) each, as they enter the decoder."""
+        """Features of clips (paths or `SampledVideo`s), float32 (tokens, hidden) each, as they enter the decoder."""
         processor = self.preprocessor.videos
         return self._features(*processor([processor.load(video) for video in videos]))
 

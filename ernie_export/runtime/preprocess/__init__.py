@@ -18,11 +18,11 @@ from ernie_export.runtime.preprocess.positions import IMAGE, VIDEO, rope_positio
 from ernie_export.runtime.preprocess.settings import NESTED_FILE
 from ernie_export.runtime.preprocess.video import VideoProcessor
 
-__all__ = ["ChatProcessor", "ImageProcessor", "Medium", "Prepared", "Preprocessor", "VideoProcessor"]
+__all__ = ["ChatProcessor", "ImageProcessor", "MediaItem", "Prepared", "Preprocessor", "VideoProcessor"]
 
 
 @dataclass(frozen=True)
-class Medium:
+class MediaItem:
     """One picture or clip of a prompt.
 
     `grid` is (t, h, w) in patches; `pixels` float32 (t·h·w, 3·patch²), its rows of pixel_values (kind "image") or
@@ -43,7 +43,7 @@ class Prepared:
     """
 
     arrays: dict[str, NDArray[Any]]
-    items: tuple[Medium, ...]
+    items: tuple[MediaItem, ...]
     position_ids: NDArray[np.int64]
 
     def media(self) -> tuple[list[NDArray[np.float32]], list[tuple[int, int, int]]]:
@@ -156,7 +156,7 @@ class Preprocessor:
         pixels: dict[str, NDArray[np.float32]],
         grids: dict[str, NDArray[np.int64]],
         types: NDArray[np.int64],
-    ) -> tuple[Medium, ...]:
+    ) -> tuple[MediaItem, ...]:
         queues = {}
         for kind, number in (("image", IMAGE), ("video", VIDEO)):
             rows = grids.get(kind, np.zeros((0, 3), np.int64))
@@ -169,5 +169,5 @@ class Preprocessor:
             grid, count, token, end = next(queues[kind])
             t, h, w = (int(n) for n in grid)
             span = slice(int(token), int(token + count))
-            items.append(Medium(kind, (t, h, w), pixels[kind][end - t * h * w : end], span))
+            items.append(MediaItem(kind, (t, h, w), pixels[kind][end - t * h * w : end], span))
         return tuple(items)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime.preprocess.image import ImageSource
-from ernie_export.runtime.preprocess.video import Clip, VideoSource
+from ernie_export.runtime.preprocess.video import SampledVideo, VideoSource
 
 Message = Mapping[str, Any]
 
@@ -33,7 +33,7 @@ class Media:
     """
 
     images: tuple[ImageSource, ...]
-    videos: tuple[VideoSource | Clip, ...]
+    videos: tuple[VideoSource | SampledVideo, ...]
     fps: tuple[float | None, ...]
     image_names: tuple[str, ...]
     video_names: tuple[str, ...]
@@ -97,7 +97,7 @@ def media(messages: Sequence[Message], base: Path | None = None) -> Media:
     is fetched from a network.
     """
     images: list[ImageSource] = []
-    videos: list[VideoSource | Clip] = []
+    videos: list[VideoSource | SampledVideo] = []
     fps: list[float | None] = []
     image_names: list[str] = []
     video_names: list[str] = []
@@ -131,8 +131,8 @@ def _image(value: Any, key: str, where: str, base: Path | None) -> ImageSource:
     return _path(value, where, base, "a local path or an image")
 
 
-def _video(value: Any, where: str, base: Path | None) -> VideoSource | Clip:
-    if isinstance(value, Clip | bytes) or hasattr(value, "__array_interface__"):
+def _video(value: Any, where: str, base: Path | None) -> VideoSource | SampledVideo:
+    if isinstance(value, SampledVideo | bytes) or hasattr(value, "__array_interface__"):
         return value
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         if all(isinstance(frame, Image.Image) or hasattr(frame, "__array_interface__") for frame in value):

@@ -38,7 +38,7 @@ VideoSource = str | Path | bytes | NDArray[np.uint8] | Sequence[Image.Image | ND
 
 
 @dataclass(frozen=True)
-class Clip:
+class SampledVideo:
     """Sampled frames, uint8 (frames, height, width, 3) in RGB, and the second that each shows."""
 
     frames: NDArray[np.uint8]
@@ -140,7 +140,7 @@ class VideoProcessor:
             return tuple(int(index) / rate for index in indices)
         return tuple(float(second) for second in indices.astype(np.float32) / np.float32(rate))
 
-    def load(self, source: VideoSource | Clip, fps: float | None = None, name: str = "") -> Clip:
+    def load(self, source: VideoSource | SampledVideo, fps: float | None = None, name: str = "") -> SampledVideo:
         """Decode a file (path or its bytes), or take frames as they are, and sample.
 
         Frames are a uint8 array (frames, height, width, 3) or a list of Pillow images or such arrays without the first
@@ -150,7 +150,7 @@ class VideoProcessor:
         Raises UserError for a file that is missing, empty, unreadable, truncated or without video, for one past a
         limit, before it is decoded, and for frames of unequal size.
         """
-        if isinstance(source, Clip):
+        if isinstance(source, SampledVideo):
             return source
         if isinstance(source, bytes):
             return self._decode(source, name or "the given bytes")
@@ -161,7 +161,7 @@ class VideoProcessor:
         frames = _stack(source, name)
         self._check_pixels(frames.shape[2], frames.shape[1], name)
         indices = self.indices(len(frames), fps, name)
-        return Clip(frames[indices], self.timestamps(indices, DEFAULT_FPS if fps is None else fps), name)
+        return SampledVideo(frames[indices], self.timestamps(indices, DEFAULT_FPS if fps is None else fps), name)
 
     def _check_pixels(self, width: int, height: int, name: str) -> None:
         if width * height > self.max_source_pixels:
@@ -174,7 +174,7 @@ class VideoProcessor:
         if frames / rate > self.max_source_seconds:
             raise UserError(f"{name}: expected at most {self.max_source_seconds:g} seconds, found {frames / rate:.1f}")
 
-    def _decode(self, source: Path | bytes, name: str) -> Clip:
+    def _decode(self, source: Path | bytes, name: str) -> SampledVideo:
         try:
             with _open(source) as container:
                 if not container.streams.video:
@@ -201,9 +201,9 @@ class VideoProcessor:
             raise
         except Exception as e:  # damaged data raises FFmpeg's errors, and others from the bindings above them
             raise UserError(f"{name}: expected a video that can be decoded, found {_reason(e)}") from e
-        return Clip(np.stack(frames), self.timestamps(indices, float(rate) if rate else DEFAULT_FPS), name)
+        return SampledVideo(np.stack(frames), self.timestamps(indices, float(rate) if rate else DEFAULT_FPS), name)
 
-    def __call__(self, clips: list[Clip]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def __call__(self, clips: list[SampledVideo]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Draw timestamps, even out the count, resize, normalise and cut into patches.
 
         Returns pixel_values_videos float32 (patches, 3·patch²), frame after frame and clip after clip, and

@@ -15,7 +15,7 @@ from ernie_export.common.errors import UserError
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.preprocess.chat import ChatProcessor
 from ernie_export.runtime.preprocess.messages import media, normalise
-from ernie_export.runtime.preprocess.video import Clip
+from ernie_export.runtime.preprocess.video import SampledVideo
 
 PICTURE = Image.new("RGB", (56, 56), "red")
 FRAMES = np.zeros((2, 30, 30, 3), np.uint8)
@@ -135,7 +135,7 @@ def test_messages_are_left_as_they_are(preprocessor: Preprocessor):
 
 
 def test_sources_in_order(tmp_path: Path):
-    clip = Clip(FRAMES, (0.0, 1.0))
+    clip = SampledVideo(FRAMES, (0.0, 1.0))
     png = base64.b64encode(b"bytes").decode()
     found = media(
         [

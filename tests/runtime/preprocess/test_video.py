@@ -12,7 +12,7 @@ from PIL import Image
 from ernie_export.common.errors import UserError
 from ernie_export.runtime.preprocess import video
 from ernie_export.runtime.preprocess.resample import resize_bicubic
-from ernie_export.runtime.preprocess.video import Clip, VideoProcessor, label
+from ernie_export.runtime.preprocess.video import SampledVideo, VideoProcessor, label
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_an_odd_count_repeats_the_last_frame(processor: VideoProcessor):
 def test_timestamps_are_drawn_on_the_frame(processor: VideoProcessor):
     fields = {name: getattr(processor, name) for name in VideoProcessor.__dataclass_fields__}
     plain = VideoProcessor(**fields | {"font": None})
-    clip = Clip(np.full((2, 112, 112, 3), 128, np.uint8), (0.0, 3723.456))
+    clip = SampledVideo(np.full((2, 112, 112, 3), 128, np.uint8), (0.0, 3723.456))
     drawn, bare = processor([clip])[0].reshape(2, -1), plain([clip])[0].reshape(2, -1)
     assert (bare == bare[:, :1]).reshape(2, -1, 3, 196)[:, :, 0].all()
     assert (drawn != bare).any(axis=1).all() and (drawn[0] != drawn[1]).any()

@@ -13,7 +13,7 @@ from typing import TypeVar
 from ernie_export.common.errors import UserError
 from ernie_export.runtime.batch import Prompt, Sequence
 from ernie_export.runtime.pipeline import Model
-from ernie_export.runtime.preprocess import Medium
+from ernie_export.runtime.preprocess import MediaItem
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request
 from ernie_export.runtime.serving.http.admission import Admission, Ticket
@@ -34,7 +34,7 @@ class Asked:
     """A prompt, ready for the scheduler, and what it has of pictures and clips."""
 
     prompt: Prompt
-    media: tuple[Medium, ...]
+    media: tuple[MediaItem, ...]
 
 
 class Answer:
