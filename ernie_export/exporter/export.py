@@ -17,7 +17,7 @@ from ernie_export.common.manifest import (
 )
 from ernie_export.exporter import triton_repository
 from ernie_export.exporter.processor_files import find_processor_files, picture_tokens
-from ernie_export.exporter.replace import HERE, writing_bundle
+from ernie_export.exporter.replace import WHOLE_OUTPUT, writing_bundle
 from ernie_export.exporter.targets import engines, onnx, tensorrt
 from ernie_export.exporter.targets import trt_rtx as rtx
 from ernie_export.exporter.weights import writer as weights
@@ -30,7 +30,7 @@ from ernie_export.graphs.precision import ONNX, PRECISIONS, Precision
 from ernie_export.graphs.state_dict import check_layout
 
 DATA_FILE = "weights.safetensors"
-LAYOUTS = {"bundle": HERE, "triton": triton_repository.BUNDLE}  # by name, where in the output the bundle lies
+LAYOUTS = {"bundle": WHOLE_OUTPUT, "triton": triton_repository.BUNDLE}  # by name, where in the output the bundle lies
 LIMITS = {rtx.TARGET: rtx.Limits, tensorrt.TARGET: tensorrt.Limits}  # of the targets that compile engines
 
 

@@ -28,7 +28,7 @@ QUIET = Progress(lambda name, total: None, lambda count: None)
 DRIVER = """
 import os, signal, sys, time
 from pathlib import Path
-from ernie_export.exporter import bundle
+from ernie_export.exporter import replace as bundle
 from ernie_export.exporter.export import Progress, export
 
 checkpoint, output = Path(sys.argv[1]), Path(sys.argv[2])
@@ -159,7 +159,7 @@ def test_killed_at_any_moment(driver, tmp_path, record_property, kills, precisio
 LINE_BY_LINE = """
 import os, signal, sys
 from pathlib import Path
-from ernie_export.exporter import bundle
+from ernie_export.exporter import replace as bundle
 
 output, line, status = Path(sys.argv[1]), 0, -9
 while status != 0:
@@ -225,7 +225,7 @@ def test_an_export_that_is_running_is_not_stale(tmp_path):
         (partial / "file").write_text("begun")
         # The other export is another process; this one's own name is taken from its process id.
         program = (
-            "import sys; from pathlib import Path; from ernie_export.exporter import bundle\n"
+            "import sys; from pathlib import Path; from ernie_export.exporter import replace as bundle\n"
             "with bundle.writing_bundle(Path(sys.argv[1])) as p: (p / 'manifest.json').write_text('other')"
         )
         subprocess.run([sys.executable, "-c", program, output], check=True)
@@ -355,9 +355,9 @@ def test_ernie_run_says_it_in_one_line(damaged):
 
 def test_a_newer_schema_says_so(damaged):
     document = json.loads((damaged / MANIFEST).read_text())
-    (damaged / MANIFEST).write_text(json.dumps(document | {"schema": 2}))
+    (damaged / MANIFEST).write_text(json.dumps(document | {"schema": 3}))
     message = refusal(damaged)
-    assert f"{damaged / MANIFEST}: expected schema 1, found 2" in message and "newer" in message
+    assert f"{damaged / MANIFEST}: expected schema 2, found schema 3" in message and "newer" in message
 
 
 def test_a_checkpoint_or_nothing_is_no_bundle(tmp_path):

@@ -1,0 +1,116 @@
+"""Exports into a folder that others may write to: nothing is followed, waited for or removed that is not ours."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ernie_export.common.errors import CannotWrite
+from ernie_export.common.manifest import NAME as MANIFEST
+from ernie_export.exporter import replace
+from ernie_export.exporter.replace import writing_bundle
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def victim(tmp_path):
+    """A bundle elsewhere, which no export may touch."""
+    folder = tmp_path / "victim"
+    folder.mkdir()
+    (folder / MANIFEST).write_text("kept")
+    return folder
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A folder that others may write to."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    return folder
+
+
+def write(output: Path) -> None:
+    with writing_bundle(output) as partial:
+        (partial / MANIFEST).write_text("new")
+
+
+def test_a_link_that_looks_like_a_stale_export_is_left_alone(shared, victim):
+    (shared / ".out.partial-1").symlink_to(victim)
+    write(shared / "out")
+    assert (victim / MANIFEST).read_text() == "kept" and (shared / ".out.partial-1").is_symlink()
+    assert (shared / "out" / MANIFEST).read_text() == "new"
+
+
+def test_names_cannot_be_foretold(shared):
+    with writing_bundle(shared / "out") as first, writing_bundle(shared / "out") as second:
+        assert first != second and str(os.getpid()) not in first.name.removeprefix(".out.partial-")
+        (first / MANIFEST).write_text("a")
+        (second / MANIFEST).write_text("b")
+
+
+def test_a_pipe_is_not_waited_for(shared):
+    os.mkfifo(shared / ".out.partial-1")
+    program = (
+        "import sys; from pathlib import Path; from ernie_export.exporter.replace import writing_bundle\n"
+        "with writing_bundle(Path(sys.argv[1])) as p: (p / 'manifest.json').write_text('new')"
+    )
+    subprocess.run([sys.executable, "-c", program, shared / "out"], check=True, timeout=60)
+    assert stat.S_ISFIFO((shared / ".out.partial-1").lstat().st_mode)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give folders away")
+def test_a_folder_of_another_user_is_left_alone(shared):
+    other = shared / ".out.partial-1"
+    other.mkdir()
+    (other / "file").write_text("theirs")
+    os.chown(other, NOBODY, NOBODY)
+    write(shared / "out")
+    assert (other / "file").read_text() == "theirs"
+
+
+def test_a_stale_folder_of_ours_is_removed(shared):
+    (shared / ".out.partial-1").mkdir()
+    write(shared / "out")
+    assert [path.name for path in shared.iterdir()] == ["out"]
+
+
+def test_the_folder_is_private_until_it_is_complete(shared):
+    mask = os.umask(0o027)
+    try:
+        with writing_bundle(shared / "out") as partial:
+            assert stat.S_IMODE(partial.stat().st_mode) == 0o700
+            (partial / MANIFEST).write_text("new")
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE((shared / "out").stat().st_mode) == 0o750
+
+
+def test_a_folder_exchanged_while_it_is_written_is_noticed(shared, victim):
+    """Whoever may rename in the parent can put a link there; it is neither moved into place nor cleaned up."""
+    with pytest.raises(CannotWrite, match="another user exchanged"), writing_bundle(shared / "out") as partial:
+        (partial / MANIFEST).write_text("new")
+        partial.rename(shared / "moved")
+        partial.symlink_to(victim)
+    assert (victim / MANIFEST).read_text() == "kept" and not (shared / "out").exists()
+
+
+def test_only_the_bundle_that_was_replaced_is_removed(shared, victim, monkeypatch):
+    """What stands under the partial folder's name after the exchange must be the old bundle itself."""
+    write(shared / "out")
+    exchange = replace.exchange
+
+    def exchange_then_swap(one: Path, other: Path) -> bool:
+        done = exchange(one, other)
+        one.rename(shared / "old")
+        victim.rename(one)
+        return done
+
+    monkeypatch.setattr(replace, "exchange", exchange_then_swap)
+    with writing_bundle(shared / "out") as partial:
+        (partial / MANIFEST).write_text("newer")
+    assert (partial / MANIFEST).read_text() == "kept" and (shared / "out" / MANIFEST).read_text() == "newer"
