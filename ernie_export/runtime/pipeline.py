@@ -9,7 +9,7 @@ from typing import Any, Self, cast, overload
 
 import numpy as np
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import ContextLengthExceeded, UserError
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.batch import Prompt, Sequence
 from ernie_export.runtime.engines import Engine
@@ -205,7 +205,7 @@ class Model:
         limit, length = self.manifest.model.max_positions, arrays["input_ids"].shape[1]
         if length >= limit:
             whose = "the model's position limit" if self.manifest.engines is None else "--max-tokens of the export"
-            raise UserError(f"prompt: expected fewer than {limit} tokens ({whose}), found {length}")
+            raise ContextLengthExceeded("prompt", f"fewer than {limit} tokens ({whose})", length)
         features, digests = self.features.encode(*prepared.media())
         is_feature = arrays["mm_token_type_ids"][0] != 0
         content = np.zeros((len(is_feature), 3), np.int64)

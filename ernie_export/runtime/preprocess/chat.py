@@ -18,7 +18,7 @@ import jinja2.sandbox
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import ContextLengthExceeded, InvalidValue, UserError
 from ernie_export.runtime.preprocess import image, video
 from ernie_export.runtime.preprocess.messages import Message, normalise
 from ernie_export.runtime.preprocess.settings import NESTED_FILE, Section, processor_section, read_json
@@ -83,13 +83,13 @@ class ChatProcessor:
                 messages=chat, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **values
             )
         except Exception as e:  # a template may do anything that Python can, and fail so
-            raise UserError(f"chat template: expected messages that it accepts, found {_line(e)}") from e
+            raise InvalidValue("messages", "messages that the chat template accepts", _line(e)) from e
         if len(text) > LONGEST:
-            raise UserError(f"prompt: expected at most {LONGEST} characters from the chat template, found {len(text)}")
+            raise ContextLengthExceeded("prompt", f"at most {LONGEST} characters from the chat template", len(text))
         try:
             text.encode()
         except UnicodeEncodeError as e:  # JSON can spell half of a pair, which no tokenizer takes
-            raise UserError(f"messages: expected text in Unicode, found {text[e.start]!a}") from e
+            raise InvalidValue("messages", "text in Unicode", f"{text[e.start]!a}") from e
         return text
 
     def placeholders(self, text: str) -> list[str]:
@@ -118,7 +118,7 @@ class ChatProcessor:
             token = self.tokenizer.ids[f"{kind}_token"]
             expected = expanded.count(self.tokenizer.media[f"{kind}_token"])
             if ids.count(token) != expected:
-                raise UserError(f"prompt: expected {expected} {kind} tokens, found {ids.count(token)} after tokenizing")
+                raise InvalidValue("messages", f"{expected} {kind} tokens after tokenizing", ids.count(token))
         return ids
 
     def token_counts(self, kind: str, grids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -144,11 +144,10 @@ class ChatProcessor:
 
 
 def check_counts(found: list[str], images: int, videos: int) -> None:
-    """Raises UserError where a rendered prompt has another number of placeholders than there are media."""
+    """Raise InvalidValue if a rendered prompt has another number of placeholders than there are media."""
     for kind, given in (("image", images), ("video", videos)):
         if (count := found.count(kind)) != given:
-            problem = "too many" if given > count else "too few"
-            raise UserError(f"messages: {problem} {kind}s: expected {count}, as the prompt has places, found {given}")
+            raise InvalidValue("messages", f"as many {kind}s as the prompt has placeholders ({count})", given)
 
 
 def _find_template(folder: Path, tokenizer: ChatTokenizer) -> tuple[Path, str]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidMedia
 from ernie_export.runtime.preprocess import pixels, settings
 from ernie_export.runtime.preprocess.settings import CHANNELS, PixelSettings, Section
 
@@ -63,13 +63,13 @@ class ImageProcessor:
             data = settings.read_media(path, "an image")
             stream, size = io.BytesIO(data), len(data)
         if size == 0:
-            raise UserError(f"{name}: expected an image, found an empty file")
+            raise InvalidMedia(name, "an image", "an empty file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # malformed metadata, and the bomb warning: refused below, by our limit
             try:
                 image = Image.open(stream, formats=self.formats)
             except Exception as e:  # Pillow's format plugins raise anything on malformed bytes
-                raise UserError(f"{name}: expected an image, found {_reason(e)}") from e
+                raise InvalidMedia(name, "an image", _reason(e)) from e
             with image:
                 return self._decode(image, name, upright=True)
 
@@ -77,15 +77,15 @@ class ImageProcessor:
         width, height = image.size
         if width * height > self.max_source_pixels:
             limit = self.max_source_pixels
-            raise UserError(f"{name}: expected at most {limit} pixels, found {width}×{height} (a decompression bomb?)")
+            raise InvalidMedia(name, f"at most {limit} pixels", f"{width}×{height}", hint="a decompression bomb?")
         if width * height == 0:
-            raise UserError(f"{name}: expected an image with pixels, found {width}×{height}")
+            raise InvalidMedia(name, "an image with pixels", f"{width}×{height}")
         try:
             if upright:
                 image = ImageOps.exif_transpose(image).convert("RGB")
             return to_rgb(image)
         except Exception as e:  # decoding happens here: truncated or damaged data raises anything
-            raise UserError(f"{name}: expected a whole image, found {_reason(e)}") from e
+            raise InvalidMedia(name, "a whole image", _reason(e)) from e
 
     def __call__(self, images: list[Image.Image]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Resize, normalise and cut into patches.

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidValue
 from ernie_export.runtime.preprocess.image import ImageSource
 from ernie_export.runtime.preprocess.video import SampledVideo, VideoSource
 
@@ -42,59 +42,59 @@ class Media:
 def normalise(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Check a conversation and bring it to one form: keys that are None dropped, OpenAI's `image_url` parts as `image`.
 
-    Raises UserError for a wrong shape, role, type or key. The messages given are left as they are.
+    Raises InvalidValue for a wrong shape, role, type or key. The messages given are left as they are.
     """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
-        raise UserError(f"messages: expected a list of messages, found {type(messages).__name__}")
+        raise InvalidValue("messages", "a list of messages", type(messages).__name__)
     if not messages:
-        raise UserError("messages: expected at least one message, found none")
+        raise InvalidValue("messages", "at least one message", "none")
     return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
 def _message(message: Any, where: str) -> dict[str, Any]:
     if not isinstance(message, Mapping):
-        raise UserError(f'{where}: expected {{"role": ..., "content": ...}}, found {type(message).__name__}')
+        raise InvalidValue(where, '{"role": ..., "content": ...}', type(message).__name__)
     result = {key: value for key, value in message.items() if value is not None}
     if result.get("role") not in ROLES:
-        raise UserError(f"{where}.role: expected one of {', '.join(ROLES)}, found {_show(message, 'role')}")
+        raise InvalidValue(f"{where}.role", f"one of {', '.join(ROLES)}", _show(message, "role"))
     content = result.get("content")
     if isinstance(content, str):
         return result
     if isinstance(content, bytes) or not isinstance(content, Sequence):
-        raise UserError(f"{where}.content: expected text or a list of parts, found {_show(message, 'content')}")
+        raise InvalidValue(f"{where}.content", "text or a list of parts", _show(message, "content"))
     result["content"] = [_part(part, f"{where}.content[{index}]") for index, part in enumerate(content)]
     return result
 
 
 def _part(part: Any, where: str) -> dict[str, Any]:
     if not isinstance(part, Mapping):
-        raise UserError(f'{where}: expected {{"type": ...}}, found {type(part).__name__}')
+        raise InvalidValue(where, '{"type": ...}', type(part).__name__)
     result = {key: value for key, value in part.items() if value is not None}
     kind = result.get("type")
     if kind == "image_url":
         link = result.get("image_url")
         url = link.get("url") if isinstance(link, Mapping) else link
         if not isinstance(url, str):
-            raise UserError(f"{where}.image_url: expected an address, found {_show(part, 'image_url')}")
+            raise InvalidValue(f"{where}.image_url", "an address", _show(part, "image_url"))
         return {"type": "image", "url": url}
     if kind == "text":
         if not isinstance(result.get("text"), str):
-            raise UserError(f"{where}.text: expected text, found {_show(part, 'text')}")
+            raise InvalidValue(f"{where}.text", "text", _show(part, "text"))
         return result
     if not isinstance(kind, str) or kind not in SOURCE_KEYS:
-        raise UserError(f"{where}.type: expected text, image or video, found {_show(part, 'type')}")
+        raise InvalidValue(f"{where}.type", "text, image or video", _show(part, "type"))
     keys = SOURCE_KEYS[kind]
     given = [key for key in keys if key in result]
     if len(given) != 1:
-        raise UserError(f"{where}: expected exactly one of {', '.join(keys)}, found {', '.join(given) or 'none'}")
+        raise InvalidValue(where, f"exactly one of {', '.join(keys)}", ", ".join(given) or "none")
     return result
 
 
 def media(messages: Sequence[Message], base: Path | None = None) -> Media:
     """The sources of a conversation's images and videos in their order.
 
-    Relative paths are taken from `base` (the working folder where None). Raises UserError for a remote address: nothing
-    is fetched from a network.
+    Relative paths are taken from `base` (the working folder where None). Raises InvalidValue for a remote address:
+    nothing is fetched from a network.
     """
     images: list[ImageSource] = []
     videos: list[VideoSource | SampledVideo] = []
@@ -127,7 +127,7 @@ def _image(value: Any, key: str, where: str, base: Path | None) -> ImageSource:
         try:
             return base64.b64decode(value.split(",", 1)[-1], validate=True)
         except (binascii.Error, ValueError) as e:
-            raise UserError(f"{where}: expected base64, found {e}") from e
+            raise InvalidValue(where, "base64", e) from e
     return _path(value, where, base, "a local path or an image")
 
 
@@ -137,28 +137,28 @@ def _video(value: Any, where: str, base: Path | None) -> VideoSource | SampledVi
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         if all(isinstance(frame, Image.Image) or hasattr(frame, "__array_interface__") for frame in value):
             return value
-        raise UserError(f"{where}: expected frames as images or arrays, found {type(value[0]).__name__}")
+        raise InvalidValue(where, "frames as images or arrays", type(value[0]).__name__)
     return _path(value, where, base, "a local path or a list of frames")
 
 
 def _rate(part: Mapping[str, Any], where: str) -> float | None:
     rate = part.get("fps")
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e6):
-        raise UserError(f"{where}.fps: expected frames a second, found {_show(part, 'fps')}")
+        raise InvalidValue(f"{where}.fps", "frames a second", _show(part, "fps"))
     return rate
 
 
 def _path(value: Any, where: str, base: Path | None, expected: str) -> Path:
     if not isinstance(value, str | Path) or not str(value):
-        raise UserError(f"{where}: expected {expected}, found {type(value).__name__}")
+        raise InvalidValue(where, expected, type(value).__name__)
     text = str(value)
     if isinstance(value, str) and "://" in text:
         try:
             parts = urlsplit(text)
         except ValueError as e:  # brackets without an address in them
-            raise UserError(f"{where}: expected {expected}, found {text!r} ({e})") from e
+            raise InvalidValue(where, expected, f"{text!r} ({e})") from e
         if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-            raise UserError(f"{where}: expected a local path (nothing is fetched), found {text}")
+            raise InvalidValue(where, "a local path (nothing is fetched)", text)
         text = unquote(parts.path)
     return (base or Path()) / text
 

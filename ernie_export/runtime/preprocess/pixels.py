@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidMedia
 from ernie_export.runtime.preprocess.settings import CHANNELS, PixelSettings
 
 MAX_ASPECT_RATIO = 200
@@ -29,10 +29,10 @@ def target_size(height: int, width: int, settings: PixelSettings, name: str) -> 
     factor = settings.factor
     if not settings.do_resize:
         if height % factor or width % factor:
-            raise UserError(f"{name}: expected sides that are multiples of {factor} pixels, found {width}×{height}")
+            raise InvalidMedia(name, f"sides that are multiples of {factor} pixels", f"{width}×{height}")
         return height, width
     if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
-        raise UserError(f"{name}: expected an aspect ratio of at most {MAX_ASPECT_RATIO}, found {width}×{height}")
+        raise InvalidMedia(name, f"an aspect ratio of at most {MAX_ASPECT_RATIO}", f"{width}×{height}")
     new_height = round(height / factor) * factor
     new_width = round(width / factor) * factor
     if new_height * new_width > settings.max_pixels:
@@ -45,7 +45,7 @@ def target_size(height: int, width: int, settings: PixelSettings, name: str) -> 
         new_width = math.ceil(width * beta / factor) * factor
     if new_height * new_width == 0:
         # Rounding to the nearest multiple gave nothing, and min_pixels is too small to grow it back.
-        raise UserError(f"{name}: expected a picture of at least {factor} pixels a side, found {width}×{height}")
+        raise InvalidMedia(name, f"a picture of at least {factor} pixels a side", f"{width}×{height}")
     return new_height, new_width
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidMedia, UserError
 
 LARGEST = 3.4028234e38  # of float32
 MOST_PIXELS = 2**27  # that a checkpoint may ask a picture to be resized to: 1.5 GiB as float32
@@ -78,7 +78,7 @@ def check_media(path: Path, kind: str) -> None:
             return
     except (OSError, ValueError) as e:  # a name too long, or with a zero byte in it
         found = str(e)
-    raise UserError(f"{path}: expected {kind}, found {found}")
+    raise InvalidMedia(str(path), kind, found)
 
 
 def read_media(path: Path, kind: str) -> bytes:
@@ -87,7 +87,7 @@ def read_media(path: Path, kind: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as e:
-        raise UserError(f"{path}: expected {kind}, found {e.strerror or e}") from e
+        raise InvalidMedia(str(path), kind, e.strerror or e) from e
 
 
 def processor_section(folder: Path, section: str, filename: str) -> tuple[Path, dict[str, Any]]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidMedia, UserError
 from ernie_export.runtime.preprocess import pixels, settings
 from ernie_export.runtime.preprocess.resample import resize_bicubic
 from ernie_export.runtime.preprocess.settings import CHANNELS, PixelSettings, Section
@@ -114,7 +114,7 @@ class VideoProcessor:
         clip with no frames, one shorter than `num_frames`, or one without a rate where the settings sample by `fps`.
         """
         if total < 1:
-            raise UserError(f"{name}: expected a video with frames, found none")
+            raise InvalidMedia(name, "a video with frames", "none")
         if not self.sample:
             return np.arange(total, dtype=np.int32)
         count: float
@@ -123,11 +123,11 @@ class VideoProcessor:
         elif self.fps is None:
             count = min(max(total, self.min_frames), self.max_frames, total)
         elif rate is None:
-            raise UserError(f"{name}: expected a frame rate, as the settings sample {self.fps} frames a second")
+            raise InvalidMedia(name, f"a frame rate, as the settings sample {self.fps} frames a second", "none")
         else:
             count = min(max(total / rate * self.fps, self.min_frames), self.max_frames, total)
         if count > total:
-            raise UserError(f"{name}: expected at least {count} frames (num_frames), found {total}")
+            raise InvalidMedia(name, f"at least {count} frames (num_frames)", total)
         step = total / count
         return (np.arange(math.ceil(total / step)) * step).astype(np.float32).astype(np.int32)
 
@@ -166,22 +166,22 @@ class VideoProcessor:
     def _check_pixels(self, width: int, height: int, name: str) -> None:
         if width * height > self.max_source_pixels:
             limit = self.max_source_pixels
-            raise UserError(f"{name}: expected at most {limit} pixels a frame, found {width}×{height}")
+            raise InvalidMedia(name, f"at most {limit} pixels a frame", f"{width}×{height}")
 
     def _check_length(self, frames: int, rate: float, name: str) -> None:
         if frames > self.max_source_frames:
-            raise UserError(f"{name}: expected at most {self.max_source_frames} frames, found {frames}")
+            raise InvalidMedia(name, f"at most {self.max_source_frames} frames", frames)
         if frames / rate > self.max_source_seconds:
-            raise UserError(f"{name}: expected at most {self.max_source_seconds:g} seconds, found {frames / rate:.1f}")
+            raise InvalidMedia(name, f"at most {self.max_source_seconds:g} seconds", f"{frames / rate:.1f}")
 
     def _decode(self, source: Path | bytes, name: str) -> SampledVideo:
         try:
             with _open(source) as container:
                 if not container.streams.video:
-                    raise UserError(f"{name}: expected a video, found no video stream")
+                    raise InvalidMedia(name, "a video", "no video stream")
                 stream = container.streams.video[0]
                 if stream.codec_context is None:  # a file cut before the stream's description is complete
-                    raise UserError(f"{name}: expected a video that can be decoded, found no known codec")
+                    raise InvalidMedia(name, "a video that can be decoded", "no known codec")
                 self._check_pixels(stream.width, stream.height, name)
                 # The codec's own data may announce larger frames than the container does, and later ones.
                 stream.codec_context.options = {"max_pixels": str(self.max_source_pixels)}
@@ -191,16 +191,15 @@ class VideoProcessor:
                 indices = self.indices(total, float(rate) if rate else None, name)
                 if len(indices) * stream.width * stream.height > self.max_sampled_pixels:
                     found = f"{len(indices)} of {stream.width}×{stream.height}"
-                    raise UserError(
-                        f"{name}: expected sampled frames of at most {self.max_sampled_pixels} pixels "
-                        f"together, found {found}"
+                    raise InvalidMedia(
+                        name, f"sampled frames of at most {self.max_sampled_pixels} pixels together", found
                     )
                 container.seek(0)
                 frames = _take(container, indices, name, self.deadline)
         except UserError:
             raise
         except Exception as e:  # damaged data raises FFmpeg's errors, and others from the bindings above them
-            raise UserError(f"{name}: expected a video that can be decoded, found {_reason(e)}") from e
+            raise InvalidMedia(name, "a video that can be decoded", _reason(e)) from e
         return SampledVideo(np.stack(frames), self.timestamps(indices, float(rate) if rate else DEFAULT_FPS), name)
 
     def __call__(self, clips: list[SampledVideo]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -254,7 +253,7 @@ def _draw(frame: NDArray[np.uint8], text: str, font: Path, name: str) -> NDArray
     image = Image.fromarray(frame)
     size = int(min(image.size) * 0.1)
     if size < 1:
-        raise UserError(f"{name}: expected frames of at least 10 pixels a side, found {image.width}×{image.height}")
+        raise InvalidMedia(name, "frames of at least 10 pixels a side", f"{image.width}×{image.height}")
     ImageDraw.Draw(image).text(
         (0, 0), text, font=_font(font, size), fill=(0, 0, 0), stroke_width=int(size * 0.1), stroke_fill=(255, 255, 255)
     )
@@ -289,15 +288,15 @@ def _take(
             break
         decoded += 1
         if time.monotonic() > deadline:
-            raise UserError(f"{name}: expected {last + 1} frames to be decoded in time, found time for {decoded}")
+            raise InvalidMedia(name, f"{last + 1} frames to be decoded in time", f"time for {decoded}")
         if index in wanted:
             frames.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
             if frames[-1].shape != frames[0].shape:
-                raise UserError(f"{name}: expected frames of one size, found {frames[0].shape} and {frames[-1].shape}")
+                raise InvalidMedia(name, "frames of one size", f"{frames[0].shape} and {frames[-1].shape}")
     if len(frames) < len(wanted):
         skipped = sum(entry.is_discard for entry in container.streams.video[0].index_entries)
         if not frames or decoded + skipped <= last:
-            raise UserError(f"{name}: expected at least {last + 1} frames, found {decoded}: the video is truncated")
+            raise InvalidMedia(name, f"at least {last + 1} frames", decoded, hint="the video is truncated")
     return frames
 
 
@@ -307,14 +306,14 @@ def _stack(source: NDArray[np.uint8] | Sequence[Image.Image | NDArray[np.uint8]]
         frames = source
     else:
         if len(source) == 0:
-            raise UserError(f"{name}: expected a video with frames, found none")
+            raise InvalidMedia(name, "a video with frames", "none")
         arrays = [np.asarray(f.convert("RGB")) if isinstance(f, Image.Image) else np.asarray(f) for f in source]
         if len({array.shape for array in arrays}) > 1:
-            raise UserError(f"{name}: expected frames of one size, found {sorted({a.shape for a in arrays})}")
+            raise InvalidMedia(name, "frames of one size", f"{sorted({a.shape for a in arrays})}")
         frames = np.stack(arrays)
     if frames.ndim != 4 or frames.shape[3] != CHANNELS or frames.dtype != np.uint8 or 0 in frames.shape[1:]:
         found = f"{frames.dtype} {frames.shape}"
-        raise UserError(f"{name}: expected uint8 (frames, height, width, {CHANNELS}), found {found}")
+        raise InvalidMedia(name, f"uint8 (frames, height, width, {CHANNELS})", found)
     return frames
 
 

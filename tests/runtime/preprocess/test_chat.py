@@ -155,9 +155,15 @@ def test_sources_in_order(tmp_path: Path):
 @pytest.mark.parametrize(
     "messages,line",
     [
-        ([{"role": "assistant", "content": [IMAGE]}], "too many images: expected 0, as the prompt has places, found 1"),
-        (user({"type": "text", "text": "<|IMAGE_PLACEHOLDER|>"}), "too few images: expected 1"),
-        (user(IMAGE, {"type": "text", "text": "<|VIDEO_PLACEHOLDER|>"}), "too few videos: expected 1"),
+        ([{"role": "assistant", "content": [IMAGE]}], "as many images as the prompt has placeholders .0., found 1"),
+        (
+            user({"type": "text", "text": "<|IMAGE_PLACEHOLDER|>"}),
+            "as many images as the prompt has placeholders .1., found 0",
+        ),
+        (
+            user(IMAGE, {"type": "text", "text": "<|VIDEO_PLACEHOLDER|>"}),
+            "as many videos as the prompt has placeholders .1., found 0",
+        ),
     ],
     ids=["in-a-message-that-shows-none", "a-typed-placeholder", "a-typed-video-placeholder"],
 )
@@ -172,15 +178,15 @@ def test_encoding_wants_a_grid_for_each_place(chat: ChatProcessor):
     ids = chat.encode(text, grid)
     assert ids.count(chat.token_ids["image_token"]) == 6
     for grids in (None, np.repeat(grid, 2, axis=0)):
-        with pytest.raises(UserError, match="images: expected 1"):
+        with pytest.raises(UserError, match=r"as many images as the prompt has placeholders \(1\)"):
             chat.encode(text, grids)
-    with pytest.raises(UserError, match="too many videos"):
+    with pytest.raises(UserError, match="expected as many videos"):
         chat.encode(text, grid, grid)
 
 
 def test_counts_are_checked_before_files_are_read(preprocessor: Preprocessor):
     messages = [{"role": "assistant", "content": [{"type": "image", "path": "/no/such/file.png"}]}]
-    with pytest.raises(UserError, match="too many images"):
+    with pytest.raises(UserError, match="expected as many images"):
         preprocessor(messages)
 
 
@@ -229,13 +235,13 @@ TEMPLATES = {
     "syntax": ("{% if %}", "chat_template.jinja: expected a chat template"),
     "raises": (
         "{{ raise_exception('no such\nrole') }}",
-        "chat template: expected messages that it accepts, found no such role",
+        "messages: expected messages that the chat template accepts, found no such role",
     ),
-    "undefined": ("{{ messages[0].nothing.at_all }}", "chat template: expected"),
-    "python": ("{{ 1 / 0 }}", "chat template: expected messages that it accepts, found division by zero"),
-    "sandbox": ("{{ messages.__class__.__mro__ }}", "chat template: expected"),
+    "undefined": ("{{ messages[0].nothing.at_all }}", "messages: expected messages that the chat template accepts"),
+    "python": ("{{ 1 / 0 }}", "messages: expected messages that the chat template accepts, found division by zero"),
+    "sandbox": ("{{ messages.__class__.__mro__ }}", "messages: expected messages that the chat template accepts"),
     "size": ("{{ 'x' * 20000000 }}", "prompt: expected at most 16777216 characters"),
-    "mutation": ("{{ messages.append(1) }}", "chat template: expected"),
+    "mutation": ("{{ messages.append(1) }}", "messages: expected messages that the chat template accepts"),
 }
 
 

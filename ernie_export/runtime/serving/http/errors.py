@@ -1,6 +1,7 @@
 """Errors in OpenAI's form: {"error": {"message", "type", "param", "code"}}."""
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from ernie_export.common.errors import one_printable_line
+from ernie_export.common.errors import ContextLengthExceeded, InvalidValue, UserError, one_printable_line
 
 log = logging.getLogger("ernie_export.server")
 
@@ -40,6 +41,40 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """The whole response."""
         return JSONResponse(self.content(), self.status, self.headers)
+
+
+# What a client is sent for each type of UserError: status and code. The first type that fits decides.
+_RESPONSES: tuple[tuple[type[UserError], int, str], ...] = (
+    (ContextLengthExceeded, 400, "context_length_exceeded"),
+    (UserError, 400, "invalid_value"),
+)
+# What a request calls each field of SamplingParams, and of the scheduler. Every other error is one of its messages.
+_PARAMS = {
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "repetition_penalty": "repetition_penalty",
+    "seed": "seed",
+    "stop": "stop",
+    "logprobs": "top_logprobs",
+    "prompt and answer": "max_tokens",
+}
+
+
+def from_user_error(error: UserError) -> ApiError:
+    """Return the response for an error of the runtime: status and code by its type, `param` by its field."""
+    status, code = next((status, code) for kind, status, code in _RESPONSES if isinstance(error, kind))
+    return ApiError(status, str(error), _param(error), code)
+
+
+def _param(error: UserError) -> str:
+    """Return the request field at fault, e.g. "messages.0.content.1" for the runtime's "messages[0].content[1]"."""
+    field = error.field if isinstance(error, InvalidValue) else "messages"
+    if field.startswith("messages["):
+        return re.sub(r"\[(\d+)\]", r".\1", field)
+    return _PARAMS.get(field, "messages")
 
 
 class ClientGone(Exception):

@@ -1,7 +1,6 @@
 """A request's way: checked, its media fetched, preprocessed in a thread, scheduled, its tokens handed back."""
 
 import asyncio
-import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -10,14 +9,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import ContextLengthExceeded, UserError
 from ernie_export.runtime.batch import Prompt, Sequence
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import MediaItem
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request
 from ernie_export.runtime.serving.http.admission import Admission, Ticket
-from ernie_export.runtime.serving.http.errors import ApiError, internal_error
+from ernie_export.runtime.serving.http.errors import ApiError, from_user_error, internal_error
 from ernie_export.runtime.serving.http.fetch import Fetcher
 from ernie_export.runtime.serving.http.media import fetch_all, media_of, runtime_messages
 from ernie_export.runtime.serving.http.metrics import Metrics
@@ -134,7 +133,7 @@ class Service:
             if isinstance(e, QueueFull):
                 raise self.admission.full() from e
             if isinstance(e, UserError):
-                raise ApiError(400, str(e), "max_tokens", "context_length_exceeded") from e
+                raise from_user_error(e) from e
             raise
         self.metrics.prompt_tokens.inc(len(asked.prompt.input_ids))
         self.metrics.prompt_length.observe(len(asked.prompt.input_ids))
@@ -157,11 +156,15 @@ class Service:
 
     def _params(self, chat: ChatRequest, index: int) -> SamplingParams:
         """Of one choice: each draws from a seed of its own, so that choices differ and yet repeat."""
-        longest = chat.max_completion_tokens or chat.max_tokens or self.settings.default_new_tokens
+        max_new_tokens = chat.max_completion_tokens or chat.max_tokens or self.settings.default_new_tokens
+        min_new_tokens = chat.min_tokens or 0
+        if min_new_tokens > max_new_tokens:
+            problem = f"min_tokens: expected at most max_tokens ({max_new_tokens}), found {min_new_tokens}"
+            raise ApiError(400, problem, "min_tokens", "invalid_value")
         try:
             return SamplingParams(
-                max_new_tokens=longest,
-                min_new_tokens=chat.min_tokens or 0,
+                max_new_tokens=max_new_tokens,
+                min_new_tokens=min_new_tokens,
                 temperature=chat.temperature or 0.0,
                 top_k=max(chat.top_k or 0, 0),
                 top_p=1.0 if chat.top_p is None else chat.top_p,
@@ -171,8 +174,7 @@ class Service:
                 logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
             )
         except UserError as e:
-            message = str(e).replace("new_tokens", "tokens")  # OpenAI's and vLLM's names
-            raise ApiError(400, message, message.partition(":")[0], "invalid_value") from e
+            raise from_user_error(e) from e
 
     def _prepare(self, chat: ChatRequest, fetched: dict[str, bytes], deadline: float) -> Asked:
         """Decode, tokenize, encode; in a thread. Raises ApiError, UserError."""
@@ -182,7 +184,7 @@ class Service:
         prepared = preprocessor.prepare(messages, variables=options.model_dump(exclude_none=True) if options else None)
         found, most = prepared.arrays["input_ids"].shape[1], self.settings.max_prompt_tokens
         if found > most:
-            raise UserError(f"prompt: expected at most {most} tokens, found {found}")
+            raise ContextLengthExceeded("prompt", f"at most {most} tokens", found)
         return Asked(self.model.prompt(prepared), tuple(replace(m, pixels=m.pixels[:0]) for m in prepared.items))
 
     async def _in_thread(self, has_media: bool, work: Callable[[], T], ticket: Ticket) -> T:
@@ -191,9 +193,7 @@ class Service:
         try:
             return await asyncio.wrap_future(future)
         except UserError as e:
-            if str(e).startswith("prompt:"):
-                raise ApiError(400, str(e), "messages", "context_length_exceeded") from e
-            raise ApiError(400, str(e), _param(str(e)), "invalid_value") from e
+            raise from_user_error(e) from e
 
     def _running(self) -> float:
         return self.model.scheduler.running
@@ -203,12 +203,6 @@ class Service:
 
     def _cache_usage(self) -> float:
         return self.model.scheduler.cache_usage
-
-
-def _param(message: str) -> str:
-    """The field that a complaint of the preprocessor begins with, as in messages.0.content.1."""
-    found = re.match(r"messages\[(\d+)\]\.content\[(\d+)\]", message)
-    return f"messages.{found[1]}.content.{found[2]}" if found else "messages"
 
 
 def _same(sequence: Sequence) -> Sequence:
