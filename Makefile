@@ -36,7 +36,7 @@ $(VENV)/.with-export: pyproject.toml | $(VENV)/.made
 	@touch $@
 
 # torchvision is only the reference's image processor here, and no build of it goes with a CPU build of torch: it lies
-# in a folder of its own, which tests/parity/torchvision_standin.py adds to the path, and nothing else meets it.
+# in a folder of its own, which tools/torchvision_operators.py adds to the path, and nothing else meets it.
 # So does tritonserver, of the one wheel that carries it, with its client and the NumPy that its Python backend was
 # built for: tests/runtime/triton/conftest.py finds them.
 # TensorRT's Python API, likewise, is there for the tests of the plugins alone: without its libraries it runs nothing.

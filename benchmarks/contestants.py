@@ -120,11 +120,9 @@ class PyTorch:
     """The transformers class. experts: eager or grouped_mm; dtype: float32 or bfloat16; compiled: by torch.compile."""
 
     def __init__(self, checkpoint: Path, experts: str, dtype: str, compiled: bool = False) -> None:
-        sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "parity"))
-        import torchvision_standin
-
-        torchvision_standin.install()
+        sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
         import torch
+        import torchvision_operators  # noqa: F401
         from transformers import Ernie4_5_VLMoeForConditionalGeneration
 
         torch.set_num_threads(THREADS)

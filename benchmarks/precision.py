@@ -32,7 +32,7 @@ import onnxruntime
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tools")]
 
-import standin  # noqa: E402, F401  (before transformers)
+import torchvision_operators  # noqa: E402, F401  (before transformers)
 from calibration_file import write as write_calibration  # noqa: E402
 from outliers import with_outliers  # noqa: E402
 from rich.console import Console  # noqa: E402

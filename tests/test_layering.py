@@ -9,11 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.paths import ROOT
+
 PACKAGE = "ernie_export"
 # Third-party packages that each extra of pyproject.toml installs, by import name.
 BASE = {"numpy", "PIL", "av", "onnxruntime", "tokenizers", "jinja2", "click", "rich", "prompt_toolkit"}

@@ -3,14 +3,14 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-MINI = Path(__file__).parents[1] / "examples" / "mini-ernie"
+from tests.paths import MINI
+
 TORCH = ("torch", "torchvision", "transformers", "safetensors")
 EXPORT = ("onnx", "onnx_ir", "ml_dtypes", "ernie_export.exporter", "ernie_export.graphs.builder")
 

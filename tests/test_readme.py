@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.paths import MEDIA, MINI, ROOT
+
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
 PYTHON = [text for language, text in BLOCKS if language == "python"]
@@ -30,9 +31,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     (folder / "path" / "to").mkdir(parents=True)
     (folder / "bundles").mkdir()
-    (folder / "path" / "to" / "checkpoint").symlink_to(ROOT / "examples" / "mini-ernie")
+    (folder / "path" / "to" / "checkpoint").symlink_to(MINI)
     (folder / "examples").symlink_to(ROOT / "examples")
-    media = ROOT / "examples" / "media"
+    media = MEDIA
     shutil.copy(next(media.glob("*.jpg")), folder / "a.jpg")
     shutil.copy(next(media.glob("*.png")), folder / "b.png")
     questions = json.loads((ROOT / "examples" / "questions.json").read_text())

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import standin  # noqa: F401
 import torch
+import torchvision_operators  # noqa: F401
 from mini_checkpoint import CLIP_MEAN, CLIP_STD, MEDIA_TOKENS
 from PIL import Image, ImageDraw, ImageFont
 from scenes import Clip, Sample

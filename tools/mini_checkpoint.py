@@ -8,8 +8,8 @@ import json
 import shutil
 from pathlib import Path
 
-import standin  # noqa: F401
 import torch
+import torchvision_operators  # noqa: F401
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from transformers import Ernie4_5_VLMoeConfig, Ernie4_5_VLMoeForConditionalGeneration, GenerationConfig, LlamaTokenizer
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import standin  # noqa: F401
 import torch
+import torchvision_operators  # noqa: F401
 from mini_batches import parts
 from PIL import Image
 from rich.console import Console

@@ -4,8 +4,8 @@ The reference attends frame by frame in a Python loop; here frames of equal size
 and everything that users run load the class as it is.
 """
 
-import standin  # noqa: F401
 import torch
+import torchvision_operators  # noqa: F401
 from torch import nn
 from torch.nn import functional as F
 from transformers.models.ernie4_5_vl_moe import modeling_ernie4_5_vl_moe as reference

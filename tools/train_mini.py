@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 
 import click
 import mini_speed
-import standin  # noqa: F401
 import torch
+import torchvision_operators  # noqa: F401
 from mini_batches import Batcher
 from mini_checkpoint import FONT, build_config, build_tokenizer, save_weights, write_processors
 from mini_tripwire import FAULTS, Tripwire, unlikelihood

@@ -13,11 +13,12 @@ import openvino_engine
 import pytest
 from openvino_engine import readable
 
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
 from ernie_export.runtime.scheduler import SchedulerConfig
+from tests.paths import MINI
+from tests.progress import QUIET
 
-MINI = Path(__file__).resolve().parents[2] / "examples" / "mini-ernie"
 HERE = Path(contestants.__file__).parent
 
 
@@ -27,7 +28,7 @@ def bundles(tmp_path_factory):
     made = {}
     for target in ("onnx", "onnx-portable"):
         made[target] = tmp_path_factory.mktemp("bundles") / target
-        export(MINI, made[target], target, "fp32", Progress(lambda *_: None, lambda _: None))
+        export(MINI, made[target], target, "fp32", QUIET)
     return made
 
 

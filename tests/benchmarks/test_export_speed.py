@@ -3,14 +3,14 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import export_speed
 import process_memory
 import pytest
 from click.testing import CliRunner
 
-MINI = Path(__file__).resolve().parents[2] / "examples" / "mini-ernie"
+from tests.paths import MINI
+
 HOLD = """
 import mmap, sys, time
 held = bytearray(b"x") * (48 * 2**20)

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import full_size
 import pytest
 from click.testing import CliRunner
 
-MINI = Path(__file__).resolve().parents[2] / "examples" / "mini-ernie"
+from tests.paths import MINI
 
 
 @pytest.fixture

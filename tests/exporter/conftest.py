@@ -1,6 +1,6 @@
 """What the tests of TensorRT's target share: a bundle that waits for its engines, and a machine that could build them.
 
-The machine is a stand-in (folder tensorrt_standin): it holds every call to TensorRT 11.4's real bindings, and creates
+The machine is a fake (tests/fakes/tensorrt_builder): it holds every call to TensorRT 11.4's real bindings, and creates
 the plugins through TensorRT's own Python sources.
 
 Checkpoints that several tests write are made by tools, which are scripts beside one another, not a package.
@@ -9,7 +9,6 @@ Checkpoints that several tests write are made by tools, which are scripts beside
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,8 @@ from ernie_export.exporter.export import Progress, export
 from ernie_export.exporter.targets import kernels, tensorrt
 from ernie_export.exporter.targets.gpu import Card
 from ernie_export.graphs.ops.plugins import Sizes
-
-ROOT = Path(__file__).parents[2]
-API = Path(sys.prefix, "tensorrt_api")
-STANDIN = Path(__file__).with_name("tensorrt_standin")
-DRIVER = """
-#include <string.h>
-int cuInit(unsigned flags) { return 0; }
-int cuDeviceGet(int *device, int number) { *device = 0; return 0; }
-int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Stand-in H100", length); return 0; }
-int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 0; return 0; }
-"""
+from tests.fakes.tensorrt_builder import ON_PATH
+from tests.paths import MINI, ROOT, tensorrt_api
 
 
 class Steps(Progress):
@@ -51,7 +41,7 @@ def new_steps() -> type[Steps]:
 
 @pytest.fixture(scope="session")
 def few_kernels():
-    """A stand-in for `kernels.spread` that compiles the first tactic of each stage alone, and once for all tests.
+    """A replacement of `kernels.spread` that compiles the first tactic of each stage alone, and once for all tests.
 
     All of them would take most of a minute.
     """
@@ -77,7 +67,7 @@ def make(tmp_path_factory, few_kernels):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(kernels, "spread", few_kernels)
             patched.setattr(tensorrt, "find_card", lambda: None)
-            return folder, export(ROOT / "examples" / "mini-ernie", folder, "trt", precision, steps, limits), steps
+            return folder, export(MINI, folder, "trt", precision, steps, limits), steps
 
     return call
 
@@ -104,17 +94,17 @@ def waiting(made, tmp_path):
 def driver(tmp_path_factory):
     """A folder with a library in place of NVIDIA's driver, which knows of one GPU."""
     folder = tmp_path_factory.mktemp("driver")
-    (folder / "cuda.c").write_text(DRIVER)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "libcuda.so.1", folder / "cuda.c"], check=True)
+    source = ROOT / "tests" / "fakes" / "libcuda.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "libcuda.so.1", source], check=True)
     return folder
 
 
 @pytest.fixture(scope="session")
 def environment(driver):
-    """Where processes find TensorRT's stand-in, and the driver's."""
-    assert API.is_dir(), f"{API} is missing: python tools/tensorrt_api.py {API}, which `make test` runs"
-    path = os.pathsep.join(map(str, (ROOT, STANDIN, API)))
-    return {"PYTHONPATH": path, "LD_LIBRARY_PATH": f"{driver}:{API / 'stubs'}"}
+    """Where processes find the fake TensorRT, and the fake driver."""
+    api = tensorrt_api()
+    path = os.pathsep.join(map(str, (ROOT, ON_PATH, api)))
+    return {"PYTHONPATH": path, "LD_LIBRARY_PATH": f"{driver}:{api / 'stubs'}"}
 
 
 @pytest.fixture
@@ -122,4 +112,4 @@ def machine(environment, monkeypatch):
     """A machine with TensorRT and a GPU, as far as this process and its children can see."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(tensorrt, "find_card", lambda: Card("Stand-in H100", (9, 0)))
+    monkeypatch.setattr(tensorrt, "find_card", lambda: Card("Fake H100", (9, 0)))

@@ -16,11 +16,10 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import NAME as MANIFEST
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter import replace as bundle
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.runtime import load, pipeline
-
-MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
-QUIET = Progress(lambda name, total: None, lambda count: None)
+from tests.paths import MINI
+from tests.progress import QUIET
 
 # Forks exports for every line of input, "TARGET,TARGET,... PRECISION STAGGER STEPS", one every STAGGER seconds; kills
 # the last of them once it has reported so many steps (each block written is one, and the moments about each rename and

@@ -19,7 +19,7 @@ from ernie_export.exporter.calibration import layer as calibrate_layer
 from ernie_export.exporter.calibration.layer import build
 from ernie_export.exporter.calibration.prompts import VisionEncoder, read_prompts
 from ernie_export.exporter.cli import export as cli
-from ernie_export.exporter.export import DATA_FILE, Progress, export
+from ernie_export.exporter.export import DATA_FILE, export
 from ernie_export.exporter.targets import kernels, tensorrt
 from ernie_export.exporter.targets.onnx import build_graphs
 from ernie_export.exporter.verify.bundle_side import Watched
@@ -31,12 +31,10 @@ from ernie_export.graphs.precision import ONNX
 from ernie_export.graphs.state_dict import expected_tensors
 from ernie_export.graphs.weight_spec import Piece
 from ernie_export.runtime import load
+from tests.paths import MEDIA, MINI, ROOT
+from tests.progress import QUIET
 
-ROOT = Path(__file__).parents[2]
-MINI = ROOT / "examples" / "mini-ernie"
-MEDIA = ROOT / "examples" / "media"
 COMMAND = Path(sys.executable).with_name("ernie-export")
-QUIET = Progress(lambda name, total: None, lambda count: None)
 
 
 def user(text: str, *media: dict[str, Any]) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from ernie_export.exporter.weights import writer as weights
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.state_dict import expected_tensors
 from ernie_export.runtime import load
+from tests.paths import MINI
 
-MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 COMMAND = Path(sys.executable).with_name("ernie-export")
 SHARD = "model-00001-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"

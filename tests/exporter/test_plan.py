@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from ernie_export.exporter.cli import plan as plan_cli
-from ernie_export.exporter.export import DATA_FILE, Progress, export
+from ernie_export.exporter.export import DATA_FILE, export
 from ernie_export.exporter.plan import workload as plan_workload
 from ernie_export.exporter.targets import kernels, tensorrt
 from ernie_export.graphs.config import ErnieConfig
@@ -19,9 +19,9 @@ from ernie_export.graphs.precision import PRECISIONS
 from ernie_export.graphs.state_dict import expected_tensors
 from ernie_export.runtime.preprocess import pixels
 from ernie_export.runtime.preprocess.image import ImageProcessor
+from tests.paths import MINI
+from tests.progress import QUIET
 
-QUIET = Progress(lambda *_: None, lambda *_: None)
-MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 GIB = 2**30
 RELEASED_TEXT = {
     "vocab_size": 103424,

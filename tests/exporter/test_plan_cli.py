@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,7 @@ from ernie_export.exporter.cli import export as cli
 from ernie_export.exporter.cli import plan as plan_cli
 from ernie_export.exporter.plan.devices import DEVICES, Device, find_device
 from ernie_export.graphs.precision import PRECISIONS
-
-MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
+from tests.paths import MINI
 
 
 def planned(*arguments: Any) -> dict[str, Any]:

@@ -13,16 +13,14 @@ from original_checkpoint import write, write_original
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.cli import export as cli
 from ernie_export.exporter.cli import plan as plan_cli
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.graphs.checkpoint.original.files import transformers_spelling
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.runtime import load
 from ernie_export.runtime.preprocess.image import ImageProcessor
 from ernie_export.runtime.preprocess.video import VideoProcessor
-
-ROOT = Path(__file__).parents[2]
-MINI, MEDIA = ROOT / "examples" / "mini-ernie", ROOT / "examples" / "media"
-QUIET = Progress(lambda name, total: None, lambda count: None)
+from tests.paths import MEDIA, MINI
+from tests.progress import QUIET
 
 
 @pytest.fixture(scope="module")

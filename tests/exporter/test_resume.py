@@ -1,4 +1,4 @@
-"""ernie-export --resume: engines for a bundle that waits for them, built by a stand-in for TensorRT (see conftest.py).
+"""ernie-export --resume: engines for a bundle that waits for them, built by the fake TensorRT.
 
 What this can't show: that TensorRT takes the graphs, builds them, and runs them.
 """
@@ -20,20 +20,19 @@ import pytest
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.exporter.build_engines import WORK, resume
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.exporter.targets import kernels, tensorrt
 from ernie_export.exporter.targets.engines import REPORT
 from ernie_export.exporter.targets.gpu import Card
 from ernie_export.graphs.ops import plugins
+from tests.paths import MINI, ROOT
+from tests.progress import QUIET
 
-ROOT = Path(__file__).parents[2]
-MINI = ROOT / "examples" / "mini-ernie"
 LIMITS = tensorrt.Limits(max_batch=3, max_tokens=600, max_image_tokens=64, arch="sm80, sm90")
 NONE_HERE = "expected TensorRT 10.13 or later (pip install .[export,trt]), found none"
-HOPPER = Card("Stand-in H100", (9, 0))
+HOPPER = Card("Fake H100", (9, 0))
 PREPARED = {"vision.onnx", "resampler.onnx", "decoder.onnx", "decode.onnx", "kernels-sm80.json", "kernels-sm90.json"}
 BUILT = {"vision.engine", "resampler.engine", "decoder.engine", "decode.engine", "timing.cache", REPORT}
-QUIET = Progress(lambda name, total: None, lambda count: None)
 
 
 def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -51,9 +50,10 @@ def refusal(bundle: Path) -> str:
     return str(refused.value)
 
 
-def change_facts(bundle: Path, **changes: Any) -> None:
+def change_tensorrt_info(bundle: Path, **changes: Any) -> None:
     manifest = Manifest.read(bundle)
-    replace(manifest, engines=replace(manifest.engines, **changes)).write(bundle)
+    engines = replace(manifest.engines, tensorrt=replace(manifest.engines.tensorrt, **changes))
+    replace(manifest, engines=engines).write(bundle)
 
 
 USES = """
@@ -88,7 +88,7 @@ print(json.dumps([list(uses), found]))
 """
 
 
-def test_the_stand_in_refuses_what_the_bindings_do_not_take(environment):
+def test_the_fake_refuses_what_the_bindings_do_not_take(environment):
     options = {"capture_output": True, "text": True, "env": os.environ | environment}
     process = subprocess.run([sys.executable, "-c", USES], **options)
     assert process.returncode == 0, process.stderr
@@ -116,7 +116,7 @@ def test_a_bundle_with_its_engines(made, finished):
     assert manifest.graphs == {name: f"{name}.engine" for name in GRAPHS}
     facts = manifest.engines
     assert (facts.version, facts.compute_capabilities) == ("11.4.0.106", ("9.0",))
-    assert facts.tensorrt.device == "Stand-in H100"
+    assert facts.tensorrt.device == "Fake H100"
     assert manifest.model == made[1].model
     assert list(steps.shares) == [f"Building {name}.engine" for name in GRAPHS]
     for shares in steps.shares.values():
@@ -147,7 +147,7 @@ def test_engines_are_built_as_asked(finished):
 
 def test_what_was_asked_of_an_export_holds_for_its_engines(waiting, machine):
     """Engines for every card from Ampere on take Ampere's kernels, and no more shared memory than any card gives."""
-    change_facts(waiting, hardware="ampere-plus", version_compatible=True, workspace=3)
+    change_tensorrt_info(waiting, hardware_compatibility="ampere-plus", version_compatible=True, workspace_gib=3)
     facts = resume(waiting, QUIET).engines
     assert (facts.tensorrt.hardware_compatibility, facts.compute_capabilities) == ("ampere-plus", ("9.0",))
     built = json.loads((waiting / REPORT).read_text())["decode"]["inspector"]
@@ -169,7 +169,7 @@ def test_one_command_does_both_where_tensorrt_and_its_gpu_are(few_kernels, tmp_p
 
 def test_a_refusal_there_leaves_the_old_bundle(few_kernels, tmp_path, waiting, machine, monkeypatch):
     monkeypatch.setattr(kernels, "spread", few_kernels)
-    monkeypatch.setenv("STANDIN_FAULT", "refuse=Split")
+    monkeypatch.setenv("FAKE_TENSORRT_FAULT", "refuse=Split")
     before = (waiting / "manifest.json").read_bytes()
     with pytest.raises(UserError, match=r"vision.onnx: /vision_model/blocks.0/attn/Split \(Split\): refused by"):
         export(MINI, waiting, "trt", "bf16", QUIET, LIMITS)
@@ -186,7 +186,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_failed_build_is_one_line_and_leaves_the_bundle(waiting, machine, monkeypatch, fault):
-    monkeypatch.setenv("STANDIN_FAULT", fault)
+    monkeypatch.setenv("FAKE_TENSORRT_FAULT", fault)
     assert refusal(waiting).startswith(FAULTS[fault])
 
 
@@ -197,7 +197,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_bundle(waiting, environment):
     process = command(
         "--resume",
         waiting,
-        env=os.environ | environment | {"STANDIN_FAULT": "large=resampler"},
+        env=os.environ | environment | {"FAKE_TENSORRT_FAULT": "large=resampler"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )
     assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
@@ -210,7 +210,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_bundle(waiting, environment):
 def test_a_killed_build_is_taken_up(waiting, environment, machine, new_steps):
     """Engines that were done are not built again; whoever resumes meanwhile is told."""
     program = [sys.executable, "-m", "ernie_export.exporter.cli.export", "--resume", str(waiting)]
-    environment = os.environ | environment | {"STANDIN_FAULT": "wait=decoder"}
+    environment = os.environ | environment | {"FAKE_TENSORRT_FAULT": "wait=decoder"}
     manifest = (waiting / "manifest.json").read_bytes()
     with subprocess.Popen(program, env=environment, stderr=subprocess.DEVNULL) as process:
         while not (waiting / WORK / "resampler.json").exists():
@@ -231,12 +231,12 @@ def test_a_killed_build_is_taken_up(waiting, environment, machine, new_steps):
 
 def test_what_another_tensorrt_built_is_built_again(waiting, machine, monkeypatch, new_steps):
     with monkeypatch.context() as patched:
-        patched.setenv("STANDIN_FAULT", "fail=resampler")
+        patched.setenv("FAKE_TENSORRT_FAULT", "fail=resampler")
         patched.setattr(shutil, "rmtree", lambda *a, **k: None)  # as if it were killed there
         with pytest.raises(UserError, match="resampler.engine"):
             resume(waiting, QUIET)
     (waiting / WORK / "timing.cache").write_bytes(b"card two vision")
-    monkeypatch.setenv("STANDIN_VERSION", "11.5.0")
+    monkeypatch.setenv("FAKE_TENSORRT_VERSION", "11.5.0")
     steps = new_steps()
     assert resume(waiting, steps).engines.version == "11.5.0"
     assert list(steps.shares) == [f"Building {name}.engine" for name in GRAPHS]
@@ -244,7 +244,7 @@ def test_what_another_tensorrt_built_is_built_again(waiting, machine, monkeypatc
 
 
 def test_a_bundle_that_has_its_engines_is_not_resumed(finished):
-    assert "that waits for its engines, found one that has them (of TensorRT 11.4.0.106, for Stand-in" in refusal(
+    assert "that waits for its engines, found one that has them (of TensorRT 11.4.0.106, for Fake H100" in refusal(
         finished[0]
     )
 
@@ -259,7 +259,7 @@ def test_what_is_no_bundle_for_tensorrt_is_not_resumed(tmp_path):
 
 
 def test_other_plugins_are_told(waiting):
-    change_facts(waiting, plugins="0123456789ab")
+    change_tensorrt_info(waiting, plugin_version="0123456789ab")
     assert f"expected plugins of version {plugins.version()}, found 0123456789ab" in refusal(waiting)
 
 
@@ -275,7 +275,7 @@ def test_without_tensorrt(waiting, monkeypatch):
 
 @pytest.mark.parametrize("version", ["10.12.0.36", "8.6.1"])
 def test_an_older_tensorrt(waiting, machine, monkeypatch, version):
-    monkeypatch.setenv("STANDIN_VERSION", version)
+    monkeypatch.setenv("FAKE_TENSORRT_VERSION", version)
     assert refusal(waiting).endswith(f"expected TensorRT 10.13 or later, found {version}")
 
 

@@ -19,8 +19,8 @@ from ernie_export.exporter.targets import engines, onnx
 from ernie_export.exporter.targets import trt_rtx as rtx
 from ernie_export.exporter.targets.engines import REPORT
 from ernie_export.graphs.precision import ONNX, PRECISIONS
+from tests.paths import MINI
 
-MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 DTYPES = {"BF16": "bf16", "F32": "float"}
 LIMITS = rtx.Limits(capabilities="8.9, 12.0", max_batch=3, max_tokens=600, max_image_tokens=64)
 

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,7 +18,7 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.cli import export as cli
-from ernie_export.exporter.export import DATA_FILE, Progress, export
+from ernie_export.exporter.export import DATA_FILE, export
 from ernie_export.exporter.targets import kernels, tensorrt
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.ops import plugins
@@ -27,13 +26,12 @@ from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.ptx import TARGETS
 from ernie_export.graphs.precision import TENSORRT
 from ernie_export.runtime import load
+from tests.paths import MINI
+from tests.progress import QUIET
 
-ROOT = Path(__file__).parents[2]
-MINI = ROOT / "examples" / "mini-ernie"
 LIMITS = tensorrt.Limits(max_batch=3, max_tokens=600, max_image_tokens=64, arch="sm80, sm90")
 NONE_HERE = "expected TensorRT 10.13 or later (pip install .[export,trt]), found none"
 PREPARED = {"vision.onnx", "resampler.onnx", "decoder.onnx", "decode.onnx", "kernels-sm80.json", "kernels-sm90.json"}
-QUIET = Progress(lambda name, total: None, lambda count: None)
 
 
 def test_a_bundle_that_waits(made):

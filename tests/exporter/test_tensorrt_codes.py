@@ -3,10 +3,8 @@
 What this can't show: that TensorRT takes the graphs, builds them, and runs them.
 """
 
-import importlib.util
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import GRAPHS
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.build_engines import resume
-from ernie_export.exporter.export import DATA_FILE, Progress, export
+from ernie_export.exporter.export import DATA_FILE, export
 from ernie_export.exporter.targets import onnx as onnx_target
 from ernie_export.exporter.targets import tensorrt
 from ernie_export.exporter.targets.gpu import Card
@@ -27,12 +25,11 @@ from ernie_export.graphs.ops import plugins
 from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.ptx import TARGETS
 from ernie_export.graphs.precision import PRECISIONS, TENSORRT, Precision
+from tests.fakes import plugin_bodies
+from tests.paths import MINI
+from tests.progress import QUIET
 
-ROOT = Path(__file__).parents[2]
-MINI = ROOT / "examples" / "mini-ernie"
-BODIES = ROOT / "tests" / "graphs" / "ops" / "plugin_bodies.py"
 STORAGE = {"int4": "Quantized", "int8": "Quantized", "fp8": "Float8"}
-QUIET = Progress(lambda name, total: None, lambda count: None)
 LIMITS = tensorrt.Limits(max_tokens=600, max_image_tokens=64)
 
 
@@ -83,10 +80,10 @@ def test_kernels_are_those_of_each_linear_layer(coded):
 
 
 def test_engines_are_built(coded, tmp_path, environment, monkeypatch, new_steps):
-    """By the stand-in for TensorRT, which creates every plugin and asks for its shapes, formats and kernels."""
+    """The fake TensorRT creates every plugin and asks for its shapes, formats and kernels."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(tensorrt, "find_card", lambda: Card("Stand-in H100", (9, 0)))
+    monkeypatch.setattr(tensorrt, "find_card", lambda: Card("Fake H100", (9, 0)))
     folder = shutil.copytree(coded[0], tmp_path / "bundle")
     manifest = resume(folder, new_steps())
     assert not manifest.needs_engine_build and manifest.precision == coded[1].precision
@@ -106,15 +103,6 @@ def test_float8_is_for_every_architecture_that_has_it(monkeypatch):
     graphs = onnx_target.build_graphs(config, TENSORRT["fp8"])
     facts = tensorrt.check(config, LIMITS, (4, 64), TENSORRT["fp8"], graphs)
     assert set(facts.tensorrt.architectures) == TARGETS.keys() - {"sm80", "sm86", "sm87"}
-
-
-@pytest.fixture(scope="module")
-def fill():
-    """`plugin_bodies.fill`."""
-    spec = importlib.util.spec_from_file_location("plugin_bodies", BODIES)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.fill
 
 
 def in_words(model: onnx.ModelProto) -> None:
@@ -149,7 +137,7 @@ def feeds(config: ErnieConfig, graph: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("graph", ["decoder", "decode"])
 @pytest.mark.parametrize("name", STORAGE)
-def test_the_lowered_graphs_compute_what_the_portable_ones_do(name, graph, fill, tmp_path, monkeypatch):
+def test_the_lowered_graphs_compute_what_the_portable_ones_do(name, graph, tmp_path, monkeypatch):
     """In float32, which ONNX Runtime computes in on a CPU, each plugin by the body that its declaration says."""
     import onnx_ir as ir
 
@@ -162,7 +150,7 @@ def test_the_lowered_graphs_compute_what_the_portable_ones_do(name, graph, fill,
     path = tmp_path / "lowered" / f"{graph}.onnx"
     model = onnx.load(path, load_external_data=False)
     in_words(model)
-    fill(model)
+    plugin_bodies.fill(model)
     onnx.save(model, path)
     given, found = feeds(ErnieConfig.from_hf(MINI), graph), {}
     for kind in ("portable", "lowered"):

@@ -15,8 +15,7 @@ from ernie_export.exporter import replace as bundle
 from ernie_export.exporter.export import LAYOUTS
 from ernie_export.exporter.triton_repository import BUNDLE
 from ernie_export.runtime.serving.triton_backend import Settings
-
-MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
+from tests.paths import MINI
 
 
 def run(output: Path, *options: str) -> subprocess.CompletedProcess[str]:

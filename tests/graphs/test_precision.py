@@ -11,15 +11,16 @@ import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.safetensors_header import read_header
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.exporter.targets.onnx import LOWERINGS, build_graphs
 from ernie_export.exporter.weights import writer as weights
 from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.precision import ONNX, PRECISIONS, TENSORRT, Precision
 from ernie_export.runtime import load
+from tests.paths import MINI
+from tests.progress import QUIET
 
-MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 # What is never quantised, by marks in the name.
 KINDS = {"onnx": ONNX, "trt": TENSORRT}
 HIGH = "embed_tokens.|norm|.bias|.mlp.gate.|.moe_statics.|patch_embed.|vision_model.ln.|linear.3.|_scales".split("|")
@@ -122,7 +123,7 @@ def test_float8_weights_are_numbers_of_their_own_operators():
 def test_a_float8_bundle_answers(monkeypatch, tmp_path):
     """Quantiser, data file, graphs and their operators' bodies together, in ONNX Runtime."""
     monkeypatch.setitem(PRECISIONS, "onnx-portable", {"fp8": FP8})
-    quiet = Progress(lambda name, total: None, lambda count: None)
+    quiet = QUIET
     export(MINI, tmp_path / "bundle", "onnx-portable", "fp8", quiet)
     header = read_header(tmp_path / "bundle" / "weights.safetensors")
     assert header["lm_head.weight"].dtype == "F8_E4M3"

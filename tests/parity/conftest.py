@@ -4,10 +4,8 @@ Weights are drawn large enough that every expert, bias and position matters: a s
 by tens of per cent. Router correction biases are never zero.
 """
 
-import importlib.util
 import math
 import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,33 +15,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision_operators  # noqa: F401
+from onnx import load_model, save_model
+from transformers import Ernie4_5_VLMoeConfig, Ernie4_5_VLMoeForConditionalGeneration
+
+from ernie_export.exporter.export import export
+from ernie_export.exporter.targets import onnx
+from tests.fakes import plugin_bodies
+from tests.paths import MINI
+from tests.progress import QUIET
 
 torch.set_num_threads(1)
-
-
-def _install_torchvision_standin() -> None:
-    name = "torchvision_standin"
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # its declarations live as long as it does
-    spec.loader.exec_module(module)
-    module.install()
-
-
-_install_torchvision_standin()
-
-from onnx import load_model, save_model  # noqa: E402
-from transformers import Ernie4_5_VLMoeConfig, Ernie4_5_VLMoeForConditionalGeneration  # noqa: E402
-
-from ernie_export.exporter.export import Progress, export  # noqa: E402
-from ernie_export.exporter.targets import onnx  # noqa: E402
-
-EXAMPLE = Path(__file__).parents[2] / "examples" / "mini-ernie"
 PROCESSOR_FILES = (
     "tokenizer.json tokenizer_config.json preprocessor_config.json video_preprocessor_config.json "
     "chat_template.jinja Roboto-Regular.ttf"
 ).split()
-QUIET = Progress(lambda name, total: None, lambda count: None)
 TARGETS = ("onnx", "onnx-portable")
 # What TensorRT for RTX and TensorRT are given, where ONNX Runtime can run it: plugins' bodies are filled in.
 LOWERED = {"rtx": "rtx", "trt": "tensorrt"}
@@ -163,14 +149,9 @@ class Exported:
 
 def fill_plugins(bundle: Path) -> None:
     """Give the graphs of a bundle the functions of their plugins."""
-    path = Path(__file__).parents[1] / "graphs" / "ops" / "plugin_bodies.py"
-    spec = importlib.util.spec_from_file_location("plugin_bodies", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     for graph in ("decoder.onnx", "decode.onnx"):
         model = load_model(bundle / graph, load_external_data=False)
-        module.fill(model)
+        plugin_bodies.fill(model)
         save_model(model, bundle / graph)
 
 
@@ -197,7 +178,7 @@ def make_exported() -> Callable[..., Exported]:
         checkpoint = folder / "checkpoint"
         model.to(dtype).save_pretrained(checkpoint, max_shard_size="200KB")
         for name in PROCESSOR_FILES:
-            shutil.copyfile(EXAMPLE / name, checkpoint / name)
+            shutil.copyfile(MINI / name, checkpoint / name)
         bundles = {target: folder / target for target in targets}
         for target, bundle in bundles.items():
             with pytest.MonkeyPatch.context() as patched:

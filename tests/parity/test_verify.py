@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from ernie_export.exporter.cli import verify as verify_cli
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.exporter.verify.verify import LIMITS, Case, Report, compare_tokens, divergence
+from tests.progress import QUIET
 
 EQUAL_WIDTHS = {"moe_intermediate_size": [24, 24], "moe_num_experts": 6, "moe_k": 2, "moe_num_shared_experts": 1}
 WITH_VISION_EXPERTS = {"eos_token_id": 2, "num_hidden_layers": 3}
@@ -134,7 +135,7 @@ def test_a_malformed_file_of_questions_is_one_line(verify, right, tmp_path, text
 def test_a_quantised_bundle_is_within_its_limits(verify, tmp_path, precision):
     """Every stage of the trained checkpoint is compared, routing too, and differs by what the precision is allowed."""
     checkpoint = Path(__file__).parents[2] / "examples" / "mini-ernie"
-    export(checkpoint, tmp_path / "bundle", "onnx", precision, Progress(lambda *_: None, lambda *_: None))
+    export(checkpoint, tmp_path / "bundle", "onnx", precision, QUIET)
     code, out, _ = verify(tmp_path / "bundle", "--against", checkpoint, "--json")
     report = json.loads(out)
     assert code == 0 and report["failures"] == []

@@ -12,19 +12,19 @@ import pytest
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import NAME as MANIFEST
 from ernie_export.common.manifest import sha256
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.runtime import load
+from tests.paths import MEDIA, MINI
+from tests.progress import QUIET
 
-ROOT = Path(__file__).parents[2]
-QUIET = Progress(lambda name, total: None, lambda count: None)
-SHAPES = str(ROOT / "examples" / "media" / "shapes.png")
+SHAPES = str(MEDIA / "shapes.png")
 QUESTION = [{"role": "user", "content": [{"type": "image", "path": SHAPES}, {"type": "text", "text": "What is it?"}]}]
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bad") / "bundle"
-    export(ROOT / "examples" / "mini-ernie", folder, "onnx", "fp32", QUIET)
+    export(MINI, folder, "onnx", "fp32", QUIET)
     return folder
 
 

@@ -1,14 +1,13 @@
 """Figures of a benchmark: a fake engine whose calls take known times gives known latencies and throughputs."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import Manifest
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.runtime import Model
 from ernie_export.runtime.bench.measure import (
     Answer,
@@ -23,8 +22,9 @@ from ernie_export.runtime.bench.workload import Prompts, Workload
 from ernie_export.runtime.kv_cache import KVCache
 from ernie_export.runtime.logits import DenseLogits
 from ernie_export.runtime.preprocess import Preprocessor
+from tests.paths import MINI
+from tests.progress import QUIET
 
-MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 PREFILL, DECODE, ENCODE = 0.1, 0.01, 0.03  # seconds of a call
 WORKLOAD = Workload(prompt_tokens=40, images=(), output_tokens=3, batches=(1, 2), rounds=2, warmup=1, seed=0)
 
@@ -76,7 +76,7 @@ class FakeEngine:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench") / "bundle"
-    export(MINI, folder, "onnx", "fp32", Progress(lambda name, total: None, lambda count: None))
+    export(MINI, folder, "onnx", "fp32", QUIET)
     return folder
 
 

@@ -3,19 +3,19 @@
 import json
 import math
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from ernie_export.common.text import format_number
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.runtime.bench import measure as bench
 from ernie_export.runtime.bench import plot as bench_plot
 from ernie_export.runtime.bench.machine import Machine
 from ernie_export.runtime.cli import bench as bench_cli
+from tests.paths import MINI
+from tests.progress import QUIET
 
-MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
 QUICK = ("--prompt-tokens", 40, "--output-tokens", 4, "--batch", "2,1", "--rounds", 2, "--threads", 1)
 SPREAD = ("mean", "median", "std", "p95", "p99")
 THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughput", "decode_throughput")
@@ -24,7 +24,7 @@ THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughpu
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench-cli") / "bundle"
-    export(MINI, folder, "onnx", "fp32", Progress(lambda name, total: None, lambda count: None))
+    export(MINI, folder, "onnx", "fp32", QUIET)
     return folder
 
 

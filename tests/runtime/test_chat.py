@@ -8,18 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pexpect
 import pytest
 
 from ernie_export.common.errors import UserError
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.runtime import messages_file
 from ernie_export.runtime.cli import chat as chat_cli
+from tests.paths import MEDIA, MINI
+from tests.progress import QUIET
 
-ROOT = Path(__file__).parents[2]
-MEDIA = ROOT / "examples" / "media"
 CHAT = [sys.executable, "-c", "from ernie_export.runtime.cli.chat import main; main()"]
 RUN = [sys.executable, "-c", "from ernie_export.runtime.cli.run import main; main()"]
 FIGURES = r"(\d+) prompt tokens \((\d+) reused\), first token after \d+\.\d\d s, then [\d.]+ tokens/s; (\d+) tokens in"
@@ -30,7 +29,7 @@ READY = "\x1b[?2004h"  # the line editor takes over the terminal: bracketed past
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chat") / "bundle"
-    export(ROOT / "examples" / "mini-ernie", folder, "onnx", "fp32", Progress(lambda *_: None, lambda _: None))
+    export(MINI, folder, "onnx", "fp32", QUIET)
     return folder
 
 

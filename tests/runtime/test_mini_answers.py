@@ -8,16 +8,14 @@ import json
 import shutil
 import struct
 import sys
-from pathlib import Path
 
 import pytest
 
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.runtime import load
+from tests.paths import MINI, ROOT
+from tests.progress import QUIET
 
-ROOT = Path(__file__).parents[2]
-MINI = ROOT / "examples" / "mini-ernie"
-QUIET = Progress(lambda name, total: None, lambda count: None)
 EACH = 10  # questions of each kind
 
 

@@ -2,7 +2,6 @@
 
 import functools
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,16 +9,16 @@ import pytest
 from PIL import Image
 
 from ernie_export.common.errors import UserError
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.runtime import Model, Result, load
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines import ort_cpu as onnxruntime
 from ernie_export.runtime.logits import DenseLogits
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import SchedulerConfig
+from tests.paths import MINI
+from tests.progress import QUIET
 
-MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
-QUIET = Progress(lambda name, total: None, lambda count: None)
 LONG = {"min_new_tokens": 24, "max_new_tokens": 24}  # the end token is barred, so that there is text to work on
 
 FORGETFUL = SchedulerConfig(enable_prefix_caching=False, feature_cache_bytes=0)

@@ -4,26 +4,25 @@ import os
 import socket
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from openai import OpenAI
 from pydantic import ValidationError
 
 from ernie_export.common.errors import UserError
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.runtime import load
 from ernie_export.runtime.serving.ray_app import Options, build
+from tests.paths import MINI
+from tests.progress import QUIET
 
-ROOT = Path(__file__).parents[2]
-QUIET = Progress(lambda name, total: None, lambda count: None)
 QUESTIONS = [f"How many sides has a {shape}?" for shape in ("triangle", "square", "circle", "star")]
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ray") / "mini"
-    export(ROOT / "examples" / "mini-ernie", folder, "onnx", "fp32", QUIET)
+    export(MINI, folder, "onnx", "fp32", QUIET)
     return folder
 
 

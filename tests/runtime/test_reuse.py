@@ -3,7 +3,6 @@
 Answers must be those of a model that keeps nothing, and the engine must really be given only what is new.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +10,16 @@ import pytest
 from PIL import Image
 
 from ernie_export.common.errors import UserError
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.runtime import Model, load
 from ernie_export.runtime.batch import Batch, Prompt
 from ernie_export.runtime.feature_cache import digest
 from ernie_export.runtime.kv_cache import KVCache
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Request, SchedulerConfig
+from tests.paths import MINI
+from tests.progress import QUIET
 
-MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
-QUIET = Progress(lambda name, total: None, lambda count: None)
 FORGETFUL = SchedulerConfig(enable_prefix_caching=False, feature_cache_bytes=0)
 
 

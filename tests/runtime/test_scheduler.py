@@ -3,20 +3,19 @@
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ernie_export.common.errors import UserError
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.runtime import Model, load
 from ernie_export.runtime import batch as generation
 from ernie_export.runtime.scheduler import Output, QueueFull, Request, SchedulerConfig
+from tests.paths import MINI
+from tests.progress import QUIET
 
-MINI = Path(__file__).parents[2] / "examples" / "mini-ernie"
-QUIET = Progress(lambda name, total: None, lambda count: None)
 FORGETFUL = SchedulerConfig(enable_prefix_caching=False, feature_cache_bytes=0)
 QUESTIONS = ["What is red?", "Which shape is it?", "What colour is the big circle on the left?", "Where?", "And now?"]
 

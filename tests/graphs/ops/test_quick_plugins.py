@@ -7,23 +7,21 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
-API = Path(sys.prefix, "tensorrt_api")
+from tests.fakes.tensorrt_builder import ON_PATH
+from tests.paths import ROOT, tensorrt_api
 
 
 @pytest.fixture(scope="module")
 def found():
     """What quick_plugin_probe.py prints: 80 tokens (480 slots) at ERNIE-4.5-VL-28B-A3B's sizes, for sm89."""
-    assert API.is_dir(), f"{API} is missing: python tools/tensorrt_api.py {API}, which `make test` runs"
-    standin = ROOT / "tests" / "exporter" / "tensorrt_standin"
-    path = os.pathsep.join(map(str, (API, ROOT / "tools", ROOT, standin)))
+    api = tensorrt_api()
+    path = os.pathsep.join(map(str, (api, ROOT / "tools", ROOT, ON_PATH)))
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    env |= {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(API / "stubs")}
-    program = Path(__file__).with_name("quick_plugin_probe.py")
+    env |= {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(api / "stubs")}
+    program = ROOT / "tests" / "programs" / "quick_plugin_probe.py"
     process = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, env=env)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])

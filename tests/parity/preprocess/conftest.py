@@ -1,9 +1,7 @@
 """The reference's processor, read from the same folder as ours, and folders with other settings."""
 
-import importlib.util
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ import av
 import numpy as np
 import pytest
 
-MINI = Path(__file__).parents[3] / "examples" / "mini-ernie"
+from tests.paths import MINI
+
 FILES = {
     "image": "preprocessor_config.json",
     "video": "video_preprocessor_config.json",
@@ -27,20 +26,6 @@ OTHER_FILES = ("chat_template.jinja", "Roboto-Regular.ttf")
 def mini() -> Path:
     """The small checkpoint of the repository."""
     return MINI
-
-
-@pytest.fixture(scope="session")
-def torchvision_ready() -> None:
-    """Make `import torchvision` work, and with it the reference's processors; ask for it before importing those."""
-    name = "torchvision_standin"
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its declarations live as long as the module does
-    spec.loader.exec_module(module)
-    module.install()
 
 
 @pytest.fixture
@@ -62,7 +47,7 @@ def altered(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def reference_processor(torchvision_ready: None) -> Callable[[Path], Any]:
+def reference_processor() -> Callable[[Path], Any]:
     """`Ernie4_5_VLMoeProcessor` of a folder, with the PIL image processor and videos decoded by PyAV.
 
     (5.23 would decode with torchcodec; its own `load_video` with the processor's sampling is the same but for that.)

@@ -12,7 +12,7 @@ DEFAULT_SIZE = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 6177}
 
 
 @pytest.fixture(scope="module")
-def reference(torchvision_ready):
+def reference():
     from transformers.models.ernie4_5_vl_moe.image_processing_pil_ernie4_5_vl_moe import Ernie4_5_VLMoeImageProcessorPil
 
     return Ernie4_5_VLMoeImageProcessorPil.from_pretrained

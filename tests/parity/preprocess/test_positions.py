@@ -19,7 +19,7 @@ TOKENS = {
 
 
 @pytest.fixture(scope="module")
-def model(mini: Path, torchvision_ready):
+def model(mini: Path):
     from transformers import Ernie4_5_VLMoeForConditionalGeneration
 
     return Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(mini, experts_implementation="eager").eval()

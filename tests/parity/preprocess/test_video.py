@@ -37,7 +37,7 @@ def compare(folder: Path, reference, *sources) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_resizing_is_pytorchs(torchvision_ready, seed: int):
+def test_resizing_is_pytorchs(seed: int):
     """The kernel alone: noise, hard edges and one axis kept, over wide reductions and enlargements."""
     import torch
     from torchvision.transforms.v2 import functional as tvF

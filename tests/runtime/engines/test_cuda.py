@@ -16,7 +16,7 @@ from PIL import Image
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import Manifest
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.runtime import load
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.device import find_gpu, memory
@@ -27,11 +27,10 @@ from ernie_export.runtime.logits import Logits
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler import SchedulerConfig
+from tests.paths import MEDIA, MINI, ROOT
+from tests.progress import QUIET
 
-ROOT = Path(__file__).parents[3]
-MINI = ROOT / "examples" / "mini-ernie"
-QUIET = Progress(lambda name, total: None, lambda count: None)
-SHAPES = Image.open(ROOT / "examples" / "media" / "shapes.png")
+SHAPES = Image.open(MEDIA / "shapes.png")
 CONVERSATIONS = [
     [{"role": "user", "content": "How many sides has a triangle?"}],
     [
@@ -220,14 +219,14 @@ def test_without_onnxruntime_gpu(half):
 
 
 @pytest.mark.parametrize("missing", ALL)
-def test_without_a_library(half, monkeypatch, missing, host_cuda):
-    with_provider(monkeypatch, host_cuda(), missing)
+def test_without_a_library(half, monkeypatch, missing, fake_cuda):
+    with_provider(monkeypatch, fake_cuda(), missing)
     with pytest.raises(UserError, match=f"--device cuda: expected {missing} .*, found none"):
         load(half, device="cuda")
 
 
-def test_without_cuda_bindings(half, monkeypatch, host_cuda):
-    with_provider(monkeypatch, host_cuda())
+def test_without_cuda_bindings(half, monkeypatch, fake_cuda):
+    with_provider(monkeypatch, fake_cuda())
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(UserError, match=r"--device cuda: expected cuda-bindings \(pip install .\[gpu\]\), found none"):
         load(half, device="cuda")
@@ -237,30 +236,30 @@ def test_without_cuda_bindings(half, monkeypatch, host_cuda):
     ("found", "reason"),
     [({"code": 35}, "driver version"), ({"code": 100}, "no CUDA-capable"), ({"devices": 0}, "no device")],
 )
-def test_without_a_gpu(half, monkeypatch, host_cuda, found, reason):
-    with_provider(monkeypatch, host_cuda(**found))
+def test_without_a_gpu(half, monkeypatch, fake_cuda, found, reason):
+    with_provider(monkeypatch, fake_cuda(**found))
     with pytest.raises(UserError, match=f"expected a GPU that CUDA 13 can use, found none .*{reason}"):
         load(half, device="cuda")
 
 
-def test_with_too_little_memory(half, monkeypatch, host_cuda):
-    with_provider(monkeypatch, host_cuda(free=2**30))
+def test_with_too_little_memory(half, monkeypatch, fake_cuda):
+    with_provider(monkeypatch, fake_cuda(free=2**30))
     with pytest.raises(UserError, match=r"expected 2\.0 GiB free on the GPU .*found 1\.0 of 16\.0"):
         load(half, device="cuda")
 
 
-def test_a_cache_that_does_not_fit(host_cuda):
+def test_a_cache_that_does_not_fit(fake_cuda):
     with pytest.raises(UserError, match=r"GPU memory: expected 3\.00 GiB free, found 1\.00 GiB"):
-        CudaMemory(host_cuda(free=2**30)).allocate(3 * 2**30)
-    cuda = host_cuda(free=2**30)
+        CudaMemory(fake_cuda(free=2**30)).allocate(3 * 2**30)
+    cuda = fake_cuda(free=2**30)
     cuda.cudaMalloc = lambda size: (type(cuda.code)(2), None)
     with pytest.raises(UserError, match="cudaMalloc failed with error 2, out of memory"):
         CudaMemory(cuda).allocate(2**20)
 
 
-def test_copies_are_waited_for(host_cuda, tmp_path, monkeypatch):
+def test_copies_are_waited_for(fake_cuda, tmp_path, monkeypatch):
     """Files of several pieces by two pinned buffers in turn, arrays, and moves within the device; and all is freed."""
-    cuda = host_cuda()
+    cuda = fake_cuda()
     card = CudaMemory(cuda)
     monkeypatch.setattr(memory, "STAGING", 1000)
     content = np.random.default_rng(0).integers(0, 256, 4321, np.uint8)

@@ -1,4 +1,4 @@
-"""The TensorRT engine's own work, on stand-ins for both libraries and for CUDA over the host's memory.
+"""The TensorRT engine's own work, on fakes of both libraries and for CUDA over the host's memory.
 
 What only a card can show (that the libraries' engines compute the same) has not been run.
 """
@@ -15,7 +15,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from session_stand_in import LIBRARIES, MINI, OURS, QUIET, STAND_INS, Context
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import Manifest
@@ -30,9 +29,11 @@ from ernie_export.runtime.engines.tensorrt.engine import Tensor, TensorRTEngine,
 from ernie_export.runtime.pipeline import Model, fit_to_engines
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler import SchedulerConfig
+from tests.fakes.tensorrt_runtime import FAKES, LIBRARIES, OURS, FakeContext
+from tests.paths import MINI, tensorrt_api
+from tests.progress import QUIET
 
 MEDIA = MINI.parent / "media"
-API = Path(sys.prefix, "tensorrt_api")
 CONVERSATIONS = [
     [{"role": "user", "content": "How many sides has a triangle?"}],
     [
@@ -62,24 +63,24 @@ def genuine(request) -> tuple[str, dict[str, Any]]:
     module = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx_bindings"}[request.param]
     env = dict(os.environ)
     if module == "tensorrt":
-        assert API.is_dir(), f"{API} is missing: python tools/tensorrt_api.py {API}, which `make test` runs"
-        env |= {"PYTHONPATH": str(API), "LD_LIBRARY_PATH": str(API / "stubs")}
-    program = [sys.executable, "-c", DESCRIBE.replace("MODULE", module), *STAND_INS[request.param]]
+        api = tensorrt_api()
+        env |= {"PYTHONPATH": str(api), "LD_LIBRARY_PATH": str(api / "stubs")}
+    program = [sys.executable, "-c", DESCRIBE.replace("MODULE", module), *FAKES[request.param]]
     process = subprocess.run(program, capture_output=True, text=True, env=env)
     assert process.returncode == 0, process.stderr
     return request.param, json.loads(process.stdout)
 
 
-def test_the_stand_in_has_only_what_the_bindings_have(genuine):
+def test_the_fake_has_only_what_the_bindings_have(genuine):
     """Names, and for methods the number of arguments and their names, read off the bindings' signatures."""
     target, described = genuine
     assert vars(LIBRARIES[target]).keys() <= set(described["module"])
-    for kind, stand_in in STAND_INS[target].items():
-        names = {name for base in stand_in.__mro__[:-1] for name in vars(base) if not name.startswith("_")} - OURS
+    for kind, fake in FAKES[target].items():
+        names = {name for base in fake.__mro__[:-1] for name in vars(base) if not name.startswith("_")} - OURS
         assert names
         for name in names:
             assert name in described[kind], (kind, name)
-            if inspect.isfunction(ours := getattr(stand_in, name)):
+            if inspect.isfunction(ours := getattr(fake, name)):
                 documented = re.sub(r"<[^>]*>", "", described[kind][name])  # default values
                 signatures = re.findall(rf"{name}\(self: [^,)]+(?:, (.*?))?\) ->", documented)
                 arguments = [re.findall(r"(\w+): ", signature) for signature in signatures]
@@ -140,10 +141,10 @@ def test_decode_steps_are_captured_once_and_replayed(opened, bundles):
 
 
 def test_equal_candidates_stand_in_the_order_of_their_ids(engine, monkeypatch):
-    """TopK of the library promises no order among equals; the stand-in's is the other way round."""
-    plain = Context.results
+    """TopK of the library promises no order among equals; the fake's is the other way round."""
+    plain = FakeContext.results
     flat = lambda self: {n: np.round(a) if n in ("logits", "candidate_values") else a for n, a in plain(self).items()}  # noqa: E731
-    monkeypatch.setattr(Context, "results", flat)
+    monkeypatch.setattr(FakeContext, "results", flat)
     (row,) = engine.decode(engine.new_cache(1, 64), np.array([5]), np.zeros((3, 1), np.int64))
     best = row.topk()
     pairs = list(zip(-best.values, best.ids))
@@ -185,10 +186,10 @@ def test_chunks_of_a_prompt_fit_the_profile():
     assert generation.CHUNK <= PREFILL_CHUNK
 
 
-def test_weights_lie_aligned_and_whole(bundle, host_cuda, monkeypatch):
+def test_weights_lie_aligned_and_whole(bundle, fake_cuda, monkeypatch):
     """Read in pieces of a few pages; tensors that begin off the alignment in the file are moved."""
     monkeypatch.setattr(memory, "STAGING", 3 * 2**13)
-    card, path = CudaMemory(host_cuda()), bundle / Manifest.read(bundle).data_file
+    card, path = CudaMemory(fake_cuda()), bundle / Manifest.read(bundle).data_file
     addresses, entries, content = load_weights(card, path), read_header(path), path.read_bytes()
     assert addresses.keys() == entries.keys()
     assert any(entry.offset % ALIGNMENT for entry in entries.values())

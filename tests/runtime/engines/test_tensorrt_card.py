@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import tensorrt_rtx_bindings as rtx_module
-from session_stand_in import RtxRuntime, Runtime, changed
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import Manifest
@@ -16,17 +15,18 @@ from ernie_export.runtime import load
 from ernie_export.runtime.cli import run as cli
 from ernie_export.runtime.engines.device import find_gpu
 from ernie_export.runtime.engines.tensorrt.library import find_card
+from tests.fakes.tensorrt_runtime import FakeRtxRuntime, FakeRuntime, changed
 
 
 def test_an_rtx_engine_for_another_card(opened, bundle, monkeypatch):
     kinds = rtx_module.EngineInvalidityDiagnostics
-    monkeypatch.setattr(RtxRuntime, "validity", (rtx_module.EngineValidity.INVALID, int(kinds.UNSUPPORTED_CC)))
+    monkeypatch.setattr(FakeRtxRuntime, "validity", (rtx_module.EngineValidity.INVALID, int(kinds.UNSUPPORTED_CC)))
     with pytest.raises(UserError, match=r"vision.engine: expected a GPU of .* 8.9, found 9.0 \(UNSUPPORTED_CC\)"):
         opened(bundle)
 
 
 def test_an_engine_that_the_library_does_not_read(opened, bundles, monkeypatch):
-    monkeypatch.setattr(Runtime, "deserialize_cuda_engine", lambda self, plan: None)
+    monkeypatch.setattr(FakeRuntime, "deserialize_cuda_engine", lambda self, plan: None)
     with pytest.raises(UserError, match=r"vision.engine: expected an engine of tensorrt, found that it does not read"):
         opened(bundles["trt"])
 
@@ -56,23 +56,25 @@ def on_card(monkeypatch):
 
 
 EXACT = "expected NVIDIA H100 (9.0), which its engines were built for, found"
+SAME = {"hardware_compatibility": "same-capability"}
+AMPERE = {"hardware_compatibility": "ampere-plus"}
 CARDS = [
     ({}, {}, ""),
     ({}, {"capability": (8, 9), "name": "L4"}, f"{EXACT} L4 (8.9)"),
     ({}, {"name": "NVIDIA H200"}, f"{EXACT} NVIDIA H200 (9.0)"),
-    ({"hardware": "same-capability"}, {"name": "NVIDIA H200"}, ""),
-    ({"hardware": "same-capability"}, {"capability": (10, 0)}, "expected a GPU of compute capability 9.0, which"),
-    ({"hardware": "ampere-plus"}, {"capability": (12, 0)}, ""),
-    ({"hardware": "ampere-plus"}, {"capability": (7, 5)}, "expected a GPU of compute capability 8.0 or higher, which"),
+    (SAME, {"name": "NVIDIA H200"}, ""),
+    (SAME, {"capability": (10, 0)}, "expected a GPU of compute capability 9.0, which"),
+    (AMPERE, {"capability": (12, 0)}, ""),
+    (AMPERE, {"capability": (7, 5)}, "expected a GPU of compute capability 8.0 or higher, which"),
     ({}, {"free": 2**30}, "GiB free on the GPU"),
     ({}, {"devices": 0}, "expected a GPU that CUDA 13 can use, found none (no device)"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("engines", "card", "message"), CARDS, ids=lambda value: str(value)[:40])
-def test_the_card_is_one_that_the_engines_run_on(bundle, tmp_path, on_card, host_cuda, engines, card, message):
+def test_the_card_is_one_that_the_engines_run_on(bundle, tmp_path, on_card, fake_cuda, engines, card, message):
     folder = changed(shutil.copytree(bundle, tmp_path / "bundle"), "trt", **engines)
-    on_card(host_cuda(**card))
+    on_card(fake_cuda(**card))
     if message:
         with pytest.raises(UserError, match=re.escape(message)):
             load(folder)
@@ -91,9 +93,9 @@ VERSIONS = [
 
 
 @pytest.mark.parametrize(("version", "compatible", "fine"), VERSIONS)
-def test_the_version_is_one_that_runs_the_engines(bundle, tmp_path, on_card, host_cuda, version, compatible, fine):
+def test_the_version_is_one_that_runs_the_engines(bundle, tmp_path, on_card, fake_cuda, version, compatible, fine):
     folder = changed(shutil.copytree(bundle, tmp_path / "bundle"), "trt", version_compatible=compatible)
-    on_card(host_cuda(), version)
+    on_card(fake_cuda(), version)
     if fine:
         find_card(folder, Manifest.read(folder))[1].close()
     else:

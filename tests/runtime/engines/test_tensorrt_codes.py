@@ -3,13 +3,9 @@
 The graphs are those for TensorRT, each plugin by the ONNX function that its declaration says; kernels are not run.
 """
 
-import importlib.util
-from pathlib import Path
-
 import onnx
 import onnx_ir as ir
 import pytest
-from session_stand_in import MINI, QUIET, write_bundle
 
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.export import export
@@ -19,8 +15,11 @@ from ernie_export.runtime import load
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler import SchedulerConfig
+from tests.fakes import plugin_bodies
+from tests.fakes.tensorrt_runtime import write_bundle
+from tests.paths import MINI
+from tests.progress import QUIET
 
-BODIES = Path(__file__).parents[2] / "graphs" / "ops" / "plugin_bodies.py"
 PICTURE = {"type": "image", "path": str(MINI.parent / "media" / "shapes.png")}
 CONVERSATIONS = [
     [{"role": "user", "content": "How many sides has a triangle?"}],
@@ -28,16 +27,8 @@ CONVERSATIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def bodies():
-    spec = importlib.util.spec_from_file_location("plugin_bodies", BODIES)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("name", ["int4", "fp8"])
-def test_answers_are_those_of_the_same_codes_in_standard_operators(name, bodies, opened, tmp_path, monkeypatch):
+def test_answers_are_those_of_the_same_codes_in_standard_operators(name, opened, tmp_path, monkeypatch):
     how = TENSORRT[name]
     in_float = Precision(name, ir.DataType.FLOAT, how.decoder, how.head, None, how.float8)
     monkeypatch.setitem(PRECISIONS, "onnx-portable", {name: in_float})
@@ -47,7 +38,7 @@ def test_answers_are_those_of_the_same_codes_in_standard_operators(name, bodies,
 
     def filled(graph: bytes) -> bytes:
         loaded = onnx.load_from_string(graph)
-        bodies.fill(loaded)
+        plugin_bodies.fill(loaded)
         return loaded.SerializeToString()
 
     folder = tmp_path / "engines"

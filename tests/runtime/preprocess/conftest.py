@@ -10,7 +10,8 @@ import av
 import numpy as np
 import pytest
 
-MINI = Path(__file__).parents[3] / "examples" / "mini-ernie"
+from tests.paths import MINI
+
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json",
     "video_preprocessor_config.json", "Roboto-Regular.ttf",

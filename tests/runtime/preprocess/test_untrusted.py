@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,14 +10,14 @@ from PIL import Image
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime.preprocess import ImageProcessor, VideoProcessor, video
+from tests.paths import MEDIA, MINI
 
-ROOT = Path(__file__).parents[3]
-CLIP = ROOT / "examples" / "media" / "passing.mp4"
+CLIP = MEDIA / "passing.mp4"
 
 
 @pytest.fixture(scope="module")
 def videos():
-    return VideoProcessor.from_folder(ROOT / "examples" / "mini-ernie")
+    return VideoProcessor.from_folder(MINI)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +73,7 @@ def test_decoding_ends_in_time(videos):
 
 
 def test_formats_of_pictures():
-    images = dataclasses.replace(ImageProcessor.from_folder(ROOT / "examples" / "mini-ernie"), formats=("PNG",))
+    images = dataclasses.replace(ImageProcessor.from_folder(MINI), formats=("PNG",))
     for form in ("PNG", "BMP"):
         out = io.BytesIO()
         Image.new("RGB", (40, 40)).save(out, form)

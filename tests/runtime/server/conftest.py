@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.runtime import load
+from tests.paths import MINI, ROOT
+from tests.progress import QUIET
 
-ROOT = Path(__file__).parents[3]
-QUIET = Progress(lambda name, total: None, lambda count: None)
 MAIN = "from ernie_export.runtime.cli.serve import main; main()"
 
 
@@ -56,7 +56,7 @@ def serve(bundle: Path, *options: object, program: str = MAIN) -> Iterator[Serve
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("server") / "bundle"
-    export(ROOT / "examples" / "mini-ernie", folder, "onnx", "fp32", QUIET)
+    export(MINI, folder, "onnx", "fp32", QUIET)
     return folder
 
 

@@ -5,7 +5,6 @@ import json
 import struct
 import sys
 import zlib
-from pathlib import Path
 
 import httpx2
 import numpy as np
@@ -15,8 +14,8 @@ from PIL import Image
 
 from ernie_export.runtime.cli import serve as cli
 from ernie_export.runtime.serving.http import process
+from tests.paths import MEDIA
 
-ROOT = Path(__file__).parents[3]
 KEY, OTHER = "a-key-of-some-length", "another-key-of-length"
 ASKED = [{"role": "user", "content": "How many sides has a triangle?"}]
 LIMITS = {
@@ -212,7 +211,7 @@ def test_long_prompts(ask):
 
 
 def test_clips(ask, data_uri):
-    clip = (ROOT / "examples" / "media" / "passing.mp4").read_bytes()
+    clip = (MEDIA / "passing.mp4").read_bytes()
     error = ask(video(data_uri(clip, "video")))
     assert "sampled frames" in error.message, "40,000 pixels do not hold all of its frames"
     error = ask(video(data_uri(b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n", "video")))

@@ -23,12 +23,12 @@ import numpy as np
 import pytest
 
 import ernie_export
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
+from tests.paths import MEDIA, MINI
+from tests.progress import QUIET
 
-ROOT = Path(__file__).parents[3]
 FOLDER = Path(sys.prefix) / "tritonserver"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-QUIET = Progress(lambda name, total: None, lambda count: None)
 
 
 class Client:
@@ -163,9 +163,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model repository of mini-ernie for few requests at a time, which may name files of `media`, its neighbour."""
     folder = tmp_path_factory.mktemp("triton") / "repository"
     (folder.parent / "media").mkdir()
-    for path in (ROOT / "examples" / "media").iterdir():
+    for path in (MEDIA).iterdir():
         (folder.parent / "media" / path.name).write_bytes(path.read_bytes())
-    export(ROOT / "examples" / "mini-ernie", folder, "onnx", "fp32", QUIET, layout="triton")
+    export(MINI, folder, "onnx", "fp32", QUIET, layout="triton")
     config = folder / "ernie" / "config.pbtxt"
     text = config.read_text()
     for name, before, after in (

@@ -6,7 +6,6 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
@@ -14,9 +13,8 @@ from ernie_export.common.errors import UserError
 from ernie_export.runtime import load
 from ernie_export.runtime.scheduler import SchedulerConfig
 from ernie_export.runtime.serving.triton_backend import FULL, Settings
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
-MEDIA = ROOT / "examples" / "media"
 QUESTIONS = {entry["name"]: entry["messages"] for entry in json.loads((ROOT / "examples/questions.json").read_text())}
 TEXT = [{"role": "user", "content": "How many sides has a triangle?"}]
 SAMPLED = {"max_new_tokens": 12, "temperature": 1.0, "seed": 5}

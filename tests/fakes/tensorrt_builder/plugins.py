@@ -27,13 +27,13 @@ DTYPES = {16: real.bfloat16, 10: real.float16, 1: real.float32, 6: real.int32, 7
 
 @dataclasses.dataclass
 class Expression:
-    """Stands in for trt.IDimensionExpr."""
+    """Fake of trt.IDimensionExpr."""
 
     value: int
 
 
 class ExprBuilder:
-    """Stands in for trt.IExprBuilder."""
+    """Fake of trt.IExprBuilder."""
 
     def constant(self, value: int) -> Expression:
         return Expression(value)

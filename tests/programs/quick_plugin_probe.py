@@ -1,7 +1,7 @@
 """Drive stages' quick plugins through TensorRT's own Python sources, as a build would; prints what came out as JSON.
 
 Run by test_quick_plugins.py with tools/tensorrt_api.py's folder on the path. Without TensorRT's libraries there is no
-builder: integers stand in for its expressions, and nothing is built.
+builder: its expressions are integers, and nothing is built.
 """
 
 import dataclasses
@@ -12,13 +12,13 @@ import tensorrt as trt
 import tensorrt.plugin as trtp  # noqa: F401
 from compile_kernels import cases  # tools/
 from tensorrt_bindings.plugin import _lib, _plugin_class
-from tensorrt_standin_plugins import ask, use_integers  # tests/exporter/tensorrt_standin/
 
 from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.mrope.plugin import stage as rope_stage
 from ernie_export.graphs.ops.ptx import compile_stage, fits
 from ernie_export.graphs.ops.quick_plugin import register
 from ernie_export.graphs.ops.stage import GRAPH_DTYPE
+from tests.fakes.tensorrt_builder.plugins import ask, use_integers
 
 use_integers()
 

@@ -1,9 +1,9 @@
-"""Stands in for what of TensorRT needs its libraries: parser, builder, runtime, plugin registry.
+"""Fakes of the TensorRT classes that need its libraries: parser, builder, runtime, plugin registry.
 
 The parser creates every plugin through TensorRT's own Python sources, from a node's attributes as the real one does,
 and asks of it what a builder asks. Standard operators it takes for granted. The environment asks for faults:
 
-| STANDIN_FAULT | |
+| FAKE_TENSORRT_FAULT | |
 | --- | --- |
 | refuse=OPERATOR | the parser refuses the first node of that operator |
 | fail=NAME | the graph of that name is not built |
@@ -23,15 +23,16 @@ from typing import Any
 
 import onnx
 import tensorrt_bindings as real
-from tensorrt_standin_checked import Checked
-from tensorrt_standin_plugins import DTYPES, drive
+
+from tests.fakes.tensorrt_builder.checked import Checked
+from tests.fakes.tensorrt_builder.plugins import DTYPES, drive
 
 CARD = b"card one"
 
 
 def fault(kind: str, name: str) -> bool:
     """Whether the environment asks for this fault."""
-    return os.environ.get("STANDIN_FAULT") == f"{kind}={name}"
+    return os.environ.get("FAKE_TENSORRT_FAULT") == f"{kind}={name}"
 
 
 class PluginRegistry(Checked, genuine=real.IPluginRegistry):

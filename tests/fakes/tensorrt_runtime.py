@@ -1,4 +1,4 @@
-"""Stand-ins for both TensorRT libraries, and bundles whose engines these read.
+"""Fakes of both TensorRT libraries' runtimes, and bundles whose engines they read.
 
 They run the very graphs that engines are built from, in ONNX Runtime, at the addresses they are given, when someone
 waits for the stream; they have no method that the real bindings lack.
@@ -16,21 +16,21 @@ import onnxruntime as ort
 import pytest
 import tensorrt_rtx_bindings as rtx_module
 
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
 from ernie_export.exporter.targets import engines
 from ernie_export.exporter.targets import trt_rtx as rtx
 from ernie_export.graphs.precision import ONNX, PRECISIONS, Precision
 from ernie_export.runtime.engines.device.memory import ALIGNMENT
+from tests.paths import MINI
+from tests.progress import QUIET
 
-MINI = Path(__file__).parents[3] / "examples" / "mini-ernie"
-QUIET = Progress(lambda name, total: None, lambda count: None)
 NUMPY = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32}
 
 
-class Context:
-    """Stands in for IExecutionContext. Shapes are held to the profile that the engine would have."""
+class FakeContext:
+    """Fake of IExecutionContext. Shapes are held to the profile that the engine would have."""
 
-    def __init__(self, engine: "Engine", managed: bool) -> None:
+    def __init__(self, engine: "FakeCudaEngine", managed: bool) -> None:
         self.engine = engine
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
@@ -95,8 +95,8 @@ class Context:
         return True
 
 
-class Engine:
-    """Stands in for ICudaEngine; its plan is the dynamic dimensions' bounds in JSON, a line break, and the graph."""
+class FakeCudaEngine:
+    """Fake of ICudaEngine; its plan is the dynamic dimensions' bounds in JSON, a line break, and the graph."""
 
     SCRATCH = [3000, 500, 70000, 4000]
 
@@ -131,32 +131,32 @@ class Engine:
         assert profile_index == 0
         return self.SCRATCH[self.number]
 
-    def create_execution_context(self, strategy: Any) -> Context:
+    def create_execution_context(self, strategy: Any) -> FakeContext:
         assert strategy == rtx_module.ExecutionContextAllocationStrategy.USER_MANAGED
-        return Context(self, managed=True)
+        return FakeContext(self, managed=True)
 
 
-class RtxEngine(Engine):
+class FakeRtxEngine(FakeCudaEngine):
     """The same of TensorRT for RTX."""
 
-    def create_runtime_config(self) -> "RuntimeConfig":
-        return RuntimeConfig()
+    def create_runtime_config(self) -> "FakeRuntimeConfig":
+        return FakeRuntimeConfig()
 
-    def create_execution_context(self, runtime_config: "RuntimeConfig") -> Context:
-        assert isinstance(runtime_config, RuntimeConfig)
+    def create_execution_context(self, runtime_config: "FakeRuntimeConfig") -> FakeContext:
+        assert isinstance(runtime_config, FakeRuntimeConfig)
         wanted = rtx_module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE if "features" not in self.inputs else None
         assert "past_lengths" not in self.inputs or runtime_config.cuda_graph_strategy == wanted
-        return Context(self, managed=False)
+        return FakeContext(self, managed=False)
 
 
-class RuntimeConfig:
-    """Stands in for IRuntimeConfig."""
+class FakeRuntimeConfig:
+    """Fake of IRuntimeConfig."""
 
     cuda_graph_strategy: Any = None
 
 
-class Runtime:
-    """Stands in for Runtime. `cuda`: the card that it runs on."""
+class FakeRuntime:
+    """Fake of Runtime. `cuda`: the fake CUDA that it runs on."""
 
     cuda: Any = None
     full = True
@@ -166,12 +166,12 @@ class Runtime:
         assert isinstance(logger, rtx_module.Logger)
         self.loaded = 0
 
-    def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine:
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> FakeCudaEngine:
         self.loaded += 1
-        return (Engine if self.full else RtxEngine)(serialized_engine, self, self.loaded - 1)
+        return (FakeCudaEngine if self.full else FakeRtxEngine)(serialized_engine, self, self.loaded - 1)
 
 
-class RtxRuntime(Runtime):
+class FakeRtxRuntime(FakeRuntime):
     """The same of TensorRT for RTX."""
 
     full = False
@@ -185,41 +185,48 @@ class RtxRuntime(Runtime):
 BOTH = ("Logger", "ExecutionContextAllocationStrategy", "float32", "bfloat16", "float16")
 RTX_ONLY = ("CudaGraphStrategy", "EngineValidity", "EngineInvalidityDiagnostics")
 LIBRARIES = {
-    "trt": SimpleNamespace(Runtime=Runtime, **{name: getattr(rtx_module, name) for name in BOTH}),
-    "trt-rtx": SimpleNamespace(Runtime=RtxRuntime, **{name: getattr(rtx_module, name) for name in (*BOTH, *RTX_ONLY)}),
+    "trt": SimpleNamespace(Runtime=FakeRuntime, **{name: getattr(rtx_module, name) for name in BOTH}),
+    "trt-rtx": SimpleNamespace(
+        Runtime=FakeRtxRuntime, **{name: getattr(rtx_module, name) for name in (*BOTH, *RTX_ONLY)}
+    ),
 }
-STAND_INS = {
-    "trt": {"IExecutionContext": Context, "ICudaEngine": Engine, "Runtime": Runtime},
+FAKES = {
+    "trt": {"IExecutionContext": FakeContext, "ICudaEngine": FakeCudaEngine, "Runtime": FakeRuntime},
     "trt-rtx": {
-        "IExecutionContext": Context,
-        "ICudaEngine": RtxEngine,
-        "Runtime": RtxRuntime,
-        "IRuntimeConfig": RuntimeConfig,
+        "IExecutionContext": FakeContext,
+        "ICudaEngine": FakeRtxEngine,
+        "Runtime": FakeRtxRuntime,
+        "IRuntimeConfig": FakeRuntimeConfig,
     },
 }
-OURS = {"cuda", "full", "validity", "SCRATCH", "results"}  # what stand-ins have besides the library's names
+OURS = {"cuda", "full", "validity", "SCRATCH", "results"}  # what the fakes have besides the library's names
 
 
-FULL = {
-    "library": "tensorrt",
-    "version": "11.4.0.106",
-    "compute_capabilities": ["9.0"],
+# What TensorRT's engines have and those of TensorRT for RTX have not.
+TENSORRT = {
     "device": "NVIDIA H100",
-    "hardware": "exact",
+    "hardware_compatibility": "exact",
+    "version_compatible": False,
+    "architectures": ["sm90"],
+    "plugin_version": "0123456789ab",
+    "workspace_gib": 0,
 }
 
 
 def changed(bundle: Path, target: str, **engines: Any) -> Path:
-    """The bundle with another manifest: of `target`, and with other figures of its engines."""
+    """Return the bundle with another manifest: of `target`, and with other fields of its engines."""
     document = json.loads((bundle / "manifest.json").read_text())
     document["target"] = target
-    document["engines"] |= (FULL if target == "trt" else {}) | engines
+    if target == "trt":
+        document["engines"] |= {"library": "tensorrt", "version": "11.4.0.106", "compute_capabilities": ["9.0"]}
+        document["engines"] |= {"top_k": 64, "tensorrt": TENSORRT | {k: v for k, v in engines.items() if k in TENSORRT}}
+    document["engines"] |= {name: value for name, value in engines.items() if name not in TENSORRT}
     (bundle / "manifest.json").write_text(json.dumps(document))
     return bundle
 
 
 def write_bundle(folder: Path, precision: Precision = ONNX["fp32"], filled: Callable[[bytes], bytes] = bytes) -> None:
-    """What ernie-export writes for TensorRT for RTX, but for the engines: each is its graph, for the stand-in to run.
+    """What ernie-export writes for TensorRT for RTX, but for the engines: each is its graph, for the fake to run.
 
     `precision` computes in float32, which ONNX Runtime does on a CPU. `filled`: what else a graph needs to run.
     """

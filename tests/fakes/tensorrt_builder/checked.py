@@ -1,6 +1,6 @@
-"""Objects in place of TensorRT's, whose every use is held to the real bindings' signatures.
+"""Base of the fakes of TensorRT's classes: every use is held to the real bindings' signatures.
 
-A stand-in names the class that it stands for. Setting what that class has no property of, or of another type, and
+A fake names the class that it replaces. Setting what that class has no property of, or of another type, and
 calling a method with other arguments than its signatures take, is an error; so is a method that it lacks.
 """
 
@@ -12,7 +12,7 @@ import tensorrt_bindings as real
 
 
 class Checked:
-    """Base of all stand-ins; `genuine` is the real class."""
+    """Base of all fakes; `genuine` is the real class."""
 
     genuine: type
 
