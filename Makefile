@@ -14,7 +14,7 @@ BUNDLE := bundles/mini-ernie
 demo: $(VENV)/.with-export
 	mkdir -p $(dir $(BUNDLE))
 	$(BIN)/ernie-export examples/mini-ernie -o $(BUNDLE)
-	$(BIN)/python examples/demo.py $(BUNDLE)
+	$(BIN)/python -m ernie_export.demo $(BUNDLE)
 
 test: $(VENV)/.with-parity
 	$(BIN)/ruff check .

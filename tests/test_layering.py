@@ -46,6 +46,7 @@ CODE = BASE | EXPORT | LAZY
 # Who may import whom: the longest prefix of a module's name that stands here decides.
 RULES = {
     "": Rule(set(), ("common.version", "exporter.export", "runtime.pipeline")),  # ernie_export/__init__.py itself
+    "demo": Rule(BASE, ("common", "exporter.export", "runtime.pipeline")),
     "common": Rule(BASE, ("common",)),
     "graphs": Rule(CODE, ("common", "graphs")),
     "exporter": Rule(CODE, ("common", "graphs", "exporter")),
