@@ -125,7 +125,7 @@ class Bench:
         from gpu_timing import relative_error, seconds
 
         from ernie_export.graphs.ops.mrope.launch import rope
-        from ernie_export.graphs.ops.mrope.plugin import stage
+        from ernie_export.graphs.ops.mrope.plugin import kernel_plugin
         from ernie_export.graphs.ops.mrope.reference import axes, inverse_frequencies, rotate
 
         torch, shape = self.torch, self.shape
@@ -146,7 +146,7 @@ class Bench:
             by_head = q.float().cpu().numpy().reshape(1, tokens, shape.heads[0], size)
             expected = torch.from_numpy(rotate(by_head, positions.cpu().numpy(), *tables)).reshape(q.shape)
             errors, times = [], []
-            for tactic in range(len(stage().tactics)):
+            for tactic in range(len(kernel_plugin().tactics)):
                 found, _ = call(q, k, positions, self.empty, tactic)
                 errors.append(relative_error(found.cpu(), expected))
                 times.append(seconds([partial(call, *s, self.plain, tactic) for s in sets], self.device))

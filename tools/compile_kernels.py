@@ -1,12 +1,12 @@
 """Compile every kernel of the TensorRT plugins for every architecture, without a GPU, and check the PTX.
 
-    python tools/compile_kernels.py [--arch sm90,...] [--dtype bfloat16] [--weights plain,int4,...] [--stages Rope,...]
+    python tools/compile_kernels.py [--arch sm90,...] [--dtype bfloat16] [--weights plain,int4,...] [--plugins Rope,...]
                                     [--out DIR] [--quick]
 
 Each kernel is compiled for ERNIE-4.5-VL-28B-A3B's sizes with each of its tactics; its parameters are checked against
 what TensorRT passes, and Triton's own ptxas must take what is left after the scratch pointers are dropped. Prints a
 line for each kernel: registers and bytes spilled of a thread, shared memory of a program, and the matrix instruction.
-`--quick` takes the first tactic of each stage only. Exit code 1 where a kernel fails.
+`--quick` takes the first tactic of each plugin only. Exit code 1 where a kernel fails.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from pathlib import Path
 
 from ernie_export.common.errors import UserError
 from ernie_export.graphs.ops import plugins
-from ernie_export.graphs.ops.ptx import TARGETS, CompiledKernel, assemble, compile_stage, fits
+from ernie_export.graphs.ops.kernel_plugin import Attributes, KernelPlugin, Shapes
+from ernie_export.graphs.ops.ptx import TARGETS, CompiledKernel, assemble, compile_kernel, fits
 from ernie_export.graphs.ops.quantized_linear.plugin import has_float8
-from ernie_export.graphs.ops.stage import Attributes, Shapes, Stage
 
 ERNIE = plugins.Sizes(hidden=2560, experts=64, widths=(1536, 512), k=6, norm_min=1e-12, heads=(20, 4), head_dim=128)
 GROUP = 128  # values that share a scale
@@ -28,30 +28,30 @@ GROUP = 128  # values that share a scale
 WEIGHTS = {"plain": ("", 0), "int4": ("Quantized", 4), "int8": ("Quantized", 8), "fp8": ("Float8", 8)}
 
 
-def cases(weights: str = "plain") -> Iterator[tuple[Stage, Shapes, Attributes]]:
-    """Every stage with the shapes and attributes that ERNIE-4.5-VL-28B-A3B gives it; -1 where a size varies.
+def kernel_specs(weights: str = "plain") -> Iterator[tuple[KernelPlugin, Shapes, Attributes]]:
+    """Every plugin with the shapes and attributes that ERNIE-4.5-VL-28B-A3B gives it; -1 where a size varies.
 
-    Unless `weights` are plain, only the stages that take weights stored so.
+    Unless `weights` are plain, only the plugins that take weights stored so.
     """
     if weights == "plain":
-        yield from plugins.cases(ERNIE)
+        yield from plugins.kernel_specs(ERNIE)
         return
     storage, bits = WEIGHTS[weights]
     how = plugins.Stored(storage, bits, GROUP)
     sizes = replace(ERNIE, stored=how, linears=(plugins.Linear(ERNIE.hidden, ERNIE.hidden, how),))
-    yield from (case for case in plugins.cases(sizes) if case[0].name.startswith(storage))
+    yield from (case for case in plugins.kernel_specs(sizes) if case[0].name.startswith(storage))
 
 
 def compiled(
     arch: str, dtype: str, weights: str, names: list[str], quick: bool
 ) -> Iterator[tuple[str, CompiledKernel, Mapping[str, int]]]:
     """Each kernel compiled for `arch`: its name with its tactic's number, the PTX, and what ptxas reports."""
-    for stage, shapes, attributes in cases(weights):
-        if names and stage.name not in names:
+    for plugin, shapes, attributes in kernel_specs(weights):
+        if names and plugin.name not in names:
             continue
-        for number in range(1, 2 if quick else len(stage.tactics) + 1):
-            kernel = compile_stage(stage, shapes, attributes, number, dtype, arch)
-            yield f"{stage.name}.{number}", kernel, assemble(kernel, arch)
+        for number in range(1, 2 if quick else len(plugin.tactics) + 1):
+            kernel = compile_kernel(plugin, shapes, attributes, number, dtype, arch)
+            yield f"{plugin.name}.{number}", kernel, assemble(kernel, arch)
 
 
 def main() -> int:
@@ -60,16 +60,16 @@ def main() -> int:
     parser.add_argument("--arch", default=",".join(TARGETS), help="architectures, as sm80,sm90; all by default")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16"))
     parser.add_argument("--weights", default="plain", help=f"some of {','.join(WEIGHTS)}; fp8 leaves older cards out")
-    parser.add_argument("--stages", help="stages, as Rope,BankDown; all by default")
+    parser.add_argument("--plugins", help="plugins, as Rope,BankDown; all by default")
     parser.add_argument("--out", type=Path, help="write each kernel's PTX to OUT/ARCH/NAME.ptx")
-    parser.add_argument("--quick", action="store_true", help="the first tactic of each stage only")
+    parser.add_argument("--quick", action="store_true", help="the first tactic of each plugin only")
     arguments = parser.parse_args()
-    names = arguments.stages.split(",") if arguments.stages else []
+    names = arguments.plugins.split(",") if arguments.plugins else []
     stored = arguments.weights.split(",")
     if unknown := set(stored) - set(WEIGHTS):
         parser.error(f"--weights: unknown {', '.join(sorted(unknown))}")
-    if unknown := set(names) - {stage.name for weights in stored for stage, _, _ in cases(weights)}:
-        parser.error(f"--stages: unknown {', '.join(sorted(unknown))}")
+    if unknown := set(names) - {plugin.name for weights in stored for plugin, _, _ in kernel_specs(weights)}:
+        parser.error(f"--plugins: unknown {', '.join(sorted(unknown))}")
     count = 0
     for arch, weights in ((arch, weights) for arch in arguments.arch.split(",") for weights in stored):
         try:

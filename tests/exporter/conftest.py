@@ -41,7 +41,7 @@ def new_steps() -> type[Steps]:
 
 @pytest.fixture(scope="session")
 def few_kernels():
-    """A replacement of `kernels.spread` that compiles the first tactic of each stage alone, and once for all tests.
+    """A replacement of `kernels.spread` that compiles the first tactic of each plugin alone, and once for all tests.
 
     All of them would take most of a minute.
     """

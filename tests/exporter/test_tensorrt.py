@@ -65,9 +65,10 @@ def test_graphs_are_plugins_and_standard_operators(made, graph):
     model = onnx.load(folder / f"{graph}.onnx")
     assert not model.functions
     ours = [node for node in model.graph.node if node.domain]
-    stages = {stage.name for stage, _, _ in plugins.cases(plugins.Sizes.of(ErnieConfig.from_hf(MINI).text, "bfloat16"))}
-    expected = {"decoder": {name for name in stages if "Bank" not in name}}
-    expected |= {"decode": {name for name in stages if "Dispatch" not in name}, "vision": set(), "resampler": set()}
+    specs = plugins.kernel_specs(plugins.Sizes.of(ErnieConfig.from_hf(MINI).text, "bfloat16"))
+    names = {plugin.name for plugin, _, _ in specs}
+    expected = {"decoder": {name for name in names if "Bank" not in name}}
+    expected |= {"decode": {name for name in names if "Dispatch" not in name}, "vision": set(), "resampler": set()}
     assert {node.op_type for node in ours} == expected[graph]
     assert all(node.name.rsplit("/", 2)[-2] in ("MultimodalRope", "ExpertBank", "MoEDispatch") for node in ours)
     names = [node.name for node in model.graph.node]
@@ -94,7 +95,9 @@ def test_tensorrt_for_rtx_parses_all_but_the_plugins(made, tmp_path, graph):
     """A plugin ends that library's process, so each is taken out, and what it gives becomes an input."""
     model = onnx.load(made[0] / f"{graph}.onnx")
     sizes = plugins.Sizes.of(ErnieConfig.from_hf(MINI).text, "bfloat16")
-    outputs = {stage.name: stage.outputs(shapes, attributes) for stage, shapes, attributes in plugins.cases(sizes)}
+    outputs = {
+        plugin.name: plugin.outputs(shapes, attributes) for plugin, shapes, attributes in plugins.kernel_specs(sizes)
+    }
     ours = [node for node in model.graph.node if node.domain == "ernie"]
     standard = [node for node in model.graph.node if node.domain == ""]
     used = {name for node in standard for name in node.input}
@@ -140,8 +143,9 @@ def test_kernels_are_there_for_every_plugin(made, arch):
     folder, _, _ = made
     found = Kernels.read(folder / f"kernels-{arch}.json")
     assert found.dtype == "bfloat16"
-    for stage, shapes, attributes in plugins.cases(plugins.Sizes.of(ErnieConfig.from_hf(MINI).text, "bfloat16")):
-        (kernel,) = found.of(stage, shapes, attributes).values()
+    sizes = plugins.Sizes.of(ErnieConfig.from_hf(MINI).text, "bfloat16")
+    for plugin, shapes, attributes in plugins.kernel_specs(sizes):
+        (kernel,) = found.of(plugin, shapes, attributes).values()
         assert f".target {TARGET[arch]}" in kernel.ptx and f".entry {kernel.name}(" in kernel.ptx
 
 
@@ -155,7 +159,7 @@ def test_kernels_of_a_model_without_experts_for_every_architecture():
     found = kernels.compile_kernels(sizes, "float16", tuple(TARGETS), shares.append)
     assert list(found) == list(TARGETS) and set(found) == set(TARGET)
     for arch, compiled in found.items():
-        assert [(kernel.stage, kernel.tactic) for kernel in compiled.compiled] == [("Rope", 1), ("Rope", 2)]
+        assert [(kernel.plugin, kernel.tactic) for kernel in compiled.compiled] == [("Rope", 1), ("Rope", 2)]
         assert all(f".target {TARGET[arch]}\n" in kernel.ptx for kernel in compiled.compiled)
     assert len(shares) == 2 * (len(TARGETS) - 1), "sm110 takes what sm89 is compiled to"
 

@@ -69,14 +69,14 @@ def test_kernels_are_those_of_each_linear_layer(coded):
     config, precision = ErnieConfig.from_hf(MINI), TENSORRT[manifest.precision]
     sizes = tensorrt.sizes_of(config, precision, onnx_target.build_graphs(config, precision), ("sm90",))
     seen = set()
-    for stage, shapes, attributes in plugins.cases(sizes):
-        (kernel,) = found.of(stage, shapes, attributes).values()
+    for plugin, shapes, attributes in plugins.kernel_specs(sizes):
+        (kernel,) = found.of(plugin, shapes, attributes).values()
         if "N" in attributes:
             assert (kernel.constants["N"], kernel.constants["K"]) == (attributes["N"], attributes["K"])
             assert kernel.constants["BITS"] == (8 if attributes["N"] == config.text.vocab_size else precision.decoder)
             seen.add(kernel.name + kernel.ptx)
     assert len(seen) == len(sizes.linears) == 7
-    assert len(found.compiled) == len(list(plugins.cases(sizes)))
+    assert len(found.compiled) == len(list(plugins.kernel_specs(sizes)))
 
 
 def test_engines_are_built(coded, tmp_path, environment, monkeypatch, new_steps):

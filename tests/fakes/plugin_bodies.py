@@ -1,6 +1,6 @@
 """What each TensorRT plugin computes, as an ONNX function: with these ONNX Runtime runs a graph meant for TensorRT.
 
-They go by what the stages declare (moe_dispatch/plugin.py, mrope/plugin.py) and not by how kernels do it: a graph that
+They go by what the plugins declare (moe_dispatch/plugin.py, mrope/plugin.py) and not by how kernels do it: a graph that
 wires a plugin's inputs wrongly gives other numbers than PyTorch.
 """
 

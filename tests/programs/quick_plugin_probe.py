@@ -1,4 +1,4 @@
-"""Drive stages' quick plugins through TensorRT's own Python sources, as a build would; prints what came out as JSON.
+"""Drive plugins' quick plugins through TensorRT's own Python sources, as a build would; prints what came out as JSON.
 
 Run by test_quick_plugins.py with tools/tensorrt_api.py's folder on the path. Without TensorRT's libraries there is no
 builder: its expressions are integers, and nothing is built.
@@ -10,34 +10,34 @@ import sys
 
 import tensorrt as trt
 import tensorrt.plugin as trtp  # noqa: F401
-from compile_kernels import cases  # tools/
+from compile_kernels import kernel_specs  # tools/
 from tensorrt_bindings.plugin import _lib, _plugin_class
 
+from ernie_export.graphs.ops.kernel_plugin import GRAPH_DTYPE
 from ernie_export.graphs.ops.kernels import Kernels
-from ernie_export.graphs.ops.mrope.plugin import stage as rope_stage
-from ernie_export.graphs.ops.ptx import compile_stage, fits
+from ernie_export.graphs.ops.mrope.plugin import kernel_plugin as rope_plugin
+from ernie_export.graphs.ops.ptx import compile_kernel, fits
 from ernie_export.graphs.ops.quick_plugin import register
-from ernie_export.graphs.ops.stage import GRAPH_DTYPE
 from tests.fakes.tensorrt_builder.plugins import ask, use_integers
 
 use_integers()
 
 
-def build(stage, shapes, attributes, dtype, arch, sizes):
-    """A stage as the builder would ask of it; `sizes` replace each -1 of `shapes`, in order."""
-    numbers = range(1, len(stage.tactics) + 1)
-    compiled = [compile_stage(stage, shapes, attributes, number, dtype, arch) for number in numbers]
+def build(kernel_plugin, shapes, attributes, dtype, arch, sizes):
+    """A kernel plugin as the builder would ask of it; `sizes` replace each -1 of `shapes`, in order."""
+    numbers = range(1, len(kernel_plugin.tactics) + 1)
+    compiled = [compile_kernel(kernel_plugin, shapes, attributes, number, dtype, arch) for number in numbers]
     kernels = Kernels(dtype, tuple(kernel for kernel in compiled if fits(kernel, arch)))
-    register(stage, kernels, lazy=True)
-    definition = _lib.QDP_REGISTRY[f"ernie::{stage.name}"]
-    plugin = _plugin_class._TemplateAOTPlugin(stage.name, "ernie", definition.num_outputs)
+    register(kernel_plugin, kernels, lazy=True)
+    definition = _lib.QDP_REGISTRY[f"ernie::{kernel_plugin.name}"]
+    plugin = _plugin_class._TemplateAOTPlugin(kernel_plugin.name, "ernie", definition.num_outputs)
     functions = definition.aot_impl_attr_names, definition.aot_impl_func
     plugin.init(definition.register_func, attributes, *functions, definition.autotune_attr_names,
                 definition.autotune_func)  # fmt: skip
-    kinds = [getattr(trt, dtype if kind == GRAPH_DTYPE else kind) for kind in stage.inputs.values()]
+    kinds = [getattr(trt, dtype if kind == GRAPH_DTYPE else kind) for kind in kernel_plugin.inputs.values()]
     left = iter(sizes)
-    full = [[next(left) if size < 0 else size for size in shapes[name]] for name in stage.inputs]
-    return ask(plugin, kinds, [list(shapes[name]) for name in stage.inputs], full)
+    full = [[next(left) if size < 0 else size for size in shapes[name]] for name in kernel_plugin.inputs]
+    return ask(plugin, kinds, [list(shapes[name]) for name in kernel_plugin.inputs], full)
 
 
 def main() -> None:
@@ -45,24 +45,28 @@ def main() -> None:
     sizes = {"Rope": [2, 40, 2, 40, 2, 40], "Combine": [480], "Down": [480, 480], "GateUp": [80, 480, 80]}
     dispatch = ("Logits", "Route", "Sort", "GateUp", "Down", "Combine")
     only = {"Rope", "BankLogits", "BankGateUp", *(f"Dispatch{name}" for name in dispatch)}
-    for stage, shapes, attributes in cases():
-        if stage.name in only:
+    for kernel_plugin, shapes, attributes in kernel_specs():
+        if kernel_plugin.name in only:
             # GateUp with its first tactic, and its last, which asks for more shared memory than sm89 has.
-            kept = (stage.tactics[0], stage.tactics[-1]) if stage.name == "DispatchGateUp" else stage.tactics[:1]
-            own = sizes.get(stage.name.removeprefix("Dispatch"), [80] * 4)
-            stage = dataclasses.replace(stage, tactics=kept)
-            found[stage.name] = build(stage, shapes, attributes, "bfloat16", "sm89", own)
-            if stage.name == "Rope":
-                stage = dataclasses.replace(rope_stage(in_place=True), name="RopeInPlace", tactics=kept)
-                found[stage.name] = build(stage, shapes, attributes, "float32", "sm89", own)
+            kept = (
+                (kernel_plugin.tactics[0], kernel_plugin.tactics[-1])
+                if kernel_plugin.name == "DispatchGateUp"
+                else kernel_plugin.tactics[:1]
+            )
+            own = sizes.get(kernel_plugin.name.removeprefix("Dispatch"), [80] * 4)
+            kernel_plugin = dataclasses.replace(kernel_plugin, tactics=kept)
+            found[kernel_plugin.name] = build(kernel_plugin, shapes, attributes, "bfloat16", "sm89", own)
+            if kernel_plugin.name == "Rope":
+                kernel_plugin = dataclasses.replace(rope_plugin(in_place=True), name="RopeInPlace", tactics=kept)
+                found[kernel_plugin.name] = build(kernel_plugin, shapes, attributes, "float32", "sm89", own)
     stored = {"DispatchGateUp": [80, 480, 80], "BankDown": [480, 80], "Linear": [80]}
     for weights, prefix in (("int4", "Quantized"), ("fp8", "Float8")):
-        for stage, shapes, attributes in cases(weights):
-            if (own := stored.get(stage.name.removeprefix(prefix))) is not None:
-                stage = dataclasses.replace(stage, tactics=stage.tactics[:1])
-                found[stage.name] = build(stage, shapes, attributes, "bfloat16", "sm89", own)
+        for kernel_plugin, shapes, attributes in kernel_specs(weights):
+            if (own := stored.get(kernel_plugin.name.removeprefix(prefix))) is not None:
+                kernel_plugin = dataclasses.replace(kernel_plugin, tactics=kernel_plugin.tactics[:1])
+                found[kernel_plugin.name] = build(kernel_plugin, shapes, attributes, "bfloat16", "sm89", own)
     try:
-        register(rope_stage(), Kernels("bfloat16", ()), lazy=True)
+        register(rope_plugin(), Kernels("bfloat16", ()), lazy=True)
     except ValueError as e:
         found["twice"] = str(e)
     json.dump(found, sys.stdout)

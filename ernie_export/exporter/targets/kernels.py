@@ -10,11 +10,11 @@ from typing import Any
 from ernie_export.common.errors import UserError
 from ernie_export.exporter.targets.workers.process import PYTHON, Crashed, answers
 from ernie_export.graphs.ops.kernels import Kernels
-from ernie_export.graphs.ops.plugins import Sizes, cases
+from ernie_export.graphs.ops.plugins import Sizes, kernel_specs
 from ernie_export.graphs.ops.ptx import TARGETS, CompiledKernel
 
 COMPILER = (*PYTHON, "ernie_export.exporter.targets.workers.kernel_compile")
-Work = list[tuple[str, int, int]]  # architecture, number of the case (a stage for some sizes), tactic
+Work = list[tuple[str, int, int]]  # architecture, number of the case (a plugin for some sizes), tactic
 
 
 def compile_kernels(
@@ -26,24 +26,24 @@ def compile_kernels(
     """
     # Architectures that are compiled for another's sake (see ptx.TARGETS) are compiled once.
     source = {number: arch for arch, number in reversed(TARGETS.items()) if arch in architectures}
-    stages = [stage for stage, _, _ in cases(sizes)]
+    plugins = [plugin for plugin, _, _ in kernel_specs(sizes)]
     work = [
         (arch, case, tactic)
         for arch in source.values()
-        for case, stage in enumerate(stages)
-        for tactic in range(1, len(stage.tactics) + 1)
+        for case, plugin in enumerate(plugins)
+        for tactic in range(1, len(plugin.tactics) + 1)
     ]
     done = spread(work, sizes, dtype, on_share)
     kernels = {}
     for arch in architectures:
         own = {key[1:]: answer for key, answer in done.items() if key[0] == source[TARGETS[arch]]}
         compiled = [CompiledKernel(**answer["kernel"]) for answer in own.values() if "kernel" in answer]
-        for case, stage in enumerate(stages):
+        for case, plugin in enumerate(plugins):
             found = [answer for (number, _), answer in own.items() if number == case]
             if not any("kernel" in answer for answer in found):
                 least = min(answer["misfit"] for answer in found)
                 raise UserError(
-                    f"kernel {stage.name} for {arch}: expected a tactic within its shared memory, found {least} bytes "
+                    f"kernel {plugin.name} for {arch}: expected a tactic within its shared memory, found {least} bytes "
                     f"at least for {sizes}"
                 )
         kernels[arch] = Kernels(dtype, tuple(compiled))
@@ -53,7 +53,7 @@ def compile_kernels(
 def spread(work: Work, sizes: Sizes, dtype: str, on_share: Callable[[float], None]) -> dict[Any, dict[str, Any]]:
     """Answers of kernel_compile.py by piece of work, from as many processes as there are cores."""
     count, lock, failed = 0, Lock(), Event()
-    stages = [stage for stage, _, _ in cases(sizes)]
+    plugins = [plugin for plugin, _, _ in kernel_specs(sizes)]
 
     def run(part: Work) -> list[tuple[tuple[str, int, int], dict[str, Any]]]:
         nonlocal count
@@ -65,8 +65,8 @@ def spread(work: Work, sizes: Sizes, dtype: str, on_share: Callable[[float], Non
                 if "failed" in answer:
                     failed.set()
                     arch, case, tactic = piece
-                    stage = stages[case].name
-                    raise UserError(f"kernel {stage} for {arch}, tactic {tactic}: not compiled: {answer['failed']}")
+                    plugin = plugins[case].name
+                    raise UserError(f"kernel {plugin} for {arch}, tactic {tactic}: not compiled: {answer['failed']}")
                 found.append((piece, answer))
                 with lock:
                     count += 1

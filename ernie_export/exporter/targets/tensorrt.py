@@ -34,7 +34,7 @@ from ernie_export.graphs.precision import Precision
 TARGET = "trt"
 LIBRARY = "tensorrt"
 COMPILER = "triton"
-LEAST_VERSION = (10, 13)  # the first whose engines carry the kernels of Python plugins, as far as is known
+MIN_VERSION = (10, 13)  # the first whose engines carry the kernels of Python plugins, as far as is known
 TOP_K = 64  # best tokens of a decode step: a top-k of 50, the usual one, with room for ties and barred tokens
 TIMING_CACHE = "timing.cache"
 PTX_FOR_ALL = 89  # PTX for a later architecture has features of that one alone; a driver translates this for any
@@ -161,10 +161,10 @@ def kernels_file(arch: str) -> str:
 
 def find_machine(facts: EngineInfo) -> Machine:
     """What is here to build engines with; UserError says what is missing, or that no kernels are there for the card."""
-    version, expected = installed(), f"expected TensorRT {'.'.join(map(str, LEAST_VERSION))} or later"
+    version, expected = installed(), f"expected TensorRT {'.'.join(map(str, MIN_VERSION))} or later"
     if version is None:
         raise UserError(f"{expected} (pip install .[export,trt]), found none")
-    if tuple(map(int, version.split(".")[:2])) < LEAST_VERSION:
+    if tuple(map(int, version.split(".")[:2])) < MIN_VERSION:
         raise UserError(f"{expected}, found {version}")
     card = find_card()
     if card is None:

@@ -4,28 +4,28 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ernie_export.graphs.ops.kernel_plugin import Attributes, KernelPlugin, Shapes
 from ernie_export.graphs.ops.ptx import CompiledKernel
-from ernie_export.graphs.ops.stage import Attributes, Shapes, Stage
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Compiled kernels of every stage, for graphs of `dtype`; a stage's may be fewer than its tactics."""
+    """Compiled kernels of every plugin, for graphs of `dtype`; a plugin's may be fewer than its tactics."""
 
     dtype: str
     compiled: tuple[CompiledKernel, ...]
 
-    def of(self, stage: Stage, shapes: Shapes, attributes: Attributes) -> dict[int, CompiledKernel]:
-        """A stage's kernels by tactic; ValueError if none was compiled for inputs of these shapes."""
+    def of(self, plugin: KernelPlugin, shapes: Shapes, attributes: Attributes) -> dict[int, CompiledKernel]:
+        """A kernel plugin's kernels by tactic; ValueError if none was compiled for inputs of these shapes."""
         own = {}
-        for number, tactic in enumerate(stage.tactics, start=1):
-            asked = stage.given_constants(shapes, attributes, tactic)
+        for number, tactic in enumerate(plugin.tactics, start=1):
+            asked = plugin.given_constants(shapes, attributes, tactic)
             for kernel in self.compiled:
-                if (kernel.stage, kernel.tactic, kernel.constants) == (stage.name, number, asked):
+                if (kernel.plugin, kernel.tactic, kernel.constants) == (plugin.name, number, asked):
                     own[number] = kernel
         if not own:
-            there = [kernel.constants for kernel in self.compiled if kernel.stage == stage.name]
-            raise ValueError(f"{stage.name}: expected a kernel for {asked}, found them for {there}")
+            there = [kernel.constants for kernel in self.compiled if kernel.plugin == plugin.name]
+            raise ValueError(f"{plugin.name}: expected a kernel for {asked}, found them for {there}")
         return own
 
     def within(self, shared: int) -> "Kernels":

@@ -1,4 +1,4 @@
-"""Every TensorRT plugin of a model: its stages with the sizes that the model gives them, and the version of all."""
+"""Every TensorRT plugin of a model: its plugins with the sizes that the model gives them, and the version of all."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,12 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from ernie_export.graphs.config import TextConfig
-from ernie_export.graphs.ops.moe_dispatch.plugin import check, stages
-from ernie_export.graphs.ops.mrope.plugin import stage as rope_stage
+from ernie_export.graphs.ops.kernel_plugin import Attributes, KernelPlugin, Shapes
+from ernie_export.graphs.ops.moe_dispatch.plugin import check, kernel_plugins
+from ernie_export.graphs.ops.mrope.plugin import kernel_plugin as rope_plugin
 from ernie_export.graphs.ops.quantized_linear.plugin import check_storage
-from ernie_export.graphs.ops.quantized_linear.plugin import stage as linear_stage
+from ernie_export.graphs.ops.quantized_linear.plugin import kernel_plugin as linear_plugin
 from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
-from ernie_export.graphs.ops.stage import Attributes, Shapes, Stage
 
 BANKS = ("text", "vision")
 
@@ -102,16 +102,16 @@ class Sizes:
         return Sizes(**document | pairs | {"stored": stored, "linears": linears})
 
 
-def cases(sizes: Sizes) -> Iterator[tuple[Stage, Shapes, Attributes]]:
-    """Every stage with its shapes, -1 where a size varies, and its attributes, as TensorRT will tell them."""
+def kernel_specs(sizes: Sizes) -> Iterator[tuple[KernelPlugin, Shapes, Attributes]]:
+    """Every plugin with its shapes, -1 where a size varies, and its attributes, as TensorRT will tell them."""
     q, k = (heads * sizes.head_dim for heads in sizes.heads)
     pairs = (sizes.head_dim // 2,)
     rope = {"q": (-1, -1, q), "k": (-1, -1, k), "position_ids": (3, -1, -1), "inv_freq": pairs, "axes": pairs}
-    yield rope_stage(), rope, {"num_heads": sizes.heads[0], "kv_num_heads": sizes.heads[1]}
+    yield rope_plugin(), rope, {"num_heads": sizes.heads[0], "kv_num_heads": sizes.heads[1]}
     for linear in sizes.linears:
         how, groups = linear.stored, (linear.outputs, linear.inputs // linear.stored.group)
         inputs = {"x": (-1, linear.inputs), "codes": (*groups, how.words(how.group)), "scales": groups}
-        yield linear_stage(how.storage), inputs, {"K": linear.inputs, "N": linear.outputs, **how.attributes()}
+        yield linear_plugin(how.storage), inputs, {"K": linear.inputs, "N": linear.outputs, **how.attributes()}
     if not sizes.experts:
         return
     shapes, stored = shapes_of(sizes), sizes.stored
@@ -119,23 +119,23 @@ def cases(sizes: Sizes) -> Iterator[tuple[Stage, Shapes, Attributes]]:
     values: dict[str, Any] = {"k": sizes.k, "norm_min": float(np.float32(sizes.norm_min))}
     values |= stored.attributes() if stored else {}
     for vision in (False, True):
-        for stage in stages(vision, stored.storage if stored else ""):
-            attributes = {name: values[name] for name in stage.attributes}
-            inputs = {name: shapes[name] for name in stage.inputs}
-            yield stage, inputs, attributes
-            shapes |= {o.name: tuple(max(size, -1) for size in o.shape) for o in stage.outputs(inputs, attributes)}
+        for plugin in kernel_plugins(vision, stored.storage if stored else ""):
+            attributes = {name: values[name] for name in plugin.attributes}
+            inputs = {name: shapes[name] for name in plugin.inputs}
+            yield plugin, inputs, attributes
+            shapes |= {o.name: tuple(max(size, -1) for size in o.shape) for o in plugin.outputs(inputs, attributes)}
 
 
-def all_stages() -> tuple[Stage, ...]:
+def all_plugins() -> tuple[KernelPlugin, ...]:
     """Every plugin that there is, each once."""
-    chains = (stages(vision, storage) for storage in STORAGES for vision in (False, True))
-    linears = (linear_stage(storage) for storage in STORAGES if storage)
-    found = {stage.name: stage for stage in (rope_stage(), *linears, *(s for chain in chains for s in chain))}
+    chains = (kernel_plugins(vision, storage) for storage in STORAGES for vision in (False, True))
+    linears = (linear_plugin(storage) for storage in STORAGES if storage)
+    found = {plugin.name: plugin for plugin in (rope_plugin(), *linears, *(s for chain in chains for s in chain))}
     return tuple(found.values())
 
 
 def shapes_of(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Shapes of what enters both banks' chains of stages."""
+    """Shapes of what enters both banks' chains of plugins."""
     hidden, experts = sizes.hidden, sizes.experts
     shapes: dict[str, tuple[int, ...]] = {"x": (-1, hidden), "token_types": (-1,)}
     for bank, width in zip(BANKS, sizes.widths, strict=True):
@@ -155,6 +155,7 @@ def version() -> str:
     """
     here, digest = Path(__file__).parent, hashlib.sha256()
     rooms = (here.glob(f"*/{pattern}.py") for pattern in ("plugin", "kernel*", "function_tensorrt"))
-    for path in sorted([here / "stage.py", here / "quick_plugin.py", *(path for room in rooms for path in room)]):
+    shared = [here / "kernel_plugin.py", here / "quick_plugin.py"]
+    for path in sorted([*shared, *(path for room in rooms for path in room)]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_export.common.errors import UserError
-from ernie_export.graphs.ops.stage import GRAPH_DTYPE, Attributes, Constants, Shapes, Stage
+from ernie_export.graphs.ops.kernel_plugin import GRAPH_DTYPE, Attributes, Constants, KernelPlugin, Shapes
 
 # Architecture -> the one that is compiled for. Triton 3.6 can't write sm_110's PTX (its ptxas knows no such target);
 # PTX for sm_89 uses no feature of one family alone, and a driver translates it for any later card.
@@ -23,13 +23,13 @@ PARAMETER = re.compile(r"\.param \.(u64|u32)(?: \.ptr)?[\w\s.]* (\w+)")
 
 @dataclass(frozen=True)
 class CompiledKernel:
-    """A stage's kernel by one of its tactics (numbered from 1), for sizes that its `constants` tell.
+    """A kernel plugin's kernel by one of its tactics (numbered from 1), for sizes that its `constants` tell.
 
     takes_size: whether it takes the scalar T. name: of its entry point in `ptx`. threads: of a program. shared: bytes
     of dynamic shared memory.
     """
 
-    stage: str
+    plugin: str
     tactic: int
     constants: Constants
     takes_size: bool
@@ -51,20 +51,20 @@ def fits(compiled: CompiledKernel, arch: str) -> bool:
     return compiled.shared <= SHARED_LIMIT[target(arch)] * 1024
 
 
-def compile_stage(
-    stage: Stage, shapes: Shapes, attributes: Attributes, number: int, dtype: str, arch: str
+def compile_kernel(
+    plugin: KernelPlugin, shapes: Shapes, attributes: Attributes, number: int, dtype: str, arch: str
 ) -> CompiledKernel:
-    """Compile a stage's kernel by tactic `number` for inputs of these shapes (-1 where a size varies) and a `dtype`."""
+    """Compile `plugin`'s kernel by tactic `number` for inputs of these shapes (-1 where a size varies) in `dtype`."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     capability = target(arch)
-    kernel, tactic = stage.kernel(), stage.tactics[number - 1]
-    constants = stage.all_constants(shapes, attributes, tactic)
+    kernel, tactic = plugin.kernel(), plugin.tactics[number - 1]
+    constants = plugin.all_constants(shapes, attributes, tactic)
     if "UPCAST" in kernel.arg_names:
         constants["UPCAST"] = False
-    types = dict(stage.inputs) | {output.name: output.dtype for output in stage.outputs(shapes, attributes)}
+    types = dict(plugin.inputs) | {output.name: output.dtype for output in plugin.outputs(shapes, attributes)}
     pointers = {name: "*" + TRITON_TYPE[dtype if kind == GRAPH_DTYPE else kind] for name, kind in types.items()}
     signature = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in kernel.arg_names}
     # TensorRT's buffers begin at multiples of 256 bytes; told of 16, the compiler loads 16 bytes at a time.
@@ -78,9 +78,9 @@ def compile_stage(
         )
     expected = ["u32" if kind == "i32" else "u64" for kind in signature.values() if kind != "constexpr"]
     ptx = without_scratch(compiled.asm["ptx"], expected)
-    given = stage.given_constants(shapes, attributes, tactic)
+    given = plugin.given_constants(shapes, attributes, tactic)
     launch = compiled.metadata.name, ptx, compiled.metadata.num_warps * 32, compiled.metadata.shared
-    return CompiledKernel(stage.name, number, given, "T" in kernel.arg_names, *launch)
+    return CompiledKernel(plugin.name, number, given, "T" in kernel.arg_names, *launch)
 
 
 def without_scratch(ptx: str, expected: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""A stage as a TensorRT quick plugin: shape function, formats and tactics, and the kernel as PTX (AOT).
+"""A kernel plugin as a TensorRT quick plugin: shape function, formats and tactics, and the kernel as PTX (AOT).
 
 The kernels are compiled when a bundle is made: the machine that builds engines has no use for Triton.
 """
@@ -7,14 +7,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from ernie_export.graphs.ops.kernel_plugin import GRAPH_DTYPE, KernelPlugin
 from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.spec import DOMAIN
-from ernie_export.graphs.ops.stage import GRAPH_DTYPE, Stage
 
 FORMAT_NAME = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "int32": "INT32", "int64": "INT64"}
 
 
-def register(stage: Stage, kernels: Kernels, lazy: bool = False) -> None:
+def register(plugin: KernelPlugin, kernels: Kernels, lazy: bool = False) -> None:
     """Register `ernie::NAME` with TensorRT; engines then built hold its kernel, one of `kernels`.
 
     With `lazy` TensorRT's own registry (which the ONNX parser asks) learns of it at first use only. A second
@@ -23,45 +23,45 @@ def register(stage: Stage, kernels: Kernels, lazy: bool = False) -> None:
     import tensorrt as trt
     import tensorrt.plugin as trtp
 
-    names = tuple(stage.inputs)
+    names = tuple(plugin.inputs)
 
     def shapes(*descs: Any, **attributes: Any) -> Any:
         by_name = dict(zip(names, descs, strict=True))
         return tuple(
             by_name[output.alias].aliased()
             if output.alias
-            else trtp.from_shape_expr(output.shape, _dtype(trt, stage, by_name, output.dtype))
-            for output in stage.outputs({name: desc.shape_expr for name, desc in by_name.items()}, attributes)
+            else trtp.from_shape_expr(output.shape, _dtype(trt, plugin, by_name, output.dtype))
+            for output in plugin.outputs({name: desc.shape_expr for name, desc in by_name.items()}, attributes)
         )
 
     def tactics(*arguments: Any) -> Any:
-        inputs, attributes = _split(stage, arguments)
-        kinds = [*stage.inputs.values(), *(o.dtype for o in stage.outputs(_static(inputs), attributes))]
+        inputs, attributes = _split(plugin, arguments)
+        kinds = [*plugin.inputs.values(), *(o.dtype for o in plugin.outputs(_static(inputs), attributes))]
         types = ", ".join(FORMAT_NAME[kernels.dtype if kind == GRAPH_DTYPE else kind] for kind in kinds)
-        return [trtp.AutoTuneCombination(types, "LINEAR", list(kernels.of(stage, _static(inputs), attributes)))]
+        return [trtp.AutoTuneCombination(types, "LINEAR", list(kernels.of(plugin, _static(inputs), attributes)))]
 
     def kernel(*arguments: Any) -> Any:
-        inputs, attributes = _split(stage, arguments[:-1])
-        choices = kernels.of(stage, _static(inputs), attributes)
+        inputs, attributes = _split(plugin, arguments[:-1])
+        choices = kernels.of(plugin, _static(inputs), attributes)
         compiled = choices[arguments[-1] or next(iter(choices))]  # 0 is TensorRT's default tactic
-        size = stage.size({name: desc.shape_expr for name, desc in inputs.items()}, attributes)
-        launch = trtp.KernelLaunchParams(*stage.grid(size, compiled.constants))
+        size = plugin.size({name: desc.shape_expr for name, desc in inputs.items()}, attributes)
+        launch = trtp.KernelLaunchParams(*plugin.grid(size, compiled.constants))
         launch.block_x, launch.shared_mem = compiled.threads, compiled.shared
         scalars = (trtp.SymInt32(size),) if compiled.takes_size else ()
         return compiled.name, compiled.ptx, launch, trtp.SymIntExprs.from_tuple(scalars)
 
-    plugin = f"{DOMAIN}::{stage.name}"
+    qualified_name = f"{DOMAIN}::{plugin.name}"
     desc = trtp.TensorDesc
-    outputs = tuple.__class_getitem__((desc,) * len(stage.output_names()))
+    outputs = tuple.__class_getitem__((desc,) * len(plugin.output_names()))
     result = tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]
-    trtp.register(plugin, lazy_register=lazy)(_signed(shapes, stage, desc, (), outputs))
-    trtp.autotune(plugin)(_signed(tactics, stage, desc, ("outputs",), list[trtp.AutoTuneCombination]))
-    trtp.aot_impl(plugin)(_signed(kernel, stage, desc, ("outputs", "tactic"), result))
+    trtp.register(qualified_name, lazy_register=lazy)(_signed(shapes, plugin, desc, (), outputs))
+    trtp.autotune(qualified_name)(_signed(tactics, plugin, desc, ("outputs",), list[trtp.AutoTuneCombination]))
+    trtp.aot_impl(qualified_name)(_signed(kernel, plugin, desc, ("outputs", "tactic"), result))
 
 
-def _signed(function: Callable, stage: Stage, desc: type, more: tuple[str, ...], result: Any) -> Callable:
+def _signed(function: Callable, plugin: KernelPlugin, desc: type, more: tuple[str, ...], result: Any) -> Callable:
     """`function` with the signature that TensorRT reads the plugin's inputs and attributes from."""
-    named = [*((name, desc) for name in stage.inputs), *stage.attributes.items()]
+    named = [*((name, desc) for name in plugin.inputs), *plugin.attributes.items()]
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, kind, annotation=annotation) for name, annotation in named]
     parameters += [inspect.Parameter(name, kind) for name in more]
@@ -69,11 +69,11 @@ def _signed(function: Callable, stage: Stage, desc: type, more: tuple[str, ...],
     return function
 
 
-def _split(stage: Stage, arguments: tuple[Any, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(plugin: KernelPlugin, arguments: tuple[Any, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Inputs and attributes by name from TensorRT's positional arguments, which end with the outputs."""
-    count = len(stage.inputs)
-    inputs = dict(zip(stage.inputs, arguments[:count], strict=True))
-    return inputs, dict(zip(stage.attributes, arguments[count:-1], strict=True))
+    count = len(plugin.inputs)
+    inputs = dict(zip(plugin.inputs, arguments[:count], strict=True))
+    return inputs, dict(zip(plugin.attributes, arguments[count:-1], strict=True))
 
 
 def _static(inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -81,8 +81,8 @@ def _static(inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(desc.shape) for name, desc in inputs.items()}
 
 
-def _dtype(trt: Any, stage: Stage, inputs: dict[str, Any], kind: str) -> Any:
+def _dtype(trt: Any, plugin: KernelPlugin, inputs: dict[str, Any], kind: str) -> Any:
     """TensorRT's dtype of an input or output declared as `kind`."""
     if kind != GRAPH_DTYPE:
         return getattr(trt, kind)
-    return next(inputs[name].dtype for name, declared in stage.inputs.items() if declared == GRAPH_DTYPE)
+    return next(inputs[name].dtype for name, declared in plugin.inputs.items() if declared == GRAPH_DTYPE)

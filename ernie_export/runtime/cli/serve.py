@@ -8,7 +8,7 @@ import click
 from ernie_export.common.command import as_bytes, run
 from ernie_export.common.errors import UserError
 
-LEAST_KEY = 16  # characters: shorter ones can be guessed
+MIN_KEY = 16  # characters: shorter ones can be guessed
 
 
 @click.command(context_settings={"show_default": True, "max_content_width": 110})
@@ -119,8 +119,8 @@ def read_keys(path: Path) -> tuple[str, ...]:
         raise UserError(f"{path}: expected keys in ASCII, found other characters") from e
     if not keys:
         raise UserError(f"{path}: expected at least one key, found none")
-    if any(len(key) < LEAST_KEY or not key.isprintable() or " " in key for key in keys):
-        raise UserError(f"{path}: expected keys of at least {LEAST_KEY} characters without spaces, found another one")
+    if any(len(key) < MIN_KEY or not key.isprintable() or " " in key for key in keys):
+        raise UserError(f"{path}: expected keys of at least {MIN_KEY} characters without spaces, found another one")
     return keys
 
 

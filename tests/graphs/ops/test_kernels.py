@@ -15,13 +15,13 @@ from ernie_export.graphs.ops.ptx import CompiledKernel
 
 TEXT = ErnieConfig.from_hf(Path(__file__).parents[3] / "examples" / "mini-ernie").text
 SIZES = plugins.Sizes.of(TEXT, "bfloat16")
-CASES = {stage.name: (stage, shapes, attributes) for stage, shapes, attributes in plugins.cases(SIZES)}
+CASES = {plugin.name: (plugin, shapes, attributes) for plugin, shapes, attributes in plugins.kernel_specs(SIZES)}
 
 
 def compiled(name, tactic, shared):
     """A kernel as if it were compiled for `SIZES`."""
-    stage, shapes, attributes = CASES[name]
-    constants = stage.given_constants(shapes, attributes, stage.tactics[tactic - 1])
+    plugin, shapes, attributes = CASES[name]
+    constants = plugin.given_constants(shapes, attributes, plugin.tactics[tactic - 1])
     return CompiledKernel(name, tactic, constants, True, "entry", ".version 8.7", 128, shared)
 
 
@@ -37,23 +37,23 @@ def test_kernels_are_read_as_written_and_found_by_tactic(tmp_path):
 
 
 def test_kernels_for_other_sizes_are_refused():
-    stage, shapes, attributes = CASES["BankDown"]
+    plugin, shapes, attributes = CASES["BankDown"]
     other = shapes | {"text_down": (4, 128, 48)}
     with pytest.raises(ValueError, match="BankDown: expected a kernel for .*'I_TEXT': 48.*, found .*'I_TEXT': 96"):
-        KERNELS.of(stage, other, attributes)
+        KERNELS.of(plugin, other, attributes)
     with pytest.raises(ValueError, match=r"BankCombine: expected .*, found them for \[\]"):
         KERNELS.of(*CASES["BankCombine"])
 
 
 def test_every_plugin_of_a_model_is_listed():
-    names = [stage.name for stage in (case[0] for case in CASES.values())]
+    names = [plugin.name for plugin in (case[0] for case in CASES.values())]
     bank = ["Logits", "Route", "GateUp", "Down", "Combine"]
     assert names == [
         "Rope",
         *(f"Bank{name}" for name in bank),
         *(f"Dispatch{n}" for n in (*bank[:2], "Sort", *bank[2:])),
     ]
-    assert [stage.name for stage, _, _ in plugins.cases(replace(SIZES, experts=0))] == ["Rope"]
+    assert [plugin.name for plugin, _, _ in plugins.kernel_specs(replace(SIZES, experts=0))] == ["Rope"]
     # As a plugin gets it: what is left of 1e-12 in the 32 bits of a graph's attribute.
     assert CASES["BankRoute"][2]["norm_min"] == float(np.float32(1e-12)) != 1e-12
 
@@ -67,7 +67,9 @@ def test_a_model_that_the_kernels_cannot_serve_is_named():
     assert plugins.Sizes.of(dense, "bfloat16").experts == 0
 
 
-@pytest.mark.parametrize("changed", ["moe_dispatch/kernel_route.py", "mrope/plugin.py", "stage.py", "quick_plugin.py"])
+@pytest.mark.parametrize(
+    "changed", ["moe_dispatch/kernel_route.py", "mrope/plugin.py", "kernel_plugin.py", "quick_plugin.py"]
+)
 def test_a_changed_source_changes_the_version(tmp_path, monkeypatch, changed):
     ops = Path(plugins.__file__).parent
     shutil.copytree(ops, tmp_path / "ops")

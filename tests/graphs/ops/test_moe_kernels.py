@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ernie_export.common.errors import UserError
-from ernie_export.graphs.ops.moe_dispatch import plugin, reference
+from ernie_export.graphs.ops.kernel_plugin import launch
+from ernie_export.graphs.ops.moe_dispatch import plugin as moe_plugin
+from ernie_export.graphs.ops.moe_dispatch import reference
 from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
 from ernie_export.graphs.ops.quantized_linear import plugin as linear_plugin
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8
-from ernie_export.graphs.ops.stage import launch
 
 pytestmark = pytest.mark.usefixtures("interpreted")
 NORM_MIN = 1e-12
@@ -124,9 +125,9 @@ def test_stored_linear_equals_reference(unwritten, kind, tokens, width, outputs,
     x = rng.standard_normal((tokens, width)).astype(np.float32)
     storage, attributes, bits = CODES[kind]
     inputs = {"x": torch.from_numpy(x), "codes": codes.reshape(outputs, -1, group * bits // 32), "scales": scales}
-    stage = linear_plugin.stage(storage)
-    for tactic in stage.tactics:
-        (y,) = launch(stage, inputs, attributes | {"K": width, "N": outputs, "group": group}, tactic, unwritten)
+    plugin = linear_plugin.kernel_plugin(storage)
+    for tactic in plugin.tactics:
+        (y,) = launch(plugin, inputs, attributes | {"K": width, "N": outputs, "group": group}, tactic, unwritten)
         expected = x @ weights.T
         np.testing.assert_allclose(y.numpy(), expected, rtol=0, atol=3e-6 * np.abs(expected).max())
 
@@ -165,11 +166,11 @@ def test_every_tactic_equals_the_first(run, unwritten):
     found = run(x, types, text, vision, 2, DECODE)
     check(found, *reference.moe_dispatch(x, types, text, vision, 2, NORM_MIN))
     values = {"k": 2, "norm_min": NORM_MIN}
-    for stage in plugin.stages(vision=True):
-        attributes = {name: values[name] for name in stage.attributes}
-        names = [o.name for o in stage.outputs({n: found[n].shape for n in stage.inputs}, attributes)]
-        for tactic in stage.tactics:
-            for name, tensor in zip(names, launch(stage, found, attributes, tactic, unwritten)):
+    for plugin in moe_plugin.kernel_plugins(vision=True):
+        attributes = {name: values[name] for name in plugin.attributes}
+        names = [o.name for o in plugin.outputs({n: found[n].shape for n in plugin.inputs}, attributes)]
+        for tactic in plugin.tactics:
+            for name, tensor in zip(names, launch(plugin, found, attributes, tactic, unwritten)):
                 torch.testing.assert_close(tensor, found[name], rtol=1e-5, atol=1e-5, equal_nan=name == "act")
 
 
@@ -271,8 +272,8 @@ def test_not_a_number_harms_its_own_token_only(run):
 )
 def test_what_the_kernels_cannot_serve_is_named(arguments, message):
     with pytest.raises(UserError, match=message):
-        plugin.check(*arguments)
-    assert plugin.check("bfloat16", 2560, (64, 64), (1536, 512), 6) is None
+        moe_plugin.check(*arguments)
+    assert moe_plugin.check("bfloat16", 2560, (64, 64), (1536, 512), 6) is None
 
 
 @pytest.mark.parametrize(
@@ -287,6 +288,6 @@ def test_what_the_kernels_cannot_serve_is_named(arguments, message):
 def test_what_the_kernels_cannot_store_is_named(arguments, message):
     released = "bfloat16", 2560, (64, 64), (1536, 512), 6
     with pytest.raises(UserError, match=message):
-        plugin.check(*released, *arguments)
-    assert plugin.check(*released, "Quantized", 128, ("sm80", "sm110")) is None
-    assert plugin.check(*released, "Float8", 128, ("sm89", "sm90", "sm100", "sm110", "sm120")) is None
+        moe_plugin.check(*released, *arguments)
+    assert moe_plugin.check(*released, "Quantized", 128, ("sm80", "sm110")) is None
+    assert moe_plugin.check(*released, "Float8", 128, ("sm89", "sm90", "sm100", "sm110", "sm120")) is None

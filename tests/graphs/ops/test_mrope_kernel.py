@@ -30,7 +30,7 @@ def check(x, found, n, positions, inv_freq, axes):
     np.testing.assert_allclose(found.float().numpy(), expected, rtol=0, atol=TOLERANCE[x.dtype])
 
 
-@pytest.mark.parametrize("tactic", range(len(plugin.stage().tactics)))
+@pytest.mark.parametrize("tactic", range(len(plugin.kernel_plugin().tactics)))
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(st.data())
 def test_kernel_equals_reference(unwritten, tactic, data):

@@ -35,8 +35,8 @@ def compile_kernels(*arguments, cache):
 
 
 def test_matrix_kernels_compile_for_every_architecture(tmp_path):
-    stages = "Rope,DispatchGateUp,DispatchDown"
-    process = compile_kernels("--stages", stages, "--quick", cache=tmp_path)
+    plugins = "Rope,DispatchGateUp,DispatchDown"
+    process = compile_kernels("--plugins", plugins, "--quick", cache=tmp_path)
     assert process.returncode == 0, process.stderr
     lines = process.stdout.splitlines()
     assert lines[-1] == f"{3 * len(TARGETS)} kernels compiled and assembled"
@@ -51,8 +51,8 @@ def test_matrix_kernels_compile_for_every_architecture(tmp_path):
 def test_kernels_of_stored_weights_compile_for_every_architecture(tmp_path, weights):
     """GateUp stands for the three: the same product with a loop around it."""
     prefix = "Float8" if weights == "fp8" else "Quantized"
-    stages = f"{prefix}BankGateUp,{prefix}Linear"
-    process = compile_kernels("--weights", weights, "--stages", stages, "--quick", cache=tmp_path)
+    plugins = f"{prefix}BankGateUp,{prefix}Linear"
+    process = compile_kernels("--weights", weights, "--plugins", plugins, "--quick", cache=tmp_path)
     assert process.returncode == 0, process.stderr
     lines = process.stdout.splitlines()
     lacking = {line.split()[0] for line in lines if "no fp8 kernels" in line}
@@ -62,7 +62,7 @@ def test_kernels_of_stored_weights_compile_for_every_architecture(tmp_path, weig
     assert all(" 0 B spilled" in line and line.split()[-1] in ("mma.sync", "wgmma", "tcgen05.mma") for line in compiled)
 
 
-def test_every_stage_compiles(tmp_path):
+def test_every_plugin_compiles(tmp_path):
     """For one architecture, in float16; parameters are checked where the scratch pointers are dropped."""
     arguments = "--quick", "--arch", "sm80", "--dtype", "float16", "--out", str(tmp_path / "ptx")
     process = compile_kernels(*arguments, cache=tmp_path)
@@ -80,7 +80,7 @@ def test_every_stage_compiles(tmp_path):
     ("arguments", "message"),
     [
         (("--arch", "sm75"), "sm75: architecture 'sm75': expected one of sm80"),
-        (("--stages", "Rpoe"), "unknown Rpoe"),
+        (("--plugins", "Rpoe"), "unknown Rpoe"),
         (("--weights", "int5"), "unknown int5"),
     ],
 )

@@ -52,11 +52,11 @@ for prefix in ("Quantized", "Float8"):
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_stage_is_built(found, name):
+def test_plugin_is_built(found, name):
     outputs, dtypes, grid, parameters = EXPECTED[name]
-    stage = found[name]
-    assert (stage["outputs"], stage["dtypes"]) == (outputs, dtypes)
-    kernel = stage["kernels"][0]
+    plugin = found[name]
+    assert (plugin["outputs"], plugin["dtypes"]) == (outputs, dtypes)
+    kernel = plugin["kernels"][0]
     assert kernel["tactic"] == 1
     assert tuple(kernel[f"grid_{axis}"] for axis in "xyz") == grid
     assert kernel["parameters"] == parameters

@@ -7,9 +7,9 @@ import pytest
 from onnx import inliner
 
 from ernie_export.graphs.builder import GraphBuilder
-from ernie_export.graphs.ops.moe_dispatch.plugin import stages
-from ernie_export.graphs.ops.mrope.plugin import stage as rope_stage
-from ernie_export.graphs.ops.quantized_linear.plugin import stage as linear_stage
+from ernie_export.graphs.ops.moe_dispatch.plugin import kernel_plugins
+from ernie_export.graphs.ops.mrope.plugin import kernel_plugin as rope_plugin
+from ernie_export.graphs.ops.quantized_linear.plugin import kernel_plugin as linear_plugin
 
 BANK = {"gate": ("FLOAT", 2), "bias": ("FLOAT", 1), "gate_up": ("BFLOAT16", 3), "down": ("BFLOAT16", 3)}
 CODES, SCALES = ("INT32", 3), ("BFLOAT16", 3)
@@ -20,33 +20,33 @@ ROUTING = {"k": 2, "norm_min": 1e-12}
 STORED = {"Quantized": {"bits": 4, "group": 32}, "Float8": {"group": 32}}
 TABLES = {"inv_freq": [1.0, 0.5, 0.25], "axes": [1, 2, 0]}
 CASES = {
-    "ExpertBank": ({"x": ("BFLOAT16", 2)} | BANK, ROUTING, stages(vision=False)),
+    "ExpertBank": ({"x": ("BFLOAT16", 2)} | BANK, ROUTING, kernel_plugins(vision=False)),
     "MoEDispatch": (
         {"x": ("BFLOAT16", 2), "token_types": ("INT64", 1)}
         | {f"{bank}_{name}": kind for bank in ("text", "vision") for name, kind in BANK.items()},
         ROUTING,
-        stages(vision=True),
+        kernel_plugins(vision=True),
     ),
     "MultimodalRope": (
         {"q": ("BFLOAT16", 3), "k": ("BFLOAT16", 3), "position_ids": ("INT64", 3)}
         | {"cos": ("FLOAT", 3), "sin": ("FLOAT", 3)},
         {"num_heads": 4, "kv_num_heads": 2} | TABLES,
-        (rope_stage(),),
+        (rope_plugin(),),
     ),
 }
 for storage, how in STORED.items():
     CASES |= {
-        f"{storage}ExpertBank": ({"x": ("BFLOAT16", 2)} | CODED, ROUTING | how, stages(False, storage)),
+        f"{storage}ExpertBank": ({"x": ("BFLOAT16", 2)} | CODED, ROUTING | how, kernel_plugins(False, storage)),
         f"{storage}MoEDispatch": (
             {"x": ("BFLOAT16", 2), "token_types": ("INT64", 1)}
             | {f"{bank}_{name}": kind for bank in ("text", "vision") for name, kind in CODED.items()},
             ROUTING | how,
-            stages(True, storage),
+            kernel_plugins(True, storage),
         ),
         f"{storage}Linear": (
             {"x": ("BFLOAT16", 2), "codes": CODES, "scales": ("BFLOAT16", 2)},
             {"K": 64, "N": 8} | how,
-            (linear_stage(storage),),
+            (linear_plugin(storage),),
         ),
     }
 
@@ -76,23 +76,23 @@ def test_a_body_is_plugins_in_the_order_of_their_stages(inlined, op):
     assert not model.functions, "a body by a plugin's name would be inlined in its place"
     plugins = [node for node in model.graph.node if node.domain == "ernie"]
     _, attributes, declared = CASES[op]
-    assert [node.op_type for node in plugins] == [stage.name for stage in declared]
-    for node, stage in zip(plugins, declared):
-        assert (len(node.input), len(node.output)) == (len(stage.inputs), len(stage.output_names()))
+    assert [node.op_type for node in plugins] == [plugin.name for plugin in declared]
+    for node, plugin in zip(plugins, declared):
+        assert (len(node.input), len(node.output)) == (len(plugin.inputs), len(plugin.output_names()))
         given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         assert given.pop("plugin_namespace") == b"ernie"
-        assert given == pytest.approx({name: attributes[name] for name in stage.attributes})
+        assert given == pytest.approx({name: attributes[name] for name in plugin.attributes})
 
 
 @pytest.mark.parametrize("op", [op for op in CASES if op.endswith(("ExpertBank", "MoEDispatch"))])
 def test_each_input_is_what_the_stage_calls_it(inlined, op):
-    """Follow every value back to what made it: the op's input, or an earlier stage's output of that name."""
+    """Follow every value back to what made it: the op's input, or an earlier plugin's output of that name."""
     model = inlined(op)
     inputs, _, declared = CASES[op]
     known = {name: f"text_{name}" if name in CODED else name for name in inputs}
-    for node, stage in zip((n for n in model.graph.node if n.domain == "ernie"), declared):
-        assert [known[value] for value in node.input] == list(stage.inputs)
-        known |= dict(zip(node.output, stage.output_names()))
+    for node, plugin in zip((n for n in model.graph.node if n.domain == "ernie"), declared):
+        assert [known[value] for value in node.input] == list(plugin.inputs)
+        known |= dict(zip(node.output, plugin.output_names()))
     assert [known[output.name] for output in model.graph.output] == ["y", "experts"]
 
 

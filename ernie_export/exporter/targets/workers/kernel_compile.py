@@ -1,7 +1,7 @@
 """Compiles kernels of the plugins, in a process of its own (see child.py): several of them share the processor's cores.
 
 Reads a request (one JSON object) from standard input: sizes (the fields of plugins.Sizes), dtype, and work, a list of
-[architecture, number of the case in `plugins.cases`, tactic]. Writes one JSON object a line for each piece of work:
+[architecture, index in `plugins.kernel_specs`, tactic]. Writes one JSON object a line for each piece of work:
 {"kernel": fields} with those of CompiledKernel; {"misfit": bytes} where a program asks for more shared memory than the
 architecture has; {"failed": reason}.
 """
@@ -11,26 +11,26 @@ from dataclasses import asdict
 from typing import Any
 
 from ernie_export.exporter.targets.workers.process import Tell, serve
-from ernie_export.graphs.ops.plugins import Sizes, cases
-from ernie_export.graphs.ops.ptx import assemble, compile_stage, fits
-from ernie_export.graphs.ops.stage import Attributes, Shapes, Stage
+from ernie_export.graphs.ops.kernel_plugin import Attributes, KernelPlugin, Shapes
+from ernie_export.graphs.ops.plugins import Sizes, kernel_specs
+from ernie_export.graphs.ops.ptx import assemble, compile_kernel, fits
 
 
 def main(request: dict[str, Any], tell: Tell) -> None:
     """Serve one request."""
     os.environ.pop("TRITON_INTERPRET", None)  # with it kernels can't be compiled
-    known = list(cases(Sizes.read(request["sizes"])))
+    known = list(kernel_specs(Sizes.read(request["sizes"])))
     for arch, case, tactic in request["work"]:
-        stage, shapes, attributes = known[case]
-        tell(one(stage, shapes, attributes, tactic, request["dtype"], arch))
+        plugin, shapes, attributes = known[case]
+        tell(one(plugin, shapes, attributes, tactic, request["dtype"], arch))
 
 
 def one(
-    stage: Stage, shapes: Shapes, attributes: Attributes, tactic: int, dtype: str, arch: str
+    plugin: KernelPlugin, shapes: Shapes, attributes: Attributes, tactic: int, dtype: str, arch: str
 ) -> dict[str, dict[str, Any] | int | str]:
     """The answer to one piece of work: compiled, and taken by the assembler."""
     try:
-        compiled = compile_stage(stage, shapes, attributes, tactic, dtype, arch)
+        compiled = compile_kernel(plugin, shapes, attributes, tactic, dtype, arch)
         if not fits(compiled, arch):
             return {"misfit": compiled.shared}
         assemble(compiled, arch)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_export.graphs.ops.kernels import Kernels
-from ernie_export.graphs.ops.plugins import all_stages
+from ernie_export.graphs.ops.plugins import all_plugins
 
 HARDWARE = {"exact": "NONE", "same-capability": "SAME_COMPUTE_CAPABILITY", "ampere-plus": "AMPERE_PLUS"}
 
@@ -35,10 +35,10 @@ def register_plugins(options: Options) -> None:
     from ernie_export.graphs.ops.quick_plugin import register
 
     kernels = Kernels.read(Path(options.kernels)).within(options.shared)
-    known = {kernel.stage for kernel in kernels.compiled}
-    for stage in all_stages():
-        if stage.name in known:
-            register(stage, kernels)
+    known = {kernel.plugin for kernel in kernels.compiled}
+    for plugin in all_plugins():
+        if plugin.name in known:
+            register(plugin, kernels)
 
 
 def network_flags(flags: Any) -> int:

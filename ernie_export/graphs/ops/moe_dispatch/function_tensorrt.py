@@ -4,7 +4,7 @@ The plugins themselves have no body: TensorRT's parser finds them by domain and 
 with QuantizedLinear and Float8Linear, which are plugins as they stand.
 """
 
-from ernie_export.graphs.ops.moe_dispatch.plugin import stages
+from ernie_export.graphs.ops.moe_dispatch.plugin import kernel_plugins
 from ernie_export.graphs.ops.moe_dispatch.spec import ROUTING, bank_inputs
 from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
 
@@ -23,5 +23,5 @@ def bodies(lowering: str, dtype: str) -> list[str]:
 
 
 def _body(signature: str, vision: bool, storage: str) -> str:
-    calls = "\n    ".join(stage.call() for stage in stages(vision, storage))
+    calls = "\n    ".join(plugin.call() for plugin in kernel_plugins(vision, storage))
     return f"{signature} => (y, experts) {{\n    {calls}\n}}"

@@ -58,7 +58,7 @@ def route(partial, token_types, text_bias, vision_bias, T, experts, slots, weigh
 
     experts (T, K) int64, best first, equal scores to the lower expert; slots (T, K) int32, the same experts ascending;
     weights (T, K) float32, of `slots`. Grid (blocks of tokens,). K distinct experts are chosen even from NaN, so that
-    later stages stay within their tensors.
+    later kernels stay within their tensors.
     """
     token = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     inside = token < T

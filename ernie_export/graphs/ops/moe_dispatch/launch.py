@@ -6,11 +6,11 @@ For tests and benchmarks; an engine launches the same kernels by itself.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ernie_export.graphs.ops.moe_dispatch.plugin import stages
+from ernie_export.graphs.ops.kernel_plugin import launch
+from ernie_export.graphs.ops.moe_dispatch.plugin import kernel_plugins
 from ernie_export.graphs.ops.moe_dispatch.spec import bank_inputs
-from ernie_export.graphs.ops.stage import launch
 
-# Tactic of each stage (its place in the list, from 0): for few tokens, whose time is reading weights, and for many.
+# Tactic of each plugin (its place in the list, from 0): for few tokens, whose time is reading weights, and for many.
 DECODE = {"Logits": 0, "Route": 1, "Sort": 0, "GateUp": 2, "Down": 2, "Combine": 1}
 PREFILL = {"Logits": 1, "Route": 0, "Sort": 1, "GateUp": 5, "Down": 5, "Combine": 0}
 
@@ -37,9 +37,9 @@ def moe_dispatch(
     tensors = {"x": x, "token_types": token_types}
     tensors |= {f"text_{name}": tensor for name, tensor in zip(names, text, strict=True)}
     tensors |= {f"vision_{name}": tensor for name, tensor in zip(names, vision or (None,) * len(names), strict=True)}
-    for stage in stages(vision is not None, storage):
-        number = next(number for name, number in tactics.items() if stage.name.endswith(name))
-        own = {name: attributes[name] for name in stage.attributes}
-        outputs = launch(stage, tensors, own, stage.tactics[number], empty)
-        tensors |= zip(stage.output_names(), outputs, strict=True)
+    for plugin in kernel_plugins(vision is not None, storage):
+        number = next(number for name, number in tactics.items() if plugin.name.endswith(name))
+        own = {name: attributes[name] for name in plugin.attributes}
+        outputs = launch(plugin, tensors, own, plugin.tactics[number], empty)
+        tensors |= zip(plugin.output_names(), outputs, strict=True)
     return tensors

@@ -1,4 +1,4 @@
-"""The TensorRT plugins of ExpertBank and MoEDispatch: chains of stages, one kernel a stage.
+"""The TensorRT plugins of ExpertBank and MoEDispatch: chains of plugins, one kernel a plugin.
 
 ExpertBank is what decode steps call: BankLogits -> BankRoute -> BankGateUp -> BankDown -> BankCombine. MoEDispatch has
 two banks and may have many tokens: DispatchLogits -> DispatchRoute -> DispatchSort -> DispatchGateUp -> DispatchDown ->
@@ -24,24 +24,24 @@ from functools import partial
 from typing import Any
 
 from ernie_export.common.errors import UserError
-from ernie_export.graphs.ops.quantized_linear.plugin import check_storage, depth, storage_constants
-from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
-from ernie_export.graphs.ops.stage import (
+from ernie_export.graphs.ops.kernel_plugin import (
     FLOATS,
     GRAPH_DTYPE,
     Attributes,
     Constants,
+    KernelPlugin,
     Output,
     Shapes,
     Size,
-    Stage,
     Tactic,
     ceil_div,
     gemm,
-    greatest,
-    least,
+    maximum,
+    minimum,
     power_of_two,
 )
+from ernie_export.graphs.ops.quantized_linear.plugin import check_storage, depth, storage_constants
+from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
 
 SPLITS = 16  # programs that share the router's product: enough to read its weights at speed for one token
 
@@ -69,8 +69,8 @@ DOWN = (
 )
 
 
-def stages(vision: bool, storage: str = "") -> tuple[Stage, ...]:
-    """The stages, in order, of ExpertBank or (`vision`) MoEDispatch, with weights stored as STORAGES says."""
+def kernel_plugins(vision: bool, storage: str = "") -> tuple[KernelPlugin, ...]:
+    """The plugins, in order, of ExpertBank or (`vision`) MoEDispatch, with weights stored as STORAGES says."""
     prefix = "Dispatch" if vision else "Bank"
     grouping = {"offsets": "int32", "order": "int32"} if vision else {"slots": "int32"}
     types = {"token_types": "int64"} if vision else {}
@@ -112,7 +112,7 @@ def stages(vision: bool, storage: str = "") -> tuple[Stage, ...]:
         order = Output("order", (shapes["slots"][0] * a["k"],), "int32")
         return Output("offsets", (total + 1,), "int32"), order
 
-    sort = Stage(
+    sort = KernelPlugin(
         "DispatchSort",
         {"slots": "int32"} | banks("bias", "float32"),
         {"k": int},
@@ -124,7 +124,7 @@ def stages(vision: bool, storage: str = "") -> tuple[Stage, ...]:
         tactics=(Tactic({"BLOCK_S": 512}, 4), Tactic({"BLOCK_S": 4096}, 8)),
     )
     return (
-        Stage(
+        KernelPlugin(
             f"{prefix}Logits",
             {"x": GRAPH_DTYPE} | types | banks("gate", "float32"),
             {},
@@ -140,7 +140,7 @@ def stages(vision: bool, storage: str = "") -> tuple[Stage, ...]:
             grid=lambda n, c: (ceil_div(n, c["BLOCK_T"]), SPLITS, 1),
             tactics=(Tactic({"BLOCK_T": 16, "BLOCK_H": 32}, 4, 2), Tactic({"BLOCK_T": 64, "BLOCK_H": 32}, 8, 2)),
         ),
-        Stage(
+        KernelPlugin(
             f"{prefix}Route",
             {"partial": "float32"} | types | banks("bias", "float32"),
             {"k": int, "norm_min": float},
@@ -158,18 +158,18 @@ def stages(vision: bool, storage: str = "") -> tuple[Stage, ...]:
             tactics=(Tactic({"BLOCK_T": 4}, 4), Tactic({"BLOCK_T": 1}, 1)),
         ),
         *((sort,) if vision else ()),
-        Stage(
+        KernelPlugin(
             f"{storage}{prefix}GateUp",
             {"x": GRAPH_DTYPE} | grouping | {"weights": "float32"} | weights("gate_up"),
             coded,
             partial(_experts, "gate_up"),
-            outputs=lambda s, a: (Output("act", (s["x"][0] * a["k"], greatest(*widths(s))), GRAPH_DTYPE),),
+            outputs=lambda s, a: (Output("act", (s["x"][0] * a["k"], maximum(*widths(s))), GRAPH_DTYPE),),
             size=lambda s, a: s["x"][0],
             constants=lambda s, a: tiled(s, a, "gate_up", depth(s, "text_gate_up", storage, a), widths(s)),
             grid=lambda n, c: (_tiles(n, c) * _blocks(max(c["I_TEXT"], c["I_VISION"]), c), 1, 1),
             tactics=GATE_UP,
         ),
-        Stage(
+        KernelPlugin(
             f"{storage}{prefix}Down",
             {"act": GRAPH_DTYPE} | grouping | weights("down"),
             coded,
@@ -180,7 +180,7 @@ def stages(vision: bool, storage: str = "") -> tuple[Stage, ...]:
             grid=lambda n, c: (_tiles(n, c) * _blocks(c["H"], c), 1, 1),
             tactics=DOWN,
         ),
-        Stage(
+        KernelPlugin(
             f"{prefix}Combine",
             {"out": GRAPH_DTYPE},
             {"k": int},
@@ -236,7 +236,7 @@ def _experts(name: str) -> Any:
 def _tiles(tokens: Size, c: Constants) -> Size:
     """The most tiles that tokens can need: every expert that is chosen may leave one tile part empty."""
     slots = tokens * c["K"]
-    return (slots + least(slots, c["EXPERTS"]) * (c["BLOCK_M"] - 1)) // c["BLOCK_M"]
+    return (slots + minimum(slots, c["EXPERTS"]) * (c["BLOCK_M"] - 1)) // c["BLOCK_M"]
 
 
 def _blocks(rows: int, c: Constants) -> int:

@@ -4,7 +4,7 @@ The plugin computes cos and sin where it rotates: nothing takes those of RotaryT
 """
 
 from ernie_export.graphs.ops.mrope.function import TABLES
-from ernie_export.graphs.ops.mrope.plugin import stage
+from ernie_export.graphs.ops.mrope.plugin import kernel_plugin
 
 
 def bodies(lowering: str, dtype: str) -> list[str]:
@@ -14,7 +14,7 @@ MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids, co
     inv_freq = Constant <value_floats: floats = @inv_freq> ()
     axes_64 = Constant <value_ints: ints = @axes> ()
     axes = Cast <to = 6> (axes_64)
-    {stage().call()}
+    {kernel_plugin().call()}
 }}
 """
     return [TABLES, rope]

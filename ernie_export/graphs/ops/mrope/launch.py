@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from ernie_export.graphs.ops.mrope.plugin import stage
-from ernie_export.graphs.ops.stage import launch
+from ernie_export.graphs.ops.kernel_plugin import launch
+from ernie_export.graphs.ops.mrope.plugin import kernel_plugin
 
 
 def rope(
@@ -23,6 +23,6 @@ def rope(
     rotate in place, let it return q and then k.
     """
     tensors = {"q": q, "k": k, "position_ids": position_ids, "inv_freq": inv_freq, "axes": axes}
-    chosen = stage()
+    chosen = kernel_plugin()
     attributes = {"num_heads": heads[0], "kv_num_heads": heads[1]}
     return launch(chosen, tensors, attributes, chosen.tactics[tactic], empty)

@@ -1,4 +1,4 @@
-"""The TensorRT plugin of MultimodalRope: one stage, whose frequency and axis tables are inputs.
+"""The TensorRT plugin of MultimodalRope: one plugin, whose frequency and axis tables are inputs.
 
 The tables are the op's attributes, made constants by function_tensorrt.py: a kernel argument is a tensor or an
 int32, and a frequency computed in the kernel would differ in its last bit.
@@ -6,11 +6,20 @@ int32, and a frequency computed in the kernel would differ in its last bit.
 
 from typing import Any
 
-from ernie_export.graphs.ops.stage import GRAPH_DTYPE, Attributes, Output, Shapes, Stage, Tactic, ceil_div, power_of_two
+from ernie_export.graphs.ops.kernel_plugin import (
+    GRAPH_DTYPE,
+    Attributes,
+    KernelPlugin,
+    Output,
+    Shapes,
+    Tactic,
+    ceil_div,
+    power_of_two,
+)
 
 
-def stage(in_place: bool = False) -> Stage:
-    """The stage; with `in_place` its outputs take over the memory of q and k.
+def kernel_plugin(in_place: bool = False) -> KernelPlugin:
+    """The plugin; with `in_place` its outputs take over the memory of q and k.
 
     That needs TensorRT's preview feature ALIASED_PLUGIN_IO_10_03, and that nothing else reads q and k.
     """
@@ -20,7 +29,7 @@ def stage(in_place: bool = False) -> Stage:
             Output(f"{name}_rotated", tuple(shapes[name]), GRAPH_DTYPE, name if in_place else None) for name in "qk"
         )
 
-    return Stage(
+    return KernelPlugin(
         "Rope",
         {"q": GRAPH_DTYPE, "k": GRAPH_DTYPE, "position_ids": "int64", "inv_freq": "float32", "axes": "int32"},
         {"num_heads": int, "kv_num_heads": int},

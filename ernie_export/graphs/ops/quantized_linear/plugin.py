@@ -9,22 +9,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from ernie_export.common.errors import UserError
-from ernie_export.graphs.ops.ptx import target
-from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
-from ernie_export.graphs.ops.stage import (
+from ernie_export.graphs.ops.kernel_plugin import (
     GRAPH_DTYPE,
     Attributes,
     Constants,
+    KernelPlugin,
     Output,
     Shapes,
     Size,
-    Stage,
     ceil_div,
     gemm,
     power_of_two,
 )
+from ernie_export.graphs.ops.ptx import target
+from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
 
-LEAST_GROUP = 16  # the least depth of a matrix unit's product
+MIN_GROUP = 16  # the least depth of a matrix unit's product
 FLOAT8_SINCE = 89  # the compute capability from which there are e4m3 numbers
 
 
@@ -37,9 +37,9 @@ TACTICS = (
 )
 
 
-def stage(storage: str) -> Stage:
+def kernel_plugin(storage: str) -> KernelPlugin:
     """The plugin of `storage`: Quantized or Float8."""
-    return Stage(
+    return KernelPlugin(
         f"{storage}Linear",
         {"x": GRAPH_DTYPE, "codes": "int32", "scales": GRAPH_DTYPE},
         {"K": int, "N": int} | dict.fromkeys(STORAGES[storage], int),
@@ -66,8 +66,8 @@ def depth(shapes: Shapes, weight: str, storage: str, attributes: Attributes) -> 
 
 def check_storage(what: str, storage: str, group: int | None, widths: Sequence[int], archs: Sequence[str]) -> None:
     """Refuse groups, and architectures for float8, that the kernels can't serve; UserError begins with `what`."""
-    if group is None or group < LEAST_GROUP or power_of_two(group) != group:
-        raise UserError(f"{what}: groups of {group}, expected a power of two from {LEAST_GROUP}")
+    if group is None or group < MIN_GROUP or power_of_two(group) != group:
+        raise UserError(f"{what}: groups of {group}, expected a power of two from {MIN_GROUP}")
     for width in widths:
         if width % group:
             raise UserError(f"{what}: width {width}, expected a multiple of the group of {group}")

@@ -19,7 +19,7 @@ from ernie_export.runtime.engines.device.find_gpu import find_cuda
 from ernie_export.runtime.engines.device.memory import CudaMemory
 
 RTX = "tensorrt_rtx_bindings"
-LEAST_AMPERE = (8, 0)
+MIN_COMPUTE_CAPABILITY = (8, 0)
 
 
 def find_card(bundle: Path, manifest: Manifest) -> tuple[Any, CudaMemory]:
@@ -70,7 +70,7 @@ def check_card(bundle: Path, facts: EngineInfo, built: TensorRTInfo, memory: Cud
     expected = f"a GPU of compute capability {' or '.join(facts.compute_capabilities)}"
     if built.hardware_compatibility == "ampere-plus":
         expected = "a GPU of compute capability 8.0 or higher"
-        fits = tuple(int(part) for part in found.split(".")) >= LEAST_AMPERE
+        fits = tuple(int(part) for part in found.split(".")) >= MIN_COMPUTE_CAPABILITY
     elif built.hardware_compatibility == "same-capability":
         fits = found in facts.compute_capabilities
     else:

@@ -1,8 +1,8 @@
-"""A stage: one Triton kernel as TensorRT sees it, one plugin. Described once, used to launch, compile and register it.
+"""A kernel plugin: one Triton kernel as one TensorRT plugin, described once to launch, compile and register it.
 
 A quick plugin holds one kernel per tactic, whose arguments are inputs, scalars, outputs in this order, and scalars
 are int32 expressions of shapes. One size varies between runs, and kernels that need it take it as the scalar `T`; all
-others are compiled in, so that addresses are known to be aligned. Kernel inputs that a stage lacks are None at compile
+others are compiled in, so that addresses are known to be aligned. Kernel inputs that a plugin lacks are None at compile
 time.
 """
 
@@ -46,7 +46,7 @@ def gemm(m: int, n: int, k: int, swap: bool, warps: int, stages: int) -> Tactic:
 
 
 @dataclass(frozen=True)
-class Stage:
+class KernelPlugin:
     """One plugin. Its kernel's parameters are inputs, perhaps T, outputs, constants: by these names, in this order."""
 
     name: str
@@ -66,7 +66,7 @@ class Stage:
         return tuple(o.name for o in self.outputs(some, {name: kind(1) for name, kind in self.attributes.items()}))
 
     def call(self) -> str:
-        """The stage as a line of ONNX text, in a function with the same attributes; values by the stage's names."""
+        """The plugin as a line of ONNX text, in a function with the same attributes; values by the plugin's names."""
         attributes = ", ".join(f"{name}: {kind.__name__} = @{name}" for name, kind in self.attributes.items())
         attributes = f" <{attributes}>" if attributes else ""
         return f"{', '.join(self.output_names())} = {DOMAIN}.{self.name}{attributes} ({', '.join(self.inputs)})"
@@ -76,38 +76,38 @@ class Stage:
         return {**self.constants(shapes, attributes), **tactic.blocks}
 
     def all_constants(self, shapes: Shapes, attributes: Attributes, tactic: Tactic) -> Constants:
-        """`given_constants`, and None for every kernel input that the stage lacks."""
+        """`given_constants`, and None for every kernel input that the plugin lacks."""
         constants = self.given_constants(shapes, attributes, tactic)
         given = {*self.inputs, "T", *self.output_names(), *constants}
         return constants | {name: None for name in self.kernel().arg_names if name not in given | {"UPCAST"}}
 
 
 def launch(
-    stage: Stage,
+    plugin: KernelPlugin,
     inputs: Mapping[str, Any],
     attributes: Attributes,
     tactic: Tactic,
     empty: Callable[[tuple[int, ...], str], Any],
 ) -> list[Any]:
-    """Run a stage on PyTorch tensors, on a GPU or in Triton's interpreter; returns its outputs.
+    """Run a plugin on PyTorch tensors, on a GPU or in Triton's interpreter; returns its outputs.
 
     `empty(shape, dtype)` makes an output, dtype by its name in PyTorch. An alias is not taken: outputs are fresh.
     """
     from triton import knobs
 
-    shapes = {name: tuple(inputs[name].shape) for name in stage.inputs}
-    constants = stage.all_constants(shapes, attributes, tactic)
-    graph_inputs = [inputs[name] for name, dtype in stage.inputs.items() if dtype == GRAPH_DTYPE]
+    shapes = {name: tuple(inputs[name].shape) for name in plugin.inputs}
+    constants = plugin.all_constants(shapes, attributes, tactic)
+    graph_inputs = [inputs[name] for name, dtype in plugin.inputs.items() if dtype == GRAPH_DTYPE]
     outputs = {}
-    for output in stage.outputs(shapes, attributes):
+    for output in plugin.outputs(shapes, attributes):
         dtype = str(graph_inputs[0].dtype).removeprefix("torch.") if output.dtype == GRAPH_DTYPE else output.dtype
         outputs[output.name] = empty(output.shape, dtype)
-    kernel, size = stage.kernel(), stage.size(shapes, attributes)
+    kernel, size = plugin.kernel(), plugin.size(shapes, attributes)
     scalars = {"T": size} if "T" in kernel.arg_names else {}
     if "UPCAST" in kernel.arg_names:
         constants["UPCAST"] = knobs.runtime.interpret
-    kernel[stage.grid(size, constants)](
-        **{name: inputs[name] for name in stage.inputs},
+    kernel[plugin.grid(size, constants)](
+        **{name: inputs[name] for name in plugin.inputs},
         **scalars,
         **outputs,
         **constants,
@@ -122,7 +122,7 @@ def ceil_div(size: Size, block: int) -> Size:
     return (size + (block - 1)) // block
 
 
-def least(size: Size, limit: int) -> Size:
+def minimum(size: Size, limit: int) -> Size:
     """The lesser of a size and an int."""
     if isinstance(size, int):
         return min(size, limit)
@@ -131,7 +131,7 @@ def least(size: Size, limit: int) -> Size:
     return trtp.min(size, limit)
 
 
-def greatest(size: Size, other: Size) -> Size:
+def maximum(size: Size, other: Size) -> Size:
     """The greater of two sizes of one kind."""
     if isinstance(size, int):
         return max(size, other)
