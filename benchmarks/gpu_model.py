@@ -186,9 +186,9 @@ def step_bytes(config: Any, precision: str, rows: int, context: int) -> float:
     from ernie_export.exporter.plan.workload import Workload
     from ernie_export.graphs.precision import ONNX
 
-    counted, _, _ = plan.Model.build(config, ONNX["fp32"])
-    stored, _, _ = plan.Model.build(config, ONNX[precision])
-    return plan_rates.decode(counted, ONNX[precision], stored.stored(), Workload(context, rows, ()))[1]
+    counted = plan.Model.build(config, ONNX["fp32"]).model
+    stored = plan.Model.build(config, ONNX[precision]).model.stored()
+    return plan_rates.decode(counted, ONNX[precision], stored, Workload(context, rows, ()))[1]
 
 
 _bandwidth: dict[str, float] = {}

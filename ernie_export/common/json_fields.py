@@ -1,15 +1,16 @@
 """Read JSON objects key by key, so that every refusal names file and key and no key goes unread."""
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ernie_export.common.errors import InvalidFile
+from ernie_export.common.errors import InvalidFile, InvalidValue, UserError
 
 MAX_JSON_BYTES = 64 * 2**20  # an index of the released model is below 4 MiB
 FLOAT32_MAX = 3.4028234e38
 MISSING = object()
+T = TypeVar("T")
 
 
 def one_line(value: object, limit: int = 80) -> str:
@@ -22,70 +23,127 @@ def one_line(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def reject_duplicate_keys(path: Path, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object's members as a dict. Raises InvalidFile for a key that occurs twice, since readers differ on
-    which one counts.
+def reject_duplicate_keys(source: Path | str, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object's members as a dict.
+
+    Raises InvalidFile or InvalidValue for a key that occurs twice, since readers differ on which one counts.
     """
     members: dict[str, Any] = {}
     for key, value in pairs:
         if key in members:
-            raise InvalidFile(path, "once", "twice in one JSON object", key=one_line(key))
+            raise _invalid(source, "once", "twice in one JSON object", key=one_line(key))
         members[key] = value
     return members
 
 
-def parse_json(path: Path, text: bytes) -> dict[str, Any]:
-    """Parse the JSON object in `text`, which was read from `path`. Raises InvalidFile for anything else."""
+def parse_json_value(source: Path | str, text: bytes) -> Any:
+    """Parse the JSON document in `text`.
+
+    Args:
+        source: File that the text was read from, or the name of the input that holds it.
+        text: JSON in UTF-8, UTF-16 or UTF-32.
+
+    Raises:
+        InvalidFile: What is in file `source` is not JSON.
+        InvalidValue: What is in input `source` is not JSON.
+    """
     try:
-        value = json.loads(text, object_pairs_hook=lambda pairs: reject_duplicate_keys(path, pairs))
+        return json.loads(text, object_pairs_hook=lambda pairs: reject_duplicate_keys(source, pairs))
     except (ValueError, RecursionError) as e:
-        raise InvalidFile(path, "JSON", one_line(" ".join(str(e).split()))) from e
+        raise _invalid(source, "JSON", one_line(" ".join(str(e).split()))) from e
+
+
+def parse_json(source: Path | str, text: bytes) -> dict[str, Any]:
+    """Parse the JSON object in `text`. Raises what `parse_json_value` does, also for another kind of document."""
+    value = parse_json_value(source, text)
     if not isinstance(value, dict):
-        raise InvalidFile(path, "a JSON object", one_line(value))
+        raise _invalid(source, "a JSON object", one_line(value))
+    return value
+
+
+def parse_json_list(source: Path | str, text: bytes) -> list[Any]:
+    """Parse the JSON list in `text`. Raises what `parse_json_value` does, also for another kind of document."""
+    value = parse_json_value(source, text)
+    if not isinstance(value, list):
+        raise _invalid(source, "a JSON list", one_line(value))
     return value
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read the JSON object in file `path`. Raises InvalidFile if it is missing, unreadable, too large or no object."""
+    return parse_json(path, read_json_text(path))
+
+
+def read_json_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """Read the bytes of a JSON file. Raises InvalidFile if it is missing, unreadable or larger than `max_bytes`."""
     try:
         if not path.is_file():
             raise InvalidFile(path, "a JSON file", "a folder" if path.is_dir() else "no file")
         size = path.stat().st_size
-        if size > MAX_JSON_BYTES:
-            raise InvalidFile(path, f"JSON of at most {MAX_JSON_BYTES} bytes", size)
-        text = path.read_bytes()
+        if size > max_bytes:
+            raise InvalidFile(path, f"JSON of at most {max_bytes} bytes", size)
+        return path.read_bytes()
     except OSError as e:
-        raise InvalidFile(path, "a readable file", e.strerror) from e
-    return parse_json(path, text)
+        raise InvalidFile(path, "a readable file", e.strerror or e) from e
+
+
+def _invalid(source: Path | str, expected: str, found: str, key: str | None = None) -> UserError:
+    if isinstance(source, Path):
+        return InvalidFile(source, expected, found, key=key)
+    return InvalidValue(source if key is None else f"{source}: {key}", expected, found)
 
 
 class JsonObject:
     """One JSON object of a file. Reading a key marks it as known; `refuse_unknown` refuses what was never read.
 
-    Every method that reads a key raises InvalidFile, naming file and key, for a value that it does not accept.
+    Every method that reads a key raises InvalidFile, naming file and key, for a value that it does not accept. A
+    `default` replaces a missing key or null; without one the key must be there.
     """
 
     def __init__(self, path: Path, prefix: str, members: dict[str, Any]) -> None:
-        """`prefix`: dotted place of the object in its file, with a trailing dot; empty for the whole file."""
+        """Wrap the members of one object.
+
+        Args:
+            path: File that holds the object.
+            prefix: Dotted path of the object in its file, with a trailing dot; empty for the whole file.
+            members: The object itself.
+        """
         self.path = path
         self.prefix = prefix
         self.members = members
         self.read: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
+        """Return whether the object has `key`, even if it is null."""
         return key in self.members
 
-    def error(self, key: str, expected: str, found: object) -> InvalidFile:
-        """Return the refusal of `key`, to be raised by the caller."""
+    def error(self, key: str, expected: str, found: object = MISSING) -> InvalidFile:
+        """Return the refusal of `key`, to be raised by the caller.
+
+        Args:
+            key: A key of this object.
+            expected: What would be accepted.
+            found: What is there instead, in words; by default the value of `key` as JSON.
+        """
+        if found is MISSING:
+            value = self.members.get(key, MISSING)
+            found = "no such key" if value is MISSING else f'"{value}"' if isinstance(value, str) else value
         return InvalidFile(self.path, expected, one_line(found), key=f"{self.prefix}{one_line(key)}")
 
-    def get(self, key: str, absent: Any = None) -> Any:
-        """Return the value of `key` unchecked, or `absent`."""
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of `key` unchecked; `default` replaces a missing key, but not null."""
         self.read.add(key)
-        return self.members.get(key, absent)
+        return self.members.get(key, default)
+
+    def optional(self, key: str, read: Callable[[str], T]) -> T | None:
+        """Return `read(key)`, where `read` is a method of this object, or None for a missing key or null."""
+        return None if self.get(key) is None else read(key)
 
     def require(self, key: str, expected: str, alias: str | None = None) -> Any:
-        """Return the value of `key`, or of its other name `alias`. Both may be there if they are equal."""
+        """Return the value of `key`, or of its other name `alias`. Both may be there if they are equal.
+
+        Raises InvalidFile, which says that `expected` was expected, if neither is there.
+        """
         value = self.get(key, MISSING)
         if alias is not None and (other := self.get(alias, MISSING)) is not MISSING:
             if value is not MISSING and value != other:
@@ -95,8 +153,20 @@ class JsonObject:
             raise self.error(key, expected, "no such key")
         return value
 
-    def integer(self, key: str, alias: str | None = None, *, minimum: int = 1, maximum: int) -> int:
-        """Return a whole number from `minimum` to `maximum`."""
+    def integer(
+        self, key: str, alias: str | None = None, *, minimum: int = 1, maximum: int, default: int | None = None
+    ) -> int:
+        """Return a whole number.
+
+        Args:
+            key: The key.
+            alias: Another name of the key.
+            minimum: Smallest number accepted.
+            maximum: Largest number accepted.
+            default: Replaces a missing key or null.
+        """
+        if default is not None and self.get(key) is None:
+            return default
         expected = f"a whole number from {minimum} to {maximum}"
         value = self.require(key, expected, alias)
         if type(value) is not int or not minimum <= value <= maximum:
@@ -108,36 +178,48 @@ class JsonObject:
         expected = f"a list of whole numbers from {minimum} to {maximum}"
         value = self.require(key, expected)
         if not isinstance(value, list) or not all(type(n) is int and minimum <= n <= maximum for n in value):
-            raise self.error(key, expected, value)
+            raise self.error(key, expected)
         return tuple(value)
 
-    def sizes(self, key: str, count: int, absent: tuple[int, ...] | None = None) -> tuple[int, ...]:
-        """Return a list of `count` positive whole numbers; `absent`, if given, replaces a missing key or null."""
+    def sizes(self, key: str, count: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Return a list of `count` positive whole numbers."""
+        if default is not None and self.get(key) is None:
+            return default
         expected = f"a list of {count} whole numbers from 1"
-        if absent is not None and self.get(key) is None:
-            return absent
         value = self.require(key, expected)
         if not isinstance(value, list) or len(value) != count or not all(type(n) is int and n > 0 for n in value):
-            raise self.error(key, expected, value)
+            raise self.error(key, expected)
         return tuple(value)
 
-    def positive(self, key: str) -> float:
+    def positive(self, key: str, default: float | None = None) -> float:
         """Return a number above 0 that float32 can hold."""
+        if default is not None and self.get(key) is None:
+            return default
         expected = "a number above 0 that fits float32"
         value = self.require(key, expected)
         if type(value) not in (int, float) or not 0 < value <= FLOAT32_MAX:
-            raise self.error(key, expected, value)
+            raise self.error(key, expected)
         return float(value)
 
-    def flag(self, key: str) -> bool:
+    def flag(self, key: str, default: bool | None = None) -> bool:
         """Return true or false."""
+        if default is not None and self.get(key) is None:
+            return default
         value = self.require(key, "true or false")
         if type(value) is not bool:
-            raise self.error(key, "true or false", value)
+            raise self.error(key, "true or false")
         return value
 
-    def text(self, key: str, empty: bool = False) -> str:
-        """Return a string, which must not be empty unless `empty`."""
+    def text(self, key: str, empty: bool = False, default: str | None = None) -> str:
+        """Return a string.
+
+        Args:
+            key: The key.
+            empty: Whether the string may be empty.
+            default: Replaces a missing key or null.
+        """
+        if default is not None and self.get(key) is None:
+            return default
         expected = "text" if empty else "text that is not empty"
         value = self.require(key, expected)
         if not isinstance(value, str) or not (value or empty):
@@ -165,11 +247,11 @@ class JsonObject:
         if found != value:
             raise self.error(key, value, found)
 
-    def object(self, key: str, absent: dict[str, Any] | None = None) -> "JsonObject":
-        """Return the object under `key`; `absent`, if given, replaces a missing key or null."""
+    def object(self, key: str, default: dict[str, Any] | None = None) -> "JsonObject":
+        """Return the object under `key`."""
         value = self.get(key)
-        if value is None and absent is not None:
-            value = absent
+        if value is None and default is not None:
+            value = default
         if not isinstance(value, dict):
             raise self.error(key, "an object", value if key in self else "no such key")
         return JsonObject(self.path, f"{self.prefix}{key}.", value)

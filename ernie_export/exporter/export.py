@@ -16,7 +16,7 @@ from ernie_export.common.manifest import (
     sha256,
 )
 from ernie_export.exporter import triton_repository
-from ernie_export.exporter.processor_files import find_processor_files, picture_tokens
+from ernie_export.exporter.processor_files import find_processor_files, image_token_range
 from ernie_export.exporter.replace import WHOLE_OUTPUT, writing_bundle
 from ernie_export.exporter.targets import engines, onnx, tensorrt
 from ernie_export.exporter.targets import trt_rtx as rtx
@@ -76,7 +76,7 @@ def export(
         processor_files = find_processor_files(source)
         how = PRECISIONS[target][precision]
         graphs = onnx.build_graphs(config, how)
-        facts = check_engines(config, target, how, limits, picture_tokens(source, config), graphs)
+        facts = check_engines(config, target, how, limits, image_token_range(source, config), graphs)
         data = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
         if facts:
             (engines if target == rtx.TARGET else tensorrt).lower(graphs, facts)

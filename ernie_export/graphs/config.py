@@ -84,7 +84,7 @@ class TextConfig:
             layer_types=layer_types(section, num_layers),
             num_experts=section.integer("moe_num_experts", "num_experts", maximum=COUNT_LIMIT),
             experts_per_token=section.integer("moe_k", "num_experts_per_tok", maximum=COUNT_LIMIT),
-            moe_intermediate_size=section.sizes("moe_intermediate_size", 2, absent=(1536, 512)),  # type: ignore[arg-type]
+            moe_intermediate_size=section.sizes("moe_intermediate_size", 2, default=(1536, 512)),  # type: ignore[arg-type]
             num_shared_experts=section.integer("moe_num_shared_experts", minimum=0, maximum=COUNT_LIMIT),
             norm_min=section.positive("moe_norm_min"),
         )
@@ -201,7 +201,7 @@ def rope_section(section: JsonObject, types: tuple[str, ...], keys: set[str]) ->
     """The rotary parameters: `rope_parameters`, or the older `rope_scaling`; refuses types other than `types`."""
     if section.get("rope_parameters") and section.get("rope_scaling"):
         raise section.error("rope_scaling", "rope_parameters or rope_scaling", "both")
-    rope = section.object("rope_scaling" if section.get("rope_scaling") else "rope_parameters", absent={})
+    rope = section.object("rope_scaling" if section.get("rope_scaling") else "rope_parameters", default={})
     found = rope.get("rope_type", rope.get("type", types[0]))
     if found not in types:
         raise rope.error("rope_type", " or ".join(types), found)

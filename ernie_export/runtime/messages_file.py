@@ -1,51 +1,49 @@
-"""Conversations in a JSON file: one (a list of messages), or a list of them."""
+"""Read and write conversations in a JSON file: one (a list of messages), or a list of them."""
 
 import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import CannotWrite, InvalidFile
+from ernie_export.common.json_fields import parse_json_value
 
 Messages = list[dict[str, Any]]
 
 
 def read(path: Path) -> list[Messages] | Messages:
-    """One conversation or several; what a message may hold is for the preprocessor to check.
+    """Read one conversation or several; the preprocessor checks what a message may hold.
 
-    Raises UserError for a file that can't be read, isn't JSON or holds neither.
+    Raises InvalidFile for a file that cannot be read, is not JSON or holds neither.
     """
     try:
-        document = json.loads(path.read_bytes())
+        text = path.read_bytes()  # of a pipe, too
     except OSError as e:
-        raise UserError(f"{path}: expected a file of messages, found {e.strerror}") from e
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"{path}: expected JSON, found {e}") from e
+        raise InvalidFile(path, "a file of messages", e.strerror or e) from e
+    document = parse_json_value(path, text)
     if not isinstance(document, list):
-        raise UserError(f"{path}: expected a list of messages or of conversations, found {type(document).__name__}")
+        raise InvalidFile(path, "a list of messages or of conversations", type(document).__name__)
     if not document or [] in document:
-        raise UserError(f"{path}: expected at least one message in a conversation, found none")
+        raise InvalidFile(path, "at least one message in a conversation", "none")
     kinds = sorted({type(entry).__name__ for entry in document})
     if kinds not in (["dict"], ["list"]):
-        raise UserError(
-            f"{path}: expected a list of messages or of conversations, found a list of {' and '.join(kinds)}"
-        )
+        raise InvalidFile(path, "a list of messages or of conversations", f"a list of {' and '.join(kinds)}")
     return document
 
 
 def read_one(path: Path) -> Messages:
-    """As `read`, for a file of one conversation. Raises UserError for one of several, too."""
+    """Read a file of one conversation. Raises InvalidFile as `read` does, and for a file of several."""
     document = read(path)
     if isinstance(document[0], list):
-        raise UserError(f"{path}: expected one conversation, a list of messages, found a list of conversations")
-    return cast(Messages, document)
+        raise InvalidFile(path, "one conversation, a list of messages", "a list of conversations")
+    return document
 
 
 def write(path: Path, conversation: Messages) -> None:
-    """Write one conversation, in one step: what was there before stays whole until the new file is, and on disk.
+    """Write one conversation atomically: an existing file is replaced when the new one is complete and on disk.
 
-    Its owner alone may read it. Raises UserError where the file can't be written.
+    Only its owner may read it. Raises CannotWrite where the file cannot be written.
     """
     text = json.dumps(conversation, indent=2, ensure_ascii=False) + "\n"
     try:
@@ -60,5 +58,4 @@ def write(path: Path, conversation: Messages) -> None:
                 os.unlink(file.name)
                 raise
     except (OSError, ValueError) as e:  # ValueError: a zero byte in the name, or half a character in the text
-        found = getattr(e, "strerror", None) or e
-        raise UserError(f"{path}: expected a file that can be written, found {found}") from e
+        raise CannotWrite(path, "the conversation", str(getattr(e, "strerror", None) or e)) from e

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
+from ernie_export.common.processor_settings import IMAGE_PROCESSOR, PixelBounds
 from ernie_export.exporter.cli import plan as plan_cli
 from ernie_export.exporter.export import DATA_FILE, export
 from ernie_export.exporter.plan import workload as plan_workload
@@ -204,20 +206,21 @@ def test_the_longest_context_is_the_last_that_fits(released):
     assert (bf16["fits"], bf16["longest_context"]) == (False, 0)
 
 
-@pytest.mark.parametrize("bounds", [(3136, 4842768), (3136, 12544)], ids=str)
-def test_pictures_are_resized_as_the_runtime_does(bounds):
+@pytest.mark.parametrize("bounds", [PixelBounds(3136, 4842768), PixelBounds(3136, 12544)], ids=str)
+def test_images_are_resized_as_the_runtime_does(bounds):
     vision = ErnieConfig.from_hf(MINI).vision
     rng = np.random.default_rng(0)
     settings = ImageProcessor.from_folder(MINI).settings
-    settings = type(settings)(**vars(settings) | {"min_pixels": bounds[0], "max_pixels": bounds[1]})
+    settings = replace(settings, bounds=bounds)
     for width, height in [(1, 1), (1, 200), (28, 28), (112, 113), (9999, 60), *rng.integers(40, 4000, (200, 2))]:
-        (picture,) = plan_workload.read_pictures(f"{width}x{height}", vision, bounds)
+        (image,) = plan_workload.read_images(f"{width}x{height}", vision, bounds)
         rows, columns = pixels.target_size(int(height), int(width), settings, "picture")
-        assert (picture.patches, picture.tokens) == (rows * columns // 196, rows * columns // 784)
+        assert (image.patches, image.tokens) == (rows * columns // 196, rows * columns // 784)
 
 
 def test_the_checkpoints_own_pixel_bounds_count(tmp_path):
-    assert plan_workload.pixel_bounds(MINI) == (3136, 12544)
-    assert plan_workload.pixel_bounds(write_config(tmp_path / "bare", {}, {})) == (3136, 4842768)
-    (picture,) = planned(MINI, "--images", "2000x2000", "--precision", "fp32")["workload"]["pictures"]
-    assert picture["tokens"] == 16
+    assert PixelBounds.from_folder(MINI, IMAGE_PROCESSOR) == PixelBounds(3136, 12544)
+    bare = write_config(tmp_path / "bare", {}, {})
+    assert PixelBounds.from_folder(bare, IMAGE_PROCESSOR) == PixelBounds(3136, 4842768)
+    (image,) = planned(MINI, "--images", "2000x2000", "--precision", "fp32")["workload"]["images"]
+    assert image["tokens"] == 16

@@ -19,7 +19,8 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.json_fields import one_line
 from ernie_export.exporter.cli.export import PRECISIONS
 from ernie_export.exporter.plan.devices import DEVICES, Device, find_device
-from ernie_export.exporter.plan.workload import CONTEXT, read_workload
+from ernie_export.exporter.plan.workload import DEFAULT_CONTEXT, read_workload
+from ernie_export.exporter.processor_files import find_processor_files
 from ernie_export.graphs.checkpoint.original.files import transformers_spelling
 from ernie_export.graphs.config import ErnieConfig
 
@@ -38,9 +39,11 @@ ENGINES = "bundle on disk: without the engines and kernels, a few MiB each, whos
 @click.option("--device", "device_name", help=f"{', '.join(DEVICES)}, cpu, or a .json file of figures.")
 @click.option("--target", type=click.Choice(list(PRECISIONS)), default="onnx", help="As of ernie-export.")
 @click.option("--precision", help="Which, with commas between. [default: all of the target]")
-@click.option("--context", type=click.IntRange(min=1), help=f"Tokens a row, pictures included. [default: {CONTEXT}]")
-@click.option("--images", default="", help="Pictures in each row, as WIDTHxHEIGHT,... in pixels.")
-@click.option("--batch", type=click.IntRange(1, LARGEST_BATCH), default=1, help="Rows answered together.")
+@click.option(
+    "--context", type=click.IntRange(min=1), help=f"Tokens of a sequence, images included. [default: {DEFAULT_CONTEXT}]"
+)
+@click.option("--images", default="", help="Images of each sequence, as WIDTHxHEIGHT,... in pixels.")
+@click.option("--batch", type=click.IntRange(1, LARGEST_BATCH), default=1, help="Sequences answered together.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, in bytes, FLOP and seconds.")
 def command(
     checkpoint: Path,
@@ -56,7 +59,7 @@ def command(
     try:
         from ernie_export.exporter.export import LIMITS
         from ernie_export.exporter.plan.roofline import estimate
-        from ernie_export.exporter.plan.sizes import EXPORT_MEMORY, Model, processor_bytes
+        from ernie_export.exporter.plan.sizes import EXPORT_MEMORY, Model
         from ernie_export.graphs.precision import ONNX
         from ernie_export.graphs.precision import PRECISIONS as PRECISION_OF
     except ModuleNotFoundError as e:
@@ -73,8 +76,9 @@ def command(
     config = ErnieConfig.from_hf(folder)
     device = find_device(device_name) if device_name is not None else None
     with transformers_spelling(folder, config, whole=False) as source:
-        workload, copied = read_workload(config, source, context, batch, images), processor_bytes(source)
-    model, _, _ = Model.build(config, ONNX["fp32"])
+        workload = read_workload(config, source, context, batch, images)
+        copied = sum(path.stat().st_size for path in find_processor_files(source, require_all=False))
+    model = Model.build(config, ONNX["fp32"]).model
     named = [PRECISION_OF[target][name] for name in dict.fromkeys(precisions)]
     estimates = [estimate(model, target, how, workload, device) for how in named]
     parameters = model.parameters()
@@ -105,7 +109,7 @@ def show(plan: dict[str, Any], device: Device | None, console: Console) -> None:
     lines = [
         f"{plan['checkpoint']}: {count(plan['parameters']['total'])} parameters",
         f"active per token: {of_token} {count(active['vision'])}",
-        f"workload: batch {work['batch']}, context {work['context']}, of it {work['vision_tokens']} of pictures",
+        f"workload: batch {work['batch']}, context {work['context']}, of it {work['vision_tokens']} of images",
         f"export: peak memory {plan['export_peak_memory']['bytes'] / 2**20:.0f} MiB (measured, whatever the size)",
     ]
     if device is not None:

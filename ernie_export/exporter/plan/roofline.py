@@ -51,11 +51,11 @@ class Estimate:
 
 def estimate(model: Model, target: str, precision: Precision, workload: Workload, device: Device | None) -> Estimate:
     """One precision of `model`, which counts parameters and is in none."""
-    built, data_file, graph_files = Model.build(model.config, precision, target)
-    stored = built.stored()
+    exported = Model.build(model.config, precision, target)
+    stored = exported.model.stored()
 
     def total(context: int) -> int:
-        changed = Workload(context, workload.batch, workload.pictures)
+        changed = Workload(context, workload.batch, workload.images)
         return sum(stored.values()) + kv_cache(model, precision, changed) + activations(model, precision, changed)
 
     fits, longest = None, None
@@ -68,8 +68,8 @@ def estimate(model: Model, target: str, precision: Precision, workload: Workload
         longest = low if low >= max(workload.vision_tokens, 1) else 0
     return Estimate(
         precision=precision.name,
-        data_file=data_file,
-        graph_files=graph_files,
+        data_file=exported.data_file,
+        graph_files=exported.graph_files,
         weights=stored,
         kv_cache=kv_cache(model, precision, workload),
         kv_per_token=kv_per_token(model, precision),
@@ -108,7 +108,7 @@ def activations(model: Model, precision: Precision, workload: Workload) -> int:
     )
     pixels = vision.in_channels * vision.patch_size**2
     wide = 2 * vision.hidden_size + max(6 * vision.hidden_size, 3 * vision.intermediate_size)
-    by_size = Counter(picture.patches for picture in workload.pictures)
+    by_size = Counter(image.patches for image in workload.images)
     calls = [
         workload.batch * n * patches * (4 * pixels + wide * precision.dtype.numpy().itemsize)
         for patches, n in by_size.items()
@@ -125,8 +125,8 @@ def touched(model: Model, tokens: int) -> float:
 def prefill(model: Model, precision: Precision, stored: dict[str, int], workload: Workload) -> list[Stage]:
     """Encoder, resampler and decoder over every row's whole context, to the first token's logits."""
     text, vision, count, active = model.config.text, model.config.vision, model.parameters(), model.active()
-    patches = [picture.patches for picture in workload.pictures]
-    tokens = sum(picture.tokens for picture in workload.pictures)
+    patches = [image.patches for image in workload.images]
+    tokens = sum(image.tokens for image in workload.images)
     stages: list[Stage] = []
     if patches:
         scores = 4 * vision.hidden_size * vision.depth * sum(p * p for p in patches)

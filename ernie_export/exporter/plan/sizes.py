@@ -1,6 +1,6 @@
-"""A model's sizes by part, from its configuration alone.
+"""Compute a model's sizes by part, from its configuration alone.
 
-Exact: graphs are built and the data file is laid out, without data.
+They are exact: graphs are built and the data file is laid out, without data.
 """
 
 import math
@@ -9,9 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ernie_export.exporter.export import DATA_FILE, LIMITS
-from ernie_export.exporter.processor_files import PROCESSOR_FILES, video_font
 from ernie_export.exporter.targets import onnx
-from ernie_export.exporter.weights import writer as weights
+from ernie_export.exporter.weights import writer
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.precision import Precision
 from ernie_export.graphs.weight_spec import Weight
@@ -39,6 +38,15 @@ EVERY_TOKEN = ("shared experts", "attention", "dense layers", "norms")
 
 
 @dataclass(frozen=True)
+class ExportedSizes:
+    """What an export writes: the weights by part, and the exact bytes of its data file and of its ONNX files."""
+
+    model: "Model"
+    data_file: int
+    graph_files: int
+
+
+@dataclass(frozen=True)
 class Model:
     """The weights of a configuration by part, each counted once however many graphs read it."""
 
@@ -46,13 +54,16 @@ class Model:
     weights: dict[str, list[Weight]]
 
     @staticmethod
-    def build(config: ErnieConfig, precision: Precision, target: str | None = None) -> tuple["Model", int, int]:
-        """The model as it is exported, with the exact bytes of its data file and of its ONNX files.
+    def build(config: ErnieConfig, precision: Precision, target: str | None = None) -> ExportedSizes:
+        """Build the model as it is exported.
 
-        Those are of `target`; without one, and of targets that compile engines, none are made or counted.
+        Args:
+            config: The model's configuration.
+            precision: Precision of the weights.
+            target: Target whose ONNX files are counted; none are without one, nor for targets that compile engines.
         """
         graphs = onnx.build_graphs(config, precision)
-        layout = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
+        layout = writer.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
         graph_files = 0
         if target is not None and target not in LIMITS:
             with TemporaryDirectory() as folder:
@@ -62,40 +73,31 @@ class Model:
         parts: dict[str, list[Weight]] = {part: [] for part in PARTS}
         for weight in layout.weights:
             parts[part_of(weight.name)].append(weight)
-        return Model(config, parts), layout.nbytes, graph_files
+        return ExportedSizes(Model(config, parts), layout.nbytes, graph_files)
 
     def parameters(self) -> dict[str, int]:
-        """Parameters of each part; of a model whose weights are not in codes."""
-        return {part: sum(math.prod(w.shape) for w in found) for part, found in self.weights.items()}
+        """Return the parameters of each part of a model whose weights are not quantized."""
+        return {part: sum(math.prod(w.shape) for w in weights) for part, weights in self.weights.items()}
 
     def active(self) -> dict[str, float]:
-        """Parameters that multiply one token: text, text with the head, vision."""
-        count, text = self.parameters(), self.config.text
+        """Return the parameters that multiply one token: "text", "text with head", "vision"."""
+        count = self.parameters()
+        text = self.config.text
         common = sum(count[part] for part in EVERY_TOKEN) + count["routers"] / 2
-        share = text.experts_per_token / text.num_experts
+        chosen = text.experts_per_token / text.num_experts
         head = count["embedding" if self.config.tie_word_embeddings else "head"]
-        by_text = common + share * count["text experts"]
-        vision = common + share * count["vision experts"]
-        return {"text": by_text, "text with head": by_text + head, "vision": vision}
+        by_text = common + chosen * count["text experts"]
+        by_vision = common + chosen * count["vision experts"]
+        return {"text": by_text, "text with head": by_text + head, "vision": by_vision}
 
     def stored(self) -> dict[str, int]:
-        """Bytes of each part."""
-        return {part: sum(w.nbytes for w in found) for part, found in self.weights.items()}
+        """Return the bytes of each part."""
+        return {part: sum(w.nbytes for w in weights) for part, weights in self.weights.items()}
 
 
 def part_of(name: str) -> str:
-    """The part that a weight belongs to; ValueError for a name that fits none."""
+    """Return the part that a weight belongs to. Raises ValueError for a name that fits none."""
     for part, marks in PARTS.items():
         if any(mark in name for mark in marks):
             return part
     raise ValueError(f"{name}: no part of the plan")
-
-
-def processor_bytes(folder: Path) -> int:
-    """Bytes of the files that an export copies, as far as they are there."""
-    names = {name for name in PROCESSOR_FILES if (folder / name).is_file()}
-    for name in ("video_preprocessor_config.json", "processor_config.json"):
-        font = video_font(folder / name)
-        if font is not None and Path(font).name == font and (folder / font).is_file():
-            names.add(font)
-    return sum((folder / name).stat().st_size for name in names)

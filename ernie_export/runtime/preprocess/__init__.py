@@ -1,4 +1,4 @@
-"""Preprocessing: chat messages with pictures and clips to the arrays that the graphs take, without torch."""
+"""Preprocess chat messages with images and videos into the arrays that the graphs take, without torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidFile
 from ernie_export.common.manifest import ModelInfo
-from ernie_export.runtime.preprocess import image, tokenizer, video
+from ernie_export.common.processor_settings import IMAGE_PROCESSOR, NESTED_FILE, VIDEO_PROCESSOR
+from ernie_export.runtime.preprocess import tokenizer
 from ernie_export.runtime.preprocess.chat import ChatProcessor, check_counts
 from ernie_export.runtime.preprocess.image import ImageProcessor
 from ernie_export.runtime.preprocess.messages import Message, media
 from ernie_export.runtime.preprocess.positions import IMAGE, VIDEO, rope_positions, token_types
-from ernie_export.runtime.preprocess.settings import NESTED_FILE
 from ernie_export.runtime.preprocess.video import VideoProcessor
 
 __all__ = ["ChatProcessor", "ImageProcessor", "MediaItem", "Prepared", "Preprocessor", "VideoProcessor"]
@@ -23,10 +23,13 @@ __all__ = ["ChatProcessor", "ImageProcessor", "MediaItem", "Prepared", "Preproce
 
 @dataclass(frozen=True)
 class MediaItem:
-    """One picture or clip of a prompt.
+    """One image or video of a prompt.
 
-    `grid` is (t, h, w) in patches; `pixels` float32 (t·h·w, 3·patch²), its rows of pixel_values (kind "image") or
-    pixel_values_videos ("video"), as a view; `tokens` where its placeholder tokens lie in the prompt.
+    Attributes:
+        kind: "image" or "video".
+        grid: (t, h, w) in patches.
+        pixels: float32 (t·h·w, 3·patch²), its rows of pixel_values or pixel_values_videos, as a view.
+        tokens: Slice of its placeholder tokens in the prompt.
     """
 
     kind: str
@@ -37,9 +40,12 @@ class MediaItem:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One conversation: its arrays, named as the reference's processor names them, and what follows from them.
+    """One preprocessed conversation.
 
-    `items` are its media in prompt order; `position_ids` int64 (3, 1, tokens) those of `rope_positions`.
+    Attributes:
+        arrays: Arrays under the names of the reference's processor.
+        items: Images and videos in prompt order.
+        position_ids: int64 (3, 1, tokens), as `rope_positions` returns them.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -47,13 +53,13 @@ class Prepared:
     position_ids: NDArray[np.int64]
 
     def media(self) -> tuple[list[NDArray[np.float32]], list[tuple[int, int, int]]]:
-        """Pixels and grids of the media in prompt order."""
+        """Return the pixels and grids of the media in prompt order."""
         return [item.pixels for item in self.items], [item.grid for item in self.items]
 
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """The checkpoint's whole processor: images, videos, template and tokenizer."""
+    """The processor of a checkpoint: images, videos, chat template and tokenizer."""
 
     images: ImageProcessor
     videos: VideoProcessor
@@ -61,23 +67,28 @@ class Preprocessor:
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Preprocessor":
-        """Read the processor files of a checkpoint or a bundle. Raises UserError for what is missing or not known."""
+        """Read the processor files of a checkpoint or a bundle. Raises InvalidFile for a missing or malformed one."""
         folder = Path(folder)
         return cls(
-            ImageProcessor.from_folder(folder), VideoProcessor.from_folder(folder), ChatProcessor.from_folder(folder)
+            images=ImageProcessor.from_folder(folder),
+            videos=VideoProcessor.from_folder(folder),
+            chat=ChatProcessor.from_folder(folder),
         )
 
-    def check(self, folder: Path, facts: ModelInfo) -> None:
-        """Raises UserError where the processor files of bundle `folder` are not those of its model."""
-        for file, settings in ((image.FILE, self.images.settings), (video.FILE, self.videos.settings)):
-            for key, size in (("patch_size", facts.patch_size), ("merge_size", facts.spatial_merge_size)):
-                if (found := getattr(settings, key)) != size:
-                    where = f"{folder / file} (or {NESTED_FILE}): {key}"
-                    raise UserError(f"{where}: expected {size}, as the model has, found {found}")
+    def check(self, folder: Path, model_info: ModelInfo) -> None:
+        """Raise InvalidFile where the processor files of bundle `folder` do not fit its model."""
+        for kind, settings in ((IMAGE_PROCESSOR, self.images.settings), (VIDEO_PROCESSOR, self.videos.settings)):
+            for key, size, expected in (
+                ("patch_size", settings.patch_size, model_info.patch_size),
+                ("merge_size", settings.merge_size, model_info.spatial_merge_size),
+            ):
+                if size != expected:
+                    hint = f"or in {NESTED_FILE}"
+                    raise InvalidFile(folder / kind.file, f"{expected}, as the model has", size, key=key, hint=hint)
         largest = max(self.chat.tokenizer.backend.get_vocab().values(), default=0)
-        if largest >= facts.vocab_size:
-            expected = f"ids below {facts.vocab_size}, the model's vocab_size"
-            raise UserError(f"{folder / tokenizer.FILE}: expected {expected}, found {largest}")
+        if largest >= model_info.vocab_size:
+            expected_ids = f"ids below {model_info.vocab_size}, the model's vocab_size"
+            raise InvalidFile(folder / tokenizer.FILE, expected_ids, largest)
 
     def __call__(
         self,
@@ -87,7 +98,7 @@ class Preprocessor:
         base: Path | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """The arrays of one conversation (batch of 1), as `prepare` makes them."""
+        """Return the arrays of one conversation (batch of 1). See `prepare` for arguments and errors."""
         return self.prepare(
             messages, add_generation_prompt=add_generation_prompt, base=base, variables=variables
         ).arrays
@@ -102,16 +113,25 @@ class Preprocessor:
     ) -> Prepared:
         """Preprocess one conversation.
 
-        `base` is the folder of relative paths; `variables` go to the chat template. The arrays are input_ids,
-        attention_mask, mm_token_type_ids and moe_mm_token_type_ids, int64 (1, tokens); with images, pixel_values
-        float32 (patches, 3·patch²) and image_grid_thw int64 (images, 3); with videos, pixel_values_videos and
-        video_grid_thw likewise. Raises UserError for malformed messages and for media that cannot be read; counts are
-        checked before anything is decoded.
+        The arrays are input_ids, attention_mask, mm_token_type_ids and moe_mm_token_type_ids, int64 (1, tokens); with
+        images, pixel_values float32 (patches, 3·patch²) and image_grid_thw int64 (images, 3); with videos,
+        pixel_values_videos and video_grid_thw likewise.
+
+        Args:
+            messages: The conversation.
+            add_generation_prompt: Whether the prompt ends where the assistant's answer begins.
+            base: Folder that relative paths start at; None for the working folder.
+            variables: Passed to the chat template.
+
+        Raises:
+            InvalidValue: The messages are malformed. Counts of media are checked before anything is decoded.
+            InvalidMedia: An image or video cannot be read.
+            ContextLengthExceeded: The prompt is too long to be tokenized.
         """
         sources = media(messages, base)
         text = self.chat.render(messages, add_generation_prompt, variables)
-        places = self.chat.placeholders(text)
-        check_counts(places, len(sources.images), len(sources.videos))
+        kinds = self.chat.placeholders(text)
+        check_counts(kinds, len(sources.images), len(sources.videos))
         arrays: dict[str, NDArray[Any]] = {}
         pixels: dict[str, NDArray[np.float32]] = {}
         grids: dict[str, NDArray[np.int64]] = {}
@@ -121,8 +141,8 @@ class Preprocessor:
             arrays |= {"pixel_values": pixels["image"], "image_grid_thw": grids["image"]}
         if sources.videos:
             timed = zip(sources.videos, sources.fps, sources.video_names, strict=True)
-            clips = [self.videos.load(source, fps, name) for source, fps, name in timed]
-            pixels["video"], grids["video"] = self.videos(clips)
+            videos = [self.videos.load(source, fps, name) for source, fps, name in timed]
+            pixels["video"], grids["video"] = self.videos(videos)
             arrays |= {"pixel_values_videos": pixels["video"], "video_grid_thw": grids["video"]}
         ids = np.array([self.chat.encode(text, grids.get("image"), grids.get("video"))], dtype=np.int64)
         types, moe_types = token_types(ids, self.chat.token_ids)
@@ -135,13 +155,13 @@ class Preprocessor:
         positions = rope_positions(
             ids, types, grids.get("image"), grids.get("video"), spatial_merge_size=self.chat.merge_size
         )
-        items = self._items(places, pixels, grids, types[0])
+        items = self._items(kinds, pixels, grids, types[0])
         return Prepared(arrays, items, positions)
 
     def measure(self, kind: str, source: str | Path) -> tuple[tuple[int, int, int], int]:
-        """Grid (t, h, w) in patches of an "image" or a "video", and how many tokens of a prompt it takes.
+        """Return the grid (t, h, w) in patches of an "image" or a "video", and its number of prompt tokens.
 
-        Raises UserError for a file that cannot be read.
+        Raises InvalidMedia for a file that cannot be read.
         """
         if kind == "image":
             _, grids = self.images([self.images.load(source)])
@@ -152,7 +172,7 @@ class Preprocessor:
 
     def _items(
         self,
-        places: list[str],
+        kinds: list[str],
         pixels: dict[str, NDArray[np.float32]],
         grids: dict[str, NDArray[np.int64]],
         types: NDArray[np.int64],
@@ -165,7 +185,7 @@ class Preprocessor:
             last_rows = np.cumsum(rows.prod(axis=1))
             queues[kind] = iter(zip(rows, counts, first_tokens, last_rows, strict=True))
         items = []
-        for kind in places:
+        for kind in kinds:
             grid, count, token, end = next(queues[kind])
             t, h, w = (int(n) for n in grid)
             span = slice(int(token), int(token + count))

@@ -1,4 +1,4 @@
-"""From messages to token ids: the checkpoint's chat template, then placeholders expanded, then its tokenizer.
+"""Turn messages into token ids: render the chat template, expand placeholders, tokenize.
 
 The Jinja environment is set up as transformers sets it up (utils/chat_template_utils.py), sandboxed: a checkpoint's
 template is somebody else's program. It sees messages as plain data, never live objects.
@@ -18,24 +18,30 @@ import jinja2.sandbox
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_export.common.errors import ContextLengthExceeded, InvalidValue, UserError
-from ernie_export.runtime.preprocess import image, video
+from ernie_export.common.errors import ContextLengthExceeded, InvalidFile, InvalidValue
+from ernie_export.common.json_fields import read_json
+from ernie_export.common.processor_settings import IMAGE_PROCESSOR, NESTED_FILE, VIDEO_PROCESSOR
+from ernie_export.runtime.preprocess import video
 from ernie_export.runtime.preprocess.messages import Message, normalise
-from ernie_export.runtime.preprocess.settings import NESTED_FILE, Section, processor_section, read_json
+from ernie_export.runtime.preprocess.settings import processor_settings, read_merge_size
 from ernie_export.runtime.preprocess.tokenizer import CONFIG_FILE, ChatTokenizer
 from ernie_export.runtime.text_stream import byte_token_ids
 
 TEMPLATE_FILE = "chat_template.jinja"
 LEGACY_TEMPLATE_FILE = "chat_template.json"
-LONGEST = 2**24  # characters of a prompt: the tokenizer ends the process where it finds no memory for its copies
+MAX_CHARACTERS = 2**24  # of a prompt: the tokenizer ends the process where it finds no memory for its copies
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
 
 @dataclass(frozen=True)
 class ChatProcessor:
-    """A checkpoint's chat template and tokenizer, with the spatial merge size that placeholder counts depend on.
+    """A checkpoint's chat template and tokenizer.
 
-    `byte_tokens` are the ids of the pieces that stand for single bytes.
+    Attributes:
+        tokenizer: The tokenizer.
+        template: The chat template.
+        merge_size: Patches that a placeholder token stands for along each side.
+        byte_tokens: Ids of the pieces that stand for single bytes.
     """
 
     tokenizer: ChatTokenizer
@@ -48,7 +54,7 @@ class ChatProcessor:
         """Read the tokenizer's files and the chat template.
 
         The template is looked for in processor_config.json, chat_template.json, chat_template.jinja, as the reference
-        looks, and last in tokenizer_config.json. Raises UserError where a file is missing or damaged.
+        looks, and last in tokenizer_config.json. Raises InvalidFile where a file is missing or damaged.
         """
         folder = Path(folder)
         tokenizer = ChatTokenizer.from_folder(folder)
@@ -56,13 +62,11 @@ class ChatProcessor:
         try:
             template = _environment().from_string(text)
         except jinja2.TemplateError as e:
-            raise UserError(f"{source}: expected a chat template, found {_line(e)}") from e
-        images = Section(*processor_section(folder, "image_processor", image.FILE))
-        videos = Section(*processor_section(folder, "video_processor", video.FILE))
-        merge = images.whole("merge_size", 2)
-        assert merge is not None  # it has a default
-        if videos.whole("merge_size", 2) != merge:
-            raise videos.fail("merge_size", f"{merge}, as for images")
+            raise InvalidFile(source, "a chat template", _reason(e)) from e
+        merge = read_merge_size(processor_settings(folder, IMAGE_PROCESSOR))
+        videos = processor_settings(folder, VIDEO_PROCESSOR)
+        if read_merge_size(videos) != merge:
+            raise videos.error("merge_size", f"{merge}, as for images")
         return cls(tokenizer, template, merge, byte_token_ids(tokenizer.backend.get_vocab()))
 
     def render(
@@ -71,10 +75,16 @@ class ChatProcessor:
         add_generation_prompt: bool = True,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt as text, one placeholder token for each image and video.
+        """Render the prompt as text, with one placeholder token for each image and video.
 
-        `variables` are passed to the template (`enable_thinking`, say). Raises UserError for messages of a wrong shape,
-        or where the template itself refuses.
+        Args:
+            messages: The conversation.
+            add_generation_prompt: Whether the prompt ends where the assistant's answer begins.
+            variables: Passed to the template, such as `enable_thinking`.
+
+        Raises:
+            InvalidValue: The messages are malformed, or the template refuses them.
+            ContextLengthExceeded: The prompt has more than MAX_CHARACTERS characters.
         """
         chat = [_with_reasoning(_plain(message)) for message in normalise(messages)]
         values = {**self.tokenizer.named, **_plain(dict(variables or {}))}
@@ -83,17 +93,18 @@ class ChatProcessor:
                 messages=chat, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **values
             )
         except Exception as e:  # a template may do anything that Python can, and fail so
-            raise InvalidValue("messages", "messages that the chat template accepts", _line(e)) from e
-        if len(text) > LONGEST:
-            raise ContextLengthExceeded("prompt", f"at most {LONGEST} characters from the chat template", len(text))
+            raise InvalidValue("messages", "messages that the chat template accepts", _reason(e)) from e
+        if len(text) > MAX_CHARACTERS:
+            expected = f"at most {MAX_CHARACTERS} characters from the chat template"
+            raise ContextLengthExceeded("prompt", expected, len(text))
         try:
             text.encode()
-        except UnicodeEncodeError as e:  # JSON can spell half of a pair, which no tokenizer takes
-            raise InvalidValue("messages", "text in Unicode", f"{text[e.start]!a}") from e
+        except UnicodeEncodeError as e:  # JSON can hold half of a surrogate pair, which no tokenizer takes
+            raise InvalidValue("messages", "text in Unicode", ascii(text[e.start])) from e
         return text
 
     def placeholders(self, text: str) -> list[str]:
-        """ "image" or "video" for each placeholder token of a rendered prompt, in order."""
+        """Return "image" or "video" for each placeholder token of a rendered prompt, in order."""
         return ["image" if match == self._image else "video" for match in self._pattern.findall(text)]
 
     def encode(
@@ -101,18 +112,25 @@ class ChatProcessor:
     ) -> list[int]:
         """Expand each placeholder to its number of tokens, then tokenize.
 
-        Grids are int64 (n, 3) of (t, h, w) in patches; an image takes t·h·w / merge² tokens, a video half as many.
-        Raises UserError where placeholders and media differ in number.
+        An image takes t·h·w / merge² tokens, a video half as many.
+
+        Args:
+            text: A rendered prompt.
+            image_grids: int64 (images, 3), (t, h, w) in patches; None for no images.
+            video_grids: int64 (videos, 3), likewise.
+
+        Raises:
+            InvalidValue: Placeholders and media differ in number, or the tokenizer merges placeholder tokens.
         """
         grids = {
             "image": np.zeros((0, 3), np.int64) if image_grids is None else np.asarray(image_grids),
             "video": np.zeros((0, 3), np.int64) if video_grids is None else np.asarray(video_grids),
         }
-        found = self.placeholders(text)
-        check_counts(found, len(grids["image"]), len(grids["video"]))
+        kinds = self.placeholders(text)
+        check_counts(kinds, len(grids["image"]), len(grids["video"]))
         lengths = {kind: iter(self.token_counts(kind, rows)) for kind, rows in grids.items()}
-        kinds = iter(found)
-        expanded = self._pattern.sub(lambda match: match.group() * int(next(lengths[next(kinds)])), text)
+        order = iter(kinds)
+        expanded = self._pattern.sub(lambda match: match.group() * int(next(lengths[next(order)])), text)
         ids = self.tokenizer.encode(expanded)
         for kind in ("image", "video"):
             token = self.tokenizer.ids[f"{kind}_token"]
@@ -122,16 +140,17 @@ class ChatProcessor:
         return ids
 
     def token_counts(self, kind: str, grids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Placeholder tokens, int64 (n,), of "image" or "video" grids (n, 3)."""
-        return grids.prod(axis=1) // (self.merge_size**2 * (video.TEMPORAL_PATCH if kind == "video" else 1))
+        """Return the number of placeholder tokens, int64 (n,), of "image" or "video" grids, int64 (n, 3)."""
+        patches: NDArray[np.int64] = grids.prod(axis=1)
+        return patches // (self.merge_size**2 * (video.TEMPORAL_PATCH if kind == "video" else 1))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out."""
+        """Return the text of token ids, special tokens left out."""
         return self.tokenizer.decode([int(i) for i in ids])
 
     @property
     def token_ids(self) -> dict[str, int]:
-        """Ids of image_token, image_start_token, image_end_token, the same for video, and eos_token where named."""
+        """Return the ids of image_token, image_start_token, image_end_token, the same for video, and eos_token."""
         return self.tokenizer.ids
 
     @property
@@ -143,11 +162,22 @@ class ChatProcessor:
         return re.compile("|".join(re.escape(self.tokenizer.media[f"{kind}_token"]) for kind in ("image", "video")))
 
 
-def check_counts(found: list[str], images: int, videos: int) -> None:
-    """Raise InvalidValue if a rendered prompt has another number of placeholders than there are media."""
-    for kind, given in (("image", images), ("video", videos)):
-        if (count := found.count(kind)) != given:
-            raise InvalidValue("messages", f"as many {kind}s as the prompt has placeholders ({count})", given)
+def check_counts(kinds: list[str], images: int, videos: int) -> None:
+    """Check that a rendered prompt has a placeholder for each media item.
+
+    Args:
+        kinds: "image" or "video" for each placeholder.
+        images: Images in the messages.
+        videos: Videos in the messages.
+
+    Raises:
+        InvalidValue: The numbers differ.
+    """
+    for kind, count in (("image", images), ("video", videos)):
+        placeholders = kinds.count(kind)
+        if placeholders != count:
+            expected = f"as many {kind}s as the prompt has placeholders ({placeholders})"
+            raise InvalidValue("messages", expected, count)
 
 
 def _find_template(folder: Path, tokenizer: ChatTokenizer) -> tuple[Path, str]:
@@ -160,7 +190,7 @@ def _find_template(folder: Path, tokenizer: ChatTokenizer) -> tuple[Path, str]:
             try:
                 value = source.read_text(encoding="utf-8")
             except (OSError, ValueError) as e:
-                raise UserError(f"{source}: expected a chat template, found {e}") from e
+                raise InvalidFile(source, "a chat template", e) from e
         else:
             value = read_json(source).get("chat_template")
         if value is not None:
@@ -172,12 +202,12 @@ def _find_template(folder: Path, tokenizer: ChatTokenizer) -> tuple[Path, str]:
     if isinstance(value, dict):
         value = value.get("default")
     if not isinstance(value, str):
-        raise UserError(f"{folder}: expected a chat template in {TEMPLATE_FILE} or {CONFIG_FILE}, found none")
+        raise InvalidFile(folder, f"a chat template in {TEMPLATE_FILE} or {CONFIG_FILE}", "none")
     return source, value
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}...{% endgeneration %}` marks the assistant's text for training; here it passes through."""
+    """The block `{% generation %}...{% endgeneration %}`, a mark for training whose content passes through."""
 
     tags = {"generation"}
 
@@ -187,7 +217,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 class _Dict:
-    """`dict` for templates, without the attributes by which a real class could be climbed."""
+    """The `dict` of templates, without the attributes of a class that lead out of the sandbox."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -217,7 +247,7 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
 
 
 def _plain(value: Any) -> Any:
-    """A copy made of JSON's types alone; anything else becomes "<its type>", which templates only test for presence."""
+    """Copy a value with JSON's types alone; any other becomes "<its type>", which templates only test for presence."""
     if value is None or isinstance(value, bool):
         return value
     for kind in (str, int, float):
@@ -233,10 +263,10 @@ def _plain(value: Any) -> Any:
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """A message's reasoning under every name that a template may read."""
+    """Return a message with its reasoning under every key that a template may read."""
     reasoning = next((message[key] for key in _REASONING_KEYS if message.get(key) is not None), None)
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
-def _line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

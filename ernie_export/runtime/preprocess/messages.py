@@ -1,7 +1,7 @@
-"""Chat messages as the reference's documentation writes them: checked, and their media found.
+"""Check chat messages, in the form of the reference's documentation, and find their images and videos.
 
 A message is {"role": ..., "content": text or a list of parts}; a part is {"type": "text", "text": ...},
-{"type": "image", "url"|"path"|"image"|"base64": ...} or {"type": "video", "url"|"path"|"video": ...}. Every complaint
+{"type": "image", "url"|"path"|"image"|"base64": ...} or {"type": "video", "url"|"path"|"video": ...}. Every error
 names the message, the part and the key.
 """
 
@@ -10,7 +10,7 @@ import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from PIL import Image
@@ -27,9 +27,14 @@ SOURCE_KEYS = {"image": ("image", "url", "path", "base64"), "video": ("video", "
 
 @dataclass(frozen=True)
 class Media:
-    """The images and videos of a conversation, each list in its order; `fps` is one entry a video, None for a file.
+    """The images and videos of a conversation, each list in its order.
 
-    `image_names` and `video_names`: where each stands in the messages.
+    Attributes:
+        images: Sources of the images.
+        videos: Sources of the videos.
+        fps: Frames a second of each video that is given as frames; None where not stated.
+        image_names: Path of each image in the messages, such as "messages[0].content[1]".
+        video_names: Path of each video.
     """
 
     images: tuple[ImageSource, ...]
@@ -40,9 +45,10 @@ class Media:
 
 
 def normalise(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Check a conversation and bring it to one form: keys that are None dropped, OpenAI's `image_url` parts as `image`.
+    """Check a conversation and return it in one form.
 
-    Raises InvalidValue for a wrong shape, role, type or key. The messages given are left as they are.
+    Keys that are None are dropped, and OpenAI's `image_url` parts become `image` parts. The argument is not changed.
+    Raises InvalidValue for a wrong shape, role, type or key.
     """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise InvalidValue("messages", "a list of messages", type(messages).__name__)
@@ -56,12 +62,12 @@ def _message(message: Any, where: str) -> dict[str, Any]:
         raise InvalidValue(where, '{"role": ..., "content": ...}', type(message).__name__)
     result = {key: value for key, value in message.items() if value is not None}
     if result.get("role") not in ROLES:
-        raise InvalidValue(f"{where}.role", f"one of {', '.join(ROLES)}", _show(message, "role"))
+        raise InvalidValue(f"{where}.role", f"one of {', '.join(ROLES)}", _describe(message, "role"))
     content = result.get("content")
     if isinstance(content, str):
         return result
     if isinstance(content, bytes) or not isinstance(content, Sequence):
-        raise InvalidValue(f"{where}.content", "text or a list of parts", _show(message, "content"))
+        raise InvalidValue(f"{where}.content", "text or a list of parts", _describe(message, "content"))
     result["content"] = [_part(part, f"{where}.content[{index}]") for index, part in enumerate(content)]
     return result
 
@@ -75,26 +81,26 @@ def _part(part: Any, where: str) -> dict[str, Any]:
         link = result.get("image_url")
         url = link.get("url") if isinstance(link, Mapping) else link
         if not isinstance(url, str):
-            raise InvalidValue(f"{where}.image_url", "an address", _show(part, "image_url"))
+            raise InvalidValue(f"{where}.image_url", "an address", _describe(part, "image_url"))
         return {"type": "image", "url": url}
     if kind == "text":
         if not isinstance(result.get("text"), str):
-            raise InvalidValue(f"{where}.text", "text", _show(part, "text"))
+            raise InvalidValue(f"{where}.text", "text", _describe(part, "text"))
         return result
     if not isinstance(kind, str) or kind not in SOURCE_KEYS:
-        raise InvalidValue(f"{where}.type", "text, image or video", _show(part, "type"))
+        raise InvalidValue(f"{where}.type", "text, image or video", _describe(part, "type"))
     keys = SOURCE_KEYS[kind]
-    given = [key for key in keys if key in result]
-    if len(given) != 1:
-        raise InvalidValue(where, f"exactly one of {', '.join(keys)}", ", ".join(given) or "none")
+    sources = [key for key in keys if key in result]
+    if len(sources) != 1:
+        raise InvalidValue(where, f"exactly one of {', '.join(keys)}", ", ".join(sources) or "none")
     return result
 
 
 def media(messages: Sequence[Message], base: Path | None = None) -> Media:
-    """The sources of a conversation's images and videos in their order.
+    """Return the sources of a conversation's images and videos in their order.
 
-    Relative paths are taken from `base` (the working folder where None). Raises InvalidValue for a remote address:
-    nothing is fetched from a network.
+    Relative paths start at `base`, or at the working folder where it is None. Raises InvalidValue for malformed
+    messages, and for a remote address: nothing is fetched from a network.
     """
     images: list[ImageSource] = []
     videos: list[VideoSource | SampledVideo] = []
@@ -104,8 +110,8 @@ def media(messages: Sequence[Message], base: Path | None = None) -> Media:
     for index, message in enumerate(normalise(messages)):
         if isinstance(message["content"], str):
             continue
-        for place, part in enumerate(message["content"]):
-            where = f"messages[{index}].content[{place}]"
+        for part_index, part in enumerate(message["content"]):
+            where = f"messages[{index}].content[{part_index}]"
             kind = part["type"]
             if kind == "text":
                 continue
@@ -115,7 +121,7 @@ def media(messages: Sequence[Message], base: Path | None = None) -> Media:
                 image_names.append(where)
             else:
                 videos.append(_video(part[key], f"{where}.{key}", base))
-                fps.append(_rate(part, where))
+                fps.append(_frame_rate(part, where))
                 video_names.append(where)
     return Media(tuple(images), tuple(videos), tuple(fps), tuple(image_names), tuple(video_names))
 
@@ -133,7 +139,7 @@ def _image(value: Any, key: str, where: str, base: Path | None) -> ImageSource:
 
 def _video(value: Any, where: str, base: Path | None) -> VideoSource | SampledVideo:
     if isinstance(value, SampledVideo | bytes) or hasattr(value, "__array_interface__"):
-        return value
+        return cast(VideoSource | SampledVideo, value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         if all(isinstance(frame, Image.Image) or hasattr(frame, "__array_interface__") for frame in value):
             return value
@@ -141,10 +147,10 @@ def _video(value: Any, where: str, base: Path | None) -> VideoSource | SampledVi
     return _path(value, where, base, "a local path or a list of frames")
 
 
-def _rate(part: Mapping[str, Any], where: str) -> float | None:
+def _frame_rate(part: Mapping[str, Any], where: str) -> float | None:
     rate = part.get("fps")
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e6):
-        raise InvalidValue(f"{where}.fps", "frames a second", _show(part, "fps"))
+        raise InvalidValue(f"{where}.fps", "frames a second", _describe(part, "fps"))
     return rate
 
 
@@ -156,15 +162,15 @@ def _path(value: Any, where: str, base: Path | None, expected: str) -> Path:
         try:
             parts = urlsplit(text)
         except ValueError as e:  # brackets without an address in them
-            raise InvalidValue(where, expected, f"{text!r} ({e})") from e
+            raise InvalidValue(where, expected, repr(text), hint=str(e)) from e
         if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
             raise InvalidValue(where, "a local path (nothing is fetched)", text)
         text = unquote(parts.path)
     return (base or Path()) / text
 
 
-def _show(values: Mapping[str, Any], key: str) -> str:
-    """A short description of what stands under a key, for an error."""
+def _describe(values: Mapping[str, Any], key: str) -> str:
+    """Return a short description of the value of `key`, for an error."""
     if key not in values:
         return "no such key"
     value = values[key]

@@ -1,4 +1,4 @@
-"""Bicubic resizing of uint8 frames in the integer arithmetic of PyTorch's CPU kernel.
+"""Resize uint8 frames bicubically in the integer arithmetic of PyTorch's CPU kernel.
 
 The reference resizes videos with torchvision's `resize`, which calls PyTorch's antialiased bicubic kernel on uint8. It
 resembles Pillow's, but is not the same: weights are rounded to int16 (Pillow keeps 22 bits), and columns are always
@@ -21,7 +21,10 @@ _BLOCK = 64  # outputs computed by one product; a block reads only the band of i
 
 @dataclass(frozen=True)
 class _Band:
-    """Outputs start..stop of one axis, from the inputs low..high: `weights` is float64 (stop − start, high − low)."""
+    """The weights that make outputs start..stop of one axis from inputs low..high.
+
+    `weights` is float64 (stop − start, high − low).
+    """
 
     start: int
     stop: int
@@ -47,10 +50,10 @@ def resize_bicubic(planes: NDArray[np.uint8], height: int, width: int) -> NDArra
 
 def _round(sums: NDArray[np.float64], precision: int) -> NDArray[np.uint8]:
     """Shift fixed-point sums back to pixels: add one half, floor, clamp."""
-    whole = sums.astype(np.int32)
-    whole += 1 << (precision - 1)
-    whole >>= precision
-    return np.clip(whole, 0, 255).astype(np.uint8)
+    pixels = sums.astype(np.int32)
+    pixels += 1 << (precision - 1)
+    pixels >>= precision
+    return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -62,7 +65,7 @@ def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @functools.lru_cache(maxsize=16)
 def _bands(size_in: int, size_out: int) -> tuple[tuple[_Band, ...], int]:
-    """The int16 weights of one axis, in blocks, with the number of their fractional bits."""
+    """Return the int16 weights of one axis, in blocks, and the number of their fractional bits."""
     scale = size_in / size_out
     support = _SUPPORT * scale if scale >= 1.0 else _SUPPORT
     inverse = 1.0 / scale if scale >= 1.0 else 1.0

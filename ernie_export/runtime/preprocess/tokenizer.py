@@ -1,4 +1,4 @@
-"""The checkpoint's tokenizer, built as transformers 5.23 builds it, on the `tokenizers` library alone.
+"""Build the checkpoint's tokenizer as transformers 5.23 does, on the `tokenizers` library alone.
 
 For the class "LlamaTokenizer" transformers takes only the vocabulary, merges, post-processor and added tokens from
 tokenizer.json and builds the rest of the pipeline itself (models/llama/tokenization_llama.py), so that a file whose
@@ -13,8 +13,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from ernie_export.common.errors import UserError
-from ernie_export.runtime.preprocess.settings import read_json
+from ernie_export.common.errors import InvalidFile
+from ernie_export.common.json_fields import one_line, read_json
 
 FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -28,33 +28,40 @@ MEDIA_TOKENS = (
 
 @dataclass(frozen=True)
 class ChatTokenizer:
-    """A tokenizer with the texts of its named tokens (bos_token, ...) and the ids of its six media tokens and eos.
+    """A checkpoint's tokenizer.
 
-    byte_level: whether its pieces are bytes, each written as a character.
+    Attributes:
+        backend: The tokenizer itself.
+        named: Texts of the named special tokens (bos_token, ...).
+        media: Texts of the six media tokens.
+        ids: Ids of the media tokens and of eos_token.
+        template: The chat template of tokenizer_config.json, or None.
+        byte_level: Whether its pieces are bytes, each written as a character.
     """
 
     backend: Tokenizer
     named: dict[str, str]
     media: dict[str, str]
     ids: dict[str, int]
-    template: Any  # the chat template of tokenizer_config.json, or None
+    template: Any
     byte_level: bool
 
     @classmethod
     def from_folder(cls, folder: Path) -> "ChatTokenizer":
         """Read tokenizer.json and tokenizer_config.json.
 
-        Raises UserError where one is missing or damaged, the class is none we know, or a media token is not named.
+        Raises InvalidFile where one is missing or damaged, the class is not known, or a media token is not named.
         """
-        path, config_path = Path(folder) / FILE, Path(folder) / CONFIG_FILE
-        config, content = read_json(config_path), read_json(path)
+        path = Path(folder) / FILE
+        config_path = Path(folder) / CONFIG_FILE
+        config = read_json(config_path)
+        content = read_json(path)
         kind = str(config.get("tokenizer_class") or "TokenizersBackend").removesuffix("Fast")
         byte_level = _byte_level(content)
         llama = kind == "LlamaTokenizer" and not byte_level
         if kind not in ("LlamaTokenizer", "TokenizersBackend", "PreTrainedTokenizer"):
-            raise UserError(
-                f"{config_path}: tokenizer_class: expected LlamaTokenizer or TokenizersBackend, found {kind}"
-            )
+            expected = "LlamaTokenizer or TokenizersBackend"
+            raise InvalidFile(config_path, expected, one_line(kind), key="tokenizer_class")
         media = {key: _text(config.get(key), key, config_path) for key in MEDIA_TOKENS}
         named = _named_tokens(config, llama, config_path)
         try:
@@ -62,9 +69,9 @@ class ChatTokenizer:
             backend.no_truncation()
             backend.no_padding()
             _add_tokens(backend, content, config, list(named.values()), llama)
-        except Exception as e:  # of any type: what the file lacks fails here, what it has wrong in the Rust library
+        except Exception as e:  # a missing part of the file fails here, a malformed one in the Rust library
             found = " ".join(f"{type(e).__name__}: {e}".split())
-            raise UserError(f"{path}: expected a tokenizer, found {found}") from e
+            raise InvalidFile(path, "a tokenizer", found) from e
         ids: dict[str, int] = {}
         for key, text in media.items() | {"eos_token": named.get("eos_token", "")}.items():
             index = backend.token_to_id(text)
@@ -73,7 +80,7 @@ class ChatTokenizer:
         return cls(backend, named, media, ids, config.get("chat_template"), byte_level)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a rendered prompt.
+        """Return the token ids of a rendered prompt.
 
         The post-processor's special tokens are added, unless the prompt begins with the beginning-of-sequence token:
         the rule of `apply_chat_template` (processing_utils.py). ERNIE's tokenizers add none either way.
@@ -82,35 +89,35 @@ class ChatTokenizer:
         return self.backend.encode(text, add_special_tokens=not (bos is not None and text.startswith(bos))).ids
 
     def decode(self, ids: list[int]) -> str:
-        """Text of token ids, special tokens left out."""
+        """Return the text of token ids, special tokens left out."""
         return self.backend.decode(ids, skip_special_tokens=True)
 
 
 def _extra_tokens(config: dict[str, Any]) -> Any:
-    """A list of special tokens without names, or an object of named ones."""
+    """Return a list of special tokens without names, or an object of named ones."""
     return config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
 
 
 def _named_tokens(config: dict[str, Any], llama: bool, path: Path) -> dict[str, str]:
-    """Named special tokens in the order in which transformers adds missing ones: its own seven, then the model's."""
+    """Return named special tokens in transformers' order of adding missing ones: its own seven, then the model's."""
     values: dict[str, Any] = dict(_LLAMA_DEFAULTS) if llama else {}
     values |= {key: config[key] for key in NAMED_TOKENS if config.get(key) is not None}
-    own = {key: value for key, value in config.items() if key.endswith("_token") and isinstance(value, str | dict)}
+    model = {key: value for key, value in config.items() if key.endswith("_token") and isinstance(value, str | dict)}
     extra = _extra_tokens(config)
-    names = [*(key for key in NAMED_TOKENS if key in values), *(key for key in own if key not in NAMED_TOKENS)]
-    values |= own | (extra if isinstance(extra, dict) else {})
+    names = [*(key for key in NAMED_TOKENS if key in values), *(key for key in model if key not in NAMED_TOKENS)]
+    values |= model | (extra if isinstance(extra, dict) else {})
     return {key: _text(values[key], key, path) for key in dict.fromkeys([*names, *values])}
 
 
 def _text(value: Any, key: str, path: Path) -> str:
     text = value.get("content") if isinstance(value, dict) else value
     if not isinstance(text, str) or not text:
-        raise UserError(f"{path}: {key}: expected a token, found {json.dumps(value)}")
+        raise InvalidFile(path, "a token", one_line(json.dumps(value)), key=one_line(key))
     return text
 
 
 def _byte_level(content: dict[str, Any]) -> bool:
-    """Whether tokenizer.json declares a byte-level pipeline, which the Llama class cannot serve."""
+    """Return whether tokenizer.json declares a byte-level pipeline, which the Llama class cannot serve."""
 
     def has(step: Any) -> bool:
         if not isinstance(step, dict):
@@ -134,7 +141,7 @@ def _llama(content: dict[str, Any], config: dict[str, Any]) -> Tokenizer:
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence(steps + ([decoders.Strip(content=" ", left=1)] if prefix else []))
     if content.get("post_processor") is not None:
-        # The library reads a post-processor only as part of a whole tokenizer: lend it an empty one.
+        # The library reads a post-processor only as part of a complete tokenizer, so this one has an empty vocabulary.
         empty = {**content, "model": {**model, "vocab": {}, "merges": []}, "added_tokens": []}
         backend.post_processor = Tokenizer.from_str(json.dumps(empty)).post_processor
     return backend
@@ -143,20 +150,28 @@ def _llama(content: dict[str, Any], config: dict[str, Any]) -> Tokenizer:
 def _add_tokens(
     backend: Tokenizer, content: dict[str, Any], config: dict[str, Any], named: list[str], llama: bool
 ) -> None:
-    """Added tokens in order of id, then the named and extra ones that are not among them, which are special."""
+    """Add the listed tokens in order of id, then the named and extra ones that are not among them, as special tokens.
+
+    Args:
+        backend: The tokenizer to add them to.
+        content: tokenizer.json.
+        config: tokenizer_config.json, whose added_tokens_decoder wins.
+        named: Texts of the named special tokens.
+        llama: Whether tokens that `backend` has are added anew, as the Llama class does.
+    """
     listed = config.get("added_tokens_decoder")
     if listed is not None:
         entries = [(int(index), dict(token)) for index, token in listed.items()]
     else:
         entries = [(token["id"], {k: v for k, v in token.items() if k != "id"}) for token in content["added_tokens"]]
-    have = {token.content for token in backend.get_added_tokens_decoder().values()}
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
     tokens = [AddedToken(token.pop("content"), **token) for _, token in sorted(entries, key=lambda e: e[0])]
-    tokens = [token for token in tokens if llama or token.content not in have]
-    have |= {token.content for token in tokens}
+    tokens = [token for token in tokens if llama or token.content not in known]
+    known |= {token.content for token in tokens}
     extra = _extra_tokens(config)
     texts = [] if isinstance(extra, dict) else [t["content"] if isinstance(t, dict) else t for t in extra]
     for text in [*named, *texts]:
-        if text not in have:
-            have.add(text)
+        if text not in known:
+            known.add(text)
             tokens.append(AddedToken(text, special=True))
     backend.add_tokens(tokens)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ernie_export.common.errors import InvalidValue, UserError
+from ernie_export.common.json_fields import parse_json, parse_json_list
 from ernie_export.runtime.batch import Sequence
 from ernie_export.runtime.pipeline import Messages, load
 from ernie_export.runtime.sampling import SamplingParams
@@ -83,8 +84,8 @@ class Question:
     @classmethod
     def read(cls, request: Any) -> "Question":
         """From a `pb_utils.InferenceRequest`; UserError names the input that is not what it should be."""
-        messages = parse("messages", value(request, "messages"), list)
-        options = parse("sampling_parameters", value(request, "sampling_parameters", b"{}"), dict)
+        messages = parse_json_list("messages", value(request, "messages"))
+        options = parse_json("sampling_parameters", value(request, "sampling_parameters", b"{}"))
         if options.get("logprobs") is not None:
             raise UserError("sampling_parameters: logprobs: expected none (there is no output for them), found some")
         return cls(messages, options, bool(value(request, "stream", False)), request.timeout() / 1e6 or None)
@@ -203,17 +204,6 @@ def value(request: Any, name: str, default: Any = None) -> Any:
     if array.size != 1:
         raise UserError(f"{name}: expected one element, found {array.size}")
     return array.reshape(-1)[0]
-
-
-def parse(name: str, text: bytes, kind: type) -> Any:
-    """JSON of the given kind; UserError names the input."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"{name}: expected JSON, found {e}") from e
-    if not isinstance(document, kind):
-        raise UserError(f"{name}: expected a JSON {kind.__name__}, found {type(document).__name__}")
-    return document
 
 
 def send(sender: Any, response: Mapping[str, np.ndarray], last: bool) -> None:

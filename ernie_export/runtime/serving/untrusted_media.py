@@ -10,6 +10,7 @@ from typing import Any
 from ernie_export.common.errors import UserError
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.preprocess.messages import SOURCE_KEYS, Message, normalise
+from ernie_export.runtime.preprocess.video_decode import DecodeLimits
 from ernie_export.runtime.serving.http.settings import Settings
 
 # Pillow's decoders for what is met on the web. Others have run programs (EPS) or are rarely used and less tried.
@@ -74,10 +75,12 @@ def limited(preprocessor: Preprocessor, settings: Settings, media: int, deadline
         images=replace(images, max_source_pixels=min(images.max_source_pixels, share), formats=IMAGE_FORMATS),
         videos=replace(
             videos,
-            max_source_pixels=min(videos.max_source_pixels, share),
-            max_source_frames=settings.max_frames,
-            max_source_seconds=settings.max_seconds,
-            max_sampled_pixels=share,
-            deadline=deadline,
+            limits=DecodeLimits(
+                max_source_pixels=min(videos.limits.max_source_pixels, share),
+                max_source_frames=settings.max_frames,
+                max_source_seconds=settings.max_seconds,
+                max_sampled_pixels=share,
+                deadline=deadline,
+            ),
         ),
     )

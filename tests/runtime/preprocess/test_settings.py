@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 
 from ernie_export.common.errors import UserError
+from ernie_export.common.json_fields import read_json
+from ernie_export.common.processor_settings import IMAGE_PROCESSOR, NESTED_FILE, VIDEO_PROCESSOR, PixelBounds
 from ernie_export.runtime.preprocess import Preprocessor
-from ernie_export.runtime.preprocess.image import FILE as IMAGE_FILE
 from ernie_export.runtime.preprocess.image import ImageProcessor
-from ernie_export.runtime.preprocess.settings import CLIP_MEAN, NESTED_FILE, read_json
-from ernie_export.runtime.preprocess.video import FILE as VIDEO_FILE
+from ernie_export.runtime.preprocess.settings import CLIP_MEAN
 from ernie_export.runtime.preprocess.video import VideoProcessor
+
+IMAGE_FILE = IMAGE_PROCESSOR.file
+VIDEO_FILE = VIDEO_PROCESSOR.file
 
 
 def fails(folder: Path, *words: str) -> None:
@@ -22,7 +25,7 @@ def fails(folder: Path, *words: str) -> None:
 
 
 SHARED = {
-    "unknown": ({"sharpen": True}, "sharpen: expected a known setting"),
+    "unknown": ({"sharpen": True}, "sharpen: expected a known key"),
     "rgb": ({"do_convert_rgb": False}, "do_convert_rgb: expected true, found false"),
     "crop": ({"do_center_crop": True}, "do_center_crop: expected false"),
     "pad": ({"do_pad": True}, "do_pad: expected false"),
@@ -42,8 +45,8 @@ SHARED = {
     "large-size": ({"size": {"shortest_edge": 9, "longest_edge": 10**12}}, "size: expected whole numbers"),
     "large-mean": ({"image_mean": [0, 10**400, 0]}, "image_mean: expected 3 numbers"),
     "no-number": ({"image_std": [float("nan"), 1, 1]}, "image_std: expected 3 numbers"),
-    "large-factor": ({"rescale_factor": 10**400}, "rescale_factor: expected a positive number"),
-    "factor": ({"rescale_factor": -1}, "rescale_factor: expected a positive number"),
+    "large-factor": ({"rescale_factor": 10**400}, "rescale_factor: expected a number above 0"),
+    "factor": ({"rescale_factor": -1}, "rescale_factor: expected a number above 0"),
     "temporal": ({"temporal_patch_size": 3}, "temporal_patch_size: expected"),
 }
 
@@ -60,7 +63,7 @@ VIDEO = {
     "integers": ({"do_rescale": False, "do_normalize": False}, "do_rescale: expected true"),
     "both-rates": ({"fps": 2, "num_frames": 4}, "fps: expected null where num_frames is set"),
     "count": ({"num_frames": 99}, "num_frames: expected min_frames 4 to max_frames 6"),
-    "rate": ({"fps": 0}, "fps: expected a positive number"),
+    "rate": ({"fps": 0}, "fps: expected a number above 0"),
     "font-name": ({"font": "../Roboto-Regular.ttf"}, "font: expected the name of a file"),
     "no-font": ({"font": "Other.ttf"}, "Other.ttf: expected the font"),
 }
@@ -83,13 +86,13 @@ def test_missing_and_damaged_files(folder: Path, file: str):
     (folder / file).write_text(text[: len(text) // 2])
     fails(folder, f"{file}: expected JSON")
     (folder / file).write_text("[]")
-    fails(folder, f"{file}: expected a JSON object, found list")
+    fails(folder, f"{file}: expected a JSON object, found []")
     (folder / file).write_text("[" * 100_000)
     fails(folder, f"{file}: expected JSON")
     (folder / file).write_bytes(b"\xff\xfe\x00")
     fails(folder, f"{file}: expected JSON")
     (folder / file).unlink()
-    fails(folder, file, "expected" if file in (IMAGE_FILE, VIDEO_FILE) else "cannot be read")
+    fails(folder, file, "expected" if file in (IMAGE_FILE, VIDEO_FILE) else "expected a JSON file, found no file")
 
 
 def test_what_a_silent_file_means(folder: Path):
@@ -97,8 +100,8 @@ def test_what_a_silent_file_means(folder: Path):
     for file in (IMAGE_FILE, VIDEO_FILE):
         (folder / file).write_text('{"image_mean": null}')
     image, video = ImageProcessor.from_folder(folder), VideoProcessor.from_folder(folder)
-    assert (image.settings.min_pixels, image.settings.max_pixels) == (3136, 4_842_768)
-    assert (video.settings.min_pixels, video.settings.max_pixels) == (234_416, 937_664)
+    assert image.settings.bounds == PixelBounds(3136, 4_842_768)
+    assert video.settings.bounds == PixelBounds(234_416, 937_664)
     assert image.settings.mean == video.settings.mean == CLIP_MEAN
     assert (video.min_frames, video.max_frames, video.sample, video.fps, video.num_frames) == (
         16,
@@ -113,11 +116,11 @@ def test_what_a_silent_file_means(folder: Path):
 def test_repeated_bounds_are_accepted(folder: Path, change):
     size = read_json(folder / IMAGE_FILE)["size"]
     change(IMAGE_FILE, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
-    assert ImageProcessor.from_folder(folder).settings.max_pixels == size["longest_edge"]
+    assert ImageProcessor.from_folder(folder).settings.bounds.maximum == size["longest_edge"]
 
 
 def test_the_nested_file_wins(folder: Path):
     (folder / NESTED_FILE).write_text('{"image_processor": {"patch_size": 7}}')
     assert ImageProcessor.from_folder(folder).settings.patch_size == 7
     (folder / NESTED_FILE).write_text('{"image_processor": 3}')
-    fails(folder, f"{NESTED_FILE}: image_processor: expected an object, found int")
+    fails(folder, f"{NESTED_FILE}: image_processor: expected an object, found 3")

@@ -1,4 +1,4 @@
-"""Pictures and clips that come as bytes from outside: as from a file, and from nothing but their own data."""
+"""Images and videos that come as bytes from outside: as from a file, and from nothing but their own data."""
 
 import dataclasses
 import io
@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from ernie_export.common.errors import UserError
-from ernie_export.runtime.preprocess import ImageProcessor, VideoProcessor, video
+from ernie_export.runtime.preprocess import ImageProcessor, VideoProcessor
+from ernie_export.runtime.preprocess.video_decode import DecodeLimits, decode_video
 from tests.paths import MEDIA, MINI
 
 CLIP = MEDIA / "passing.mp4"
@@ -44,11 +45,14 @@ def test_a_playlist_opens_no_file(videos, playlist):
         videos.load(playlist.encode(), name="the clip")
 
 
-def test_a_playlist_would_open_a_file(videos, whole, monkeypatch):
-    """With the options for a user's own files, the clip is found behind its name: so the test above can fail."""
-    monkeypatch.setattr(video, "_OPTIONS_FOR_BYTES", {"protocol_whitelist": "file", "safe": "0"})
-    clip = videos.load(f"ffconcat version 1.0\nfile '{CLIP}'\n".encode())
-    assert np.array_equal(clip.frames, whole.frames)
+def test_a_playlist_would_open_a_file(videos, whole):
+    """With the options for a user's own files, the video is found behind its name: so the test above can fail."""
+    playlist = f"ffconcat version 1.0\nfile '{CLIP}'\n".encode()
+    options = {"protocol_whitelist": "file", "safe": "0"}
+    decoded = decode_video(
+        playlist, "it", lambda total, rate: videos.indices(total, rate, "it"), DecodeLimits(), options
+    )
+    assert np.array_equal(decoded.frames, whole.frames)
 
 
 @pytest.mark.parametrize(
@@ -60,19 +64,26 @@ def test_a_playlist_would_open_a_file(videos, whole, monkeypatch):
         ("max_sampled_pixels", 1000, "of at most 1000 pixels together"),
     ],
 )
-def test_limits_hold_before_decoding(videos, monkeypatch, limit, value, problem):
-    monkeypatch.setattr(video, "_take", lambda *args: pytest.fail("decoded"))
+def test_limits_hold_before_decoding(videos, limit, value, problem):
+    """Frames that cannot be decoded show that none has been."""
+    content = CLIP.read_bytes()
+    start = content.index(b"mdat") + 4
+    damaged = content[:start] + bytes(int.from_bytes(content[start - 8 : start - 4], "big") - 8)
+    damaged += content[len(damaged) :]
+    with pytest.raises(UserError, match="expected a video that can be decoded"):
+        videos.load(damaged)
     with pytest.raises(UserError, match=problem):
-        dataclasses.replace(videos, **{limit: value}).load(CLIP.read_bytes())
+        dataclasses.replace(videos, limits=DecodeLimits(**{limit: value})).load(damaged)
 
 
 def test_decoding_ends_in_time(videos):
     with pytest.raises(UserError, match="in time"):
-        dataclasses.replace(videos, deadline=time.monotonic()).load(CLIP.read_bytes())
-    assert len(dataclasses.replace(videos, deadline=time.monotonic() + 600).load(CLIP).frames)
+        dataclasses.replace(videos, limits=DecodeLimits(deadline=time.monotonic())).load(CLIP.read_bytes())
+    later = DecodeLimits(deadline=time.monotonic() + 600)
+    assert len(dataclasses.replace(videos, limits=later).load(CLIP).frames)
 
 
-def test_formats_of_pictures():
+def test_formats_of_images():
     images = dataclasses.replace(ImageProcessor.from_folder(MINI), formats=("PNG",))
     for form in ("PNG", "BMP"):
         out = io.BytesIO()

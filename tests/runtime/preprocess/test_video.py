@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ernie_export.common.errors import UserError
-from ernie_export.runtime.preprocess import video
+from ernie_export.common.processor_settings import VIDEO_PROCESSOR
 from ernie_export.runtime.preprocess.resample import resize_bicubic
 from ernie_export.runtime.preprocess.video import SampledVideo, VideoProcessor, label
+from ernie_export.runtime.preprocess.video_decode import DecodeLimits
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,12 @@ def test_a_truncated_file(processor: VideoProcessor, clip: Path, tmp_path: Path,
 
 def test_a_frame_of_too_many_pixels(mini: Path, clip: Path):
     fields = {name: getattr(VideoProcessor.from_folder(mini), name) for name in VideoProcessor.__dataclass_fields__}
-    refused(VideoProcessor(**fields | {"max_source_pixels": 1_000}), clip, "at most 1000 pixels", "48×32")
+    refused(
+        VideoProcessor(**fields | {"limits": DecodeLimits(max_source_pixels=1_000)}),
+        clip,
+        "at most 1000 pixels",
+        "48×32",
+    )
 
 
 def test_wrong_frames(processor: VideoProcessor):
@@ -173,10 +179,10 @@ def test_labels(second: float, text: str):
 
 
 def test_sampling_refuses_what_it_cannot_do(folder: Path, change):
-    change(video.FILE, num_frames=5)
+    change(VIDEO_PROCESSOR.file, num_frames=5)
     with pytest.raises(UserError, match=r"at least 5 frames \(num_frames\), found 4"):
         VideoProcessor.from_folder(folder).indices(4, 10.0, "clip")
-    change(video.FILE, num_frames=None, fps=2)
+    change(VIDEO_PROCESSOR.file, num_frames=None, fps=2)
     with pytest.raises(UserError, match="expected a frame rate"):
         VideoProcessor.from_folder(folder).load(np.zeros((4, 20, 20, 3), np.uint8))
     assert len(VideoProcessor.from_folder(folder).load(np.zeros((40, 20, 20, 3), np.uint8), fps=16).frames) == 5

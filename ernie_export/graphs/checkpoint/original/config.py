@@ -204,7 +204,7 @@ def rope_parameters(original: JsonObject) -> dict[str, Any]:
     if type(time) is not int or not 0 < time < pairs or (pairs - time) % 2:
         raise original.error("freq_allocation", f"a whole number that leaves an even rest of {pairs} frequencies", time)
     sections = [(pairs - time) // 2, (pairs - time) // 2, time]
-    scaling = original.object("rope_scaling", absent={})
+    scaling = original.object("rope_scaling", default={})
     check_fixed(scaling, {"type": "default", "rope_type": "default", "mrope_section": sections})
     scaling.refuse_unknown(())
     return {"rope_type": "default", "rope_theta": original.require("rope_theta", "a value"), "mrope_section": sections}

@@ -1,0 +1,162 @@
+"""Decode sampled frames of a video file with PyAV, within limits that are checked before anything is decoded."""
+
+import io
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from ernie_export.common.errors import InvalidMedia, UserError
+from ernie_export.runtime.preprocess.pixels import MAX_SOURCE_PIXELS
+
+DEFAULT_FPS = 24  # what the reference assumes where a video has no frame rate
+# A playlist or description file must not make FFmpeg open addresses.
+OPTIONS_FOR_FILES = {"protocol_whitelist": "file"}
+# Bytes come from whoever sent them: no other file may be opened on their word, and containers alone are read, not the
+# demuxers that follow references (hls, dash, concat, image2, ...).
+OPTIONS_FOR_BYTES = {"protocol_whitelist": "none", "format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,gif"}
+
+# Frame indices to take, from the number of frames and the frame rate.
+ChooseFrames = Callable[[int, float | None], NDArray[np.int32]]
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What a video may have, and how long its decoding may take.
+
+    Attributes:
+        max_source_pixels: Most pixels of a frame.
+        max_source_frames: Most frames before sampling.
+        max_source_seconds: Longest duration.
+        max_sampled_pixels: Most pixels of all sampled frames, which are held together.
+        deadline: Time by `time.monotonic()` at which decoding is given up.
+    """
+
+    max_source_pixels: int = MAX_SOURCE_PIXELS
+    max_source_frames: float = math.inf
+    max_source_seconds: float = math.inf
+    max_sampled_pixels: float = math.inf
+    deadline: float = math.inf
+
+    def check_frame(self, width: int, height: int, name: str) -> None:
+        """Raise InvalidMedia for a frame with too many pixels."""
+        if width * height > self.max_source_pixels:
+            raise InvalidMedia(name, f"at most {self.max_source_pixels} pixels a frame", f"{width}×{height}")
+
+    def check_length(self, frames: int, rate: float, name: str) -> None:
+        """Raise InvalidMedia for a video of too many frames, or too long at `rate` frames a second."""
+        if frames > self.max_source_frames:
+            raise InvalidMedia(name, f"at most {self.max_source_frames} frames", frames)
+        if frames / rate > self.max_source_seconds:
+            raise InvalidMedia(name, f"at most {self.max_source_seconds:g} seconds", f"{frames / rate:.1f}")
+
+    def check_sampled(self, frames: int, width: int, height: int, name: str) -> None:
+        """Raise InvalidMedia for sampled frames with too many pixels together."""
+        if frames * width * height > self.max_sampled_pixels:
+            expected = f"sampled frames of at most {self.max_sampled_pixels} pixels together"
+            raise InvalidMedia(name, expected, f"{frames} of {width}×{height}")
+
+
+@dataclass(frozen=True)
+class DecodedFrames:
+    """Sampled frames of a file: uint8 (frames, height, width, 3) in RGB, their indices, and frames a second."""
+
+    frames: NDArray[np.uint8]
+    indices: NDArray[np.int32]
+    rate: float
+
+
+def decode_video(
+    source: Path | bytes,
+    name: str,
+    choose_frames: ChooseFrames,
+    limits: DecodeLimits,
+    options_for_bytes: Mapping[str, str] = OPTIONS_FOR_BYTES,
+) -> DecodedFrames:
+    """Decode the chosen frames of a video file.
+
+    Args:
+        source: The file or its bytes.
+        name: The video, for error messages.
+        choose_frames: Returns ascending indices of the frames to take.
+        limits: What the video may have.
+        options_for_bytes: FFmpeg's options where `source` is bytes.
+
+    Raises:
+        InvalidMedia: The video cannot be read or decoded, is truncated, exceeds a limit or has no video stream.
+    """
+    try:
+        with _open(source, options_for_bytes) as container:
+            if not container.streams.video:
+                raise InvalidMedia(name, "a video", "no video stream")
+            stream = container.streams.video[0]
+            if stream.codec_context is None:  # a file cut before the stream's description is complete
+                raise InvalidMedia(name, "a video that can be decoded", "no known codec")
+            limits.check_frame(stream.width, stream.height, name)
+            # The codec's own data may announce larger frames than the container does, and later ones.
+            stream.codec_context.options = {"max_pixels": str(limits.max_source_pixels)}
+            # Some containers do not state the number of frames.
+            total = stream.frames or _count_packets(source, options_for_bytes)
+            stated = stream.average_rate or stream.guessed_rate
+            rate = float(stated) if stated else None
+            limits.check_length(total, rate or DEFAULT_FPS, name)
+            indices = choose_frames(total, rate)
+            limits.check_sampled(len(indices), stream.width, stream.height, name)
+            container.seek(0)
+            frames = _take_frames(container, indices, name, limits.deadline)
+    except UserError:
+        raise
+    except Exception as e:  # damaged data raises FFmpeg's errors, and others from the bindings above them
+        raise InvalidMedia(name, "a video that can be decoded", _reason(e)) from e
+    return DecodedFrames(np.stack(frames), indices, rate or DEFAULT_FPS)
+
+
+def _open(source: Path | bytes, options_for_bytes: Mapping[str, str]) -> av.container.InputContainer:
+    if isinstance(source, bytes):
+        return av.open(io.BytesIO(source), "r", options=dict(options_for_bytes))
+    return av.open(str(source), "r", options=OPTIONS_FOR_FILES)
+
+
+def _count_packets(source: Path | bytes, options_for_bytes: Mapping[str, str]) -> int:
+    """Count the packets of the first video stream, one a frame, without decoding them."""
+    with _open(source, options_for_bytes) as container:
+        return sum(1 for packet in container.demux(video=0) if packet.size)
+
+
+def _take_frames(
+    container: av.container.InputContainer, indices: NDArray[np.int32], name: str, deadline: float
+) -> list[NDArray[np.uint8]]:
+    """Decode up to the last index and keep the frames at `indices`, in RGB.
+
+    Raises InvalidMedia where the file ends early, or the deadline has passed. A video trimmed by an edit list also has
+    fewer frames than its header says, since some are marked to be skipped: fewer are returned, as in the reference.
+    """
+    wanted = set(indices.tolist())
+    last = int(indices[-1])
+    frames: list[NDArray[np.uint8]] = []
+    decoded = 0
+    for index, frame in enumerate(container.decode(video=0)):
+        if index > last:
+            break
+        decoded += 1
+        if time.monotonic() > deadline:
+            raise InvalidMedia(name, f"{last + 1} frames to be decoded in time", f"time for {decoded}")
+        if index in wanted:
+            frames.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
+            if frames[-1].shape != frames[0].shape:
+                raise InvalidMedia(name, "frames of one size", f"{frames[0].shape} and {frames[-1].shape}")
+    if len(frames) < len(wanted):
+        skipped = sum(entry.is_discard for entry in container.streams.video[0].index_entries)
+        if not frames or decoded + skipped <= last:
+            raise InvalidMedia(name, f"at least {last + 1} frames", decoded, hint="the video is truncated")
+    return frames
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return text or type(error).__name__
