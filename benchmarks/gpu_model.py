@@ -181,14 +181,14 @@ def transformers(device: str, small: bool) -> Iterator[dict[str, Any]]:
 
 def step_bytes(config: Any, precision: str, rows: int, context: int) -> float:
     """Bytes that a decode step of so many rows must read (see ernie-plan)."""
-    from ernie_export.exporter.plan import roofline as plan_rates
-    from ernie_export.exporter.plan import sizes as plan
+    from ernie_export.exporter.plan.roofline import Cost
+    from ernie_export.exporter.plan.sizes import Model
     from ernie_export.exporter.plan.workload import Workload
     from ernie_export.graphs.precision import ONNX
 
-    counted = plan.Model.build(config, ONNX["fp32"]).model
-    stored = plan.Model.build(config, ONNX[precision]).model.stored()
-    return plan_rates.decode(counted, ONNX[precision], stored, Workload(context, rows, ()))[1]
+    counted = Model.build(config, ONNX["fp32"]).model
+    stored = Model.build(config, ONNX[precision]).model.stored()
+    return Cost(counted, ONNX[precision], stored).decode(Workload(context, rows, ())).nbytes
 
 
 _bandwidth: dict[str, float] = {}

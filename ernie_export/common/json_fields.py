@@ -181,8 +181,17 @@ class JsonObject:
             raise self.error(key, expected)
         return tuple(value)
 
-    def sizes(self, key: str, count: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
-        """Return a list of `count` positive whole numbers."""
+    def pair(self, key: str, default: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Return a list of two positive whole numbers."""
+        first, second = self._sizes(key, 2, default)
+        return first, second
+
+    def triple(self, key: str, default: tuple[int, int, int] | None = None) -> tuple[int, int, int]:
+        """Return a list of three positive whole numbers."""
+        first, second, third = self._sizes(key, 3, default)
+        return first, second, third
+
+    def _sizes(self, key: str, count: int, default: tuple[int, ...] | None) -> tuple[int, ...]:
         if default is not None and self.get(key) is None:
             return default
         expected = f"a list of {count} whole numbers from 1"

@@ -221,9 +221,9 @@ class Manifest:
 def _read_model(section: JsonObject) -> ModelInfo:
     values: dict[str, Any] = {}
     for field in fields(ModelInfo):
-        least = 0 if "token_id" in field.name else 1
+        minimum = 0 if "token_id" in field.name else 1
         read = section.integers if field.name == "eos_token_ids" else section.integer
-        values[field.name] = read(field.name, minimum=least, maximum=LIMIT)
+        values[field.name] = read(field.name, minimum=minimum, maximum=LIMIT)
     section.refuse_unknown()
     return ModelInfo(**values)
 

@@ -1,9 +1,9 @@
-"""config.json as frozen dataclasses, read once at the edge; missing, unknown or contradictory keys are refused by name.
+"""Read config.json into frozen dataclasses; missing, unknown or contradictory keys are refused by name.
 
 Key names and their meaning follow `Ernie4_5_VLMoeConfig` of transformers 5.7 to 5.23. A key that `save_pretrained`
 always writes must be there; one that the class may leave out (`head_dim`, `mrope_section`, the vision encoder's rotary
-base) takes the class's value; a key that changes nothing at inference is listed below and passed over. A config.json in
-the spelling of the original remote code is translated first (published.py).
+base) takes the class's value; a key that changes nothing at inference is listed below and ignored. A config.json of the
+original revision is translated first (checkpoint/original/config.py).
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,16 @@ MEDIA_TOKENS = ("image_token_id", "image_start_token_id", "image_end_token_id") 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The decoder. `num_experts` counts one bank; `moe_intermediate_size` is (text, vision)."""
+    """Sizes of the decoder.
+
+    Attributes:
+        mrope_section: Pairs of head_dim/2 that follow (height, width, time).
+        layer_types: "dense" or "sparse" for each layer.
+        num_experts: Text experts of a layer, and as many vision experts.
+        moe_intermediate_size: Of a text expert and of a vision expert.
+        num_shared_experts: 0 for no shared expert.
+        norm_min: Minimum of the sum that the chosen experts' scores are divided by.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -47,26 +56,27 @@ class TextConfig:
     head_dim: int
     rms_norm_eps: float
     rope_theta: float
-    mrope_section: tuple[int, int, int]  # pairs of head_dim/2 that follow (height, width, time)
+    mrope_section: tuple[int, int, int]
     max_positions: int
     use_bias: bool
-    layer_types: tuple[str, ...]  # "dense" or "sparse", one for each layer
+    layer_types: tuple[str, ...]
     num_experts: int
     experts_per_token: int
     moe_intermediate_size: tuple[int, int]
-    num_shared_experts: int  # 0: no shared expert
+    num_shared_experts: int
     norm_min: float
 
     @staticmethod
     def from_json(section: JsonObject) -> "TextConfig":
-        """Read and check `text_config`; UserError naming the key."""
+        """Read and check `text_config`. Raises InvalidFile, naming the key."""
         section.expect("model_type", "ernie4_5_vl_moe_text")
         section.expect("hidden_act", "silu")
         num_layers = section.integer("num_hidden_layers", maximum=COUNT_LIMIT)
         hidden_size = section.integer("hidden_size", maximum=SIZE_LIMIT)
         num_heads = section.integer("num_attention_heads", maximum=COUNT_LIMIT)
-        has_head_dim = "head_dim" in section
-        head_dim = section.integer("head_dim", maximum=SIZE_LIMIT) if has_head_dim else hidden_size // num_heads
+        head_dim = hidden_size // num_heads
+        if "head_dim" in section:
+            head_dim = section.integer("head_dim", maximum=SIZE_LIMIT)
         rope = rope_section(section, types=("default",), keys={"mrope_section"})
         config = TextConfig(
             vocab_size=section.integer("vocab_size", maximum=SIZE_LIMIT),
@@ -78,13 +88,13 @@ class TextConfig:
             head_dim=head_dim,
             rms_norm_eps=section.positive("rms_norm_eps"),
             rope_theta=rope_theta(section, rope, default=500000.0),
-            mrope_section=rope.sizes("mrope_section", 3) if "mrope_section" in rope else (22, 22, 20),  # type: ignore[arg-type]
+            mrope_section=rope.triple("mrope_section") if "mrope_section" in rope else (22, 22, 20),
             max_positions=section.integer("max_position_embeddings", maximum=SIZE_LIMIT),
             use_bias=section.flag("use_bias"),
             layer_types=layer_types(section, num_layers),
             num_experts=section.integer("moe_num_experts", "num_experts", maximum=COUNT_LIMIT),
             experts_per_token=section.integer("moe_k", "num_experts_per_tok", maximum=COUNT_LIMIT),
-            moe_intermediate_size=section.sizes("moe_intermediate_size", 2, default=(1536, 512)),  # type: ignore[arg-type]
+            moe_intermediate_size=section.pair("moe_intermediate_size", default=(1536, 512)),
             num_shared_experts=section.integer("moe_num_shared_experts", minimum=0, maximum=COUNT_LIMIT),
             norm_min=section.positive("moe_norm_min"),
         )
@@ -93,7 +103,7 @@ class TextConfig:
         return config
 
     def check(self, section: JsonObject, rope: JsonObject) -> None:
-        """Refuse figures that contradict each other."""
+        """Raise InvalidFile for sizes that contradict each other."""
         if self.num_heads % self.num_kv_heads:
             expected = f"a divisor of num_attention_heads {self.num_heads}"
             raise section.error("num_key_value_heads", expected, self.num_kv_heads)
@@ -108,7 +118,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The vision encoder and, through the merge sizes, the resampler."""
+    """Sizes of the vision encoder and, through the merge sizes, of the resampler."""
 
     depth: int
     hidden_size: int
@@ -128,7 +138,7 @@ class VisionConfig:
 
     @staticmethod
     def from_json(section: JsonObject) -> "VisionConfig":
-        """Read and check `vision_config`; UserError naming the key."""
+        """Read and check `vision_config`. Raises InvalidFile, naming the key."""
         section.expect("model_type", "ernie4_5_vl_moe_vision")
         section.expect("hidden_act", "quick_gelu")
         # 5.7 writes no rope_parameters here, and the class turns "default" into "axial".
@@ -156,7 +166,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class ErnieConfig:
-    """The whole model; token ids are in the tokenizer's vocabulary."""
+    """The configuration of a model; token ids are in the tokenizer's vocabulary."""
 
     text: TextConfig
     vision: VisionConfig
@@ -171,7 +181,7 @@ class ErnieConfig:
 
     @staticmethod
     def from_hf(folder: Path) -> "ErnieConfig":
-        """Read config.json (and generation_config.json) of a checkpoint folder; UserError naming file and key."""
+        """Read config.json (and generation_config.json) of a checkpoint folder. Raises InvalidFile, naming the key."""
         path = folder / "config.json"
         section = JsonObject(path, "", read_json(path))
         if published.is_original(section.members):
@@ -190,27 +200,45 @@ class ErnieConfig:
         for key, token in media.items():
             if token >= text.vocab_size:
                 raise section.error(key, f"a token below text_config.vocab_size {text.vocab_size}", token)
-            twins = [other for other in MEDIA_TOKENS if other != key and media[other] == token]
-            if twins:
-                raise section.error(key, f"a token different from {twins[0]}", token)
+            same = [other for other in MEDIA_TOKENS if other != key and media[other] == token]
+            if same:
+                raise section.error(key, f"a token different from {same[0]}", token)
         eos = eos_token_ids(folder, section, text_section, text.vocab_size)
         return ErnieConfig(text=text, vision=vision, tie_word_embeddings=tied, eos_token_ids=eos, **media)
 
 
 def rope_section(section: JsonObject, types: tuple[str, ...], keys: set[str]) -> JsonObject:
-    """The rotary parameters: `rope_parameters`, or the older `rope_scaling`; refuses types other than `types`."""
+    """Return the rotary parameters, `rope_parameters` or the older `rope_scaling`.
+
+    Args:
+        section: The configuration of the decoder or the vision encoder.
+        types: Values of `rope_type` that are accepted; the first is the default.
+        keys: Further keys that are accepted.
+
+    Raises:
+        InvalidFile: Both are there, the type is another one, or a key is not known.
+    """
     if section.get("rope_parameters") and section.get("rope_scaling"):
         raise section.error("rope_scaling", "rope_parameters or rope_scaling", "both")
     rope = section.object("rope_scaling" if section.get("rope_scaling") else "rope_parameters", default={})
-    found = rope.get("rope_type", rope.get("type", types[0]))
-    if found not in types:
-        raise rope.error("rope_type", " or ".join(types), found)
+    rope_type = rope.get("rope_type", rope.get("type", types[0]))
+    if rope_type not in types:
+        raise rope.error("rope_type", " or ".join(types), rope_type)
     rope.refuse_unknown({"rope_type", "type", "rope_theta", *keys})
     return rope
 
 
 def rope_theta(section: JsonObject, rope: JsonObject, default: float) -> float:
-    """The rotary base, which may stand in the rotary parameters or beside them."""
+    """Return the rotary base.
+
+    Args:
+        section: The configuration of the decoder or the vision encoder, which may hold it.
+        rope: The rotary parameters, which may hold it, too.
+        default: The class's value where neither does.
+
+    Raises:
+        InvalidFile: The two differ.
+    """
     beside = section.positive("rope_theta") if "rope_theta" in section else default
     if "rope_theta" not in rope:
         return beside
@@ -221,27 +249,37 @@ def rope_theta(section: JsonObject, rope: JsonObject, default: float) -> float:
 
 
 def layer_types(section: JsonObject, num_layers: int) -> tuple[str, ...]:
-    """`mlp_layer_types`; absent or null means one dense layer before sparse ones."""
-    found = section.get("mlp_layer_types")
-    if found is None:
+    """Return `mlp_layer_types`; a missing key or null means one dense layer before sparse ones."""
+    types = section.get("mlp_layer_types")
+    if types is None:
         return ("dense",) + ("sparse",) * (num_layers - 1)
-    if not isinstance(found, list) or not all(kind in ("dense", "sparse") for kind in found):
-        raise section.error("mlp_layer_types", 'a list of "dense" and "sparse"', found)
-    if len(found) != num_layers:
-        raise section.error("mlp_layer_types", f"one entry for each of num_hidden_layers {num_layers}", f"{len(found)}")
-    return tuple(found)
+    if not isinstance(types, list) or not all(kind in ("dense", "sparse") for kind in types):
+        raise section.error("mlp_layer_types", 'a list of "dense" and "sparse"')
+    if len(types) != num_layers:
+        raise section.error("mlp_layer_types", f"one entry for each of num_hidden_layers {num_layers}", f"{len(types)}")
+    return tuple(types)
 
 
 def eos_token_ids(folder: Path, section: JsonObject, text: JsonObject, vocab_size: int) -> tuple[int, ...]:
-    """Tokens that end an answer: generation_config.json's if that file is there, else the config's."""
+    """Return the tokens that end an answer: generation_config.json's if that file is there, else the config's.
+
+    Args:
+        folder: The checkpoint.
+        section: Its config.json.
+        text: `text_config` of it, which counts where the former has none.
+        vocab_size: Number of tokens.
+
+    Raises:
+        InvalidFile: A token is no whole number below `vocab_size`.
+    """
     path = folder / "generation_config.json"
     sources = [JsonObject(path, "", read_json(path))] if path.exists() else [section, text]
     for source in sources:
-        found = source.get("eos_token_id")
-        if found is None:
+        value = source.get("eos_token_id")
+        if value is None:
             continue
-        tokens = found if isinstance(found, list) else [found]
+        tokens = value if isinstance(value, list) else [value]
         if not all(type(token) is int and 0 <= token < vocab_size for token in tokens):
-            raise source.error("eos_token_id", f"tokens from 0 to {vocab_size - 1}", found)
+            raise source.error("eos_token_id", f"tokens from 0 to {vocab_size - 1}")
         return tuple(dict.fromkeys(tokens))
     return ()

@@ -1,7 +1,7 @@
-"""ernie-plan: does it fit, and how fast can it be? From config.json alone, before any work."""
+"""Run ernie-plan: say whether a model fits a device and how fast it can be, from config.json alone."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import reduce
 from operator import getitem
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ernie_export.common.command import run
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidFile, InvalidValue
 from ernie_export.common.json_fields import one_line
 from ernie_export.exporter.cli.export import PRECISIONS
 from ernie_export.exporter.plan.devices import DEVICES, Device, find_device
@@ -31,14 +31,16 @@ NOTES = (
     " arithmetic's rate is unknown, decode is bounded by its bytes alone",
     "activations: estimated; weights counted once; no allowance for the engine's own memory",
 )
-ENGINES = "bundle on disk: without the engines and kernels, a few MiB each, whose sizes nobody knows beforehand"
+ENGINES = "bundle on disk: without the engines and kernels, a few MiB each, whose sizes are known only once built"
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("--device", "device_name", help=f"{', '.join(DEVICES)}, cpu, or a .json file of figures.")
-@click.option("--target", type=click.Choice(list(PRECISIONS)), default="onnx", help="As of ernie-export.")
-@click.option("--precision", help="Which, with commas between. [default: all of the target]")
+@click.option("--device", "device_name", help=f"{', '.join(DEVICES)}, cpu, or a .json file that describes one.")
+@click.option(
+    "--target", type=click.Choice(list(PRECISIONS)), default="onnx", help="Export target, as of ernie-export."
+)
+@click.option("--precision", help="Precisions, with commas between. [default: all of the target]")
 @click.option(
     "--context", type=click.IntRange(min=1), help=f"Tokens of a sequence, images included. [default: {DEFAULT_CONTEXT}]"
 )
@@ -55,7 +57,7 @@ def command(
     batch: int,
     as_json: bool,
 ) -> None:
-    """Plan for CHECKPOINT (a folder, or its config.json): sizes, what fits, and the fastest that a device allows."""
+    """Plan for CHECKPOINT (a folder, or its config.json): sizes, what fits, and the highest speed of a device."""
     try:
         from ernie_export.exporter.export import LIMITS
         from ernie_export.exporter.plan.roofline import estimate
@@ -65,14 +67,13 @@ def command(
     except ModuleNotFoundError as e:
         raise click.UsageError(f"planning needs the extra 'export' (no module {e.name}): pip install .[export]") from e
     if checkpoint.is_file() and checkpoint.name != "config.json":
-        raise UserError(f"{checkpoint}: expected a checkpoint folder or its config.json, found another file")
+        raise InvalidFile(checkpoint, "a checkpoint folder or its config.json", "another file")
     folder = checkpoint.parent if checkpoint.name == "config.json" and not checkpoint.is_dir() else checkpoint
     known = PRECISIONS[target]
     precisions = known if precision is None else [name.strip() for name in precision.split(",")]
     for name in precisions:
         if name not in known:
-            expected = f"some of {','.join(known)} for --target {target}"
-            raise UserError(f"--precision: expected {expected}, found {one_line(name)}")
+            raise InvalidValue("--precision", f"some of {','.join(known)} for --target {target}", one_line(name))
     config = ErnieConfig.from_hf(folder)
     device = find_device(device_name) if device_name is not None else None
     with transformers_spelling(folder, config, whole=False) as source:
@@ -102,65 +103,87 @@ def command(
 
 
 def show(plan: dict[str, Any], device: Device | None, console: Console) -> None:
-    """The plan as one table, a column for each precision."""
-    active, found, work = plan["active_parameters"], list(plan["precisions"].values()), plan["workload"]
-    unit, scale = ("GiB", 2**30) if plan["parameters"]["total"] > 2**28 else ("MiB", 2**20)
-    of_token = f"text {count(active['text'])} ({count(active['text with head'])} with the head), vision"
+    """Print a plan as a summary and a table with a column for each precision."""
+    for line in summary(plan, device):
+        console.print(Text(line), soft_wrap=True)
+    console.print(PlanTable(plan).table)
+    for note in plan["notes"]:
+        console.print(Text(note), soft_wrap=True)
+
+
+def summary(plan: dict[str, Any], device: Device | None) -> list[str]:
+    """Return the lines above the table."""
+    active = plan["active_parameters"]
+    work = plan["workload"]
+    text = f"text {count(active['text'])} ({count(active['text with head'])} with the head)"
     lines = [
         f"{plan['checkpoint']}: {count(plan['parameters']['total'])} parameters",
-        f"active per token: {of_token} {count(active['vision'])}",
+        f"active per token: {text}, vision {count(active['vision'])}",
         f"workload: batch {work['batch']}, context {work['context']}, of it {work['vision_tokens']} of images",
         f"export: peak memory {plan['export_peak_memory']['bytes'] / 2**20:.0f} MiB (measured, whatever the size)",
     ]
     if device is not None:
         lines.append(f"device: {device.name}, {device.memory / 1e9:.1f} GB ({device.source})")
-    for line in lines:
-        console.print(Text(line), soft_wrap=True)
-    table = Table(title=f"sizes in {unit}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for e in found:
-        table.add_column(e["precision"], justify="right")
+    return lines
 
-    def row(label: str, text: Callable[[Any], str], *keys: str) -> None:
-        table.add_row(label, *(text(reduce(getitem, keys, e)) for e in found))
 
-    def size(value: float) -> str:
-        return f"{value / scale:.2f}"
+class PlanTable:
+    """The table of a plan: a column for each precision."""
 
-    for part in plan["parameters"]:
-        if part != "total" and any(e["weights"][part] for e in found):
-            row(part, size, "weights", part)
-    for label, key in (("KV cache", "kv_cache"), ("activations ≈", "activations"), ("device memory", "device_memory")):
-        row(label, size, key)
-    row("KV bytes/token", str, "kv_per_token")
-    row("bundle on disk", size, "bundle")
-    table.add_section()
-    if device is not None:
-        row("fits", lambda fits: "yes" if fits else "no", "fits")
-        row("longest context", lambda tokens: str(tokens or "–"), "longest_context")
-        table.add_section()
-    for phase in ("prefill", "decode"):
-        row(f"{phase} GFLOP", lambda flops: number(flops, 1e-9), phase, "flops")
-        row(f"{phase} {unit}", size, phase, "bytes")
-        row(f"{phase} ms ≥", lambda seconds: number(seconds, 1e3), phase, "seconds")
-        row(f"{phase} tokens/s ≤", lambda rate: number(rate, 1), phase, "tokens_per_second")
-    console.print(table)
-    for note in plan["notes"]:
-        console.print(Text(note), soft_wrap=True)
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self._estimates = list(plan["precisions"].values())
+        large = plan["parameters"]["total"] > 2**28
+        self._unit = "GiB" if large else "MiB"
+        self._bytes = 2**30 if large else 2**20
+        self.table = Table(title=f"sizes in {self._unit}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        self.table.add_column("", no_wrap=True)
+        for estimate in self._estimates:
+            self.table.add_column(estimate["precision"], justify="right")
+        self._add_sizes(plan["parameters"])
+        if plan["device"] is not None:
+            self._add_row("fits", lambda fits: "yes" if fits else "no", "fits")
+            self._add_row("longest context", lambda tokens: str(tokens or "–"), "longest_context")
+            self.table.add_section()
+        for phase in ("prefill", "decode"):
+            self._add_phase(phase)
+
+    def _add_sizes(self, parts: Iterable[str]) -> None:
+        for part in parts:
+            if part != "total" and any(estimate["weights"][part] for estimate in self._estimates):
+                self._add_row(part, self._size, "weights", part)
+        self._add_row("KV cache", self._size, "kv_cache")
+        self._add_row("activations ≈", self._size, "activations")
+        self._add_row("device memory", self._size, "device_memory")
+        self._add_row("KV bytes/token", str, "kv_per_token")
+        self._add_row("bundle on disk", self._size, "bundle")
+        self.table.add_section()
+
+    def _add_phase(self, phase: str) -> None:
+        self._add_row(f"{phase} GFLOP", lambda flops: number(flops, 1e-9), phase, "flops")
+        self._add_row(f"{phase} {self._unit}", self._size, phase, "bytes")
+        self._add_row(f"{phase} ms ≥", lambda seconds: number(seconds, 1e3), phase, "seconds")
+        self._add_row(f"{phase} tokens/s ≤", lambda rate: number(rate, 1), phase, "tokens_per_second")
+
+    def _add_row(self, label: str, text: Callable[[Any], str], *keys: str) -> None:
+        """Add the value under `keys` of each precision, as `text` writes it."""
+        self.table.add_row(label, *(text(reduce(getitem, keys, estimate)) for estimate in self._estimates))
+
+    def _size(self, value: float) -> str:
+        return f"{value / self._bytes:.2f}"
 
 
 def count(parameters: float) -> str:
-    """A count in billions, or in millions below one."""
+    """Return a count in billions, or in millions below one."""
     return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
 
 
 def number(value: float | None, factor: float) -> str:
-    """A figure in other units; a dash where it is unknown."""
+    """Return `value` times `factor`, or a dash where it is unknown."""
     return "–" if value is None else f"{value * factor:,.0f}" if value * factor >= 100 else f"{value * factor:.3g}"
 
 
 def main() -> None:
-    """Entry point of ernie-plan."""
+    """Run ernie-plan on the arguments of this process."""
     run(command)
 
 

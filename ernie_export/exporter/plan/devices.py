@@ -1,9 +1,9 @@
-"""What a device offers a model: memory, bandwidth, arithmetic. Figures of vendors' public data sheets.
+"""Describe devices: memory, bandwidth and arithmetic, from vendors' public data sheets.
 
-Data sheets count memory in GB of 10^9 bytes or in GiB without saying which; 10^9 is taken throughout. Where the card
-holds more, the difference is about what a driver's context and an allocator keep for themselves.
+Data sheets count memory in GB of 10^9 bytes or in GiB without saying which; 10^9 is taken throughout. Where the GPU
+has more, the difference is about what a driver's context and an allocator keep for themselves.
 
-Arithmetic is dense (a sheet's "with sparsity" halved), at boost clock, and with float32 accumulation. A figure that is
+Arithmetic is dense (a sheet's "with sparsity" halved), at boost clock, and with float32 accumulation. A number that is
 not in a public sheet is None: no rate is derived from it.
 """
 
@@ -11,17 +11,37 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidValue
 from ernie_export.common.json_fields import JsonObject, read_json
 
-GB, TERA = 10**9, 1e12
+GB = 10**9
+TERA = 1e12
 MEMORY_LIMIT = 2**60  # bytes; past any machine, so that a slip of units is refused
 FLOPS_KEYS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
+class Work:
+    """FLOP in one arithmetic (the field of `Device` with its rate), and the bytes that they move."""
+
+    flops: float
+    nbytes: float
+    arithmetic: str
+
+
+@dataclass(frozen=True)
 class Device:
-    """`memory` in bytes, `bandwidth` in bytes/s, `fp32` to `fp16` in FLOP/s; `source` says where they are from."""
+    """What a device offers a model.
+
+    Attributes:
+        name: Its name on the command line.
+        memory: Bytes.
+        bandwidth: Bytes per second of its memory.
+        fp32: FLOP/s in float32.
+        bf16: FLOP/s in bfloat16.
+        fp16: FLOP/s in float16.
+        source: Where the numbers are from.
+    """
 
     name: str
     memory: int
@@ -31,21 +51,21 @@ class Device:
     fp16: float | None
     source: str
 
-    def seconds(self, stages: list[tuple[float, float, str]], by_bandwidth: bool) -> float | None:
-        """Least time for stages of (FLOP, bytes, arithmetic) one after another.
+    def seconds(self, work: list[Work], by_bandwidth: bool) -> float | None:
+        """Return the least time for work that is done one part after another.
 
-        None where the bandwidth is missing, or the arithmetic's rate, unless `by_bandwidth` lets the bytes alone count.
+        None where the bandwidth is not known, or the arithmetic's rate, unless `by_bandwidth` lets bytes alone count.
         """
         total = 0.0
-        for flops, nbytes, arithmetic in stages:
-            peak: float | None = getattr(self, arithmetic)
+        for part in work:
+            peak: float | None = getattr(self, part.arithmetic)
             if self.bandwidth is None or (peak is None and not by_bandwidth):
                 return None
-            total += max(nbytes / self.bandwidth, flops / peak if peak is not None else 0)
+            total += max(part.nbytes / self.bandwidth, part.flops / peak if peak is not None else 0)
         return total
 
 
-# Unsure and so left out: tensor-core rates of the Jetsons below fp4 and int8, which their sheets do not give dense.
+# Left out: tensor-core rates of the Jetsons in fp16 and bf16, which their sheets do not give dense.
 DEVICES = {
     device.name: device
     for device in (
@@ -70,21 +90,26 @@ DEVICES = {
 
 
 def find_device(name: str) -> Device:
-    """A device of the table, this machine ("cpu"), or one described in a JSON file; UserError for anything else."""
+    """Return a device of the table, this machine ("cpu"), or one described in a JSON file.
+
+    Raises InvalidValue for another name, and InvalidFile for a malformed file.
+    """
     if name in DEVICES:
         return DEVICES[name]
     if name == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return Device("cpu", memory, None, None, None, None, "this machine's memory; no rates known")
     if not name.endswith(".json"):
-        raise UserError(f"--device: expected {', '.join(DEVICES)}, cpu or a .json file, found {name}")
+        raise InvalidValue("--device", f"{', '.join(DEVICES)}, cpu or a .json file", name)
     return read_device(Path(name))
 
 
 def read_device(path: Path) -> Device:
-    """A device from a JSON file, in bytes, bytes/s and FLOP/s; only `memory` is required. UserError names the key.
+    """Read a device from a JSON file, in bytes, bytes/s and FLOP/s. Raises InvalidFile, naming the key.
 
     {"name": "my board", "memory": 16e9, "bandwidth": 50e9, "fp32": 1e12, "bf16": ..., "fp16": ...}
+
+    Only `memory` is required.
     """
     section = JsonObject(path, "", read_json(path))
     memory = section.positive("memory")
@@ -93,7 +118,6 @@ def read_device(path: Path) -> Device:
     name = section.get("name", path.stem)
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 80:
         raise section.error("name", "text of one line", name)
-    figures = {key: section.positive(key) for key in ("bandwidth", *FLOPS_KEYS) if section.get(key) is not None}
-    section.refuse_unknown(())
-    values = {key: figures.get(key) for key in ("bandwidth", *FLOPS_KEYS)}
-    return Device(name, int(memory), **values, source=str(path))
+    rates = {key: section.optional(key, section.positive) for key in ("bandwidth", *FLOPS_KEYS)}
+    section.refuse_unknown()
+    return Device(name, int(memory), **rates, source=str(path))

@@ -1,29 +1,35 @@
-"""What a workload takes of a device: memory, what fits, and roofline rates of prefill and decode.
+"""Estimate what a workload takes of a device: memory, what fits, and roofline rates of prefill and decode.
 
-Exact: the KV cache, FLOP of the matrix products, bytes of weights. Estimated: activations (fused attention, which holds
-no scores). Rates are upper bounds: no kernel, launch or host time, everything read once, intermediate results never
-leave the chip, and each token's experts chosen evenly and apart from other tokens'.
+KV cache, FLOP of the matrix products and bytes of weights are exact. Activations are estimated (fused attention, which
+stores no scores). Rates are upper bounds: they count no kernel, launch or host time, everything is read once,
+intermediate results never leave the chip, and each token's experts are chosen evenly and independently of other tokens.
 """
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from ernie_export.exporter.plan.devices import Device
+from ernie_export.exporter.plan.devices import Device, Work
 from ernie_export.exporter.plan.sizes import EVERY_TOKEN, Model
 from ernie_export.exporter.plan.workload import Workload
 from ernie_export.graphs.precision import Precision
 
-Stage = tuple[float, float, str]  # FLOP, bytes, and the arithmetic that they run in
-# The field of `Device` with the rate of products in a dtype: weights in codes are widened to it first.
+# The field of `Device` with the rate of products in a dtype; quantized weights are converted to it first.
 ARITHMETIC = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Least work of one phase, in FLOP and bytes moved; bounds in seconds and tokens/s where the device's are known."""
+    """The least work of prefill or decode, and the bounds on a device's time and speed.
+
+    Attributes:
+        flops: FLOP.
+        bytes: Bytes read from and written to memory.
+        seconds: Shortest time; None where the device's rates are not known.
+        tokens_per_second: Highest speed; None likewise.
+    """
 
     flops: float
     bytes: float
@@ -33,7 +39,23 @@ class Rate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One precision; sizes in bytes. What needs a device is None without one."""
+    """What one precision of a model takes; sizes in bytes.
+
+    Attributes:
+        precision: Its name.
+        data_file: The file of weights.
+        graph_files: The ONNX files.
+        weights: The weights by part.
+        kv_cache: Keys and values of all sequences.
+        kv_per_token: Keys and values of one token.
+        activations: Activations, estimated.
+        device_memory: Weights, KV cache and activations.
+        fits: Whether the device's memory holds them; None without a device.
+        longest_context: Most tokens a sequence may have at this batch size and with these images, 0 if the device
+            cannot hold any; None without a device.
+        prefill: Work of every sequence's context, to the first token's logits.
+        decode: Work of one step of all sequences.
+    """
 
     precision: str
     data_file: int
@@ -44,129 +66,185 @@ class Estimate:
     activations: int
     device_memory: int
     fits: bool | None
-    longest_context: int | None  # tokens a row, at this batch and with these pictures; 0: none
+    longest_context: int | None
     prefill: Rate
     decode: Rate
 
 
 def estimate(model: Model, target: str, precision: Precision, workload: Workload, device: Device | None) -> Estimate:
-    """One precision of `model`, which counts parameters and is in none."""
+    """Estimate one precision of a model.
+
+    Args:
+        model: The model in floating point, which counts parameters.
+        target: Export target whose files are counted.
+        precision: The precision.
+        workload: The workload.
+        device: Device that runs it; None for sizes and work alone.
+    """
     exported = Model.build(model.config, precision, target)
-    stored = exported.model.stored()
-
-    def total(context: int) -> int:
-        changed = Workload(context, workload.batch, workload.images)
-        return sum(stored.values()) + kv_cache(model, precision, changed) + activations(model, precision, changed)
-
-    fits, longest = None, None
-    if device is not None:
-        fits = total(workload.context) <= device.memory
-        low, high = max(workload.vision_tokens, 1) - 1, model.config.text.max_positions
-        while low < high:  # total() grows with the context
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if total(middle) <= device.memory else (low, middle - 1)
-        longest = low if low >= max(workload.vision_tokens, 1) else 0
+    cost = Cost(model, precision, exported.model.stored())
     return Estimate(
         precision=precision.name,
         data_file=exported.data_file,
         graph_files=exported.graph_files,
-        weights=stored,
-        kv_cache=kv_cache(model, precision, workload),
-        kv_per_token=kv_per_token(model, precision),
-        activations=activations(model, precision, workload),
-        device_memory=total(workload.context),
-        fits=fits,
-        longest_context=longest,
-        prefill=rate(prefill(model, precision, stored, workload), workload.batch * workload.context, device, False),
-        decode=rate([decode(model, precision, stored, workload)], workload.batch, device, True),
+        weights=cost.stored,
+        kv_cache=cost.kv_cache(workload),
+        kv_per_token=cost.kv_per_token,
+        activations=cost.activations(workload),
+        device_memory=cost.device_memory(workload),
+        fits=None if device is None else cost.device_memory(workload) <= device.memory,
+        longest_context=None if device is None else cost.longest_context(workload, device.memory),
+        prefill=rate(cost.prefill(workload), workload.batch * workload.context, device),
+        decode=rate([cost.decode(workload)], workload.batch, device, by_bandwidth=True),
     )
 
 
-def kv_per_token(model: Model, precision: Precision) -> int:
-    """Bytes of one token's keys and values in every layer."""
-    text = model.config.text
-    return 2 * text.num_layers * text.num_kv_heads * text.head_dim * precision.dtype.numpy().itemsize
+@dataclass(frozen=True)
+class Cost:
+    """Memory and work of one precision of a model.
+
+    Attributes:
+        model: The model in floating point, which counts parameters.
+        precision: The precision.
+        stored: Bytes of each part in this precision.
+    """
+
+    model: Model
+    precision: Precision
+    stored: dict[str, int]
+
+    @property
+    def kv_per_token(self) -> int:
+        """Bytes of one token's keys and values in every layer."""
+        text = self.model.config.text
+        return 2 * text.num_layers * text.num_kv_heads * text.head_dim * self._itemsize
+
+    def kv_cache(self, workload: Workload) -> int:
+        """Return the bytes of all sequences' keys and values."""
+        return workload.batch * workload.context * self.kv_per_token
+
+    def activations(self, workload: Workload) -> int:
+        """Estimate the bytes alive at once where prefill is widest: residual, its norm and the widest sublayer."""
+        # Images of one size share a call, and are done before the decoder begins.
+        return max([self._decoder_activations(workload), *self._vision_activations(workload)])
+
+    def device_memory(self, workload: Workload) -> int:
+        """Return the bytes of weights, KV cache and activations."""
+        return sum(self.stored.values()) + self.kv_cache(workload) + self.activations(workload)
+
+    def longest_context(self, workload: Workload, memory: int) -> int:
+        """Return the most tokens of a sequence that `memory` bytes hold, at this batch size and with these images.
+
+        0 if not even the images fit.
+        """
+        shortest = max(workload.vision_tokens, 1)
+        low = shortest - 1
+        high = self.model.config.text.max_positions
+        while low < high:  # device_memory() grows with the context
+            middle = (low + high + 1) // 2
+            if self.device_memory(replace(workload, context=middle)) <= memory:
+                low = middle
+            else:
+                high = middle - 1
+        return low if low >= shortest else 0
+
+    def prefill(self, workload: Workload) -> list[Work]:
+        """Return the work of encoder, resampler and decoder over all sequences' contexts, to the first logits."""
+        text = self.model.config.text
+        active = self.model.active()
+        by_vision = workload.vision_tokens
+        by_text = workload.context - by_vision
+        pairs = workload.context * (workload.context + 1) / 2
+        causal = 4 * text.num_heads * text.head_dim * text.num_layers * pairs
+        head = active["text with head"] - active["text"]
+        linear = 2 * (active["text"] * by_text + active["vision"] * by_vision + head)
+        read = self.kv_cache(workload) + self._common_bytes()
+        for experts, tokens in (("text", by_text), ("vision", by_vision)):
+            read += self._touched(tokens * workload.batch) * self.stored[f"{experts} experts"]
+            read += self.stored["routers"] / 2 * (tokens > 0)
+        decoder = self._work(workload.batch * (linear + causal), read)
+        return [*self._vision_work(workload), decoder]
+
+    def decode(self, workload: Workload) -> Work:
+        """Return the work of one step of all sequences at the end of their context, which uses text experts alone."""
+        text = self.model.config.text
+        scores = 4 * text.num_heads * text.head_dim * text.num_layers * workload.context
+        read = self._common_bytes() + self.stored["routers"] / 2 + self.kv_cache(workload)
+        read += self._touched(workload.batch) * self.stored["text experts"]
+        return self._work(workload.batch * (2 * self.model.active()["text with head"] + scores), read)
+
+    @property
+    def _itemsize(self) -> int:
+        """Bytes of one element of activations."""
+        return int(self.precision.dtype.numpy().itemsize)
+
+    def _work(self, flops: float, nbytes: float) -> Work:
+        return Work(flops, nbytes, ARITHMETIC[self.precision.dtype])
+
+    def _decoder_activations(self, workload: Workload) -> int:
+        text = self.model.config.text
+        projected = 2 * (text.num_heads + 2 * text.num_kv_heads) * text.head_dim  # before and after rotation
+        widths = [projected]
+        if "dense" in text.layer_types:
+            widths.append(3 * text.intermediate_size)
+        if "sparse" in text.layer_types:  # gate, up and their product, of the shared and of every chosen expert
+            chosen = text.experts_per_token + text.num_shared_experts
+            widths.append(chosen * 3 * max(text.moe_intermediate_size))
+        hidden = workload.batch * workload.context * (2 * text.hidden_size + max(widths)) * self._itemsize
+        logits = 4 * workload.batch * text.vocab_size
+        return hidden + logits
+
+    def _vision_activations(self, workload: Workload) -> list[int]:
+        """Return the bytes of the encoder's call for each size of images."""
+        vision = self.model.config.vision
+        pixels = vision.in_channels * vision.patch_size**2
+        width = 2 * vision.hidden_size + max(6 * vision.hidden_size, 3 * vision.intermediate_size)
+        by_size = Counter(image.patches for image in workload.images)
+        return [
+            workload.batch * count * patches * (4 * pixels + width * self._itemsize)
+            for patches, count in by_size.items()
+        ]
+
+    def _vision_work(self, workload: Workload) -> list[Work]:
+        if not workload.images:
+            return []
+        vision = self.model.config.vision
+        parameters = self.model.parameters()
+        patches = [image.patches for image in workload.images]
+        tokens = sum(image.tokens for image in workload.images)
+        scores = 4 * vision.hidden_size * vision.depth * sum(n * n for n in patches)
+        encoder = workload.batch * (2 * parameters["vision encoder"] * sum(patches) + scores)
+        resampler = workload.batch * 2 * parameters["resampler"] * tokens
+        return [
+            self._work(encoder, self.stored["vision encoder"]),
+            self._work(resampler, self.stored["resampler"]),
+        ]
+
+    def _touched(self, tokens: int) -> float:
+        """Return the fraction of the experts that at least one of `tokens` tokens chooses, on average."""
+        text = self.model.config.text
+        unchosen: float = (1 - text.experts_per_token / text.num_experts) ** tokens
+        return 1 - unchosen
+
+    def _common_bytes(self) -> float:
+        """Return the bytes that any token reads: all but experts, routers and an embedding that is no head."""
+        head = self.stored["head"] or self.stored["embedding"]
+        return math.fsum(self.stored[part] for part in EVERY_TOKEN) + head
 
 
-def kv_cache(model: Model, precision: Precision, workload: Workload) -> int:
-    """Bytes of all rows' keys and values."""
-    return workload.batch * workload.context * kv_per_token(model, precision)
+def rate(work: list[Work], tokens: int, device: Device | None, *, by_bandwidth: bool = False) -> Rate:
+    """Sum work that is done one after another, and bound its time on a device.
 
-
-def activations(model: Model, precision: Precision, workload: Workload) -> int:
-    """Bytes alive at once at the widest place of prefill: residual, its norm and the widest sublayer; an estimate."""
-    text, vision = model.config.text, model.config.vision
-    projected = 2 * (text.num_heads + 2 * text.num_kv_heads) * text.head_dim  # before and after rotation
-    widths = [projected] + [3 * text.intermediate_size] * ("dense" in text.layer_types)
-    if "sparse" in text.layer_types:  # gate, up and their product, of the shared and of every chosen expert
-        chosen = text.experts_per_token + text.num_shared_experts
-        widths.append(chosen * 3 * max(text.moe_intermediate_size))
-    rows = workload.batch * workload.context
-    decoder = (
-        rows * (2 * text.hidden_size + max(widths)) * precision.dtype.numpy().itemsize
-        + 4 * workload.batch * text.vocab_size
-    )
-    pixels = vision.in_channels * vision.patch_size**2
-    wide = 2 * vision.hidden_size + max(6 * vision.hidden_size, 3 * vision.intermediate_size)
-    by_size = Counter(image.patches for image in workload.images)
-    calls = [
-        workload.batch * n * patches * (4 * pixels + wide * precision.dtype.numpy().itemsize)
-        for patches, n in by_size.items()
-    ]
-    return max([decoder, *calls])  # pictures of one size share a call, and are done before the decoder begins
-
-
-def touched(model: Model, tokens: int) -> float:
-    """Share of a bank's experts that at least one of so many tokens chooses, on average."""
-    text = model.config.text
-    return 1 - (1 - text.experts_per_token / text.num_experts) ** tokens
-
-
-def prefill(model: Model, precision: Precision, stored: dict[str, int], workload: Workload) -> list[Stage]:
-    """Encoder, resampler and decoder over every row's whole context, to the first token's logits."""
-    text, vision, count, active = model.config.text, model.config.vision, model.parameters(), model.active()
-    patches = [image.patches for image in workload.images]
-    tokens = sum(image.tokens for image in workload.images)
-    stages: list[Stage] = []
-    if patches:
-        scores = 4 * vision.hidden_size * vision.depth * sum(p * p for p in patches)
-        flops = workload.batch * (2 * count["vision encoder"] * sum(patches) + scores)
-        stages.append((flops, stored["vision encoder"], ARITHMETIC[precision.dtype]))
-        flops = workload.batch * 2 * count["resampler"] * tokens
-        stages.append((flops, stored["resampler"], ARITHMETIC[precision.dtype]))
-    by_vision = workload.vision_tokens
-    by_text = workload.context - by_vision
-    pairs = workload.context * (workload.context + 1) / 2
-    causal = 4 * text.num_heads * text.head_dim * text.num_layers * pairs
-    head = active["text with head"] - active["text"]
-    linear = 2 * (active["text"] * by_text + active["vision"] * by_vision + head)
-    read = kv_cache(model, precision, workload) + common_bytes(model, stored)
-    for bank, rows in (("text", by_text), ("vision", by_vision)):
-        read += touched(model, rows * workload.batch) * stored[f"{bank} experts"]
-        read += stored["routers"] / 2 * (rows > 0)
-    return [*stages, (workload.batch * (linear + causal), read, ARITHMETIC[precision.dtype])]
-
-
-def decode(model: Model, precision: Precision, stored: dict[str, int], workload: Workload) -> Stage:
-    """One step of all rows at the end of their context: text experts alone."""
-    text = model.config.text
-    scores = 4 * text.num_heads * text.head_dim * text.num_layers * workload.context
-    read = common_bytes(model, stored) + stored["routers"] / 2 + kv_cache(model, precision, workload)
-    read += touched(model, workload.batch) * stored["text experts"]
-    return workload.batch * (2 * model.active()["text with head"] + scores), read, ARITHMETIC[precision.dtype]
-
-
-def common_bytes(model: Model, stored: dict[str, int]) -> float:
-    """Bytes of weights that any token reads: all but experts, routers and an embedding that is not the head."""
-    return math.fsum(stored[part] for part in EVERY_TOKEN) + (stored["head"] or stored["embedding"])
-
-
-def rate(stages: list[Stage], tokens: int, device: Device | None, by_bandwidth: bool) -> Rate:
-    """The stages' sum and its bound on `device`; with `by_bandwidth`, unknown arithmetic leaves the bytes' bound."""
-    seconds = device.seconds(stages, by_bandwidth) if device is not None else None
+    Args:
+        work: The work.
+        tokens: Tokens that it handles.
+        device: The device; None for no bound.
+        by_bandwidth: Whether the bytes alone give a bound where the arithmetic's rate is not known.
+    """
+    seconds = None if device is None else device.seconds(work, by_bandwidth)
     return Rate(
-        flops=math.fsum(flops for flops, _, _ in stages),
-        bytes=math.fsum(nbytes for _, nbytes, _ in stages),
+        flops=math.fsum(part.flops for part in work),
+        bytes=math.fsum(part.nbytes for part in work),
         seconds=seconds,
         tokens_per_second=tokens / seconds if seconds else None,
     )

@@ -159,7 +159,7 @@ def check_fixed(section: JsonObject, values: Mapping[str, Any], required: bool =
 
 def experts(original: JsonObject) -> int:
     """Experts of one bank: the original counts both, and its router bias needs them equal."""
-    text, vision = original.sizes("moe_num_experts", 2)
+    text, vision = original.pair("moe_num_experts")
     if text != vision:
         raise original.error("moe_num_experts", "as many vision experts as text experts", [text, vision])
     return text
