@@ -85,7 +85,7 @@ class Ours:
         params = SamplingParams(max_new_tokens=room)
         text = TextStream(lambda ids: "")
         self.sequence = Sequence(prompt, Sampler(params, (), ()), text, frozenset(), room)
-        self.batch = Batch(self.model.engine, 1, self.sequence.capacity())
+        self.batch = Batch(self.model.engine, num_slots=1, max_seq_len=self.sequence.num_tokens_reserved())
         self.batch.add(self.sequence)
 
     def decode(self, tokens: int) -> None:

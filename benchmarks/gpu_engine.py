@@ -58,27 +58,41 @@ def hollow_bundle(folder: Path, config: Any, precision: str) -> Any:
 
 
 def open_engine(folder: Path, manifest: Any, device: str, random: bool) -> Any:
-    """The CUDA engine on the device, or on the host's memory for a dry run."""
+    """Open the CUDA engine on the device, or on the host's memory for a dry run.
+
+    Args:
+        folder: The bundle.
+        manifest: Its manifest.
+        device: "cuda" or "cpu".
+        random: Whether to fill tensors with random numbers in place of the file's.
+    """
     from ernie_export.runtime.engines.device.memory import CudaMemory, HostMemory
-    from ernie_export.runtime.engines.ort_cuda import CudaEngine
-
-    class RandomEngine(CudaEngine):
-        """Fills tensors with random numbers in place of the file's."""
-
-        def _fill(self, address: int, path: Path, start: int, header: dict[str, Any]) -> None:
-            pool = np.random.default_rng(0).standard_normal(POOL, np.float32)
-            for name, entry in header.items():
-                shape, (begin, end) = entry["shape"], entry["data_offsets"]
-                one = np.float32(len(shape) == 1 and ".bias" not in name)
-                values = stored(pool[: math.prod(shape)] * np.float32(scale(name, shape)) + one, entry["dtype"])
-                for place in range(begin, end, values.nbytes):
-                    self._memory.write(address + place, values.view(np.uint8)[: min(values.nbytes, end - place)])
+    from ernie_export.runtime.engines.device.weights import load_weights
+    from ernie_export.runtime.engines.ort_cuda import OrtCudaEngine
 
     memory = CudaMemory.for_bundle(folder, manifest) if device == "cuda" else HostMemory()
-    return (RandomEngine if random else CudaEngine)(folder, manifest, 1 if device == "cpu" else None, memory)
+    threads = 1 if device == "cpu" else None
+    weights = random_weights if random else load_weights
+    return OrtCudaEngine(folder, manifest, threads, memory, weights=weights)
 
 
-def scale(name: str, shape: list[int]) -> float:
+def random_weights(memory: Any, path: Path) -> Any:
+    """Allocate the tensors of a data file and fill them with random numbers."""
+    from ernie_export.runtime.engines.device.weights import allocate_weights
+
+    weights, _ = allocate_weights(memory, path)
+    pool = np.random.default_rng(0).standard_normal(POOL, np.float32)
+    for name, weight in weights.items():
+        shape = weight.entry.shape
+        ones = np.float32(len(shape) == 1 and ".bias" not in name)
+        values = stored(pool[: math.prod(shape)] * np.float32(scale(name, shape)) + ones, weight.entry.dtype)
+        for start in range(0, weight.entry.nbytes, values.nbytes):
+            part = values.view(np.uint8)[: min(values.nbytes, weight.entry.nbytes - start)]
+            memory.write(weight.address + start, part)
+    return weights
+
+
+def scale(name: str, shape: tuple[int, ...]) -> float:
     """Standard deviation of a random weight: sums over its inputs keep their size; norms are ones, biases zeros."""
     if len(shape) == 1:
         return 0.0
@@ -86,14 +100,13 @@ def scale(name: str, shape: list[int]) -> float:
 
 
 def stored(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Floats as a data file stores them; NumPy has no bfloat16, whose bits are the upper half of a float32's.
+    """Return floats as a data file stores them; quantized weights are any bytes of them."""
+    from ernie_export.common import bfloat16
 
-    Codes are any bytes of them.
-    """
     if dtype == "U8":
         return np.ascontiguousarray(values.view(np.uint8)[::4])
     if dtype == "BF16":
-        return np.ascontiguousarray(values.view(np.uint16)[1::2])
+        return bfloat16.to_bits(values)
     return values.astype({"F32": np.float32, "F16": np.float16}[dtype])
 
 
@@ -109,7 +122,7 @@ class Request:
 
     def first_token(self, engine: Any, cache: Any, row: int) -> np.ndarray:
         """Encode and prefill; returns the logits."""
-        from ernie_export.exporter.targets.engines import PREFILL_CHUNK
+        from ernie_export.runtime.batch import PREFILL_CHUNK
         from ernie_export.runtime.engines import PromptChunk
 
         height, width = self.arrays["image_grid_thw"][0, 1:].tolist()
@@ -121,8 +134,9 @@ class Request:
         index = np.where(is_feature, np.cumsum(is_feature), 0)
         positions = np.tile(np.arange(self.tokens), (3, 1))
         cache.lengths[row] = 0
-        for start in range(0, self.tokens, PREFILL_CHUNK):
-            part = slice(start, start + PREFILL_CHUNK)
+        step = min(PREFILL_CHUNK, engine.max_prefill_chunk)
+        for start in range(0, self.tokens, step):
+            part = slice(start, start + step)
             types = self.arrays["moe_mm_token_type_ids"][0, part]
             chunk = PromptChunk(self.arrays["input_ids"][0, part], types, index[part], positions[:, part], features)
             logits = engine.prefill(cache, row, chunk).full()

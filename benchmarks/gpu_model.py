@@ -51,7 +51,7 @@ def right(device: str, small: bool) -> Iterator[dict[str, Any]]:
     """mini-ernie by every precision of the device against the CPU: in float32, but codes against the same codes."""
     from ernie_export.exporter.export import Progress, export
     from ernie_export.graphs.config import ErnieConfig
-    from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
+    from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
 
     request = Request(ErnieConfig.from_hf(MINI), Work(24, (8, 12), (1,), 1))
 
@@ -68,7 +68,7 @@ def right(device: str, small: bool) -> Iterator[dict[str, Any]]:
                 name: export(MINI, bundle, "onnx", name, Progress(lambda name, total: None, lambda count: None))
                 for name, bundle in bundles.items()
             }
-            with OnnxRuntimeEngine(bundles[beside], manifests[beside], 2) as engine:
+            with OrtCpuEngine(bundles[beside], manifests[beside], 2) as engine:
                 expected, wanted = answer(engine)
             with open_engine(bundles[precision], manifests[precision], device, random=False) as engine:
                 found, tokens = answer(engine)
@@ -101,7 +101,7 @@ def ours(device: str, small: bool) -> Iterator[dict[str, Any]]:
                 finite = bool(np.isfinite(request.first_token(engine, cache, 0)).all())
                 yield {"precision": precision, "ttft_cold": first[0], "ttft": min(first), "finite": finite}
                 for row in range(1, max(work.rows)):
-                    cache.copy_row(0, row, request.tokens)
+                    cache.copy_slot(0, row, request.tokens)
                 for count in work.rows:
                     cache.lengths[:] = request.tokens
                     decode(engine, cache, count, 3)  # captures the step

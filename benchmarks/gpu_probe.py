@@ -46,7 +46,7 @@ def probe(device: str) -> Iterator[dict[str, Any]]:
     from ernie_export.exporter.export import Progress, export
     from ernie_export.exporter.targets.trt_rtx import Limits
     from ernie_export.graphs.config import ErnieConfig
-    from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
+    from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
 
     request = Request(ErnieConfig.from_hf(MINI), Work(24, (8, 12), (1,), 1))
     quiet = Progress(lambda name, total: None, lambda count: None)
@@ -57,16 +57,14 @@ def probe(device: str) -> Iterator[dict[str, Any]]:
         if device == "cpu":
             yield {"what": "rtx", "not run": "no GPU in a dry run"}
             return
-        with OnnxRuntimeEngine(plain, export(MINI, plain, "onnx", "fp32", quiet), None) as engine:
+        with OrtCpuEngine(plain, export(MINI, plain, "onnx", "fp32", quiet), None) as engine:
             cache = engine.new_cache(1, request.tokens + 40)
             first = int(request.first_token(engine, cache, 0).argmax())
             wanted = [first, *(int(step[0]) for step in decode(engine, cache, 1, 32))]
         from ernie_export.common.manifest import Manifest
-        from ernie_export.runtime.engines.tensorrt.engine import TensorRTEngine
-        from ernie_export.runtime.engines.tensorrt.library import find_card
+        from ernie_export.runtime.engines.registry import open_engine
 
-        manifest = Manifest.read(built)
-        with TensorRTEngine(built, manifest, *find_card(built, manifest)) as engine:
+        with open_engine(built, Manifest.read(built), "cuda", None) as engine:
             yield {"what": "rtx", "opened": True}
             cache = engine.new_cache(1, request.tokens + 40)
             first = int(request.first_token(engine, cache, 0).argmax())

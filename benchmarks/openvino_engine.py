@@ -15,7 +15,7 @@ import onnx.parser
 
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.engines import PromptChunk
-from ernie_export.runtime.kv_cache import KVCache
+from ernie_export.runtime.kv_cache import HostKVCache
 from ernie_export.runtime.logits import DenseLogits, Logits
 
 SCATTER = onnx.parser.parse_function("""
@@ -54,14 +54,15 @@ def readable(path: Path) -> onnx.ModelProto:
 
 
 class OpenVinoEngine:
-    """See `ernie_export.runtime.engines.Engine`; one row at a time."""
+    """An engine (`ernie_export.runtime.engines.Engine`) of OpenVINO; one sequence at a time."""
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int) -> None:
         import openvino
 
         core = openvino.Core()
         config = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        self.facts = manifest.model
+        self.info = manifest.model
+        self.max_prefill_chunk = manifest.model.max_positions
         self.requests: dict[str, list[Any]] = {}
         with tempfile.TemporaryDirectory(dir=bundle.parent) as folder:
             (Path(folder) / "weights.safetensors").hardlink_to(bundle / "weights.safetensors")
@@ -72,15 +73,21 @@ class OpenVinoEngine:
                 self.requests[name] = [model.create_infer_request() for _ in range(2)]
 
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-        """See `Engine.encode`."""
+        """Run the vision encoder and the resampler."""
         vision, resampler = self.requests["vision"][0], self.requests["resampler"][0]
         hidden = vision.infer({"pixel_values": pixel_values, "coordinates": coordinates})["hidden"]
         return resampler.infer({"hidden": hidden, "first": pairs[0], "second": pairs[1]})["features"]
 
-    def new_cache(self, rows: int, capacity: int) -> KVCache:
-        """See `Engine.new_cache`."""
-        facts = self.facts
-        cache = KVCache(facts.num_layers, rows, facts.num_kv_heads, capacity, facts.head_dim, np.dtype(np.float32))
+    def new_cache(self, num_slots: int, max_seq_len: int) -> HostKVCache:
+        """Return an empty cache, which the engine then uses in place."""
+        cache = HostKVCache(
+            num_layers=self.info.num_layers,
+            num_slots=num_slots,
+            num_kv_heads=self.info.num_kv_heads,
+            max_seq_len=max_seq_len,
+            head_dim=self.info.head_dim,
+            dtype=np.dtype(np.float32),
+        )
         self.past = {
             f"past_{part}.{layer}": buffer
             for part, buffers in (("key", cache.keys), ("value", cache.values))
@@ -88,8 +95,8 @@ class OpenVinoEngine:
         }
         return cache
 
-    def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> Logits:
-        """See `Engine.prefill`."""
+    def prefill(self, cache: HostKVCache, slot: int, chunk: PromptChunk) -> Logits:
+        """Append the chunk; returns the logits after its last token."""
         arrays = {
             "input_ids": chunk.input_ids[None],
             "feature_index": chunk.feature_index[None],
@@ -99,12 +106,12 @@ class OpenVinoEngine:
         }
         return DenseLogits(self.run("decoder", arrays, cache, len(chunk.input_ids))[0])
 
-    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> list[Logits]:
-        """See `Engine.decode`."""
+    def decode(self, cache: HostKVCache, tokens: np.ndarray, positions: np.ndarray) -> list[Logits]:
+        """Append one token."""
         inputs = {"input_ids": tokens[:, None], "position_ids": positions[:, :, None]}
         return [DenseLogits(row) for row in self.run("decode", inputs, cache, 1)]
 
-    def run(self, graph: str, arrays: dict[str, np.ndarray], cache: KVCache, length: int) -> np.ndarray:
+    def run(self, graph: str, arrays: dict[str, np.ndarray], cache: HostKVCache, length: int) -> np.ndarray:
         """Append `length` tokens; returns logits (1, vocabulary)."""
         lengths = {"past_lengths": cache.lengths.copy(), "lengths": np.array([length])}
         requests = self.requests[graph]
@@ -116,7 +123,7 @@ class OpenVinoEngine:
         return outputs["logits"]
 
     def close(self) -> None:
-        """See `Engine.close`."""
+        """Free the requests."""
         self.requests.clear()
 
     def __enter__(self) -> "OpenVinoEngine":

@@ -1,35 +1,40 @@
-"""Prompts to tokens: each prompt is prefilled into a row of the KV cache, then all rows decode together.
+"""Sequences that decode together: each prompt is prefilled into a slot of the KV cache, then all slots decode.
 
-Rows have their own lengths, so requests of unequal length need no padding: a prefill works on one row, a decode step
-appends one token to every row in use. The row of a finished sequence is kept until its place is needed: a prompt that
-begins with the same tokens, as the next turn of a conversation does, takes them over and prefills only what is new.
+Slots have their own lengths, so requests of unequal length need no padding: a prefill works on one slot, a decode step
+appends one token to every slot in use. The slot of a finished sequence is kept until it is needed: a prompt that begins
+with the same tokens, as the next turn of a conversation does, reuses them and prefills only what is new.
 """
 
 from dataclasses import dataclass
+from typing import Generic
 
 import numpy as np
 
-from ernie_export.runtime.engines import Engine, PromptChunk
-from ernie_export.runtime.kv_cache import KVCache
+from ernie_export.runtime.engines import CacheT, Engine, PromptChunk
 from ernie_export.runtime.logits import Logits
 from ernie_export.runtime.sampling import Logprobs, Sampler, logprobs
 from ernie_export.runtime.text_stream import TextStream
 
 # Prompt tokens in one prefill call. Attention forms scores of these by all tokens so far: fewer save work and memory.
-CHUNK = 512
+PREFILL_CHUNK = 512
 # The same while other sequences decode, which wait for it.
-CHUNK_BETWEEN_STEPS = 128
-# A cache that grows has a capacity that is a multiple of this.
-CAPACITY_STEP = 64
+PREFILL_CHUNK_WHILE_DECODING = 128
+# A cache that grows has a length that is a multiple of this.
+LENGTH_STEP = 64
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request as the decoder takes it.
+    """One request as the decoder takes it, S tokens.
 
-    input_ids, token_types: (S,) int64. feature_index: (S,) int64, rows of `features` counted from 1, 0 for text.
-    position_ids: (3, S) int64. features: (n, hidden). content: (S, 3) int64, of a picture's or clip's token the two
-    halves of its `digest` and the token's place within it; zeros for text.
+    Attributes:
+        input_ids: Token ids (S,) int64.
+        token_types: 0 for text, 1 for vision (S,) int64.
+        feature_index: Row of `features` plus one for each token, 0 for text; (S,) int64.
+        position_ids: Positions (3, S) int64.
+        features: Features of images and videos (n, hidden) float32.
+        content: (S, 3) int64; for a token of an image or video, the two halves of its `digest` and the token's index
+            within it; zeros for text.
     """
 
     input_ids: np.ndarray
@@ -40,7 +45,7 @@ class Prompt:
     content: np.ndarray
 
     def chunk(self, start: int, stop: int) -> PromptChunk:
-        """Tokens start to stop with just the features they use."""
+        """Return tokens start to stop with just the features that they use."""
         index = self.feature_index[start:stop]
         used = index[index > 0]
         low, high = (used.min() - 1, used.max()) if used.size else (0, 0)
@@ -54,17 +59,34 @@ class Prompt:
 
 
 class Sequence:
-    """A request being answered: its prompt, its sampler, its text so far."""
+    """A request being answered: its prompt, its sampler, its text so far.
+
+    Attributes:
+        tokens: Generated token ids.
+        logprobs: Log-probabilities of each token, if its sampling asks for them.
+        reused: Tokens of the prompt that were in the KV cache already.
+        finish_reason: Empty while it runs, then "stop", "length" or "error".
+        error: What ended it, if `finish_reason` is "error".
+    """
 
     def __init__(self, prompt: Prompt, sampler: Sampler, text: TextStream, eos: frozenset[int], max_new: int) -> None:
+        """Start an answer.
+
+        Args:
+            prompt: The prompt.
+            sampler: The sampler of this request alone.
+            text: What makes text of the tokens.
+            eos: Ids that end the answer.
+            max_new: Most generated tokens.
+        """
         self.prompt = prompt
         self.sampler = sampler
         self.text = text
         self.eos = eos
         self.max_new = max_new
         self.tokens: list[int] = []
-        self.logprobs: list[Logprobs] = []  # of each token, if its sampling asks for them
-        self.reused = 0  # tokens of the prompt that were in the KV cache already
+        self.logprobs: list[Logprobs] = []
+        self.reused = 0
         self.finish_reason = ""
         self.error: BaseException | None = None
 
@@ -87,13 +109,13 @@ class Sequence:
             self.finish_reason = "stop" if token in self.eos or self.text.stopped else "length"
         return piece
 
-    def capacity(self) -> int:
-        """Tokens that prompt and answer may come to."""
+    def num_tokens_reserved(self) -> int:
+        """Return how many tokens prompt and answer may come to."""
         return len(self.prompt.input_ids) + self.max_new
 
     @property
     def position(self) -> np.ndarray:
-        """Position (3,) of the token that was chosen last: each axis counts on from the prompt's last token.
+        """Position (3,) int64 of the token that was chosen last: each axis counts on from the prompt's last token.
 
         Source: `_update_model_kwargs_for_generation` (generation/utils.py). `rope_deltas`, which start one past the
         highest position, differ: a long video has t indices past those of a short text after it.
@@ -101,79 +123,122 @@ class Sequence:
         return self.prompt.position_ids[:, -1] + len(self.tokens)
 
     def identity(self) -> np.ndarray:
-        """All that keys and values depend on: of each token, prompt and answer, id, type, position, content; (n, 8).
+        """Return all that keys and values depend on, of each token: id, type, position (3), content (3); (n, 8) int64.
 
-        Rows of the KV cache that begin with equal identities hold equal keys and values up to there, since attention
+        Slots of the KV cache that begin with equal identities hold equal keys and values up to there, since attention
         is causal. A token of the answer went through the text experts, as it does in a prompt.
         """
         prompt = self.prompt
-        asked = [prompt.input_ids[:, None], prompt.token_types[:, None], prompt.position_ids.T, prompt.content]
-        answered = np.zeros((len(self.tokens), 8), np.int64)
-        answered[:, 0] = self.tokens
-        answered[:, 2:5] = prompt.position_ids[:, -1] + 1 + np.arange(len(self.tokens))[:, None]
-        return np.concatenate([np.concatenate(asked, axis=1), answered])
+        columns = [prompt.input_ids[:, None], prompt.token_types[:, None], prompt.position_ids.T, prompt.content]
+        answer = np.zeros((len(self.tokens), 8), np.int64)
+        answer[:, 0] = self.tokens
+        answer[:, 2:5] = prompt.position_ids[:, -1] + 1 + np.arange(len(self.tokens))[:, None]
+        return np.concatenate([np.concatenate(columns, axis=1), answer])
 
 
-class Batch:
-    """Sequences over one KV cache: the running ones in its first rows, then one in prefill, then finished ones.
+class Batch(Generic[CacheT]):
+    """A batch over one KV cache, used from one thread at a time.
 
-    Used from one thread at a time.
+    Slot order: first the sequences that decode, then the one in prefill (if any), then those of finished sequences,
+    kept for prefix reuse.
+
+    Attributes:
+        max_cached_tokens: Most tokens that the cache may hold, all slots together.
+        running: The sequences that decode, by slot.
+        entering: The sequence in prefill.
+        prefill_chunk: Most prompt tokens in one prefill call.
+        prefill_chunk_while_decoding: The same while other sequences decode.
     """
 
-    def __init__(self, engine: Engine, rows: int, capacity: int, budget: int = 0, reuse: bool = True) -> None:
-        """`rows`: sequences that decode together; `capacity`: tokens of the longest, prompt and answer.
+    def __init__(
+        self,
+        engine: Engine[CacheT],
+        *,
+        num_slots: int,
+        max_seq_len: int,
+        cache_bytes: int = 0,
+        enable_prefix_caching: bool = True,
+        prefill_chunk: int = PREFILL_CHUNK,
+        prefill_chunk_while_decoding: int = PREFILL_CHUNK_WHILE_DECODING,
+    ) -> None:
+        """Allocate the cache.
 
-        `budget`: bytes that the cache may grow to as longer sequences come, with fewer rows where it must be; 0 keeps
-        it as it is made. `reuse`: keep what finished sequences left in the cache.
+        Args:
+            engine: Runs the graphs.
+            num_slots: Most sequences that decode together.
+            max_seq_len: Tokens of the longest at first, prompt and answer.
+            cache_bytes: Bytes that the cache may grow to as longer sequences come, with fewer slots if need be; 0 keeps
+                it as it is made.
+            enable_prefix_caching: Whether to keep what finished sequences left in the cache.
+            prefill_chunk: Most prompt tokens in one prefill call; the engine's own limit holds too.
+            prefill_chunk_while_decoding: The same while other sequences decode, which wait for it.
         """
         self._engine = engine
-        self._cache: KVCache = engine.new_cache(rows, capacity)
-        self._rows, self._reuse = rows, reuse
-        self.tokens = budget // self._cache.token_bytes or rows * capacity  # the most that all rows have room for
-        self._kept: dict[int, np.ndarray] = {}  # identities of finished sequences by row, least recently used first
-        self.running: list[Sequence] = []  # by row
+        self._cache = engine.new_cache(num_slots, max_seq_len)
+        self._num_slots = num_slots
+        self._enable_prefix_caching = enable_prefix_caching
+        self.prefill_chunk = min(prefill_chunk, engine.max_prefill_chunk)
+        self.prefill_chunk_while_decoding = min(prefill_chunk_while_decoding, engine.max_prefill_chunk)
+        self.max_cached_tokens = cache_bytes // self._cache.token_bytes or num_slots * max_seq_len
+        self._kept: dict[int, np.ndarray] = {}  # identities of finished sequences by slot, least recently used first
+        self.running: list[Sequence] = []
         self.entering: Sequence | None = None
 
     @property
     def full(self) -> bool:
-        """Whether every row is in use."""
-        return len(self.running) == self._cache.rows
+        """Whether every slot is in use."""
+        return len(self.running) == self._cache.num_slots
 
     def add(self, sequence: Sequence) -> str:
-        """Prefill a sequence into the next row and choose its first token; returns the text that it completes."""
+        """Prefill a sequence into the next slot and choose its first token; returns the text that it completes.
+
+        Raises ValueError if the cache cannot hold it.
+        """
         if not self.enter(sequence):
-            found, rows, capacity = sequence.capacity(), self._cache.rows, self._cache.capacity
-            raise ValueError(f"a sequence of {found} tokens for a cache of {rows} rows of {capacity}")
+            tokens = sequence.num_tokens_reserved()
+            cache = f"{self._cache.num_slots} slots of {self._cache.max_seq_len}"
+            raise ValueError(f"a sequence of {tokens} tokens for a cache of {cache}")
         while (piece := self.advance()) is None:
             pass
         return piece
 
     def enter(self, sequence: Sequence) -> bool:
-        """Give a sequence the next row, with what is known of its prompt; False if it has to wait for others to end."""
-        if self.entering is not None or not self._make_room(sequence.capacity()):
+        """Give a sequence the next slot, with what the cache holds of its prompt.
+
+        Returns False if it has to wait for others to end.
+        """
+        if self.entering is not None or not self._make_room(sequence.num_tokens_reserved()):
             return False
-        source, shared = self._longest_prefix(sequence) if self._reuse else (0, 0)
-        row = len(self.running)
-        whole = source in self._kept and shared == len(self._kept[source])
-        freed = source if whole else self._least_recently_used()
-        if freed == source:
-            self._swap(source, row)
+        source, shared = self._longest_prefix(sequence) if self._enable_prefix_caching else (0, 0)
+        slot = len(self.running)
+        all_shared = source in self._kept and shared == len(self._kept[source])
+        evicted = source if all_shared else self._least_recently_used()
+        if evicted == source:
+            self._swap(source, slot)
         else:
-            self._move(row, freed)  # which leaves the values where they are, too: they may be the ones to share
-            if source != row:
-                self._cache.copy_row(source, row, shared)
-        self._kept.pop(row, None)
-        self._cache.lengths[row] = sequence.reused = shared
+            self._move(slot, evicted)  # which leaves the values where they are, too: they may be the ones to share
+            if source != slot:
+                self._cache.copy_slot(source, slot, shared)
+        self._kept.pop(slot, None)
+        self._cache.lengths[slot] = sequence.reused = shared
         self.entering = sequence
         return True
 
     def advance(self) -> str | None:
-        """Prefill one chunk of the entering sequence; the last one returns its first token's text, the others None."""
-        sequence, row = self.entering, len(self.running)
-        assert sequence is not None, "nothing has entered"
-        start, length = int(self._cache.lengths[row]), len(sequence.prompt.input_ids)
-        stop = min(start + (CHUNK_BETWEEN_STEPS if self.running else CHUNK), length)
-        logits = self._engine.prefill(self._cache, row, sequence.prompt.chunk(start, stop))
+        """Prefill one chunk of the entering sequence.
+
+        Returns the text of its first token after the last chunk, None after the others. Raises RuntimeError if no
+        sequence is in prefill.
+        """
+        sequence = self.entering
+        if sequence is None:
+            raise RuntimeError("no sequence is in prefill")
+        slot = len(self.running)
+        start = int(self._cache.lengths[slot])
+        length = len(sequence.prompt.input_ids)
+        chunk = self.prefill_chunk_while_decoding if self.running else self.prefill_chunk
+        stop = min(start + chunk, length)
+        logits = self._engine.prefill(self._cache, slot, sequence.prompt.chunk(start, stop))
         if stop < length:
             return None
         self.entering = None
@@ -188,12 +253,12 @@ class Batch:
         tokens = np.array([sequence.tokens[-1] for sequence in sequences])
         positions = np.stack([sequence.position for sequence in sequences], axis=1)
         logits = self._engine.decode(self._cache, tokens, positions)
-        pieces = [sequence.take(row) for sequence, row in zip(sequences, logits, strict=True)]
+        pieces = [sequence.take(values) for sequence, values in zip(sequences, logits, strict=True)]
         self._drop_finished()
         return list(zip(sequences, pieces, strict=True))
 
     def remove(self, sequence: Sequence) -> None:
-        """End a sequence before its time; its row is free at once."""
+        """End a sequence before its time; its slot is free at once."""
         if sequence is self.entering:
             self.entering = None
             self._keep(len(self.running), sequence)
@@ -201,81 +266,86 @@ class Batch:
             self._leave(self.running.index(sequence))
 
     def forget(self) -> None:
-        """Take over nothing from what finished sequences left."""
+        """Reuse nothing of what finished sequences left."""
         self._kept.clear()
 
     def _drop_finished(self) -> None:
-        for row in reversed(range(len(self.running))):
-            if self.running[row].finish_reason:
-                self._leave(row)
+        for slot in reversed(range(len(self.running))):
+            if self.running[slot].finish_reason:
+                self._leave(slot)
 
-    def _leave(self, row: int) -> None:
-        """Close the gap: the last running sequence takes the row, and the one in prefill stays next to the running."""
-        sequence, last = self.running[row], len(self.running) - 1
-        self._swap(row, last)
-        self.running[row] = self.running[last]
+    def _leave(self, slot: int) -> None:
+        """Close the gap: the last running sequence takes the slot, and the one in prefill stays next to the running."""
+        sequence = self.running[slot]
+        last = len(self.running) - 1
+        self._swap(slot, last)
+        self.running[slot] = self.running[last]
         self.running.pop()
         if self.entering is not None:
             self._swap(last, last + 1)
             last += 1
         self._keep(last, sequence)
 
-    def _keep(self, row: int, sequence: Sequence) -> None:
-        """Note what the row holds: everything but the answer's last token, which has not been through the model."""
-        if self._reuse and sequence.error is None and self._cache.lengths[row]:
-            self._kept[row] = sequence.identity()[: self._cache.lengths[row]]
+    def _keep(self, slot: int, sequence: Sequence) -> None:
+        """Record what the slot holds: all but the answer's last token, which has not been through the model."""
+        if self._enable_prefix_caching and sequence.error is None and self._cache.lengths[slot]:
+            self._kept[slot] = sequence.identity()[: self._cache.lengths[slot]]
 
     def _longest_prefix(self, sequence: Sequence) -> tuple[int, int]:
-        """The row that begins with most of the prompt, and how many tokens: never all, the last gives the logits."""
+        """Return the slot that begins with most of the prompt, and how many tokens.
+
+        It is never the whole prompt, whose last token gives the logits.
+        """
         wanted = sequence.identity()[:-1]
-        running = {row: other.identity()[: self._cache.lengths[row]] for row, other in enumerate(self.running)}
-        shared = {row: _common(identity, wanted) for row, identity in (running | self._kept).items()}
+        running = {slot: other.identity()[: self._cache.lengths[slot]] for slot, other in enumerate(self.running)}
+        shared = {slot: _common_length(identity, wanted) for slot, identity in (running | self._kept).items()}
         return max(shared.items(), key=lambda item: item[1], default=(0, 0))
 
     def _least_recently_used(self) -> int:
-        """A row to overwrite: an empty one, or the one kept for longest."""
-        free = set(range(len(self.running), self._cache.rows)) - self._kept.keys()
+        """Return a slot to overwrite: an empty one, or the one kept for longest."""
+        free = set(range(len(self.running), self._cache.num_slots)) - self._kept.keys()
         return min(free) if free else next(iter(self._kept))
 
-    def _swap(self, one: int, other: int) -> None:
-        if one != other:
-            self._cache.swap_rows(one, other)
-            self._relabel({one: other, other: one})
+    def _swap(self, first: int, second: int) -> None:
+        if first != second:
+            self._cache.swap_slots(first, second)
+            self._relabel({first: second, second: first})
 
-    def _move(self, row: int, target: int) -> None:
-        """Let `target` keep what `row` keeps, if anything, in place of what it kept."""
-        if row != target:
+    def _move(self, slot: int, target: int) -> None:
+        """Let `target` keep what `slot` keeps, if anything, in place of what it kept."""
+        if slot != target:
             self._kept.pop(target, None)
-            if row in self._kept:
-                self._cache.copy_row(row, target, len(self._kept[row]))
-                self._relabel({row: target})
+            if slot in self._kept:
+                self._cache.copy_slot(slot, target, len(self._kept[slot]))
+                self._relabel({slot: target})
 
-    def _relabel(self, rows: dict[int, int]) -> None:
-        self._kept = {rows.get(row, row): identity for row, identity in self._kept.items()}
+    def _relabel(self, slots: dict[int, int]) -> None:
+        self._kept = {slots.get(slot, slot): identity for slot, identity in self._kept.items()}
 
     def _make_room(self, tokens: int) -> bool:
-        """Whether one more sequence of so many tokens fits, if need be after a change of the cache's shape.
+        """Return whether one more sequence of so many tokens fits, if need be after a change of the cache's shape.
 
-        Its rows are as long as the longest running sequence needs, and then as many as the budget allows.
+        Its slots are as long as the longest running sequence needs, and then as many as the bytes allow.
         """
-        cache, busy = self._cache, len(self.running)
-        if busy < cache.rows and tokens <= cache.capacity:
+        cache = self._cache
+        busy = len(self.running)
+        if busy < cache.num_slots and tokens <= cache.max_seq_len:
             return True
-        longest = max([tokens, *(sequence.capacity() for sequence in self.running)])
-        if longest > cache.capacity:  # by a factor, so that a conversation that grows is seldom copied
-            longest = max(longest, min(2 * cache.capacity, self.tokens // self._rows))
-        capacity = min(-(-longest // CAPACITY_STEP) * CAPACITY_STEP, self.tokens)
-        rows = min(self._rows, self.tokens // capacity)
-        if capacity < longest or rows <= busy:
+        longest = max([tokens, *(sequence.num_tokens_reserved() for sequence in self.running)])
+        if longest > cache.max_seq_len:  # by a factor, so that a conversation that grows is seldom copied
+            longest = max(longest, min(2 * cache.max_seq_len, self.max_cached_tokens // self._num_slots))
+        max_seq_len = min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self.max_cached_tokens)
+        num_slots = min(self._num_slots, self.max_cached_tokens // max_seq_len)
+        if max_seq_len < longest or num_slots <= busy:
             return False
-        used = list(self._kept)[busy - rows :]  # the most recently used that have a place
-        self._cache = cache.resized([*range(busy), *used], rows, capacity)
-        self._kept = {busy + place: self._kept[row][:capacity] for place, row in enumerate(used)}
+        used = list(self._kept)[busy - num_slots :]  # the most recently used for which there is a slot
+        self._cache = cache.resized([*range(busy), *used], num_slots, max_seq_len)
+        self._kept = {busy + index: self._kept[slot][:max_seq_len] for index, slot in enumerate(used)}
         return True
 
 
-def _common(one: np.ndarray, other: np.ndarray) -> int:
-    """How many rows two arrays (n, 8) and (m, 8) have in common from the first on."""
-    length = min(len(one), len(other))
-    differs = (one[:length] != other[:length]).any(axis=1)
+def _common_length(first: np.ndarray, second: np.ndarray) -> int:
+    """Return how many rows two arrays (n, 8) and (m, 8) have in common from the first on."""
+    length = min(len(first), len(second))
+    differs = (first[:length] != second[:length]).any(axis=1)
     return int(differs.argmax()) if differs.any() else length

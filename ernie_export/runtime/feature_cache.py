@@ -1,6 +1,6 @@
-"""Media to features: frames of one size go through the encoder together, in calls of bounded size.
+"""Image and video features: frames of one size go through the encoder together, in calls of bounded size.
 
-`FeatureCache` keeps what came out, so that a picture asked about again, in a later turn or by another request, is not
+`FeatureCache` keeps the features, so that an image that is used again, in a later turn or by another request, is not
 encoded again.
 """
 
@@ -20,42 +20,63 @@ PATCHES_PER_CALL = 4096
 
 
 class FeatureCache:
-    """Features of pictures and clips by the digest of their content, at most `limit` bytes, the last used ones.
+    """A cache of the features of images and videos by the digest of their content.
 
-    Used from any thread; one encodes at a time, so that what two threads ask for is encoded once, too.
+    Used from any thread; one encodes at a time, so that what two threads need is encoded once, too.
     """
 
-    def __init__(self, engine: Encoder, merge: int, limit: int) -> None:
-        self._engine, self._merge, self._limit = engine, merge, limit
+    def __init__(self, engine: Encoder, merge: int, limit: int, patches_per_call: int = PATCHES_PER_CALL) -> None:
+        """Start empty.
+
+        Args:
+            engine: Encodes frames.
+            merge: Patches that make one token, along a side.
+            limit: Bytes of features to keep, those last used.
+            patches_per_call: Most patches in one encoder call; a larger frame goes alone.
+        """
+        self._engine = engine
+        self._merge = merge
+        self._limit = limit
+        self._patches_per_call = patches_per_call
         self._kept: OrderedDict[bytes, np.ndarray] = OrderedDict()  # least recently used first
         self._lock = threading.Lock()
 
     def encode(
         self, pixels: list[np.ndarray], grids: list[tuple[int, int, int]]
     ) -> tuple[list[np.ndarray], list[bytes]]:
-        """As `encode_media`, but encodes only what is not kept, and that once; read-only. And each item's digest."""
+        """Return each item's features and its digest; encodes only what is not kept, and that once.
+
+        The arguments are those of `encode_media`; the features are read-only.
+        """
         if not pixels:
             return [], []  # and wait for nobody
         digests = [digest(item, grid) for item, grid in zip(pixels, grids, strict=True)]
         with self._lock:
-            found = {key: self._kept[key] for key in digests if key in self._kept}
-            missing = [i for i, key in enumerate(digests) if key not in found and key not in digests[:i]]
-            encoded = encode_media(self._engine, [pixels[i] for i in missing], [grids[i] for i in missing], self._merge)
-            for i, features in zip(missing, encoded, strict=True):
-                features.setflags(write=False)
-                found[digests[i]] = features
+            features = {key: self._kept[key] for key in digests if key in self._kept}
+            missing = [i for i, key in enumerate(digests) if key not in features and key not in digests[:i]]
+            encoded = encode_media(
+                self._engine,
+                [pixels[i] for i in missing],
+                [grids[i] for i in missing],
+                self._merge,
+                self._patches_per_call,
+            )
+            for i, item in zip(missing, encoded, strict=True):
+                item.setflags(write=False)
+                features[digests[i]] = item
             for key in digests:
-                self._kept[key] = found[key]
+                self._kept[key] = features[key]
                 self._kept.move_to_end(key)
-            while sum(features.nbytes for features in self._kept.values()) > self._limit:
+            while sum(item.nbytes for item in self._kept.values()) > self._limit:
                 self._kept.popitem(last=False)
-        return [found[key] for key in digests], digests
+        return [features[key] for key in digests], digests
 
 
 def digest(pixels: np.ndarray, grid: tuple[int, int, int]) -> bytes:
-    """What an item's features depend on, in 16 bytes: its preprocessed pixels, (t·h·w, values), and its (t, h, w).
+    """Hash what an item's features depend on: its preprocessed pixels, (t·h·w, values), and its (t, h, w).
 
-    Not the file that it came from: the same picture may come by another path, as base64 or from memory.
+    The file that it came from does not count: the same image may come by another path, as base64 or from memory.
+    Returns 16 bytes.
     """
     content = hashlib.blake2b(np.array(grid, np.int64).tobytes(), digest_size=16)
     content.update(np.ascontiguousarray(pixels).data)
@@ -63,25 +84,36 @@ def digest(pixels: np.ndarray, grid: tuple[int, int, int]) -> bytes:
 
 
 def encode_media(
-    engine: Encoder, pixels: list[np.ndarray], grids: list[tuple[int, int, int]], merge: int
+    engine: Encoder,
+    pixels: list[np.ndarray],
+    grids: list[tuple[int, int, int]],
+    merge: int,
+    patches_per_call: int = PATCHES_PER_CALL,
 ) -> list[np.ndarray]:
-    """Features of each image or clip, (tokens, hidden) each.
+    """Encode images and videos. A frame never sees another, so that grouping them changes no value.
 
-    pixels: (t·h·w, values) float32 of each item; grids: its (t, h, w) in patches, t = 1 for an image. Items of one
-    (h, w) share calls; a frame never sees another, so the grouping changes no value.
+    Args:
+        engine: Encodes frames.
+        pixels: Patches (t·h·w, values) float32 of each item.
+        grids: Its (t, h, w) in patches, t = 1 for an image. Items of one (h, w) share calls.
+        merge: Patches that make one token, along a side.
+        patches_per_call: Most patches in one call.
+
+    Returns:
+        Features of each item (tokens, hidden).
     """
     features: list[list[np.ndarray]] = [[] for _ in pixels]
     for (height, width), items in by_frame_size(grids).items():
         coordinates = vision_coordinates(height, width, merge)
-        for call in calls(items, grids, height * width):
+        for call in calls(items, grids, max(patches_per_call // (height * width), 1)):
             frames: list[np.ndarray] = []
             first: list[np.ndarray] = []
             second: list[np.ndarray] = []
             for item, start, stop in call:
-                place = sum(map(len, frames))
+                offset = sum(map(len, frames))
                 frames.append(pixels[item].reshape(grids[item][0], height * width, -1)[start:stop])
-                # A clip's frames go two by two; an image stands on both sides of its pair.
-                pairs = np.arange(place, place + stop - start).reshape(-1, 1 if grids[item][0] == 1 else 2)
+                # A video's frames go two by two; an image stands on both sides of its pair.
+                pairs = np.arange(offset, offset + stop - start).reshape(-1, 1 if grids[item][0] == 1 else 2)
                 first.append(pairs[:, 0])
                 second.append(pairs[:, -1])
             merged = engine.encode(
@@ -94,19 +126,24 @@ def encode_media(
 
 
 def by_frame_size(grids: list[tuple[int, int, int]]) -> dict[tuple[int, int], list[int]]:
-    """Numbers of the items of each (h, w), in order."""
+    """Return the indices of the items of each (h, w), in order."""
     groups: dict[tuple[int, int], list[int]] = {}
     for item, (_, height, width) in enumerate(grids):
         groups.setdefault((height, width), []).append(item)
     return groups
 
 
-def calls(items: list[int], grids: list[tuple[int, int, int]], patches: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Cut items of one frame size into encoder calls: lists of (item, first frame, last frame + 1).
+def calls(items: list[int], grids: list[tuple[int, int, int]], max_frames: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Cut items of one frame size into encoder calls.
 
-    A clip is cut between pairs of frames only.
+    Args:
+        items: Indices of the items.
+        grids: (t, h, w) of every item.
+        max_frames: Most frames in one call. A pair of frames is never cut.
+
+    Yields:
+        Lists of (item, first frame, last frame + 1).
     """
-    room = max(PATCHES_PER_CALL // patches, 1)
     call: list[tuple[int, int, int]] = []
     used = 0
     for item in items:
@@ -114,10 +151,11 @@ def calls(items: list[int], grids: list[tuple[int, int, int]], patches: int) -> 
         step = 1 if frames == 1 else 2
         start = 0
         while start < frames:
-            if call and used + step > room:
+            if call and used + step > max_frames:
                 yield call
-                call, used = [], 0
-            stop = min(frames, start + max((room - used) // step, 1) * step)
+                call = []
+                used = 0
+            stop = min(frames, start + max((max_frames - used) // step, 1) * step)
             call.append((item, start, stop))
             used += stop - start
             start = stop

@@ -9,15 +9,11 @@ from typing import Any, Self, cast, overload
 
 import numpy as np
 
-from ernie_export.common.errors import ContextLengthExceeded, UserError
+from ernie_export.common.errors import ContextLengthExceeded
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.batch import Prompt, Sequence
 from ernie_export.runtime.engines import Engine
-from ernie_export.runtime.engines.device.memory import CudaMemory
-from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
-from ernie_export.runtime.engines.ort_cuda import CudaEngine
-from ernie_export.runtime.engines.tensorrt.engine import TensorRTEngine
-from ernie_export.runtime.engines.tensorrt.library import find_card
+from ernie_export.runtime.engines.registry import find_engine
 from ernie_export.runtime.feature_cache import FeatureCache
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
 from ernie_export.runtime.sampling import Sampler, SamplingParams
@@ -26,7 +22,6 @@ from ernie_export.runtime.text_stream import TextStream
 
 # Files up to this size are hashed whole on load (0.2 s for one of this size); a larger one's size alone is compared.
 HASH_LIMIT = 256 * 2**20
-DEVICES = ("cpu", "cuda")
 
 Messages = list[dict[str, Any]]
 
@@ -52,35 +47,35 @@ def load(
     scheduler_config: SchedulerConfig = DEFAULTS,
     device: str = "cpu",
 ) -> "Model":
-    """Load a bundle. `threads`: cores for one operator (default: all); `check`: hash the large files too.
+    """Load a bundle.
 
-    `device`: cpu, or cuda for the first GPU, where engines built for GPUs always run.
+    Args:
+        bundle: Its folder.
+        threads: Cores for one operator; None for all.
+        check: Whether to hash the large files too.
+        scheduler_config: How many requests run and wait, and how much memory the caches may take.
+        device: "cpu", or "cuda" for the first GPU; compiled engines always run on the GPU.
 
-    `scheduler_config`: how many requests run and wait, and how much memory the KV cache and the feature cache may take.
+    Returns:
+        The model, which owns its engine: use it in a `with` block, or close it.
 
-    Raises UserError if the folder is no bundle, a file is missing or not the one that the manifest lists, or the device
-    is missing or can't run the bundle.
+    Raises:
+        UserError: If the folder is no bundle, a file is missing or not the one that the manifest lists, or the device
+            is missing or cannot run the bundle.
     """
     folder = Path(bundle)
     manifest = Manifest.read(folder)
-    if device not in DEVICES:
-        raise UserError(f"device: expected {' or '.join(DEVICES)}, found {device!r}")
-    card = find_card(folder, manifest) if manifest.engines else None
-    memory = CudaMemory.for_bundle(folder, manifest) if device == "cuda" and not card else None
+    open_engine = find_engine(folder, manifest, device)
     manifest.check_files(folder, hash_limit=2**63 if check else HASH_LIMIT)
     preprocessor = Preprocessor.from_folder(folder)
     preprocessor.check(folder, manifest.model)
-    if card:
-        return Model(
-            manifest, preprocessor, TensorRTEngine(folder, manifest, *card), fit_to_engines(manifest, scheduler_config)
-        )
-    engine = CudaEngine(folder, manifest, threads, memory) if memory else OnnxRuntimeEngine(folder, manifest, threads)
-    return Model(manifest, preprocessor, engine, scheduler_config)
+    return Model(manifest, preprocessor, open_engine(threads), fit_to_engines(manifest, scheduler_config))
 
 
 def fit_to_engines(manifest: Manifest, config: SchedulerConfig) -> SchedulerConfig:
-    """Return `config` with no more sequences than the bundle's compiled engines take in a decode step."""
-    assert manifest.engines is not None
+    """Return `config` with no more sequences than the bundle's compiled engines, if it has any, decode together."""
+    if manifest.engines is None:
+        return config
     return replace(config, max_num_seqs=min(config.max_num_seqs, manifest.engines.max_batch_size))
 
 

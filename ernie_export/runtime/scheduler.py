@@ -11,7 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ernie_export.common.errors import ContextLengthExceeded, InvalidValue
-from ernie_export.runtime.batch import CAPACITY_STEP, Batch, Sequence
+from ernie_export.runtime.batch import (
+    LENGTH_STEP,
+    PREFILL_CHUNK,
+    PREFILL_CHUNK_WHILE_DECODING,
+    Batch,
+    Sequence,
+)
 from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.sampling import Logprobs
 
@@ -27,6 +33,8 @@ class SchedulerConfig:
             tokens arrive.
         feature_cache_bytes: The most that cached features of images and videos may take.
         enable_prefix_caching: Whether a prompt reuses the keys and values that the cache still holds of an earlier one.
+        prefill_chunk: Most prompt tokens in one prefill call.
+        prefill_chunk_while_decoding: The same while other sequences decode, which wait for it.
     """
 
     max_num_seqs: int = 16
@@ -34,6 +42,8 @@ class SchedulerConfig:
     kv_cache_bytes: int = 4 * 2**30
     feature_cache_bytes: int = 512 * 2**20
     enable_prefix_caching: bool = True
+    prefill_chunk: int = PREFILL_CHUNK
+    prefill_chunk_while_decoding: int = PREFILL_CHUNK_WHILE_DECODING
 
     def __post_init__(self) -> None:
         for name, minimum in _MINIMUM.items():
@@ -42,7 +52,14 @@ class SchedulerConfig:
                 raise InvalidValue(name, f"a whole number of at least {minimum}", repr(value))
 
 
-_MINIMUM = {"max_num_seqs": 1, "max_queue": 1, "kv_cache_bytes": 1, "feature_cache_bytes": 0}
+_MINIMUM = {
+    "max_num_seqs": 1,
+    "max_queue": 1,
+    "kv_cache_bytes": 1,
+    "feature_cache_bytes": 0,
+    "prefill_chunk": 1,
+    "prefill_chunk_while_decoding": 1,
+}
 DEFAULTS = SchedulerConfig()
 
 
@@ -108,7 +125,7 @@ class Scheduler:
     def cache_usage(self) -> float:
         """The share of what the KV cache may hold that running requests have filled, 0 to 1."""
         tokens = sum(len(one.prompt.input_ids) + len(one.tokens) for one in list(self._active))
-        return tokens / self._batch.tokens
+        return tokens / self._batch.max_cached_tokens
 
     def submit(
         self, make: Callable[[], Sequence], deliver: Callable[[Output], None], timeout: float | None = None
@@ -127,7 +144,7 @@ class Scheduler:
             self._preparing += 1
         try:
             request = Request(make(), deliver, deadline)
-            found, most = request.sequence.capacity(), self._batch.tokens
+            found, most = request.sequence.num_tokens_reserved(), self._batch.max_cached_tokens
             if found > most:
                 limit = f"at most {most} tokens (kv_cache_bytes is {self.config.kv_cache_bytes})"
                 raise ContextLengthExceeded("prompt and answer", limit, found)
@@ -177,7 +194,13 @@ class Scheduler:
     def _new_batch(self) -> Batch:
         config = self.config
         return Batch(
-            self._engine, config.max_num_seqs, CAPACITY_STEP, config.kv_cache_bytes, config.enable_prefix_caching
+            self._engine,
+            num_slots=config.max_num_seqs,
+            max_seq_len=LENGTH_STEP,
+            cache_bytes=config.kv_cache_bytes,
+            enable_prefix_caching=config.enable_prefix_caching,
+            prefill_chunk=config.prefill_chunk,
+            prefill_chunk_while_decoding=config.prefill_chunk_while_decoding,
         )
 
     def _end_early(self) -> None:

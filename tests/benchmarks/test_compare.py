@@ -14,7 +14,7 @@ import pytest
 from openvino_engine import readable
 
 from ernie_export.exporter.export import export
-from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
+from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
 from ernie_export.runtime.scheduler import SchedulerConfig
 from tests.paths import MINI
 from tests.progress import QUIET
@@ -106,7 +106,7 @@ def test_a_contestant_runs_the_engine_that_it_is_named_for(monkeypatch, bundles,
     """And keeps nothing between prompts. OpenVINO itself is not needed to see that it is asked."""
     opened = []
 
-    class Engine(OnnxRuntimeEngine):
+    class Engine(OrtCpuEngine):
         def __init__(self, bundle, manifest, threads):
             opened.append(threads)
             super().__init__(bundle, manifest, threads)

@@ -22,7 +22,7 @@ from ernie_export.exporter.cli import export as cli
 from ernie_export.exporter.export import DATA_FILE, export
 from ernie_export.exporter.targets import kernels, tensorrt
 from ernie_export.exporter.targets.onnx import build_graphs
-from ernie_export.exporter.verify.bundle_side import Watched
+from ernie_export.exporter.verify.bundle_side import TracedEngine
 from ernie_export.exporter.weights.code_store import CodeStore
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
@@ -91,8 +91,8 @@ def test_layers_are_given_what_the_whole_model_gives_them(mini, bundles, tmp_pat
     """Hidden states and routing of every layer, against the float32 bundle on the same prompt."""
     config, checkpoint, read = mini
     prompts = read()
-    with load(bundles / "fp32") as model, Watched(bundles / "fp32", model) as watched:
-        expected = watched.stages(model.preprocessor.prepare(MIXED), [5])
+    with load(bundles / "fp32") as model, TracedEngine(bundles / "fp32", model) as traced:
+        expected = traced.stages(model.preprocessor.prepare(MIXED), [5])
     for index in range(config.text.num_layers):
         built = build(config.text, index)
         calls = list(calibrate_layer.run(built, config.text, index, prompts, checkpoint, "onnxruntime", tmp_path))

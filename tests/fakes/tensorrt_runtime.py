@@ -109,7 +109,9 @@ class FakeCudaEngine:
         self.session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.inputs = {value.name: value for value in self.session.get_inputs()}
         self.graph_outputs = [value.name for value in self.session.get_outputs()]
-        self.best = 64 if runtime.full and "input_ids" in self.inputs and "features" not in self.inputs else 0
+        self.best = (
+            runtime.top_k if runtime.full and "input_ids" in self.inputs and "features" not in self.inputs else 0
+        )
         self.outputs = dict.fromkeys(self.graph_outputs)
         if self.best:
             self.outputs |= dict.fromkeys(("candidate_ids", "candidate_values", "logit_total"))
@@ -159,6 +161,7 @@ class FakeRuntime:
     """Fake of Runtime. `cuda`: the fake CUDA that it runs on."""
 
     cuda: Any = None
+    top_k = 0  # of the decode engine, as the manifest says
     full = True
     engine_host_code_allowed = False
 
@@ -199,7 +202,7 @@ FAKES = {
         "IRuntimeConfig": FakeRuntimeConfig,
     },
 }
-OURS = {"cuda", "full", "validity", "SCRATCH", "results"}  # what the fakes have besides the library's names
+OURS = {"cuda", "full", "top_k", "validity", "SCRATCH", "results"}  # what the fakes have besides the library's names
 
 
 # What TensorRT's engines have and those of TensorRT for RTX have not.

@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 
 from ernie_export.runtime import Model, load
-from ernie_export.runtime import batch as generation
-from ernie_export.runtime import feature_cache as vision_features
+from ernie_export.runtime.feature_cache import FeatureCache
 from ernie_export.runtime.scheduler import SchedulerConfig
 
 NEAR = 1e-4
@@ -182,7 +181,7 @@ def test_fewer_rows_than_requests(loaded):
 
 
 @pytest.mark.parametrize("conversation", ["text", "two-unequal-images", "images-and-videos-over-turns"])
-def test_prefill_in_chunks(loaded, summary, monkeypatch, conversation):
+def test_prefill_in_chunks(loaded, summary, conversation):
     """Chunks of five tokens, which cut through pictures and clips, give what the reference gives in one piece."""
     name, model, reference = loaded
     messages = CONVERSATIONS[conversation]
@@ -191,19 +190,21 @@ def test_prefill_in_chunks(loaded, summary, monkeypatch, conversation):
     if conversation != "text":
         assert any(types[i - 1] == types[i] != 0 for i in range(5, len(types), 5)), "no chunk cuts through a picture"
     (expected,), (gaps,) = answer_of_reference(reference, arrays)
-    monkeypatch.setattr(generation, "CHUNK", 5)
-    result = model.generate(messages, max_new_tokens=NEW_TOKENS)
+    chunked = Model(model.manifest, model.preprocessor, model.engine, replace(FORGETFUL, prefill_chunk=5))
+    result = chunked.generate(messages, max_new_tokens=NEW_TOKENS)
     compare(summary, f"{name} {conversation} in chunks", result.tokens, expected, gaps)
 
 
 @pytest.mark.parametrize("patches", [1, 50, 130])
-def test_features_in_small_calls(loaded, summary, monkeypatch, patches):
+def test_features_in_small_calls(loaded, summary, patches):
     """Encoder calls of few patches give the same features: sizes share calls, clips are cut between pairs."""
     name, model, reference = loaded
     pictures = [picture(seed, h, w) for seed, h, w in ((1, 70, 112), (2, 60, 150), (3, 70, 112), (4, 112, 84))]
     clips = [video(10, 6, 64, 96)["video"], video(20, 4, 90, 60)["video"]]
-    monkeypatch.setattr(vision_features, "PATCHES_PER_CALL", patches)
-    ours = model.image_features(pictures) + model.video_features(clips)
+    small = Model(model.manifest, model.preprocessor, model.engine, FORGETFUL)
+    merge = model.manifest.model.spatial_merge_size
+    small.features = FeatureCache(model.engine, merge, limit=0, patches_per_call=patches)
+    ours = small.image_features(pictures) + small.video_features(clips)
     parts = [*({"type": "image", "image": p} for p in pictures), *({"type": "video", "video": c} for c in clips)]
     arrays = {key: torch.from_numpy(a) for key, a in model.preprocess([said("user", *parts)]).items()}
     with torch.no_grad():

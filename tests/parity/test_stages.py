@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ernie_export.common.manifest import Manifest
-from ernie_export.runtime.engines.ort_cpu import OnnxRuntimeEngine
+from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
 from ernie_export.runtime.feature_cache import encode_media
 from ernie_export.runtime.preprocess.positions import rope_positions, token_types, vision_coordinates
 
@@ -101,7 +101,7 @@ class Stages:
 
     def __init__(self, name: str, bundle: Path, reference: Any, summary: Any) -> None:
         self.name, self.bundle, self.reference, self.summary = name, bundle, reference, summary
-        self.engine = OnnxRuntimeEngine(bundle, Manifest.read(bundle), threads=1)
+        self.engine = OrtCpuEngine(bundle, Manifest.read(bundle), threads=1)
         self.config = reference.config
         self.merge = self.config.vision_config.spatial_merge_size
 

@@ -19,7 +19,7 @@ from ernie_export.runtime.bench.measure import (
     steps,
 )
 from ernie_export.runtime.bench.workload import Prompts, Workload
-from ernie_export.runtime.kv_cache import KVCache
+from ernie_export.runtime.kv_cache import HostKVCache
 from ernie_export.runtime.logits import DenseLogits
 from ernie_export.runtime.preprocess import Preprocessor
 from tests.paths import MINI
@@ -56,12 +56,17 @@ class FakeEngine:
         self.spend(ENCODE)
         return np.zeros((pairs.shape[1], pixel_values.shape[1] // 4, self.hidden), np.float32)
 
-    def new_cache(self, rows, capacity):
-        return KVCache(1, rows, 1, capacity, 1, np.dtype(np.float32))
+    max_prefill_chunk = 512
 
-    def prefill(self, cache, row, chunk):
+    def new_cache(self, num_slots, max_seq_len):
+        dtype = np.dtype(np.float32)
+        return HostKVCache(
+            num_layers=1, num_slots=num_slots, num_kv_heads=1, max_seq_len=max_seq_len, head_dim=1, dtype=dtype
+        )
+
+    def prefill(self, cache, slot, chunk):
         self.spend(PREFILL)
-        cache.lengths[row] += len(chunk.input_ids)
+        cache.lengths[slot] += len(chunk.input_ids)
         return self.logits()
 
     def decode(self, cache, tokens, positions):
@@ -167,10 +172,10 @@ def test_decode_counts_only_while_all_decode():
 
 
 def test_a_cache_past_the_memory_is_refused(model, monkeypatch):
-    def resized(self, kept, rows, capacity):
+    def resized(self, kept, num_slots, max_seq_len):
         raise MemoryError
 
-    monkeypatch.setattr(KVCache, "resized", resized)
+    monkeypatch.setattr(HostKVCache, "resized", resized)
     with pytest.raises(UserError, match="--batch: expected 1 requests of 84 tokens whose KV cache fits the memory"):
         run(model, replace(WORKLOAD, prompt_tokens=81))
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -12,7 +13,7 @@ from ernie_export.common.errors import UserError
 from ernie_export.exporter.export import export
 from ernie_export.runtime import Model, Result, load
 from ernie_export.runtime.engines import PromptChunk
-from ernie_export.runtime.engines import ort_cpu as onnxruntime
+from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine, Tap
 from ernie_export.runtime.logits import DenseLogits
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import SchedulerConfig
@@ -259,25 +260,26 @@ def test_leaving_the_block_closes_the_engine(bundle, monkeypatch):
     assert closed == [True]
 
 
-def test_a_chunk_is_cut_where_attentions_scores_would_take_much_memory(monkeypatch, model):
-    """Queries times places in the cache are bounded; the parts together leave what the whole does."""
+def test_a_chunk_is_cut_where_attentions_scores_would_take_much_memory(bundle, model):
+    """Queries times keys are bounded; the parts together leave what one call does."""
     rng, tokens = np.random.default_rng(0), 40
     ids = rng.integers(10, 200, tokens)
     types, index = (np.arange(tokens) % 7 == 3).astype(np.int64), np.zeros(tokens, np.int64)
     index[[3, 31]] = 1, 2
     features = rng.standard_normal((2, model.manifest.model.hidden_size)).astype(np.float32)
     chunk = PromptChunk(ids, types, index, np.tile(np.arange(tokens), (3, 1)), features)
-    calls, found = [], []
-    run = model.engine._run
-    monkeypatch.setattr(
-        model.engine, "_run", lambda graph, arrays, *rest: calls.append(arrays) or run(graph, arrays, *rest)
-    )
+    graph = onnx.load(bundle / "decoder.onnx", load_external_data=False)
+    hidden = next(node.output[0] for node in graph.graph.node if node.name.endswith("layers.0/after_mlp"))
+    graph.graph.output.append(onnx.ValueInfoProto(name=hidden))
+    lengths: list[int] = []
+    tap = Tap({"decoder": graph.SerializeToString()}, lambda name, value: lengths.append(value.size // value.shape[-1]))
+    found = []
     for scores in (2**22, 16 * 64 + 63):
-        monkeypatch.setattr(onnxruntime, "SCORES", scores)
-        cache = model.engine.new_cache(2, 64)
-        logits = model.engine.prefill(cache, 1, chunk).full()
+        with OrtCpuEngine(bundle, model.manifest, threads=1, tap=tap, max_scores=scores) as engine:
+            cache = engine.new_cache(2, 64)
+            logits = engine.prefill(cache, 1, chunk).full().copy()
         assert cache.lengths.tolist() == [0, tokens]
         found.append([logits, *(buffer[1, :, :tokens] for buffer in (*cache.keys, *cache.values))])
-    assert [arrays["input_ids"].shape[1] for arrays in calls] == [40, 16, 16, 8]
+    assert lengths == [40, 16, 16, 8]
     for whole, parts in zip(*found, strict=True):
         np.testing.assert_allclose(parts, whole, rtol=0, atol=2e-5 * np.abs(whole).max())

@@ -14,7 +14,7 @@ from ernie_export.exporter.export import export
 from ernie_export.runtime import Model, load
 from ernie_export.runtime.batch import Batch, Prompt
 from ernie_export.runtime.feature_cache import digest
-from ernie_export.runtime.kv_cache import KVCache
+from ernie_export.runtime.kv_cache import HostKVCache
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Request, SchedulerConfig
 from tests.paths import MINI
@@ -38,9 +38,9 @@ class Spy:
         self.encoded.extend(pixel_values)
         return self.engine.encode(pixel_values, coordinates, pairs)
 
-    def prefill(self, cache, row, chunk):
+    def prefill(self, cache, slot, chunk):
         self.prefilled.append(len(chunk.input_ids))
-        return self.engine.prefill(cache, row, chunk)
+        return self.engine.prefill(cache, slot, chunk)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_the_tokens_of_the_answer_are_reused_too(remembering):
     model = remembering()
     params = SamplingParams(max_new_tokens=5, min_new_tokens=5)
     one = model.sequence([said("user", "What is red?")], params)
-    batch = Batch(model.engine, 2, 200)
+    batch = Batch(model.engine, num_slots=2, max_seq_len=200)
     batch.add(one)
     while batch.running:
         batch.step()
@@ -132,7 +132,7 @@ def test_the_tokens_of_the_answer_are_reused_too(remembering):
     batch.add(grown)
     assert grown.reused == held
     assert model.engine.prefilled == [3]
-    fresh = Batch(model.engine, 1, 200)
+    fresh = Batch(model.engine, num_slots=1, max_seq_len=200)
     fresh.add(again)
     assert again.reused == 0
     for one_batch in (batch, fresh):
@@ -284,9 +284,9 @@ def test_the_cache_stays_within_its_bytes(remembering, forgetful):
 
     def note() -> None:
         cache = model.scheduler._batch._cache
-        assert cache.rows * cache.capacity <= 600
-        assert all(buffer.shape[::2] == (cache.rows, cache.capacity) for buffer in cache.keys)
-        shapes.append((cache.rows, cache.capacity))
+        assert cache.num_slots * cache.max_seq_len <= 600
+        assert all(buffer.shape[::2] == (cache.num_slots, cache.max_seq_len) for buffer in cache.keys)
+        shapes.append((cache.num_slots, cache.max_seq_len))
 
     short, long = [said("user", "What?")], [said("user", " ".join(["What is it?"] * 60))]
     for messages, new in ((short, 4), (short, 100), (long, 100), (short, 4)):
@@ -308,25 +308,27 @@ def test_the_cache_stays_within_its_bytes(remembering, forgetful):
     assert model.generate(short, max_new_tokens=4)
 
 
-def test_rows_are_copied_swapped_and_carried_over():
+def test_slots_are_copied_swapped_and_carried_over():
     rng = np.random.default_rng(0)
-    cache = KVCache(2, 4, 3, 8, 5, np.dtype(np.float32))
+    cache = HostKVCache(
+        num_layers=2, num_slots=4, num_kv_heads=3, max_seq_len=8, head_dim=5, dtype=np.dtype(np.float32)
+    )
     assert cache.token_bytes * 4 * 8 == sum(b.nbytes for b in (*cache.keys, *cache.values))
     for buffer in (*cache.keys, *cache.values):
         buffer[:] = rng.random(buffer.shape)
     cache.lengths[:] = [5, 8, 0, 3]
     before = [[b[row, :, :n].copy() for b in (*cache.keys, *cache.values)] for row, n in enumerate(cache.lengths)]
 
-    def holds(cache: KVCache, row: int, source: int, length: int) -> bool:
+    def holds(cache: HostKVCache, row: int, source: int, length: int) -> bool:
         got = [b[row, :, :length] for b in (*cache.keys, *cache.values)]
         equal = all(np.array_equal(a, b[:, :length]) for a, b in zip(got, before[source]))
         return equal and cache.lengths[row] == length
 
-    cache.swap_rows(0, 1)
+    cache.swap_slots(0, 1)
     assert holds(cache, 0, 1, 8) and holds(cache, 1, 0, 5)
-    cache.swap_rows(3, 2)
+    cache.swap_slots(3, 2)
     assert holds(cache, 2, 3, 3) and holds(cache, 3, 2, 0)
-    cache.copy_row(0, 3, 6)
+    cache.copy_slot(0, 3, 6)
     assert holds(cache, 3, 1, 6) and holds(cache, 0, 1, 8)
     wide = cache.resized([2, 0], 3, 16)
     assert holds(wide, 0, 3, 3) and holds(wide, 1, 1, 8) and wide.lengths[2] == 0

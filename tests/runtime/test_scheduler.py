@@ -11,7 +11,6 @@ import pytest
 from ernie_export.common.errors import UserError
 from ernie_export.exporter.export import export
 from ernie_export.runtime import Model, load
-from ernie_export.runtime import batch as generation
 from ernie_export.runtime.scheduler import Output, QueueFull, Request, SchedulerConfig
 from tests.paths import MINI
 from tests.progress import QUIET
@@ -31,8 +30,8 @@ class Faulty:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def prefill(self, cache, row, chunk):
-        return self._call("prefill", len(chunk.input_ids), cache, row, chunk)
+    def prefill(self, cache, slot, chunk):
+        return self._call("prefill", len(chunk.input_ids), cache, slot, chunk)
 
     def decode(self, cache, tokens, positions):
         return self._call("decode", len(tokens), cache, tokens, positions)
@@ -74,11 +73,10 @@ def drive(model: Model, *requests: Request) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("rows", [1, 3, 16])
-def test_random_arrivals_and_departures(make, alone, monkeypatch, seed, rows):
+def test_random_arrivals_and_departures(make, alone, seed, rows):
     """Requests arrive between steps, prefill in chunks of three beside others, and some leave before their end."""
-    monkeypatch.setattr(generation, "CHUNK_BETWEEN_STEPS", 3)
     rng = np.random.default_rng(seed)
-    model = make(max_num_seqs=rows)
+    model = make(max_num_seqs=rows, prefill_chunk_while_decoding=3)
     coming = [(QUESTIONS[int(rng.integers(5))], options(n, int(rng.integers(1, 12)))) for n in range(12)]
     outputs: list[list[Output]] = []
     requests: list[Request] = []
@@ -108,10 +106,9 @@ def test_random_arrivals_and_departures(make, alone, monkeypatch, seed, rows):
     assert model.scheduler.running == model.scheduler.waiting == 0
 
 
-def test_a_step_is_a_chunk_and_a_token(make, monkeypatch):
+def test_a_step_is_a_chunk_and_a_token(make):
     """A long prompt does not hold up those that run, and they wait for one chunk of it only."""
-    monkeypatch.setattr(generation, "CHUNK_BETWEEN_STEPS", 4)
-    model = make()
+    model = make(prefill_chunk_while_decoding=4)
     first = model.submit(ask("What?"), **options(0, 30))
     model.scheduler.step()
     second = model.submit(ask(" ".join(QUESTIONS)), **options(1, 2))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ernie_export.exporter.verify.bundle_side import Watched
+from ernie_export.exporter.verify.bundle_side import TracedEngine
 from ernie_export.exporter.verify.questions import Question, ask_questions
 from ernie_export.exporter.verify.torch_side import Reference
 from ernie_export.runtime.pipeline import load
@@ -128,13 +128,13 @@ def verify(
         report = Report(precision, limits)
         progress("loading PyTorch")
         reference = Reference(checkpoint)
-        with Watched(bundle, model) as watched:
+        with TracedEngine(bundle, model) as traced:
             for name, messages in conversations(np.random.default_rng(0)).items():
                 progress(name)
                 prepared = model.preprocessor.prepare(messages)
                 expected = reference.stages(prepared.arrays)
                 tokens, logits = reference.generate(prepared.arrays, TOKENS)
-                found = watched.stages(prepared, tokens)
+                found = traced.stages(prepared, tokens)
                 compare(report, expected | {"decode logits": logits[1:2]}, found, prepared.arrays)
                 report.cases.append(compare_tokens(name, logits, found["all logits"]))
         report.questions = ask_questions(reference, model, questions, progress)

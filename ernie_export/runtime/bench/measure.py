@@ -198,7 +198,8 @@ def answer(model: Model, prompts: Prompts, workload: Workload, batch: int, clock
     answers = []
     for request, seen in zip(requests, times, strict=True):
         if isinstance(request.sequence.error, MemoryError):
-            expected = f"{batch} requests of {request.sequence.capacity()} tokens whose KV cache fits the memory"
+            tokens = request.sequence.num_tokens_reserved()
+            expected = f"{batch} requests of {tokens} tokens whose KV cache fits the memory"
             raise UserError(f"--batch: expected {expected}, found no room") from request.sequence.error
         if request.sequence.error is not None:
             raise request.sequence.error

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ernie_export.common.command import as_bytes
+from ernie_export.runtime.devices import DEVICES
 
 if TYPE_CHECKING:
     from ernie_export.runtime.pipeline import Model
@@ -21,8 +22,9 @@ _SAMPLING = (
     click.option("--seed", type=int, default=None, help="Equal seeds sample equal answers."),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. May be repeated."),
 )
+DEVICE_OPTION = click.option("--device", type=click.Choice(DEVICES), default="cpu", help="cuda: the first NVIDIA GPU.")
 _MACHINE = (
-    click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="cuda: the first NVIDIA GPU."),
+    DEVICE_OPTION,
     click.option("--kv-cache", type=float, default=4.0, metavar="GIB", help="Most memory for keys and values."),
 )
 

@@ -7,6 +7,7 @@ import click
 
 from ernie_export.common.command import as_bytes, run
 from ernie_export.common.errors import UserError
+from ernie_export.runtime.cli.options import DEVICE_OPTION
 
 MIN_KEY = 16  # characters: shorter ones can be guessed
 
@@ -21,7 +22,7 @@ MIN_KEY = 16  # characters: shorter ones can be guessed
 @click.option("--model-name", default=None, help="What requests call the model.  [default: the folder's name]")
 @click.option("--allow-url", "allow_urls", multiple=True, metavar="HOST[:PORT]",
               help="Fetch pictures and clips from this host, if it has a public address. May be repeated.")  # fmt: skip
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="cuda: the first NVIDIA GPU.")
+@DEVICE_OPTION
 @click.option("--threads", type=click.IntRange(1), default=None, help="Cores for the model.  [default: all]")
 @click.option("--kv-cache", type=float, default=4.0, metavar="GIB", help="Most memory for keys and values.")
 @click.option("--feature-cache", type=float, default=512.0, metavar="MIB", help="Features of pictures and clips kept.")

@@ -1,11 +1,11 @@
-"""The ONNX Runtime engine: sessions over one memory-mapped weights file, the KV cache updated in place.
+"""The CPU engine: ONNX Runtime sessions over one memory-mapped weights file, the KV cache updated in place.
 
-A session packs quantised weights anew for its kernels, in memory of its own: `decoder` then decodes too, in place of a
-`decode` that would hold the text experts a second time.
+A session packs quantized weights anew for its kernels, in memory of its own: `decoder` then decodes too, in place of a
+`decode` that would hold the text experts a second time. The manifest says which graph decodes.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from weakref import WeakKeyDictionary
@@ -13,14 +13,15 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import onnxruntime as ort
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import Unavailable
 from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.runtime.engines import PromptChunk
-from ernie_export.runtime.kv_cache import KVCache
+from ernie_export.runtime.engines.ort_common import check_shape, session_options, translate_ort_errors
+from ernie_export.runtime.kv_cache import HostKVCache
 from ernie_export.runtime.logits import DenseLogits, Logits
 
-# Scores that attention forms for a head at a time, queries by places in the cache: 16 MiB.
-SCORES = 2**22
+# Attention scores of one head, queries by keys: 16 MiB in float32. A longer prefill is cut.
+MAX_SCORES = 2**22
 
 # NumPy has no bfloat16: features in it pass through the host as float32, which holds every one of its values.
 FLOATS: dict[str, np.dtype] = {
@@ -30,125 +31,180 @@ FLOATS: dict[str, np.dtype] = {
 }
 
 
-class OnnxRuntimeEngine:
-    """See `Engine`. Prefill runs `decoder` (both expert banks), decode runs `decode` (text experts only) where open."""
+@dataclass(frozen=True)
+class Tap:
+    """Inner values of the graphs to read at each run.
 
-    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None) -> None:
-        """`threads`: cores for one operator; None leaves the choice to ONNX Runtime (all physical cores)."""
-        self._facts = manifest.model
-        self._paths = {name: bundle / manifest.graphs[name] for name in GRAPHS}
-        self._sessions = self._open_sessions(bundle, manifest, threads)
-        self._bindings: WeakKeyDictionary[KVCache, dict[tuple[str, int, int], ort.IOBinding]] = WeakKeyDictionary()
-        with blamed(self._paths["resampler"]):
-            self.dtype = FLOATS[self._sessions["resampler"].get_outputs()[0].type]
+    Attributes:
+        graphs: Serialized graphs that replace the bundle's, by name. Each has the bundle's outputs and then further
+            ones; external weights are those of the bundle.
+        on_value: Called with the name and the array of each further output.
+    """
 
-    def _open_sessions(self, bundle: Path, manifest: Manifest, threads: int | None) -> dict[str, ort.InferenceSession]:
-        """A session for each graph that this engine runs."""
+    graphs: Mapping[str, bytes]
+    on_value: Callable[[str, np.ndarray], None]
+
+
+class OrtCpuEngine:
+    """The engine of ONNX Runtime's CPU provider."""
+
+    def __init__(
+        self,
+        bundle: Path,
+        manifest: Manifest,
+        threads: int | None,
+        tap: Tap | None = None,
+        max_scores: int = MAX_SCORES,
+    ) -> None:
+        """Open a session for each graph.
+
+        Args:
+            bundle: Folder of the bundle.
+            manifest: Its manifest.
+            threads: Cores for one operator; None leaves the choice to ONNX Runtime (all physical cores).
+            tap: Inner values to read.
+            max_scores: Most attention scores of one head; a prefill that would form more is cut.
+
+        Raises:
+            Unavailable: If ONNX Runtime's CPU provider has no kernels for the bundle's precision.
+            InvalidFile: If a graph cannot be opened.
+        """
         if "cpu" not in manifest.devices:
             expected = f"--device {' or '.join(manifest.devices)}"
             found = f"cpu, where ONNX Runtime has no kernels for {manifest.precision}"
-            raise UserError(f"{bundle}: expected {expected}, found {found}")
-        options = self._options(threads)
-        sessions = {}
-        for name in GRAPHS:
-            if name != "decode" or manifest.cpu_decode_graph == "decode":
-                with blamed(self._paths[name]):
-                    path = self._paths[name]
-                    sessions[name] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        return sessions
+            raise Unavailable(f"{bundle}: expected {expected}, found {found}")
+        self.max_prefill_chunk = manifest.model.max_positions
+        self._info = manifest.model
+        self._tap = tap
+        self._max_scores = max_scores
+        self._decode_graph = manifest.cpu_decode_graph
+        self._paths = {name: bundle / manifest.graphs[name] for name in GRAPHS}
+        self._sessions = {
+            name: self._open_session(name, threads)
+            for name in GRAPHS
+            if name != "decode" or self._decode_graph == "decode"
+        }
+        self._bindings: WeakKeyDictionary[HostKVCache, dict[tuple[str, int, int], ort.IOBinding]] = WeakKeyDictionary()
+        with translate_ort_errors(self._paths["resampler"]):
+            self.dtype = FLOATS[self._sessions["resampler"].get_outputs()[0].type]
 
-    @staticmethod
-    def _options(threads: int | None) -> ort.SessionOptions:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only: its warnings are about shapes it infers, not about the results
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        return options
+    def _open_session(self, graph: str, threads: int | None) -> ort.InferenceSession:
+        path = self._paths[graph]
+        options = session_options(threads)
+        model: Path | bytes = path
+        if self._tap is not None and graph in self._tap.graphs:
+            model = self._tap.graphs[graph]
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+        with translate_ort_errors(path):
+            return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-        """See `Engine.encode`."""
+        """Run the vision encoder and the resampler; see `Encoder.encode`."""
         frames = {"pixel_values": pixel_values, "coordinates": coordinates}
-        with blamed(self._paths["vision"]):
-            (hidden,) = self._sessions["vision"].run(["hidden"], frames)
+        tapped = self._tapped("vision")
+        with translate_ort_errors(self._paths["vision"]):
+            hidden, *values = self._sessions["vision"].run(["hidden", *tapped], frames)
+        self._emit(tapped, values)
         paired = {"hidden": hidden, "first": pairs[0], "second": pairs[1]}
-        with blamed(self._paths["resampler"]):
+        with translate_ort_errors(self._paths["resampler"]):
             (features,) = self._sessions["resampler"].run(["features"], paired)
-            expect(features, (None, None, self._facts.hidden_size))
+            check_shape(features, (None, None, self._info.hidden_size))
         return features
 
-    def new_cache(self, rows: int, capacity: int) -> KVCache:
-        """See `Engine.new_cache`."""
-        facts = self._facts
-        return KVCache(facts.num_layers, rows, facts.num_kv_heads, capacity, facts.head_dim, self.dtype)
+    def new_cache(self, num_slots: int, max_seq_len: int) -> HostKVCache:
+        """Return an empty cache of just this shape."""
+        return HostKVCache(
+            num_layers=self._info.num_layers,
+            num_slots=num_slots,
+            num_kv_heads=self._info.num_kv_heads,
+            max_seq_len=max_seq_len,
+            head_dim=self._info.head_dim,
+            dtype=self.dtype,
+        )
 
-    def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> Logits:
-        """See `Engine.prefill`."""
-        step = max(SCORES // cache.capacity, 1)
+    def prefill(self, cache: HostKVCache, slot: int, chunk: PromptChunk) -> Logits:
+        """Append the chunk to the slot, by the `decoder` graph; returns the logits after its last token."""
+        step = max(self._max_scores // cache.max_seq_len, 1)
         for start in range(0, len(chunk.input_ids), step):
             part = chunk.part(start, start + step)
-            logits = self._run("decoder", self._prompt_arrays(cache, row, part), cache, slice(row, row + 1))
-            cache.lengths[row] += len(part.input_ids)
+            inputs = part.decoder_inputs(int(cache.lengths[slot]))
+            inputs["features"] = part.features.astype(self.dtype, copy=False)
+            logits = self._run("decoder", inputs, cache, slice(slot, slot + 1))
+            cache.lengths[slot] += len(part.input_ids)
         return DenseLogits(logits[0])
 
-    def _prompt_arrays(self, cache: KVCache, row: int, chunk: PromptChunk) -> dict[str, np.ndarray]:
-        """The decoder graph's inputs, without the cache's buffers."""
-        return {
-            "input_ids": chunk.input_ids[None],
-            "feature_index": chunk.feature_index[None],
-            "features": chunk.features.astype(self.dtype, copy=False),
-            "token_types": chunk.token_types[None],
-            "position_ids": chunk.position_ids[:, None],
-            "past_lengths": cache.lengths[row : row + 1],
-            "lengths": np.array([len(chunk.input_ids)]),
-        }
-
-    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> Sequence[Logits]:
-        """See `Engine.decode`."""
-        rows = len(tokens)
-        arrays = {
+    def decode(self, cache: HostKVCache, tokens: np.ndarray, positions: np.ndarray) -> Sequence[Logits]:
+        """Append one token to each of the first slots, by the graph that the manifest names."""
+        count = len(tokens)
+        inputs = {
             "input_ids": tokens[:, None],
             "position_ids": positions[:, :, None],
-            "past_lengths": cache.lengths[:rows],
-            "lengths": np.ones(rows, np.int64),
+            "past_lengths": cache.lengths[:count],
+            "lengths": np.ones(count, np.int64),
         }
-        graph = "decode"
-        if graph not in self._sessions:
-            graph, zeros = "decoder", np.zeros((rows, 1), np.int64)
-            none = np.empty((0, self._facts.hidden_size), self.dtype)
-            arrays |= {"feature_index": zeros, "token_types": zeros, "features": none}
-        logits = self._run(graph, arrays, cache, slice(0, rows))
-        cache.lengths[:rows] += 1
-        return [DenseLogits(row) for row in logits]
+        if self._decode_graph == "decoder":
+            inputs["feature_index"] = inputs["token_types"] = np.zeros((count, 1), np.int64)
+            inputs["features"] = np.empty((0, self._info.hidden_size), self.dtype)
+        logits = self._run(self._decode_graph, inputs, cache, slice(0, count))
+        cache.lengths[:count] += 1
+        return [DenseLogits(values) for values in logits]
 
-    def _run(self, graph: str, arrays: dict[str, np.ndarray], cache: KVCache, rows: slice) -> np.ndarray:
-        """Run a decoder graph over some rows of the cache, which it updates in place; returns logits."""
-        with blamed(self._paths[graph]):
-            binding = self._bound(graph, cache, rows)
-            for name, array in arrays.items():
+    def _run(self, graph: str, inputs: Mapping[str, np.ndarray], cache: HostKVCache, slots: slice) -> np.ndarray:
+        """Run a decoder graph over some slots of the cache, which it updates in place.
+
+        Args:
+            graph: Name of the graph.
+            inputs: Its inputs but for the cache.
+            cache: The cache.
+            slots: Consecutive slots of it, one for each sequence.
+
+        Returns:
+            Logits (sequences, vocabulary) float32.
+        """
+        tapped = self._tapped(graph)
+        with translate_ort_errors(self._paths[graph]):
+            binding = self._bound(graph, cache, slots)
+            for name, array in inputs.items():
                 binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            for name in tapped:
+                binding.bind_output(name, "cpu")
             self._sessions[graph].run_with_iobinding(binding)
-            logits = binding.get_outputs()[0].numpy()
-            expect(logits, (rows.stop - rows.start, self._facts.vocab_size))
+            outputs = binding.get_outputs()
+            logits = outputs[0].numpy()
+            check_shape(logits, (slots.stop - slots.start, self._info.vocab_size))
+        self._emit(tapped, [value.numpy() for value in outputs[len(outputs) - len(tapped) :]])
         return logits
 
-    def _bound(self, graph: str, cache: KVCache, rows: slice) -> ort.IOBinding:
-        """Logits as the first output, and each cache buffer as past and present alike.
+    def _bound(self, graph: str, cache: HostKVCache, slots: slice) -> ort.IOBinding:
+        """Return a binding with the logits as first output, and each cache buffer as past and present alike.
 
         Bindings are kept as long as their cache: from one decode step to the next the buffers stay where they are, and
         binding them anew takes as long as a layer.
         """
         known = self._bindings.setdefault(cache, {})
-        binding = known.get((graph, rows.start, rows.stop))
+        binding = known.get((graph, slots.start, slots.stop))
         if binding is None:
-            binding = known[graph, rows.start, rows.stop] = self._sessions[graph].io_binding()
+            binding = known[graph, slots.start, slots.stop] = self._sessions[graph].io_binding()
             binding.bind_output("logits", "cpu")
             for part, buffers in (("key", cache.keys), ("value", cache.values)):
                 for layer, buffer in enumerate(buffers):
-                    view = buffer[rows]
-                    place = ("cpu", 0, view.dtype, view.shape, view.ctypes.data)
-                    binding.bind_input(f"past_{part}.{layer}", *place)
-                    binding.bind_output(f"present_{part}.{layer}", *place)
+                    view = buffer[slots]
+                    where = ("cpu", 0, view.dtype, view.shape, view.ctypes.data)
+                    binding.bind_input(f"past_{part}.{layer}", *where)
+                    binding.bind_output(f"present_{part}.{layer}", *where)
         return binding
+
+    def _tapped(self, graph: str) -> list[str]:
+        """Return the names of the graph's outputs beyond those of the bundle."""
+        if self._tap is None or graph not in self._tap.graphs:
+            return []
+        names = [output.name for output in self._sessions[graph].get_outputs()]
+        return [name for name in names if name not in ("hidden", "logits") and not name.startswith("present_")]
+
+    def _emit(self, names: Sequence[str], values: Sequence[np.ndarray]) -> None:
+        if self._tap is not None:
+            for name, value in zip(names, values, strict=True):
+                self._tap.on_value(name, value)
 
     def close(self) -> None:
         """Free the sessions and with them the mapping of the weights."""
@@ -160,19 +216,3 @@ class OnnxRuntimeEngine:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-@contextmanager
-def blamed(path: Path) -> Iterator[None]:
-    """Turn what ONNX Runtime and its bindings raise into a UserError: a graph that is not what a bundle should have."""
-    try:
-        yield
-    except Exception as e:  # ONNX Runtime's own are no common class
-        found = f"{type(e).__name__}: {e}"
-        raise UserError(f"{path}: expected a graph of this bundle's model that ONNX Runtime runs, found {found}") from e
-
-
-def expect(array: np.ndarray, shape: tuple[int | None, ...]) -> None:
-    """ValueError unless `array` has this shape; None stands for any size."""
-    if len(array.shape) != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
-        raise ValueError(f"an output of shape {array.shape} in place of {shape}")

@@ -10,6 +10,7 @@ from cuda.bindings import runtime as real
 
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.engines.device.memory import CudaMemory
+from ernie_export.runtime.engines.tensorrt import library as libraries
 from ernie_export.runtime.engines.tensorrt.engine import TensorRTEngine
 from tests.fakes.cuda import FakeCuda
 from tests.fakes.tensorrt_runtime import LIBRARIES, FakeRuntime, changed, write_bundle
@@ -49,7 +50,10 @@ def opened(monkeypatch, fake_cuda):
     def opened(folder: Path) -> tuple[TensorRTEngine, Any]:
         manifest, cuda = Manifest.read(folder), fake_cuda()
         monkeypatch.setattr(FakeRuntime, "cuda", cuda)
-        return TensorRTEngine(folder, manifest, LIBRARIES[manifest.target], CudaMemory(cuda)), cuda
+        monkeypatch.setattr(FakeRuntime, "top_k", manifest.engines.top_k)
+        library_class = libraries.LIBRARIES[manifest.engines.library]
+        library = library_class(LIBRARIES[manifest.target], manifest.engines, CudaMemory(cuda))
+        return TensorRTEngine(folder, manifest, library), cuda
 
     return opened
 

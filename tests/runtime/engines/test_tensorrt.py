@@ -20,12 +20,12 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import Manifest
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.export import export
-from ernie_export.exporter.targets.engines import PREFILL_CHUNK
-from ernie_export.runtime import batch as generation
 from ernie_export.runtime import load
-from ernie_export.runtime.engines.device import memory
+from ernie_export.runtime.batch import Batch
 from ernie_export.runtime.engines.device.memory import ALIGNMENT, CudaMemory
-from ernie_export.runtime.engines.tensorrt.engine import Tensor, TensorRTEngine, load_weights
+from ernie_export.runtime.engines.device.step import DeviceTensor
+from ernie_export.runtime.engines.device.weights import aligned_addresses, load_weights
+from ernie_export.runtime.engines.tensorrt.engine import TensorRTEngine
 from ernie_export.runtime.pipeline import Model, fit_to_engines
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler import SchedulerConfig
@@ -140,7 +140,7 @@ def test_decode_steps_are_captured_once_and_replayed(opened, bundles):
         assert not cuda.graphs, "what was captured goes with the cache that it writes to"
 
 
-def test_equal_candidates_stand_in_the_order_of_their_ids(engine, monkeypatch):
+def test_equal_logits_stand_in_the_order_of_their_ids(engine, monkeypatch):
     """TopK of the library promises no order among equals; the fake's is the other way round."""
     plain = FakeContext.results
     flat = lambda self: {n: np.round(a) if n in ("logits", "candidate_values") else a for n, a in plain(self).items()}  # noqa: E731
@@ -166,7 +166,7 @@ def test_a_prompt_past_the_limit_is_refused(engine, bundle):
 def test_a_dropped_cache_leaves_its_memory_to_the_next(engine):
     address = engine.new_cache(2, 64).store.address
     cache = engine.new_cache(2, 500)
-    assert (cache.store.address, cache.rows, cache.capacity) == (address, 2, 512)
+    assert (cache.store.address, cache.num_slots, cache.max_seq_len) == (address, 2, 512)
     other = engine.new_cache(1, 64)
     assert other.store.address != address
 
@@ -182,15 +182,18 @@ def test_contexts_take_turns_in_one_block(opened, bundles):
         assert len(cuda.memory._blocks) == before + 3, "a step's block each, and no more to work in"
 
 
-def test_chunks_of_a_prompt_fit_the_profile():
-    assert generation.CHUNK <= PREFILL_CHUNK
+def test_chunks_of_a_prompt_fit_the_profile(engine, bundle):
+    """The engines say in the manifest how long a chunk may be; a batch that is asked for longer ones keeps to it."""
+    assert engine.max_prefill_chunk == Manifest.read(bundle).engines.prefill_chunk == 500
+    batch = Batch(engine, num_slots=1, max_seq_len=500, prefill_chunk=4096)
+    assert batch.prefill_chunk == 500
 
 
-def test_weights_lie_aligned_and_whole(bundle, fake_cuda, monkeypatch):
+def test_weights_lie_aligned_and_whole(bundle, fake_cuda):
     """Read in pieces of a few pages; tensors that begin off the alignment in the file are moved."""
-    monkeypatch.setattr(memory, "STAGING", 3 * 2**13)
-    card, path = CudaMemory(fake_cuda()), bundle / Manifest.read(bundle).data_file
-    addresses, entries, content = load_weights(card, path), read_header(path), path.read_bytes()
+    card, path = CudaMemory(fake_cuda(), staging_bytes=3 * 2**13), bundle / Manifest.read(bundle).data_file
+    addresses = aligned_addresses(card, load_weights(card, path))
+    entries, content = read_header(path), path.read_bytes()
     assert addresses.keys() == entries.keys()
     assert any(entry.offset % ALIGNMENT for entry in entries.values())
     for name, entry in entries.items():
@@ -203,9 +206,9 @@ def test_weights_lie_aligned_and_whole(bundle, fake_cuda, monkeypatch):
 @pytest.mark.parametrize(("kind", "dtype"), [("bfloat16", ml_dtypes.bfloat16), ("float16", np.float16)])
 def test_half_precision_passes_through_the_host_unchanged(engine, kind, dtype):
     values = np.random.default_rng(0).standard_normal((3, 1, 8)).astype(dtype)
-    engine._float = kind
-    stored = engine._as_stored(values.astype(np.float32))
+    engine._dtype = kind
+    stored = engine._to_device_dtype(values.astype(np.float32))
     assert np.array_equal(stored.view(np.uint16), values.view(np.uint16))
     address = engine._memory.allocate(stored.nbytes)
     engine._memory.write(address, stored)
-    assert np.array_equal(engine._fetch(Tensor(address, values.shape)), values.astype(np.float32))
+    assert np.array_equal(engine._fetch(DeviceTensor(address, values.shape)), values.astype(np.float32))

@@ -14,8 +14,8 @@ from ernie_export.common.manifest import Manifest
 from ernie_export.runtime import load
 from ernie_export.runtime.cli import run as cli
 from ernie_export.runtime.engines.device import find_gpu
-from ernie_export.runtime.engines.tensorrt.library import find_card
-from tests.fakes.tensorrt_runtime import FakeRtxRuntime, FakeRuntime, changed
+from ernie_export.runtime.engines.tensorrt.library import open_tensorrt
+from tests.fakes.tensorrt_runtime import LIBRARIES, FakeRtxRuntime, FakeRuntime, changed
 
 
 def test_an_rtx_engine_for_another_card(opened, bundle, monkeypatch):
@@ -47,6 +47,7 @@ def on_card(monkeypatch):
 
     def on_card(cuda: Any, version: str = "11.4.0.106") -> None:
         library = type(sys)("tensorrt")
+        vars(library).update(vars(LIBRARIES["trt"]))
         library.__version__ = version
         monkeypatch.setitem(sys.modules, "tensorrt", library)
         monkeypatch.setattr(find_gpu.ctypes, "CDLL", lambda *_, **__: None)
@@ -79,8 +80,7 @@ def test_the_card_is_one_that_the_engines_run_on(bundle, tmp_path, on_card, fake
         with pytest.raises(UserError, match=re.escape(message)):
             load(folder)
     else:
-        _, memory = find_card(folder, Manifest.read(folder))
-        memory.close()
+        open_tensorrt(folder, Manifest.read(folder)).memory.close()
 
 
 VERSIONS = [
@@ -97,7 +97,7 @@ def test_the_version_is_one_that_runs_the_engines(bundle, tmp_path, on_card, fak
     folder = changed(shutil.copytree(bundle, tmp_path / "bundle"), "trt", version_compatible=compatible)
     on_card(fake_cuda(), version)
     if fine:
-        find_card(folder, Manifest.read(folder))[1].close()
+        open_tensorrt(folder, Manifest.read(folder)).memory.close()
     else:
         with pytest.raises(UserError, match=rf"expected tensorrt 11.4.0.106, which built its engines, found {version}"):
             load(folder)

@@ -1,1 +1,1 @@
-"""What every GPU engine stands on: device memory, decode-step buffers, and the search for a GPU and its libraries."""
+"""What every GPU engine needs: device memory, the KV cache and decode buffers in it, and the search for a GPU."""

@@ -1,6 +1,6 @@
-"""Memory that a device's kernels read and write, by plain addresses: the GPU's, or the host's under the same interface.
+"""Memory that a device's kernels read and write, by plain addresses: the GPU's, or the host's by the same interface.
 
-The GPU's is reached through cuda.bindings.runtime, NVIDIA's own Python interface to CUDA's runtime library.
+The GPU's memory is reached through cuda.bindings.runtime, NVIDIA's own Python interface to CUDA's runtime library.
 """
 
 import ctypes
@@ -13,23 +13,30 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import Unavailable
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.engines.device.find_gpu import find_gpu
 
-ALIGNMENT = 256  # bytes: where blocks begin, and what runs on a GPU may ask of any address
-STAGING = 64 * 2**20  # a piece of a file on its way to the device
-# Besides weights: ONNX Runtime's working memory and its libraries' own, and a small KV cache.
+ALIGNMENT = 256  # bytes: of every block, and of every tensor that TensorRT binds
+STAGING_BYTES = 64 * 2**20
+# Bytes besides weights: ONNX Runtime's working memory and its libraries' own, and a small KV cache.
 WORKING_MEMORY = 2 * 2**30
 
 
 class Memory(Protocol):
-    """One device's memory. Addresses are integers; every call returns when its work is done."""
+    """One device's memory. Addresses are integers; every call returns when its work is done.
+
+    Attributes:
+        device: ONNX Runtime's name for the device.
+    """
 
     device: str
 
     def allocate(self, nbytes: int) -> int:
-        """Address of a new block of zeros. Raises UserError if there is no room; freed with `free` or `close`."""
+        """Return the address of a new block of zeros, freed by `free` or `close`.
+
+        Raises Unavailable if there is too little memory.
+        """
         ...
 
     def free(self, address: int) -> None:
@@ -45,7 +52,7 @@ class Memory(Protocol):
         ...
 
     def copy(self, pieces: Iterable[tuple[int, int, int]]) -> None:
-        """Copy within the device, in order: (target, source, bytes) of each piece."""
+        """Copy pieces within the device, in order: (target, source, bytes) of each."""
         ...
 
     def fill(self, address: int, file: FileIO, nbytes: int) -> None:
@@ -65,7 +72,7 @@ def read_file(memory: Memory, address: int, path: Path, start: int) -> None:
 
 
 class HostMemory:
-    """The host's memory as a device's: what a machine without a GPU runs the same code on."""
+    """The host's memory as a device's, which a machine without a GPU runs the same code on."""
 
     device = "cpu"
 
@@ -73,51 +80,57 @@ class HostMemory:
         self._blocks: dict[int, np.ndarray] = {}
 
     def allocate(self, nbytes: int) -> int:
-        """See `Memory.allocate`."""
+        """Return the address of a new block of zeros."""
         block = np.zeros(nbytes + ALIGNMENT, np.uint8)
         address = -(-block.ctypes.data // ALIGNMENT) * ALIGNMENT
         self._blocks[address] = block
         return address
 
     def free(self, address: int) -> None:
-        """See `Memory.free`."""
+        """Give a block back."""
         del self._blocks[address]
 
     def write(self, address: int, array: np.ndarray) -> None:
-        """See `Memory.write`."""
+        """Copy a contiguous array to the device."""
         ctypes.memmove(address, array.ctypes.data, array.nbytes)
 
     def read(self, address: int, nbytes: int) -> bytes:
-        """See `Memory.read`."""
+        """Copy from the device."""
         return ctypes.string_at(address, nbytes)
 
     def copy(self, pieces: Iterable[tuple[int, int, int]]) -> None:
-        """See `Memory.copy`."""
+        """Copy pieces within the device, in order."""
         for target, source, nbytes in pieces:
             ctypes.memmove(target, source, nbytes)
 
     def fill(self, address: int, file: FileIO, nbytes: int) -> None:
-        """See `Memory.fill`."""
+        """Copy the next `nbytes` of a file to the device."""
         left = memoryview((ctypes.c_ubyte * nbytes).from_address(address))
         while left and (count := file.readinto(left)):
             left = left[count:]
 
     def close(self) -> None:
-        """See `Memory.close`."""
+        """Free every block that is left."""
         self._blocks.clear()
 
 
 class CudaMemory:
     """Memory of the first GPU, and one stream of work on it, which every copy goes through.
 
-    Raises UserError with CUDA's own words wherever a call fails.
+    Every call raises Unavailable with CUDA's own words if it fails.
     """
 
     device = "cuda"
 
-    def __init__(self, library: Any) -> None:
-        """`library`: cuda.bindings.runtime, with a GPU to go with it (see `find_gpu`)."""
+    def __init__(self, library: Any, staging_bytes: int = STAGING_BYTES) -> None:
+        """Create the stream.
+
+        Args:
+            library: cuda.bindings.runtime, with a GPU to go with it (see `find_gpu`).
+            staging_bytes: Size of a piece of a file on its way to the device.
+        """
         self._cuda = library
+        self._staging_bytes = staging_bytes
         self._blocks: set[int] = set()
         self._graphs: list[Any] = []
         (self._stream,) = self._call("cudaStreamCreate")
@@ -125,56 +138,57 @@ class CudaMemory:
 
     @classmethod
     def for_bundle(cls, bundle: Path, manifest: Manifest) -> Self:
-        """The first GPU's memory, after a look at whether the bundle can run there. Nothing is loaded yet.
+        """Return the first GPU's memory if the bundle can run there. Nothing is loaded yet.
 
-        Raises UserError if the bundle's precision or target doesn't run on ONNX Runtime's CUDA provider, there is no
+        Raises Unavailable if the bundle's precision or target does not run on ONNX Runtime's CUDA provider, there is no
         GPU that it can use (see `find_gpu`), or there is too little free memory for the weights.
         """
         if "cuda" not in manifest.devices:
-            raise UserError(
+            raise Unavailable(
                 f"{bundle}: expected target onnx in fp16, bf16 or int4-fp16 for --device cuda (export it again "
                 f"with --precision), found {manifest.target}, {manifest.precision}"
             )
         memory = cls(find_gpu())
-        memory.check_room(bundle, manifest)
+        memory.check_fits(bundle, manifest)
         return memory
 
     @property
     def stream(self) -> int:
-        """Handle of the stream."""
+        """The stream's handle."""
         return int(self._stream)
 
-    def check_room(self, bundle: Path, manifest: Manifest) -> None:
-        """UserError if the bundle's weights, and what it takes to work with them, don't fit."""
+    def check_fits(self, bundle: Path, manifest: Manifest) -> None:
+        """Raise Unavailable if the bundle's weights, and what it takes to work with them, do not fit."""
         free, total = self.available()
         weights = manifest.files[manifest.data_file].bytes
         if weights + WORKING_MEMORY > free:
-            raise UserError(
+            raise Unavailable(
                 f"{bundle}: expected {(weights + WORKING_MEMORY) / 2**30:.1f} GiB free on the GPU (weights "
                 f"{weights / 2**30:.1f}, the rest to work in), found {free / 2**30:.1f} of {total / 2**30:.1f}"
             )
 
     def available(self) -> tuple[int, int]:
-        """Bytes free, and bytes in all."""
+        """Return the bytes that are free, and all bytes."""
         free, total = self._call("cudaMemGetInfo")
         return free, total
 
     def compute_capability(self) -> str:
-        """Of the GPU, such as 8.9."""
-        kinds = self._cuda.cudaDeviceAttr
-        asked = kinds.cudaDevAttrComputeCapabilityMajor, kinds.cudaDevAttrComputeCapabilityMinor
-        return ".".join(str(*self._call("cudaDeviceGetAttribute", kind, 0)) for kind in asked)
+        """Return the GPU's compute capability, e.g. "8.9"."""
+        attributes = self._cuda.cudaDeviceAttr
+        (major,) = self._call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMajor, 0)
+        (minor,) = self._call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMinor, 0)
+        return f"{major}.{minor}"
 
-    def card(self) -> str:
-        """The GPU's name."""
+    def gpu_name(self) -> str:
+        """Return the GPU's name, e.g. "NVIDIA H100"."""
         (properties,) = self._call("cudaGetDeviceProperties", 0)
-        return properties.name.decode()
+        return str(properties.name.decode())
 
     def allocate(self, nbytes: int) -> int:
-        """See `Memory.allocate`."""
+        """Return the address of a new block of zeros."""
         free, _ = self.available()
         if nbytes > free:
-            raise UserError(f"GPU memory: expected {nbytes / 2**30:.2f} GiB free, found {free / 2**30:.2f} GiB")
+            raise Unavailable(f"GPU memory: expected {nbytes / 2**30:.2f} GiB free, found {free / 2**30:.2f} GiB")
         (address,) = self._call("cudaMalloc", nbytes)
         self._blocks.add(int(address))
         self._call("cudaMemsetAsync", address, 0, nbytes, self._stream)
@@ -182,31 +196,31 @@ class CudaMemory:
         return int(address)
 
     def free(self, address: int) -> None:
-        """See `Memory.free`."""
+        """Give a block back."""
         self._blocks.remove(address)
         self._call("cudaFree", address)
 
     def write(self, address: int, array: np.ndarray) -> None:
-        """See `Memory.write`."""
+        """Copy a contiguous array to the device."""
         self._copy(address, array.ctypes.data, array.nbytes, "HostToDevice", self._stream)
         self._call("cudaStreamSynchronize", self._stream)
 
     def read(self, address: int, nbytes: int) -> bytes:
-        """See `Memory.read`."""
+        """Copy from the device."""
         target = ctypes.create_string_buffer(nbytes)
         self._copy(ctypes.addressof(target), address, nbytes, "DeviceToHost", self._stream)
         self._call("cudaStreamSynchronize", self._stream)
         return target.raw
 
     def copy(self, pieces: Iterable[tuple[int, int, int]]) -> None:
-        """See `Memory.copy`."""
+        """Copy pieces within the device, in order."""
         for target, source, nbytes in pieces:
             self._copy(target, source, nbytes, "DeviceToDevice", self._stream)
         self._call("cudaStreamSynchronize", self._stream)
 
     def fill(self, address: int, file: FileIO, nbytes: int) -> None:
-        """See `Memory.fill`. One pinned buffer is read into while another is on its way to the device."""
-        size = min(STAGING, nbytes)
+        """Copy the next `nbytes` of a file: one pinned buffer is read into while another is copied to the device."""
+        size = min(self._staging_bytes, nbytes)
         lanes: list[tuple[Any, int]] = []
         try:
             for _ in range(2):
@@ -228,7 +242,7 @@ class CudaMemory:
                 self._cuda.cudaFreeHost(buffer)
 
     def capture(self, enqueue: Callable[[], None]) -> Any:
-        """What `enqueue` puts on the stream as a CUDA graph, to `launch`; nothing of it runs now."""
+        """Record what `enqueue` puts on the stream as a CUDA graph, to `launch`; nothing of it runs now."""
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", self._stream, mode)
         try:
@@ -252,18 +266,18 @@ class CudaMemory:
         self._call("cudaGraphExecDestroy", graph)
 
     def close(self) -> None:
-        """See `Memory.close`."""
+        """Free every block that is left."""
         self._close()
 
     def _copy(self, target: int, source: int, nbytes: int, kind: str, stream: Any) -> None:
-        how = getattr(self._cuda.cudaMemcpyKind, f"cudaMemcpy{kind}")
-        self._call("cudaMemcpyAsync", target, source, nbytes, how, stream)
+        direction = getattr(self._cuda.cudaMemcpyKind, f"cudaMemcpy{kind}")
+        self._call("cudaMemcpyAsync", target, source, nbytes, direction, stream)
 
     def _call(self, name: str, *arguments: object) -> list[Any]:
         code, *values = getattr(self._cuda, name)(*arguments)
         if code:
             _, reason = self._cuda.cudaGetErrorString(code)
-            raise UserError(f"GPU: {name} failed with error {int(code)}, {reason.decode()}")
+            raise Unavailable(f"GPU: {name} failed with error {int(code)}, {reason.decode()}")
         return values
 
 

@@ -2,17 +2,15 @@
 updated in place; decode steps as CUDA graphs.
 
 Every engine input that is a tensor of the bundle's data file is a weight: its address is given when the bundle is
-loaded and never changes. All else is bound for each call, or once for each number of rows that decode together. One
-stream runs everything, one call at a time. Where the decode engine finds each row's candidates, the host reads those;
-a row of logits leaves the device only if a sampler asks.
+loaded and never changes. All else is bound for each call, or once for each number of sequences that decode together.
+One stream runs everything, one call at a time. Where the decode engine finds the top-k logits, the host reads those;
+all logits of a sequence leave the device only if a sampler needs them.
 
-Not yet run on a card: tests run the same calls on a stand-in for the libraries, over the host's memory.
+Not yet run on a GPU: tests run the same calls on fakes of the libraries, over the host's memory.
 """
 
-import json
 import math
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,32 +18,30 @@ from typing import Any, Self
 
 import numpy as np
 
-from ernie_export.common.errors import UserError
-from ernie_export.common.manifest import GRAPHS, Manifest
+from ernie_export.common import bfloat16
+from ernie_export.common.errors import InvalidMedia
+from ernie_export.common.manifest import GRAPHS, EngineInfo, Manifest, ModelInfo
 from ernie_export.runtime.engines import PromptChunk
-from ernie_export.runtime.engines.device.memory import ALIGNMENT, CudaMemory, Memory
-from ernie_export.runtime.engines.device.step import Step, offsets
-from ernie_export.runtime.engines.ort_cuda import CacheStore, DeviceCache
-from ernie_export.runtime.engines.tensorrt.library import opened
-from ernie_export.runtime.kv_cache import KVCache
+from ernie_export.runtime.engines.device.kv_cache import DeviceKVCache, KVCacheLayout, KVCachePool, KVCacheStore
+from ernie_export.runtime.engines.device.step import DeviceTensor, Step
+from ernie_export.runtime.engines.device.weights import aligned_addresses, load_weights
+from ernie_export.runtime.engines.tensorrt.library import TensorRT
 from ernie_export.runtime.logits import DenseLogits, Logits
 
-# Outputs of a decode engine that finds candidates -> a step's.
-CANDIDATES = {"candidate_ids": "ids", "candidate_values": "values", "logit_total": "total"}
-FLOATS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An array in device memory."""
-
-    address: int
-    shape: tuple[int, ...]
+# Outputs of a decode engine that finds the top-k logits -> a step's.
+TOPK_OUTPUTS = {"candidate_ids": "ids", "candidate_values": "values", "logit_total": "total"}
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass
-class Decoding:
-    """A decode step and what runs it; graph: the captured step, once it has run."""
+class DecodeGraph:
+    """A decode step and what runs it.
+
+    Attributes:
+        step: The step's buffers.
+        context: The library's context, bound to them.
+        graph: The captured step, once it has run.
+    """
 
     step: Step
     context: Any
@@ -53,54 +49,67 @@ class Decoding:
 
 
 class TensorRTEngine:
-    """See `Engine`."""
+    """The engine of TensorRT's libraries."""
 
-    def __init__(self, bundle: Path, manifest: Manifest, library: Any, memory: CudaMemory) -> None:
-        """`library`: the Python module that `find_card` found. Closes the memory with itself, or if it fails.
+    def __init__(self, bundle: Path, manifest: Manifest, library: TensorRT) -> None:
+        """Load the engines and copy the weights to the device.
 
-        Raises UserError if the library does not take an engine, or there is too little memory.
+        Args:
+            bundle: Folder of the bundle.
+            manifest: Its manifest.
+            library: As `open_tensorrt` returns it. Its memory is closed with the engine, or if loading fails.
+
+        Raises:
+            UserError: If the library does not take an engine, a file is malformed, or there is too little memory.
         """
-        assert manifest.engines is not None
-        self._facts, self._limits, self._memory = manifest.model, manifest.engines, memory
-        self._busy = threading.Lock()  # pictures are encoded in other threads than the one that decodes
-        self._spare: list[CacheStore] = []
-        self._decoding: dict[tuple[int, int], Decoding] = {}  # by the cache's address and the number of rows
-        self._buffers: dict[tuple[str, str], tuple[int, int]] = {}  # address and bytes
+        self._library = library
+        self._memory = library.memory
+        self._info: ModelInfo = manifest.model
+        self._busy = threading.Lock()  # images are encoded in other threads than the one that decodes
+        self._decode_graphs: dict[tuple[int, int], DecodeGraph] = {}  # by the cache's address and number of sequences
+        self._buffers: dict[tuple[str, str], DeviceTensor] = {}  # by graph and tensor; shape (bytes,)
         try:
-            self._library = opened(library, manifest.engines, memory)
-            self._engines = {name: self._library.load(bundle / manifest.graphs[name]) for name in GRAPHS}
-            self._weights = load_weights(memory, bundle / manifest.data_file)
+            self._engine_info = _engine_info(manifest)
+            self._engines = {name: library.load(bundle / manifest.graphs[name]) for name in GRAPHS}
+            self._weights = aligned_addresses(self._memory, load_weights(self._memory, bundle / manifest.data_file))
             self._contexts = {name: self._new_context(name) for name in GRAPHS}
         except BaseException:
-            memory.close()
+            self._memory.close()
             raise
+        self.max_prefill_chunk = self._engine_info.prefill_chunk
         decode = self._engines["decode"]
-        kind = decode.get_tensor_dtype("past_key.0")
-        self._float = next(name for name in FLOATS if getattr(library, name) == kind)
-        self._capacity = int(decode.get_tensor_shape("past_key.0")[2])
-        self._best = manifest.engines.top_k
+        dtype = decode.get_tensor_dtype("past_key.0")
+        self._dtype = next(name for name in ITEM_BYTES if getattr(library.module, name) == dtype)
+        self._max_seq_len = int(decode.get_tensor_shape("past_key.0")[2])
+        layout = KVCacheLayout(
+            num_layers=self._info.num_layers,
+            num_kv_heads=self._info.num_kv_heads,
+            head_dim=self._info.head_dim,
+            item_bytes=ITEM_BYTES[self._dtype],
+        )
+        self._caches = KVCachePool(self._memory, layout, self._free_bound)
 
     def _new_context(self, name: str) -> Any:
-        """A context with the weights bound."""
+        """Return a context with the weights bound."""
         context = self._library.new_context(self._engines[name], name)
         for tensor in self._tensors(name) & self._weights.keys():
             context.set_tensor_address(tensor, self._weights[tensor])
         return context
 
     def _tensors(self, name: str) -> set[str]:
-        """Names of an engine's inputs and outputs."""
+        """Return the names of an engine's inputs and outputs."""
         engine = self._engines[name]
         return {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
 
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-        """See `Engine.encode`. Pair by pair, since the engines were built for that; float32.
+        """Run the vision encoder and the resampler pair by pair, since the engines were built for that.
 
-        Raises UserError for a picture larger than the engines were built for.
+        Raises InvalidMedia for an image larger than the engines were built for.
         """
-        tokens = pixel_values.shape[1] // self._facts.spatial_merge_size**2
-        if tokens > self._limits.max_image_tokens:
-            most = f"{self._limits.max_image_tokens} tokens (--max-image-tokens of ernie-export)"
-            raise UserError(f"picture: expected at most {most}, found {tokens}")
+        tokens = pixel_values.shape[1] // self._info.spatial_merge_size**2
+        if tokens > self._engine_info.max_image_tokens:
+            most = f"{self._engine_info.max_image_tokens} tokens (--max-image-tokens of ernie-export)"
+            raise InvalidMedia("image", f"at most {most}", tokens)
         features = []
         with self._busy:
             for first, second in pairs.T.tolist():
@@ -112,149 +121,143 @@ class TensorRTEngine:
                 features.append(self._fetch(merged))
         return np.concatenate(features)
 
-    def new_cache(self, rows: int, capacity: int) -> DeviceCache:
-        """See `Engine.new_cache`. The capacity is always that which the engines were built for.
+    def new_cache(self, num_slots: int, max_seq_len: int) -> DeviceKVCache:
+        """Return an empty cache. Its length is always that which the engines were built for."""
+        return self._caches.new_cache(num_slots, self._max_seq_len, self.new_cache)
 
-        Takes up the memory of a cache that is no longer used.
-        """
-        facts = self._facts
-        shape = (rows, facts.num_kv_heads, self._capacity, facts.head_dim)
-        store = next((spare for spare in self._spare if spare.shape == shape), None)
-        if store is None:
-            while self._spare:
-                self._free(self._spare.pop())
-            store = CacheStore(self._memory, shape, FLOATS[self._float], 2 * facts.num_layers)
-        else:
-            self._spare.remove(store)
-        cache = DeviceCache(store, self.new_cache)
-        weakref.finalize(cache, self._spare.append, store)
-        return cache
-
-    def prefill(self, cache: KVCache, row: int, chunk: PromptChunk) -> Logits:
-        """See `Engine.prefill`."""
-        length = len(chunk.input_ids)
-        features = chunk.features if len(chunk.features) else np.zeros((1, self._facts.hidden_size), np.float32)
-        arrays = {
-            "input_ids": chunk.input_ids[None],
-            "feature_index": chunk.feature_index[None],
-            "features": self._as_stored(features),
-            "token_types": chunk.token_types[None],
-            "position_ids": chunk.position_ids[:, None],
-            "past_lengths": cache.lengths[row : row + 1],
-            "lengths": np.array([length]),
-        }
-        assert isinstance(cache, DeviceCache)
+    def prefill(self, cache: DeviceKVCache, slot: int, chunk: PromptChunk) -> Logits:
+        """Append the chunk to the slot; returns the logits after its last token, on the host."""
+        features = chunk.features if len(chunk.features) else np.zeros((1, self._info.hidden_size), np.float32)
+        inputs = chunk.decoder_inputs(int(cache.lengths[slot])) | {"features": self._to_device_dtype(features)}
         with self._busy:
-            self._bind_cache(self._contexts["decoder"], cache.store, row, row + 1)
-            logits = self._run("decoder", arrays, ["logits"])["logits"]
+            self._bind_cache(self._contexts["decoder"], cache.store, slot, slot + 1)
+            logits = self._run("decoder", inputs, ["logits"])["logits"]
             values = np.frombuffer(self._memory.read(logits.address, 4 * math.prod(logits.shape)), np.float32)
-        cache.lengths[row] += length
+        cache.lengths[slot] += len(chunk.input_ids)
         return DenseLogits(values)
 
-    def decode(self, cache: KVCache, tokens: np.ndarray, positions: np.ndarray) -> Sequence[Logits]:
-        """See `Engine.decode`."""
-        assert isinstance(cache, DeviceCache)
-        rows = len(tokens)
+    def decode(self, cache: DeviceKVCache, tokens: np.ndarray, positions: np.ndarray) -> Sequence[Logits]:
+        """Append one token to each of the first slots; the logits stay on the device, but for the highest."""
+        count = len(tokens)
         with self._busy:
-            decoding = self._decoding.get((cache.store.address, rows)) or self._new_decoding(cache.store, rows)
-            step = decoding.step
-            step.write(tokens, positions, cache.lengths[:rows])
-            if decoding.graph is not None:
-                self._memory.launch(decoding.graph)
+            key = (cache.store.address, count)
+            decode_graph = self._decode_graphs.get(key) or self._new_decode_graph(cache.store, count)
+            decode_graph.step.write(tokens, positions, cache.lengths[:count])
+            if decode_graph.graph is not None:
+                self._memory.launch(decode_graph.graph)
             else:
-                self._enqueue("decode", decoding.context)
-            logits = step.topk_logits() if step.best else step.dense_logits()
-            if self._library.captures and decoding.graph is None:  # a context has to run once before
-                decoding.graph = self._memory.capture(lambda: self._enqueue("decode", decoding.context))
-        cache.lengths[:rows] += 1
+                self._enqueue("decode", decode_graph.context)
+            logits = decode_graph.step.logits()
+            if self._library.captures_steps and decode_graph.graph is None:  # a context has to run once before
+                decode_graph.graph = self._memory.capture(lambda: self._enqueue("decode", decode_graph.context))
+        cache.lengths[:count] += 1
         return logits
 
-    def _new_decoding(self, store: CacheStore, rows: int) -> Decoding:
-        """A step of the cache's first rows, bound to addresses that it keeps."""
-        captures = self._library.captures
-        if not captures:  # one context serves every number of rows, bound to one at a time
-            for place in list(self._decoding):
-                self._decoding.pop(place).step.free()
-        context = self._new_context("decode") if captures else self._contexts["decode"]
-        step = Step.allocate(self._memory, rows, self._facts.vocab_size, self._best)
-        self._bind_cache(context, store, 0, rows)
-        for name, (address, shape) in step.inputs.items():
-            context.set_input_shape(name, shape)
-            context.set_tensor_address(name, address)
-        for name, output in {"logits": "logits", **(CANDIDATES if step.best else {})}.items():
-            context.set_tensor_address(name, step.outputs[output][0])
-        decoding = self._decoding[store.address, rows] = Decoding(step, context)
-        return decoding
+    def _new_decode_graph(self, store: KVCacheStore, count: int) -> DecodeGraph:
+        """Return a step of the cache's first `count` slots, bound to addresses that it keeps."""
+        if self._library.captures_steps:
+            context = self._new_context("decode")
+        else:  # one context serves every number of sequences, bound to one at a time
+            context = self._contexts["decode"]
+            for key in list(self._decode_graphs):
+                self._decode_graphs.pop(key).step.free()
+        step = Step.allocate(self._memory, count, self._info.vocab_size, self._engine_info.top_k)
+        self._bind_cache(context, store, 0, count)
+        for name, tensor in step.inputs.items():
+            context.set_input_shape(name, tensor.shape)
+            context.set_tensor_address(name, tensor.address)
+        context.set_tensor_address("logits", step.outputs["logits"].address)
+        if step.top_k:
+            for name, output in TOPK_OUTPUTS.items():
+                context.set_tensor_address(name, step.outputs[output].address)
+        decode_graph = self._decode_graphs[store.address, count] = DecodeGraph(step, context)
+        return decode_graph
 
-    def _free(self, store: CacheStore) -> None:
-        """Give back a cache's memory, and what was bound to it."""
-        for address, rows in list(self._decoding):
+    def _free_bound(self, store: KVCacheStore) -> None:
+        """Free what is bound to a store's addresses."""
+        for address, count in list(self._decode_graphs):
             if address == store.address:
-                decoding = self._decoding.pop((address, rows))
-                if decoding.graph is not None:
-                    self._memory.drop(decoding.graph)
-                decoding.step.free()
-        store.free()
+                decode_graph = self._decode_graphs.pop((address, count))
+                if decode_graph.graph is not None:
+                    self._memory.drop(decode_graph.graph)
+                decode_graph.step.free()
 
-    def _bind_cache(self, context: Any, store: CacheStore, start: int, stop: int) -> None:
-        """Rows start to stop of every buffer as past and present alike."""
-        layers = self._facts.num_layers
-        for buffer in range(2 * layers):
-            name, address = f"{('key', 'value')[buffer // layers]}.{buffer % layers}", store.row(buffer, start)
+    def _bind_cache(self, context: Any, store: KVCacheStore, start: int, stop: int) -> None:
+        """Bind slots start to stop of every buffer as past and present alike."""
+        num_layers = self._info.num_layers
+        for buffer in range(2 * num_layers):
+            name = f"{'key' if buffer < num_layers else 'value'}.{buffer % num_layers}"
+            address = store.slot_address(buffer, start)
             context.set_input_shape(f"past_{name}", (stop - start, *store.shape[1:]))
             context.set_tensor_address(f"past_{name}", address)
             context.set_tensor_address(f"present_{name}", address)
 
     def _enqueue(self, graph: str, context: Any) -> None:
+        """Put a context's work on the stream. Raises RuntimeError if the library refuses."""
         if not context.execute_async_v3(self._memory.stream):
             raise RuntimeError(f"TensorRT could not run the {graph} engine")
 
-    def _run(self, graph: str, inputs: Mapping[str, np.ndarray | Tensor], outputs: list[str]) -> dict[str, Tensor]:
-        """Copy the inputs that are arrays, run, and return the outputs, which are valid until the graph's next run."""
-        context, results = self._contexts[graph], {}
+    def _run(
+        self, graph: str, inputs: Mapping[str, np.ndarray | DeviceTensor], outputs: list[str]
+    ) -> dict[str, DeviceTensor]:
+        """Copy the inputs that are arrays to the device and run a graph.
+
+        Args:
+            graph: The graph's name.
+            inputs: What is bound to its inputs.
+            outputs: Names of the outputs to return.
+
+        Returns:
+            The outputs, valid until the graph's next run.
+        """
+        context = self._contexts[graph]
+        results = {}
         for name, value in inputs.items():
             if isinstance(value, np.ndarray):
-                array = np.ascontiguousarray(value)
-                value = Tensor(self._buffer(graph, name, array.nbytes), array.shape)
-                self._memory.write(value.address, array)
+                value = self._copy_to_device(graph, name, value)
             context.set_input_shape(name, value.shape)
             context.set_tensor_address(name, value.address)
         for name in outputs:
             shape = tuple(context.get_tensor_shape(name))
-            results[name] = Tensor(self._buffer(graph, name, 4 * math.prod(shape)), shape)
+            results[name] = DeviceTensor(self._buffer(graph, name, 4 * math.prod(shape)), shape)
             context.set_tensor_address(name, results[name].address)
         self._enqueue(graph, context)
         return results
 
+    def _copy_to_device(self, graph: str, name: str, array: np.ndarray) -> DeviceTensor:
+        array = np.ascontiguousarray(array)
+        tensor = DeviceTensor(self._buffer(graph, name, array.nbytes), array.shape)
+        self._memory.write(tensor.address, array)
+        return tensor
+
     def _buffer(self, graph: str, name: str, nbytes: int) -> int:
-        """Memory for one input or output, kept from call to call; a larger one where it is too small."""
-        address, size = self._buffers.get((graph, name), (0, 0))
-        if size < nbytes:
-            if size:
-                self._memory.free(address)
-            address, size = self._buffers[graph, name] = self._memory.allocate(nbytes), nbytes
-        return address
+        """Return memory for one input or output, kept from call to call and replaced where it is too small."""
+        buffer = self._buffers.get((graph, name))
+        if buffer is None or buffer.shape[0] < nbytes:
+            if buffer is not None:
+                self._memory.free(buffer.address)
+            buffer = self._buffers[graph, name] = DeviceTensor(self._memory.allocate(nbytes), (nbytes,))
+        return buffer.address
 
-    def _as_stored(self, array: np.ndarray) -> np.ndarray:
-        """float32 in the engines' type. NumPy has no bfloat16: its bits are the upper half of a float32's."""
-        array = np.ascontiguousarray(array, np.float32)
-        if self._float == "bfloat16":
-            return np.ascontiguousarray(array.view(np.uint16)[..., 1::2])
-        return array.astype(self._float)
+    def _to_device_dtype(self, array: np.ndarray) -> np.ndarray:
+        """Return features in the engines' dtype; bfloat16 as bits."""
+        if self._dtype == "bfloat16":
+            return bfloat16.to_bits(array)
+        return np.ascontiguousarray(array, self._dtype)
 
-    def _fetch(self, tensor: Tensor) -> np.ndarray:
-        """A tensor of the engines' type as float32."""
-        block = self._memory.read(tensor.address, math.prod(tensor.shape) * FLOATS[self._float])
-        if self._float == "bfloat16":
-            values = (np.frombuffer(block, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    def _fetch(self, tensor: DeviceTensor) -> np.ndarray:
+        """Copy a tensor of the engines' dtype from the device, as float32."""
+        block = self._memory.read(tensor.address, math.prod(tensor.shape) * ITEM_BYTES[self._dtype])
+        if self._dtype == "bfloat16":
+            values = bfloat16.from_bits(np.frombuffer(block, np.uint16))
         else:
-            values = np.frombuffer(block, self._float).astype(np.float32)
+            values = np.frombuffer(block, self._dtype).astype(np.float32)
         return values.reshape(tensor.shape)
 
     def close(self) -> None:
         """Free contexts, engines and device memory."""
-        self._spare.clear()
-        self._decoding.clear()
+        self._caches.clear()
+        self._decode_graphs.clear()
         self._contexts.clear()
         self._engines.clear()
         self._memory.close()
@@ -266,26 +269,7 @@ class TensorRTEngine:
         self.close()
 
 
-def load_weights(memory: Memory, path: Path) -> dict[str, int]:
-    """Copy the data file's tensors to the device in one piece; returns their addresses by name, all of them aligned.
-
-    The exporter orders tensors so that few, and small ones, begin elsewhere: those are copied to places of their own.
-    """
-    with path.open("rb", buffering=0) as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        nbytes = path.stat().st_size - 8 - length
-        start = memory.allocate(nbytes)
-        memory.fill(start, file, nbytes)
-    spans = {name: entry["data_offsets"] for name, entry in header.items()}
-    addresses = {name: start + begin for name, (begin, _) in spans.items()}
-    stray = [name for name, address in addresses.items() if address % ALIGNMENT]
-    places = offsets([spans[name][1] - spans[name][0] for name in stray])
-    if stray:
-        extra, pieces = memory.allocate(places[-1]), []
-        for name, place in zip(stray, places, strict=False):
-            pieces.append((extra + place, addresses[name], spans[name][1] - spans[name][0]))
-            addresses[name] = extra + place
-        memory.copy(pieces)
-    return addresses
+def _engine_info(manifest: Manifest) -> EngineInfo:
+    if manifest.engines is None:
+        raise ValueError(f"a bundle of target {manifest.target} has no engines")
+    return manifest.engines

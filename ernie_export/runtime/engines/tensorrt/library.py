@@ -2,152 +2,183 @@
 
 | | TensorRT | TensorRT for RTX |
 | --- | --- | --- |
-| does an engine run here? | compared with what the manifest says of the card | asked of the library |
-| decode steps as CUDA graphs | captured from the stream, one a number of rows | made by the library |
-| working memory | one block that all contexts take turns in | the contexts' own |
+| does an engine run here? | the GPU is compared with the manifest | the library is asked |
+| decode steps as CUDA graphs | captured from the stream, one for each number of sequences | made by the library |
+| working memory | one block that all contexts share, one at a time | the contexts' own |
 
 A captured graph holds the state of its context, which must not change any more: each has a context of its own.
 """
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidFile, Unavailable
 from ernie_export.common.manifest import EngineInfo, Manifest, TensorRTInfo
 from ernie_export.runtime.engines.device.find_gpu import find_cuda
 from ernie_export.runtime.engines.device.memory import CudaMemory
 
-RTX = "tensorrt_rtx_bindings"
 MIN_COMPUTE_CAPABILITY = (8, 0)
 
 
-def find_card(bundle: Path, manifest: Manifest) -> tuple[Any, CudaMemory]:
-    """The library and the first GPU's memory, for a bundle of compiled engines. Nothing is loaded yet.
+def open_tensorrt(bundle: Path, manifest: Manifest) -> "TensorRT":
+    """Open the library and the first GPU for a bundle of compiled engines. No engine is loaded yet.
 
-    Raises UserError if the engines are not built yet, the library is missing or not one that runs them, there is no
+    Raises Unavailable if the engines are not built yet, the library is missing or not one that runs them, there is no
     driver or GPU, it is not one that they were built for, or it has too little free memory.
     """
-    facts, extra = manifest.engines, manifest.target
-    assert facts is not None  # a bundle of these targets has them
-    if manifest.needs_engine_build:
-        found = f"found a bundle that waits for them (on the machine with the GPU: ernie-export --resume {bundle})"
-        raise UserError(f"{bundle}: expected engines, {found}")
+    info = manifest.engines
+    if info is None or manifest.needs_engine_build:
+        hint = f"on the machine with the GPU: ernie-export --resume {bundle}"
+        raise Unavailable(f"{bundle}: expected engines, found a bundle that waits for them ({hint})")
+    library_class = LIBRARIES.get(info.library)
+    if library_class is None:
+        expected = f"engines of {' or '.join(LIBRARIES)}"
+        raise Unavailable(f"{bundle}: expected {expected}, found some of {info.library}")
     try:
-        library = imported(facts)
+        module = library_class.import_library()
     except ImportError as e:
-        raise UserError(f"{bundle}: expected {facts.library} (pip install .[{extra}]), found none") from e
-    if not runs(facts, library.__version__):
-        expected = f"{facts.library} {facts.version}, which built its engines"
-        raise UserError(f"{bundle}: expected {expected}, found {library.__version__} (export again, or install that)")
-    memory = CudaMemory(find_cuda(f"{bundle}: target {manifest.target}", extra))
-    if facts.tensorrt is not None:
-        check_card(bundle, facts, facts.tensorrt, memory)
-    memory.check_room(bundle, manifest)
-    return library, memory
+        extra = f"pip install .[{manifest.target}]"
+        raise Unavailable(f"{bundle}: expected {info.library} ({extra}), found none") from e
+    if not runs(info, module.__version__):
+        expected = f"{info.library} {info.version}, which built its engines"
+        hint = "export again, or install that"
+        raise Unavailable(f"{bundle}: expected {expected}, found {module.__version__} ({hint})")
+    memory = CudaMemory(find_cuda(f"{bundle}: target {manifest.target}", manifest.target))
+    if info.tensorrt is not None:
+        check_gpu(bundle, info, info.tensorrt, memory)
+    memory.check_fits(bundle, manifest)
+    return library_class(module, info, memory)
 
 
-def imported(facts: EngineInfo) -> Any:
-    """The library's Python module; ImportError where it is not installed."""
-    if facts.library == RTX:
-        import tensorrt_rtx_bindings
-
-        return tensorrt_rtx_bindings
-    import tensorrt
-
-    return tensorrt
+def runs(info: EngineInfo, version: str) -> bool:
+    """Return whether the library of this version runs the engines."""
+    built = _version_numbers(info.version)
+    installed = _version_numbers(version)
+    if built == installed:
+        return True
+    return info.version_compatible and built[:1] == installed[:1] and built <= installed
 
 
-def runs(facts: EngineInfo, version: str) -> bool:
-    """Whether the library of this version runs the engines."""
-    built, found = ([int(part) for part in re.findall(r"\d+", text)] for text in (facts.version, version))
-    return built == found or (facts.version_compatible and built[:1] == found[:1] and built <= found)
+def _version_numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)]
 
 
-def check_card(bundle: Path, facts: EngineInfo, built: TensorRTInfo, memory: CudaMemory) -> None:
-    """UserError if the engines were built for other cards than this one."""
-    name, found = memory.card(), memory.compute_capability()
-    expected = f"a GPU of compute capability {' or '.join(facts.compute_capabilities)}"
+def check_gpu(bundle: Path, info: EngineInfo, built: TensorRTInfo, memory: CudaMemory) -> None:
+    """Raise Unavailable if the engines were built for other GPUs than this one.
+
+    Args:
+        bundle: Folder of the bundle.
+        info: Its engines.
+        built: What only TensorRT's engines have.
+        memory: This GPU's.
+    """
+    name = memory.gpu_name()
+    capability = memory.compute_capability()
+    expected = f"a GPU of compute capability {' or '.join(info.compute_capabilities)}"
     if built.hardware_compatibility == "ampere-plus":
         expected = "a GPU of compute capability 8.0 or higher"
-        fits = tuple(int(part) for part in found.split(".")) >= MIN_COMPUTE_CAPABILITY
+        fits = tuple(int(part) for part in capability.split(".")) >= MIN_COMPUTE_CAPABILITY
     elif built.hardware_compatibility == "same-capability":
-        fits = found in facts.compute_capabilities
+        fits = capability in info.compute_capabilities
     else:
-        expected = f"{built.device} ({' or '.join(facts.compute_capabilities)})"
-        fits = found in facts.compute_capabilities and name == built.device
+        expected = f"{built.device} ({' or '.join(info.compute_capabilities)})"
+        fits = capability in info.compute_capabilities and name == built.device
     if not fits:
-        raise UserError(f"{bundle}: expected {expected}, which its engines were built for, found {name} ({found})")
+        found = f"{name} ({capability})"
+        raise Unavailable(f"{bundle}: expected {expected}, which its engines were built for, found {found}")
 
 
 class TensorRT:
-    """Loads engines, and makes contexts to run them in."""
+    """The TensorRT library on one GPU: it loads engines and makes contexts to run them in.
 
-    captures = True  # whether decode steps are captured here, each in a context of its own
+    Attributes:
+        captures_steps: Whether decode steps are captured by the engine, each in a context of its own.
+        module: The library's Python module.
+        memory: The GPU's memory.
+    """
 
-    def __init__(self, library: Any, facts: EngineInfo, memory: CudaMemory) -> None:
-        """`library`: the Python module, which `memory`'s card goes with."""
-        self.module, self._facts, self._memory = library, facts, memory
-        self._scratch, self._scratch_bytes = 0, 0  # the most that any engine works in
-        self._runtime = library.Runtime(library.Logger(library.Logger.ERROR))
-        if facts.version_compatible:  # such an engine carries code of its own for the host
+    captures_steps = True
+
+    def __init__(self, module: Any, info: EngineInfo, memory: CudaMemory) -> None:
+        """Create the library's runtime. `info`: the engines that are to be loaded."""
+        self.module = module
+        self.memory = memory
+        self._info = info
+        self._workspace = 0  # address of the block that contexts work in
+        self._workspace_bytes = 0  # the most that any engine works in
+        self._runtime = module.Runtime(module.Logger(module.Logger.ERROR))
+        if info.version_compatible:  # such an engine carries code of its own for the host
             self._runtime.engine_host_code_allowed = True
 
+    @staticmethod
+    def import_library() -> Any:
+        """Import the library. Raises ImportError if it is not installed."""
+        return importlib.import_module("tensorrt")
+
     def load(self, path: Path) -> Any:
-        """An engine; UserError if the library does not take it."""
+        """Load an engine. Raises Unavailable or InvalidFile if the library does not take it."""
         plan = path.read_bytes()
-        self._check(path, plan)
+        self._check_plan(path, plan)
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise UserError(f"{path}: expected an engine of {self._facts.library}, found that it does not read it")
-        self._note_scratch(engine)
+            raise InvalidFile(path, f"an engine of {self._info.library}", "that it does not read it")
+        self._reserve_workspace(engine)
         return engine
 
-    def _check(self, path: Path, plan: bytes) -> None:
-        """Nothing: the manifest said it all."""
+    def _check_plan(self, path: Path, plan: bytes) -> None:
+        """Accept every plan: the GPU has been compared with the manifest."""
 
-    def _note_scratch(self, engine: Any) -> None:
-        self._scratch_bytes = max(self._scratch_bytes, engine.get_device_memory_size_for_profile_v2(0))
+    def _reserve_workspace(self, engine: Any) -> None:
+        """Count the engine's working memory among what the contexts share."""
+        self._workspace_bytes = max(self._workspace_bytes, engine.get_device_memory_size_for_profile_v2(0))
 
     def new_context(self, engine: Any, name: str) -> Any:
-        """A context of the loaded engine `name`. No two contexts may run at the same time."""
+        """Return a context of the loaded engine `name`. No two contexts may run at the same time."""
         strategy = self.module.ExecutionContextAllocationStrategy.USER_MANAGED
         context = self._checked(engine.create_execution_context(strategy), name)
-        if self._scratch_bytes:
-            self._scratch = self._scratch or self._memory.allocate(self._scratch_bytes)
-            context.set_device_memory(self._scratch, self._scratch_bytes)
+        if self._workspace_bytes:
+            self._workspace = self._workspace or self.memory.allocate(self._workspace_bytes)
+            context.set_device_memory(self._workspace, self._workspace_bytes)
         return context
 
     def _checked(self, context: Any, name: str) -> Any:
         if context is None:
-            raise UserError(f"GPU: expected room for the {name} engine's working memory, found that there is none")
+            raise Unavailable(f"GPU: too little memory for the {name} engine to work in")
         return context
 
 
 class TensorRTForRtx(TensorRT):
-    """See `TensorRT`."""
+    """The library TensorRT for RTX on one GPU."""
 
-    captures = False
+    captures_steps = False
 
-    def _check(self, path: Path, plan: bytes) -> None:
+    @staticmethod
+    def import_library() -> Any:
+        """Import the library. Raises ImportError if it is not installed."""
+        return importlib.import_module("tensorrt_rtx_bindings")
+
+    def _check_plan(self, path: Path, plan: bytes) -> None:
+        """Ask the library whether the engine runs on this GPU. Raises Unavailable if not."""
         validity, reasons = self._runtime.get_engine_validity(plan)
         if validity == self.module.EngineValidity.INVALID:
             kinds = self.module.EngineInvalidityDiagnostics.__members__
             why = ", ".join(name for name, kind in kinds.items() if reasons & int(kind)) or "no reason given"
-            expected = f"a GPU of compute capability {' or '.join(self._facts.compute_capabilities)}"
-            raise UserError(f"{path}: expected {expected}, found {self._memory.compute_capability()} ({why})")
+            expected = f"a GPU of compute capability {' or '.join(self._info.compute_capabilities)}"
+            found = f"{self.memory.compute_capability()} ({why})"
+            raise Unavailable(f"{path}: expected {expected}, found {found}")
 
-    def _note_scratch(self, engine: Any) -> None:
-        """Nothing: contexts have memory of their own."""
+    def _reserve_workspace(self, engine: Any) -> None:
+        """Reserve nothing: contexts have memory of their own."""
 
     def new_context(self, engine: Any, name: str) -> Any:
-        """A context; a decode step, which is the same again and again, is captured by the library."""
+        """Return a context. The library itself captures the decode step, which is the same again and again."""
         config = engine.create_runtime_config()
         if name == "decode":
             config.cuda_graph_strategy = self.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return self._checked(engine.create_execution_context(config), name)
 
 
-def opened(library: Any, facts: EngineInfo, memory: CudaMemory) -> TensorRT:
-    """The library that the bundle's engines are for."""
-    return (TensorRTForRtx if facts.library == RTX else TensorRT)(library, facts, memory)
+# By the name that the manifest gives.
+LIBRARIES: dict[str, type[TensorRT]] = {"tensorrt": TensorRT, "tensorrt_rtx_bindings": TensorRTForRtx}

@@ -1,0 +1,36 @@
+"""What both engines of ONNX Runtime share: session options, and errors that name the graph."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from ernie_export.common.errors import InvalidFile
+
+
+def session_options(threads: int | None) -> ort.SessionOptions:
+    """Return options of a session. `threads`: cores for one operator; None for all physical cores."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only: its warnings are about shapes it infers, not about the results
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+@contextmanager
+def translate_ort_errors(path: Path) -> Iterator[None]:
+    """Turn what ONNX Runtime and its bindings raise into InvalidFile: the graph is not one of a bundle."""
+    try:
+        yield
+    except Exception as e:  # ONNX Runtime's own errors have no common base class
+        expected = "a graph of this bundle's model that ONNX Runtime runs"
+        raise InvalidFile(path, expected, f"{type(e).__name__}: {e}") from e
+
+
+def check_shape(array: np.ndarray, shape: tuple[int | None, ...]) -> None:
+    """Raise ValueError unless `array` has this shape; None stands for any size."""
+    matches = len(array.shape) == len(shape)
+    if not matches or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
+        raise ValueError(f"an output of shape {array.shape} in place of {shape}")
