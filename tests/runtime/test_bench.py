@@ -10,9 +10,9 @@ from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.export import export
 from ernie_export.runtime import Model
 from ernie_export.runtime.bench.measure import (
-    Answer,
     BatchTimes,
-    PictureTimes,
+    ImageTimes,
+    RequestTimes,
     measure,
     scheduler_config,
     statistics,
@@ -93,12 +93,12 @@ def model(bundle):
     return Model(manifest, Preprocessor.from_folder(bundle), engine, scheduler_config(WORKLOAD))
 
 
-def run(model: Model, workload: Workload) -> tuple[tuple[BatchTimes, ...], tuple[PictureTimes, ...]]:
+def run(model: Model, workload: Workload) -> tuple[tuple[BatchTimes, ...], tuple[ImageTimes, ...]]:
     return measure(model, workload, lambda: None, model.engine.clock)
 
 
 def test_known_step_times_give_known_figures(model):
-    alone, both = (times.figures() for times in run(model, WORKLOAD)[0])
+    alone, both = (times.metrics() for times in run(model, WORKLOAD)[0])
     expected = {
         "max_concurrency": 1, "num_prompts": 2, "completed": 2, "duration": 0.24, "total_input_tokens": 80,
         "total_output_tokens": 6, "request_throughput": 2 / 0.24, "output_throughput": 6 / 0.24,
@@ -123,9 +123,9 @@ def test_known_step_times_give_known_figures(model):
 def test_pictures_count_to_the_first_token_and_have_figures_of_their_own(model):
     workload = replace(WORKLOAD, images=((112, 112), (56, 60), (56, 60)), batches=(1,))
     (times,), (large, small) = run(model, workload)
-    assert times.figures()["mean_ttft_ms"] == pytest.approx(1000 * (PREFILL + 2 * ENCODE))  # equal sizes share a call
+    assert times.metrics()["mean_ttft_ms"] == pytest.approx(1000 * (PREFILL + 2 * ENCODE))  # equal sizes share a call
     assert times.requests[0].prompt_tokens == 40 + (16 + 2) + 2 * (4 + 2)
-    figures = large.figures()
+    figures = large.metrics()
     assert {key: figures[key] for key in ("width", "height", "patches", "tokens")} == {
         "width": 112, "height": 112, "patches": 64, "tokens": 16
     }  # fmt: skip
@@ -143,9 +143,9 @@ def test_answers_go_on_past_the_end_token_to_their_length(model):
 
 def test_rounds_to_warm_up_do_not_count(model):
     model.engine.slow_calls = 8  # those of the first round: 3 of one request, 5 of two
-    assert run(model, WORKLOAD)[0][1].figures()["duration"] == pytest.approx(0.46)
+    assert run(model, WORKLOAD)[0][1].metrics()["duration"] == pytest.approx(0.46)
     model.engine.calls = 0
-    assert run(model, replace(WORKLOAD, warmup=0))[0][1].figures()["duration"] == pytest.approx(5.46)
+    assert run(model, replace(WORKLOAD, warmup=0))[0][1].metrics()["duration"] == pytest.approx(5.46)
 
 
 def test_every_step_is_reported(model):
@@ -162,13 +162,13 @@ def test_statistics():
 
 def test_decode_counts_only_while_all_decode():
     """One request decodes while the other is in prefill, and ends before it; tokens of a step are noted in turn."""
-    early = Answer(10, (0.1, 0.2, 0.3, 0.4))
-    late = Answer(10, (0.25, 0.301, 0.401, 0.5))
-    figures = BatchTimes(2, ((early, late),)).figures()
+    early = RequestTimes(10, (0.1, 0.2, 0.3, 0.4))
+    late = RequestTimes(10, (0.25, 0.301, 0.401, 0.5))
+    figures = BatchTimes(2, ((early, late),)).metrics()
     assert figures["decode_throughput"] == pytest.approx(4 / 0.151)
     assert (figures["duration"], figures["output_throughput"]) == pytest.approx((0.5, 8 / 0.5))
-    never = BatchTimes(2, ((early, Answer(10, (0.4, 0.5))),))
-    assert never.figures()["decode_throughput"] is None
+    never = BatchTimes(2, ((early, RequestTimes(10, (0.4, 0.5))),))
+    assert never.metrics()["decode_throughput"] is None
 
 
 def test_a_cache_past_the_memory_is_refused(model, monkeypatch):

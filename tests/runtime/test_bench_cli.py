@@ -145,7 +145,7 @@ def test_interrupted_it_leaves_nothing(ernie_bench, bundle, tmp_path, monkeypatc
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench, "answer", interrupted)
+    monkeypatch.setattr(bench, "run_round", interrupted)
     code, out, err = ernie_bench(bundle, *QUICK, *output, "--plot", tmp_path / "out.png")
     assert (code, out, err) == (130, "", "")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What a measurement ran on: processor, memory, load, versions."""
+"""Describe the machine that a measurement runs on: processor, memory, load, versions."""
 
 import os
 import platform
@@ -12,7 +12,16 @@ BUSY = 0.5  # running processes a core, before a measurement, from which it shar
 
 @dataclass(frozen=True)
 class Machine:
-    """`cores` that this process may use; `memory` in bytes; `load_average` of the last minute, before the run."""
+    """The machine that a measurement runs on.
+
+    Attributes:
+        cpu: Name of the processor.
+        cores: Cores that this process may use.
+        memory: Bytes.
+        system: Operating system and its release.
+        load_average: Running processes, averaged over the last minute before the run.
+        versions: Version of Python and of each of PACKAGES.
+    """
 
     cpu: str
     cores: int
@@ -23,7 +32,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> "Machine":
-        """This machine, now."""
+        """Describe this machine as it is now."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
         system = f"{platform.system()} {platform.release()}"
@@ -36,7 +45,7 @@ class Machine:
 
 
 def cpu_name() -> str:
-    """The processor's own name, where the system tells it."""
+    """Return the processor's own name, where the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

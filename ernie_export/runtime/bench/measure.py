@@ -1,6 +1,6 @@
-"""How fast a bundle answers: when each token of each request came, and what follows from that.
+"""Measure how fast a bundle answers, from the time at which each token of each request came.
 
-The figures have the names and the definitions of vLLM's `bench serve` where it has them; those of pictures are named
+The metrics have the names and the definitions of vLLM's `bench serve` where it has them; those of images are named
 after AIPerf's (image_throughput, image_latency).
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidValue
 from ernie_export.runtime.bench.workload import Prompts, Workload
 from ernie_export.runtime.feature_cache import encode_media
 from ernie_export.runtime.pipeline import Model
@@ -25,15 +25,20 @@ Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One request, answered. `times`: when each of its tokens was there, in seconds after the request arrived."""
+class RequestTimes:
+    """The times of one request.
+
+    Attributes:
+        prompt_tokens: Tokens of its prompt.
+        times: When each token of the answer came, in seconds after the request arrived.
+    """
 
     prompt_tokens: int
     times: tuple[float, ...]
 
     @property
     def ttft(self) -> float:
-        """Time to first token: waiting, preprocessing, the pictures' encoding, prefill."""
+        """Time to first token: waiting, preprocessing, encoding of images, prefill."""
         return self.times[0]
 
     @property
@@ -52,26 +57,26 @@ class BatchTimes:
     """Rounds of `batch` requests that arrived together."""
 
     batch: int
-    rounds: tuple[tuple[Answer, ...], ...]
+    rounds: tuple[tuple[RequestTimes, ...], ...]
 
     @property
-    def requests(self) -> tuple[Answer, ...]:
-        """Those of all rounds."""
+    def requests(self) -> tuple[RequestTimes, ...]:
+        """Requests of all rounds."""
         return tuple(request for requests in self.rounds for request in requests)
 
-    def figures(self) -> dict[str, Any]:
-        """Latencies in milliseconds over all requests (ITL: over all tokens), throughputs in tokens a second.
+    def metrics(self) -> dict[str, Any]:
+        """Return latencies in milliseconds over all requests (ITL: over all tokens), throughputs in tokens a second.
 
-        output_throughput and total_token_throughput divide by the whole of the rounds, prefill included;
-        decode_throughput, which is ours, counts only while all requests of a round decode; None if they never did,
-        because the first had ended when the last came out of prefill. Lists of a value for each request follow:
-        input_lens, output_lens, and in seconds ttfts and itls.
+        output_throughput and total_token_throughput divide by the time of the rounds, prefill included;
+        decode_throughput, which vLLM does not have, counts only while all requests of a round decode; it is None if
+        they never did, because the first had ended when the last came out of prefill. Lists of a value for each request
+        follow: input_lens, output_lens, and in seconds ttfts and itls.
         """
         requests = self.requests
         seconds = sum(max(request.times[-1] for request in round) for round in self.rounds)
         total_input = sum(request.prompt_tokens for request in requests)
         total_output = sum(len(request.times) for request in requests)
-        figures: dict[str, Any] = {
+        metrics: dict[str, Any] = {
             "max_concurrency": self.batch,
             "num_prompts": len(requests),
             "completed": len(requests),
@@ -83,11 +88,11 @@ class BatchTimes:
             "total_token_throughput": (total_input + total_output) / seconds,
             "decode_throughput": self._decode_throughput(),
         }
-        figures |= statistics("ttft_ms", [request.ttft for request in requests])
-        figures |= statistics("tpot_ms", [request.tpot for request in requests])
-        figures |= statistics("itl_ms", [itl for request in requests for itl in request.itls])
-        figures |= statistics("e2el_ms", [request.times[-1] for request in requests])
-        return figures | {
+        metrics |= statistics("ttft_ms", [request.ttft for request in requests])
+        metrics |= statistics("tpot_ms", [request.tpot for request in requests])
+        metrics |= statistics("itl_ms", [itl for request in requests for itl in request.itls])
+        metrics |= statistics("e2el_ms", [request.times[-1] for request in requests])
+        return metrics | {
             "input_lens": [request.prompt_tokens for request in requests],
             "output_lens": [len(request.times) for request in requests],
             "ttfts": [request.ttft for request in requests],
@@ -107,8 +112,17 @@ class BatchTimes:
 
 
 @dataclass(frozen=True)
-class PictureTimes:
-    """Pictures of one size, each encoded alone: its patches, its tokens in a prompt, seconds of both steps."""
+class ImageTimes:
+    """The times of images of one size, each encoded alone.
+
+    Attributes:
+        width: Pixels.
+        height: Pixels.
+        patches: Patches of an image.
+        tokens: Its tokens in a prompt.
+        preprocess: Seconds to resize and normalise each image.
+        encode: Seconds to encode each image.
+    """
 
     width: int
     height: int
@@ -117,57 +131,98 @@ class PictureTimes:
     preprocess: tuple[float, ...]
     encode: tuple[float, ...]
 
-    def figures(self) -> dict[str, Any]:
-        """image_throughput in pictures a second and image_latency_ms: the encoder alone, resizing left out."""
+    def metrics(self) -> dict[str, Any]:
+        """Return image_throughput in images a second and image_latency_ms, both of the encoder without resizing."""
         size = {"width": self.width, "height": self.height, "patches": self.patches, "tokens": self.tokens}
-        figures: dict[str, Any] = size | {"image_throughput": len(self.encode) / sum(self.encode)}
-        figures |= statistics("image_latency_ms", self.encode)
-        return figures | statistics("image_preprocess_ms", self.preprocess)
+        metrics: dict[str, Any] = size | {"image_throughput": len(self.encode) / sum(self.encode)}
+        metrics |= statistics("image_latency_ms", self.encode)
+        return metrics | statistics("image_preprocess_ms", self.preprocess)
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """The measurement of one image.
+
+    Attributes:
+        grid: (1, rows, columns) in patches.
+        preprocess: Seconds to resize and normalise it.
+        encode: Seconds to encode it.
+    """
+
+    grid: tuple[int, int, int]
+    preprocess: float
+    encode: float
 
 
 def statistics(name: str, seconds: "list[float] | tuple[float, ...]") -> dict[str, float]:
-    """mean_NAME, median_NAME, std_NAME, p95_NAME and p99_NAME, in milliseconds (percentiles interpolate linearly)."""
+    """Return mean_NAME, median_NAME, std_NAME, p95_NAME and p99_NAME in milliseconds.
+
+    Percentiles interpolate linearly.
+    """
     values = np.array(seconds) * 1000
     ranks = {f"p{rank}_{name}": float(np.percentile(values, rank)) for rank in PERCENTILES}
-    spread = {f"mean_{name}": values.mean(), f"median_{name}": np.median(values), f"std_{name}": values.std()}
-    return {key: float(value) for key, value in spread.items()} | ranks
+    moments = {f"mean_{name}": values.mean(), f"median_{name}": np.median(values), f"std_{name}": values.std()}
+    return {key: float(value) for key, value in moments.items()} | ranks
 
 
 def measure(
     model: Model, workload: Workload, advance: Callable[[], None], clock: Clock = time.perf_counter
-) -> tuple[tuple[BatchTimes, ...], tuple[PictureTimes, ...]]:
-    """Measure every batch size and every size of picture; `advance` is called after each, `steps(workload)` times.
+) -> tuple[tuple[BatchTimes, ...], tuple[ImageTimes, ...]]:
+    """Measure every batch size and every size of images.
 
-    They take turns, round after round, so that a slow minute of the machine meets them all. Raises UserError for a
-    workload that the model cannot serve.
+    They take turns, round after round, so that a slow minute of the machine affects them all.
+
+    Args:
+        model: The model.
+        workload: What is measured.
+        advance: Called after each batch and each image, `steps(workload)` times.
+        clock: Returns the time in seconds.
+
+    Raises:
+        InvalidValue: The model cannot serve the workload.
     """
     prompts = Prompts(model, workload)
-    rounds: dict[int, list[tuple[Answer, ...]]] = {batch: [] for batch in workload.batches}
-    encoded: dict[tuple[int, int], list[tuple[float, float]]] = {size: [] for size in workload.images}
-    grids: dict[tuple[int, int], tuple[int, int, int]] = {}
+    rounds: dict[int, list[tuple[RequestTimes, ...]]] = {batch: [] for batch in workload.batches}
+    encoded: dict[tuple[int, int], list[EncodedImage]] = {size: [] for size in workload.images}
     for number in range(workload.warmup + workload.rounds):
+        counted = number >= workload.warmup
         for batch in rounds:
-            requests = answer(model, prompts, workload, batch, clock)
-            if number >= workload.warmup:
+            requests = run_round(model, prompts, workload, batch, clock)
+            if counted:
                 rounds[batch].append(requests)
             advance()
         for size in encoded:
-            grids[size], seconds = encode(model, prompts.picture(*size), clock)
-            if number >= workload.warmup:
-                encoded[size].append(seconds)
+            image = encode(model, prompts.image(*size), clock)
+            if counted:
+                encoded[size].append(image)
             advance()
     merge = model.manifest.model.spatial_merge_size
-    pictures = []
-    for (width, height), both in encoded.items():
-        _, rows, columns = grids[width, height]
-        preprocess, encoder = zip(*both, strict=True)
-        tokens = rows * columns // merge**2
-        pictures.append(PictureTimes(width, height, rows * columns, tokens, preprocess, encoder))
-    return tuple(BatchTimes(batch, tuple(found)) for batch, found in rounds.items()), tuple(pictures)
+    images = [image_times(width, height, times, merge) for (width, height), times in encoded.items()]
+    return tuple(BatchTimes(batch, tuple(requests)) for batch, requests in rounds.items()), tuple(images)
+
+
+def image_times(width: int, height: int, encoded: list[EncodedImage], merge: int) -> ImageTimes:
+    """Combine measurements of images of one size.
+
+    Args:
+        width: Pixels.
+        height: Pixels.
+        encoded: One entry for each image.
+        merge: Patches that a token merges along each side.
+    """
+    _, rows, columns = encoded[0].grid
+    return ImageTimes(
+        width=width,
+        height=height,
+        patches=rows * columns,
+        tokens=rows * columns // merge**2,
+        preprocess=tuple(image.preprocess for image in encoded),
+        encode=tuple(image.encode for image in encoded),
+    )
 
 
 def steps(workload: Workload) -> int:
-    """How many times `measure` reports an advance."""
+    """Return how many times `measure` calls `advance`."""
     return (workload.warmup + workload.rounds) * (len(workload.batches) + len(set(workload.images)))
 
 
@@ -179,39 +234,51 @@ def scheduler_config(workload: Workload) -> SchedulerConfig:
     )
 
 
-def answer(model: Model, prompts: Prompts, workload: Workload, batch: int, clock: Clock) -> tuple[Answer, ...]:
-    """One round: `batch` requests that arrive together, answered greedily to exactly the workload's length."""
+def run_round(model: Model, prompts: Prompts, workload: Workload, batch: int, clock: Clock) -> tuple[RequestTimes, ...]:
+    """Answer requests that arrive together, greedily and to exactly the workload's length.
+
+    Args:
+        model: The model.
+        prompts: Makes the prompts.
+        workload: Says how long the answers are.
+        batch: Number of requests.
+        clock: Returns the time in seconds.
+
+    Raises:
+        InvalidValue: The KV cache of so many requests does not fit the memory.
+    """
     length = workload.output_tokens
     conversations = [prompts.next() for _ in range(batch)]
     times: list[list[float]] = [[] for _ in conversations]
     began = clock()
 
-    def note(seen: list[float], output: Output) -> None:
-        seen.append(clock() - began)
+    def record(request_times: list[float], output: Output) -> None:
+        request_times.append(clock() - began)
 
     requests = [
-        model.submit(messages, partial(note, seen), min_new_tokens=length, max_new_tokens=length)
-        for messages, seen in zip(conversations, times, strict=True)
+        model.submit(messages, partial(record, request_times), min_new_tokens=length, max_new_tokens=length)
+        for messages, request_times in zip(conversations, times, strict=True)
     ]
     while model.scheduler.step():
         pass
-    answers = []
-    for request, seen in zip(requests, times, strict=True):
-        if isinstance(request.sequence.error, MemoryError):
+    answered = []
+    for request, request_times in zip(requests, times, strict=True):
+        error = request.sequence.error
+        if isinstance(error, MemoryError):
             tokens = request.sequence.num_tokens_reserved()
             expected = f"{batch} requests of {tokens} tokens whose KV cache fits the memory"
-            raise UserError(f"--batch: expected {expected}, found no room") from request.sequence.error
-        if request.sequence.error is not None:
-            raise request.sequence.error
-        answers.append(Answer(len(request.sequence.prompt.input_ids), tuple(seen)))
-    return tuple(answers)
+            raise InvalidValue("--batch", expected, "too little memory") from error
+        if error is not None:
+            raise error
+        answered.append(RequestTimes(len(request.sequence.prompt.input_ids), tuple(request_times)))
+    return tuple(answered)
 
 
-def encode(model: Model, picture: Image.Image, clock: Clock) -> tuple[tuple[int, int, int], tuple[float, float]]:
-    """A picture's grid (1, rows, columns) in patches, and seconds: to resize and normalise it, to encode it."""
+def encode(model: Model, image: Image.Image, clock: Clock) -> EncodedImage:
+    """Preprocess and encode one image, and measure both."""
     began = clock()
-    pixels, grids = model.preprocessor.images([picture])
+    pixels, grids = model.preprocessor.images([image])
     ready = clock()
     grid = (int(grids[0, 0]), int(grids[0, 1]), int(grids[0, 2]))
     encode_media(model.engine, [pixels], [grid], model.manifest.model.spatial_merge_size)
-    return grid, (ready - began, clock() - ready)
+    return EncodedImage(grid, ready - began, clock() - ready)

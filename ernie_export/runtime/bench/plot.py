@@ -1,4 +1,4 @@
-"""A benchmark as a picture: inter-token latencies of each batch size, and throughput over batch size."""
+"""Plot a benchmark: inter-token latencies of each batch size, and throughput over batch size."""
 
 import io
 import math
@@ -9,21 +9,35 @@ from typing import Any
 
 import numpy as np
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import CannotWrite
 from ernie_export.common.text import format_number
 from ernie_export.runtime.bench.measure import BatchTimes
 
-SIZE, DPI = (1600, 800), 100  # pixels; pixels an inch
-LINE = 220  # characters of a caption that go side by side
+SIZE = (1600, 800)  # pixels
+DPI = 100  # pixels per inch
+LINE = 220  # characters of a caption on one line
 MARKS = (50, 95, 99)
 TICKS = (0, 50, 90, 95, 99, 99.9, 99.99)
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind eyes, too
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+)  # a colour-blind reader can tell them apart
 
 
 def draw(path: Path, answers: tuple[BatchTimes, ...], captions: list[str]) -> None:
-    """Write the plot as a PNG of `SIZE` to `path`: whole, or not at all. Raises UserError where it cannot be written.
+    """Write the plot as a PNG of `SIZE` to `path`, atomically.
 
-    `captions`: a title, and lines that say what was measured on what.
+    Args:
+        path: The file.
+        answers: The measurements.
+        captions: A title, and lines that say what was measured on what.
+
+    Raises:
+        CannotWrite: The file cannot be written.
     """
     from matplotlib.figure import Figure  # an extra; it takes as long to import as a small bundle to load
 
@@ -38,25 +52,29 @@ def draw(path: Path, answers: tuple[BatchTimes, ...], captions: list[str]) -> No
     throughputs(throughput, answers)
     png = io.BytesIO()
     figure.savefig(png, format="png")
-    write_whole(path, png.getvalue())
+    write_atomically(path, png.getvalue())
 
 
 def latencies(axes: Any, answers: tuple[BatchTimes, ...]) -> None:
-    """Inter-token latency over percentile, the tail stretched: each step of ten has as much room as the one before."""
-    most, low, high = 0, math.inf, 0.0
-    for place, times in enumerate(answers):
+    """Draw inter-token latency over percentile. The tail is stretched: 90 to 99 is as wide as 0 to 90."""
+    most = 0
+    low = math.inf
+    high = 0.0
+    for index, times in enumerate(answers):
         values = np.sort([itl for request in times.requests for itl in request.itls]) * 1000
-        colour = COLOURS[place % len(COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         marks = [float(np.percentile(values, mark)) for mark in MARKS]
-        told = ", ".join(f"p{mark} {format_number(value)}" for mark, value in zip(MARKS, marks, strict=True))
+        summary = ", ".join(f"p{mark} {format_number(value)}" for mark, value in zip(MARKS, marks, strict=True))
         last = max(len(values) - 1, 1)
-        share = np.minimum(np.arange(len(values)) / last, 1 - 0.5 / last)  # p100 lies at infinity
-        axes.plot(stretched(100 * share), values, color=colour, label=f"batch {times.batch}: {told} ms")
+        fraction = np.minimum(np.arange(len(values)) / last, 1 - 0.5 / last)  # p100 lies at infinity
+        axes.plot(stretched(100 * fraction), values, color=colour, label=f"batch {times.batch}: {summary} ms")
         axes.plot([stretched(mark) for mark in MARKS], marks, "o", color=colour, markersize=5)
-        most, low, high = max(most, len(values)), min(low, values[0] / 1.2), max(high, values[-1] * 1.2)
+        most = max(most, len(values))
+        low = min(low, values[0] / 1.2)
+        high = max(high, values[-1] * 1.2)
     ticks = [tick for tick in TICKS if stretched(tick) <= stretched(100 * (1 - 0.5 / most)) + 0.05]
     axes.set_xticks([stretched(tick) for tick in ticks], [f"p{tick:g}" for tick in ticks])
-    axes.set_ylim(low, high * (high / low) ** (0.06 * (len(answers) + 1)))  # room for the legend
+    axes.set_ylim(low, high * (high / low) ** (0.06 * (len(answers) + 1)))  # space for the legend
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if value <= high else "")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" and value <= high else "")
@@ -64,26 +82,30 @@ def latencies(axes: Any, answers: tuple[BatchTimes, ...]) -> None:
 
 
 def throughputs(axes: Any, answers: tuple[BatchTimes, ...]) -> None:
-    """Output tokens a second over batch size, with and without prefill, beside what proportion would give."""
+    """Draw output tokens a second over batch size, with and without prefill, beside proportional growth."""
     ordered = sorted(answers, key=lambda times: times.batch)
-    figures = [times.figures() for times in ordered]
+    metrics = [times.metrics() for times in ordered]
     batches = [times.batch for times in ordered]
     for line, (key, label) in enumerate(
         (("decode_throughput", "decode alone"), ("output_throughput", "whole answers, prefill included"))
     ):
-        known = [(found["max_concurrency"], found[key]) for found in figures if found[key] is not None]
+        known = [(values["max_concurrency"], values[key]) for values in metrics if values[key] is not None]
         axes.plot([batch for batch, _ in known], [value for _, value in known], "o-", color=COLOURS[line], label=label)
         for batch, value in known:
-            place = {"xytext": (0, 10 - 26 * line), "textcoords": "offset points", "ha": "center"}
             axes.annotate(
-                format_number(value), (batch, value), **place, bbox={"color": "white", "pad": 0.5, "alpha": 0.8}
+                format_number(value),
+                (batch, value),
+                xytext=(0, 10 - 26 * line),
+                textcoords="offset points",
+                ha="center",
+                bbox={"color": "white", "pad": 0.5, "alpha": 0.8},
             )
     top = axes.get_ylim()[1]
-    if figures[0]["decode_throughput"] is not None:
+    if metrics[0]["decode_throughput"] is not None:
         across = np.geomspace(1, batches[-1] / batches[0])
-        proportional = figures[0]["decode_throughput"] * across
+        proportional = metrics[0]["decode_throughput"] * across
         axes.plot(batches[0] * across, proportional, ":", color="0.6", zorder=1, label="decode, were it proportional")
-    axes.set_ylim(0, top * 1.3)  # room for the legend
+    axes.set_ylim(0, top * 1.3)  # space for the legend
     axes.set_xscale("log", base=2)
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.minorticks_off()
@@ -91,7 +113,7 @@ def throughputs(axes: Any, answers: tuple[BatchTimes, ...]) -> None:
 
 
 def finish(axes: Any, title: str, across: str, up: str) -> None:
-    """Titles, grid, legend."""
+    """Add titles, grid and legend. `across` and `up` label the axes."""
     axes.set_title(title, loc="left", fontsize=12)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
@@ -101,17 +123,17 @@ def finish(axes: Any, title: str, across: str, up: str) -> None:
 
 
 def stretched(percentile: "float | np.ndarray") -> "float | np.ndarray":
-    """Where a percentile below 100 stands on the axis: 0, 1, 2 for 0, 90, 99."""
+    """Return the position of a percentile below 100 on the axis: 0, 1, 2 for 0, 90, 99."""
     return -np.log10(1 - np.asarray(percentile) / 100)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write under another name beside `path`, then take its place in one step."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file beside `path` under another name, then rename it."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as e:
-        raise UserError(f"--plot {path}: expected room and leave to write a file, found: {e.strerror}") from e
+        raise CannotWrite(path, "the plot", e.strerror or str(e)) from e
     finally:
         partial.unlink(missing_ok=True)

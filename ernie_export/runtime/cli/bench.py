@@ -97,8 +97,8 @@ def command(
         "machine": asdict(machine) | {"busy": machine.busy},
         "load_seconds": load_seconds,
         "peak_rss_bytes": peak_memory(),
-        "batches": [times.figures() for times in answers],
-        "images": [times.figures() for times in pictures],
+        "batches": [times.metrics() for times in answers],
+        "images": [times.metrics() for times in pictures],
         "notes": NOTES,
     }
     if as_json:
