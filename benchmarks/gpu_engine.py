@@ -42,19 +42,21 @@ def configuration(folder: Path, small: bool) -> Any:
 
 def hollow_bundle(folder: Path, config: Any, precision: str) -> Any:
     """A bundle's graphs, and its data file as a hole; returns the manifest."""
-    from ernie_export.exporter import export
-    from ernie_export.exporter.targets import onnx
+    from ernie_export.exporter.export import describe
+    from ernie_export.exporter.targets.onnx import ONNX
+    from ernie_export.exporter.targets.target import DATA_FILE
     from ernie_export.exporter.weights import writer as weights
-    from ernie_export.graphs.precision import ONNX
+    from ernie_export.graphs.build import all_weights, build_graphs
 
-    graphs = onnx.build_graphs(config, ONNX[precision])
-    layout = weights.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
+    chosen = ONNX.precision(precision)
+    graphs = build_graphs(config, chosen)
+    layout = weights.plan(all_weights(graphs))
     for name, graph in graphs.items():
-        graph.save(folder / f"{name}.onnx", onnx.LOWERINGS["onnx"], export.DATA_FILE, layout.offsets)
-    with (folder / export.DATA_FILE).open("wb") as file:
+        graph.save(folder / f"{name}.onnx", ONNX.op_bodies, DATA_FILE, layout.offsets)
+    with (folder / DATA_FILE).open("wb") as file:
         file.write(layout.header)
         file.truncate(layout.nbytes)
-    return export.describe(folder, config, "onnx", precision, "", None, None)
+    return describe(folder, config, ONNX, chosen, data_digest="")
 
 
 def open_engine(folder: Path, manifest: Any, device: str, random: bool) -> Any:

@@ -64,10 +64,7 @@ def right(device: str, small: bool) -> Iterator[dict[str, Any]]:
         for precision in ("fp16", *(("bf16",) if device == "cuda" else ()), "int4-fp16"):
             beside = "int4-fp16" if precision == "int4-fp16" else "fp32"
             bundles = {name: Path(folder) / name for name in (precision, beside)}
-            manifests = {
-                name: export(MINI, bundle, "onnx", name, Progress(lambda name, total: None, lambda count: None))
-                for name, bundle in bundles.items()
-            }
+            manifests = {name: export(MINI, bundle, "onnx", name, Progress()) for name, bundle in bundles.items()}
             with OrtCpuEngine(bundles[beside], manifests[beside], 2) as engine:
                 expected, wanted = answer(engine)
             with open_engine(bundles[precision], manifests[precision], device, random=False) as engine:

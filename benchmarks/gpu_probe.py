@@ -44,15 +44,15 @@ def probe(device: str) -> Iterator[dict[str, Any]]:
     from gpu_engine import Request, Work, decode
 
     from ernie_export.exporter.export import Progress, export
-    from ernie_export.exporter.targets.trt_rtx import Limits
+    from ernie_export.exporter.targets.trt_rtx import RtxBuildOptions
     from ernie_export.graphs.config import ErnieConfig
     from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
 
     request = Request(ErnieConfig.from_hf(MINI), Work(24, (8, 12), (1,), 1))
-    quiet = Progress(lambda name, total: None, lambda count: None)
+    quiet = Progress()
     with tempfile.TemporaryDirectory() as folder:
         plain, built = Path(folder) / "fp32", Path(folder) / "rtx"
-        export(MINI, built, "trt-rtx", "bf16", quiet, Limits(max_tokens=request.tokens + 40))
+        export(MINI, built, "trt-rtx", "bf16", quiet, RtxBuildOptions(max_seq_len=request.tokens + 40))
         yield {"what": "rtx", "built": True}
         if device == "cpu":
             yield {"what": "rtx", "not run": "no GPU in a dry run"}

@@ -45,7 +45,7 @@ from ernie_export.exporter.export import Progress, export  # noqa: E402
 from ernie_export.exporter.verify.verify import divergence, verify  # noqa: E402
 from ernie_export.runtime.pipeline import Model, load  # noqa: E402
 
-QUIET = Progress(lambda name, total: None, lambda count: None)
+QUIET = Progress()
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,10 @@ def command(bundle: Path | None) -> None:
 def export_checkpoint(bundle: Path) -> None:
     """Export the small checkpoint to `bundle`. Raises Unavailable without the extra `export`."""
     try:
-        from ernie_export.exporter.export import Progress, export
+        from ernie_export.exporter.export import export
     except ModuleNotFoundError as e:
         raise Unavailable(f"the demo exports a checkpoint: install the extra 'export' (no module {e.name})") from e
-    silent = Progress(lambda name, total: None, lambda count: None)
-    export(EXAMPLES / "mini-ernie", bundle, "onnx", "fp32", silent)
+    export(EXAMPLES / "mini-ernie", bundle)
 
 
 def ask(bundle: Path, name: str) -> int:

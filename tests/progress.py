@@ -1,5 +1,5 @@
 """Progress of an export that reports to nobody."""
 
-from ernie_export.exporter.export import Progress
+from ernie_export.exporter.progress import Progress
 
-QUIET = Progress(lambda name, total: None, lambda count: None)
+QUIET = Progress()

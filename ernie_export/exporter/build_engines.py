@@ -8,72 +8,90 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ernie_export.common.errors import UserError
-from ernie_export.common.manifest import GRAPHS, FileEntry, Manifest, sha256
+from ernie_export.common.errors import CannotWrite, InvalidValue, Unavailable
+from ernie_export.common.manifest import GRAPHS, EngineInfo, FileEntry, Manifest, sha256
 from ernie_export.common.manifest import NAME as MANIFEST
-from ernie_export.exporter.export import Progress
+from ernie_export.exporter.progress import SILENT, Progress
 from ernie_export.exporter.replace import sync
-from ernie_export.exporter.targets import tensorrt
-from ernie_export.graphs.ops import plugins
+from ernie_export.exporter.targets import TARGETS
+from ernie_export.exporter.targets.target import DeferredBuild
 
-WORK = ".engines"  # within the bundle: what is built, until all of it is
-HASH_LIMIT = 256 * 2**20  # bytes: of a larger file (the weights, which no engine holds) the size alone is compared
+WORK = ".engines"  # folder in the bundle: engines that are built, until all of them are
+HASH_LIMIT = 256 * 2**20  # bytes: of a larger file (the weights, which no engine holds) only the size is compared
 
 
-def resume(bundle: Path, progress: Progress) -> Manifest:
-    """Build the engines of `bundle`; returns its new manifest, whose writing is what makes the bundle one of engines.
+def resume(bundle: Path, progress: Progress = SILENT) -> Manifest:
+    """Build the engines of `bundle`; return its new manifest, whose writing is what makes the bundle one of engines.
 
-    Killed at any moment, the bundle is as it was, but for a hidden folder of engines that the next call takes up.
-    Raises UserError if the bundle does not wait for engines, its plugins are other than these, or what builds engines
+    Killed at any moment, the bundle is as it was, but for a hidden folder of engines that the next call reuses.
+    Raises UserError if the bundle does not wait for engines, its plugins are of another version, or what builds engines
     is missing; if a build fails, or the disk is full, after which nothing is left of what was built.
     """
     manifest = Manifest.read(bundle)
-    check(bundle, manifest)
-    facts = manifest.engines
-    assert facts is not None  # `check` saw to it
+    build, engines = find_build(bundle, manifest)
+    build.check_plugins(bundle, engines)
     try:
-        machine = tensorrt.find_machine(facts)
-    except UserError as e:
-        raise UserError(f"--resume {bundle}: {e}") from e
-    with working(bundle) as work:
+        machine = build.find_machine(engines)
+    except Unavailable as e:
+        raise Unavailable(f"--resume {bundle}: {e}") from e
+    merge = manifest.model.spatial_merge_size
+    with work_folder(bundle) as work:
         manifest.check_files(bundle, HASH_LIMIT)
-        merge = manifest.model.spatial_merge_size
-        facts = tensorrt.build_engines(bundle, work, list(GRAPHS), facts, machine, merge, progress.share)
-        progress.stage("Moving the engines into place", 0)
-        built = {path.name: FileEntry(path.stat().st_size, sha256(path)) for path in sorted(work.iterdir())}
-        used = tensorrt.prepared_files(facts)
-        kept = {name: entry for name, entry in manifest.files.items() if name not in used}
-        graphs = {name: f"{name}.engine" for name in GRAPHS}
-        manifest = replace(manifest, graphs=graphs, files=dict(sorted((kept | built).items())), engines=facts)
+        built = build.build(bundle, work, engines, machine, merge=merge, progress=progress)
+        progress.begin("Moving the engines into place")
+        used = build.input_files(engines)
+        manifest = replace(
+            manifest,
+            graphs={name: f"{name}.engine" for name in GRAPHS},
+            files=updated_files(manifest, work, used),
+            engines=built,
+        )
         manifest.write(work)
-        for path in work.iterdir():
-            sync(path)
-        for name in built:
-            (work / name).replace(bundle / name)
-        (work / MANIFEST).replace(bundle / MANIFEST)
-        sync(bundle)
+        move_into_place(work, bundle)
         for name in used:
             (bundle / name).unlink()
     return manifest
 
 
-def check(bundle: Path, manifest: Manifest) -> None:
-    """UserError unless the bundle waits for engines, with the plugins that are here."""
-    facts = manifest.engines
-    expected = f"--resume {bundle}: expected a bundle of --target {tensorrt.TARGET} that waits for its engines"
-    if manifest.target != tensorrt.TARGET or facts is None or facts.tensorrt is None:
-        raise UserError(f"{expected}, found target {manifest.target}")
+def find_build(bundle: Path, manifest: Manifest) -> tuple[DeferredBuild, EngineInfo]:
+    """Return what builds the engines of `bundle`, and how. Raises InvalidValue if it does not wait for engines."""
+    builds = {name: target.deferred_build for name, target in TARGETS.items() if target.deferred_build is not None}
+    build = builds.get(manifest.target)
+    engines = manifest.engines
+    field = f"--resume {bundle}"
+    expected = f"a bundle of --target {' or '.join(builds)} that waits for its engines"
+    if build is None or engines is None or engines.tensorrt is None:
+        raise InvalidValue(field, expected, f"target {manifest.target}")
     if not manifest.needs_engine_build:
-        built = f"TensorRT {facts.version}, for {facts.tensorrt.device}"
-        raise UserError(f"{expected}, found one that has them (of {built})")
-    if facts.tensorrt.plugin_version != plugins.version():
-        found = f"found {facts.tensorrt.plugin_version} (export again, or resume with the ernie-export that made it)"
-        raise UserError(f"--resume {bundle}: expected plugins of version {plugins.version()}, {found}")
+        made_by = f"TensorRT {engines.version}, for {engines.tensorrt.device}"
+        raise InvalidValue(field, expected, f"one that has them (of {made_by})")
+    return build, engines
+
+
+def updated_files(manifest: Manifest, work: Path, used: list[str]) -> dict[str, FileEntry]:
+    """Return the bundle's files with those in `work`, and without those in `used`."""
+    kept = {name: entry for name, entry in manifest.files.items() if name not in used}
+    built = {path.name: FileEntry(path.stat().st_size, sha256(path)) for path in work.iterdir()}
+    return dict(sorted((kept | built).items()))
+
+
+def move_into_place(work: Path, bundle: Path) -> None:
+    """Move every file of `work` to `bundle`, the manifest last."""
+    paths = sorted(work.iterdir(), key=lambda path: path.name == MANIFEST)
+    for path in paths:
+        sync(path)
+    for path in paths:
+        path.replace(bundle / path.name)
+    sync(bundle)
 
 
 @contextmanager
-def working(bundle: Path) -> Iterator[Path]:
-    """The bundle's folder of work, for one process at a time; removed at the end, but for a kill or Ctrl-C."""
+def work_folder(bundle: Path) -> Iterator[Path]:
+    """Yield the folder that engines are built in, for one process at a time.
+
+    It is removed at the end, but for a kill or Ctrl-C. Raises Unavailable if another process has it, CannotWrite if a
+    file cannot be written.
+    """
     work = bundle / WORK
     try:
         lock = os.open(bundle, os.O_RDONLY)
@@ -87,8 +105,9 @@ def working(bundle: Path) -> Iterator[Path]:
                 raise
             shutil.rmtree(work)
         except BlockingIOError as e:
-            raise UserError(f"--resume {bundle}: expected it at rest, found another process that resumes it") from e
+            reason = "another process is already building its engines"
+            raise Unavailable(f"--resume {bundle}: {reason}") from e
         finally:
             os.close(lock)
     except OSError as e:
-        raise UserError(f"{bundle}: expected room and leave to write engines, found: {e.strerror or e}") from e
+        raise CannotWrite(bundle, "engines", e.strerror or str(e)) from e

@@ -57,7 +57,7 @@ __all__ = ["TritonPythonModel"]
 
 
 def write_model(bundle: Path) -> None:
-    """Write config.pbtxt and model.py about `bundle`, which lies at `BUNDLE` in the repository."""
+    """Write config.pbtxt and model.py around `bundle`, which lies at `BUNDLE` in the repository."""
     version = bundle.parent
     (version.parent / "config.pbtxt").write_text(CONFIG)
     (version / "model.py").write_text(MODEL_PY)

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from ernie_export.graphs.ops.bodies import OpBodies
 from ernie_export.graphs.ops.library import OPSETS, SPECS, functions
 from ernie_export.graphs.ops.spec import DOMAIN
 from ernie_export.graphs.weight_spec import Rows, Weight
@@ -128,8 +129,8 @@ class GraphBuilder:
             dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
             value.shape = ir.Shape([sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in dims])
 
-    def save(self, path: Path, lowering: str, data_file: str, offsets: Mapping[str, int]) -> None:
-        """Write the model: our operators' bodies for `lowering`, and each weight by its byte offset in `data_file`."""
+    def save(self, path: Path, op_bodies: OpBodies, data_file: str, offsets: Mapping[str, int]) -> None:
+        """Write the model with `op_bodies`, and each weight by its byte offset in `data_file`."""
         for name in self.weights.keys() & self.graph.initializers.keys():
             weight = self.weights[name]
             self.graph.initializers[name].const_value = ir.ExternalTensor(
@@ -141,7 +142,7 @@ class GraphBuilder:
                 name=name,
             )
         model = ir.Model(self.graph, ir_version=IR_VERSION, producer_name="ernie-export")
-        bodies = {function.name: function for function in functions(lowering, self.dtype.name.lower())}
+        bodies = {function.name: function for function in functions(op_bodies, self.dtype.name.lower())}
         used: set[str] = set()
         called = {node.op_type for node in self.graph if node.domain == DOMAIN}
         while called - used:  # bodies call further ones; a plugin has none
@@ -150,7 +151,7 @@ class GraphBuilder:
         for function in bodies.values():
             if function.name in used:
                 model.functions[function.identifier()] = function
-        if lowering == "tensorrt":
+        if op_bodies.inlined:
             inline(model)
         onnx.save_model(ir.to_proto(model), str(path))
 

@@ -1,55 +1,108 @@
-"""How a bundle stores its weights and computes: the one place that says what a precision's name means."""
+"""How a bundle stores its weights and computes: one object for each precision, the one place that says what it means.
+
+Commands list precisions in their --help, so this module imports neither onnx nor onnx_ir before a dtype is needed.
+"""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-import onnx_ir as ir
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FloatType = Literal["float32", "float16", "bfloat16"]
+DATA_TYPES = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}  # their names in onnx_ir.DataType
+CALIBRATED_BITS = 4  # more bits leave nothing to gain from rounding weights for their inputs
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a bundle may part from PyTorch in float32, for ernie-verify.
+
+    Attributes:
+        error: Relative error of any probe, with no token or routing choice that differs beyond rounding; None where
+            only distributions are compared: lower precisions move routing choices, so that an error says little.
+        kl: Mean Kullback-Leibler divergence of the next-token distributions, in nats.
+    """
+
+    error: float | None
+    kl: float
 
 
 @dataclass(frozen=True)
 class Precision:
-    """`dtype`: of activations, the KV cache, and of every weight that is not quantised.
+    """A way to store weights and to compute.
 
-    Bits of the weights of linear layers and experts: `decoder` of its layers, `head` of the head, `vision` of the
-    vision encoder and the resampler. None: not quantised. Routers (float32), norms, biases, the embedding table and the
-    patch embedding are never quantised. `float8`: 8 bits are e4m3 numbers, not integers. `devices`: where ONNX Runtime
-    has kernels for it: no bfloat16 on a CPU, and attention in 16 bits alone on CUDA.
+    Routers (float32), norms, biases, the embedding table and the patch embedding are never quantized.
+
+    Attributes:
+        name: Name on the command line and in the manifest.
+        float_type: Type of activations, the KV cache, and every weight that is not quantized.
+        tolerance: What ernie-verify allows it.
+        decoder: Bits of the weights of the decoder's linear layers and experts; None if they are not quantized.
+        head: Bits of the head's weights, likewise.
+        vision: Bits of the weights of the vision encoder and the resampler, likewise.
+        float8: Whether 8 bits are e4m3 numbers, not integers.
+        devices: Devices that ONNX Runtime has kernels for: no bfloat16 on a CPU, and attention in 16 bits only on CUDA.
     """
 
     name: str
-    dtype: ir.DataType
+    float_type: FloatType
+    tolerance: Tolerance
     decoder: int | None = None
     head: int | None = None
     vision: int | None = None
     float8: bool = False
     devices: tuple[str, ...] = ("cpu",)
 
+    @property
+    def dtype(self) -> "ir.DataType":
+        """Return `float_type` as the graphs declare it."""
+        import onnx_ir as ir
 
-def _named(*precisions: Precision) -> dict[str, Precision]:
+        return ir.DataType[DATA_TYPES[self.float_type]]
+
+    @property
+    def decodes_with_prefill_graph(self) -> bool:
+        """Return whether ONNX Runtime's CPU engine decodes with the prefill graph.
+
+        It packs quantized weights in memory of its own, so that a second session would hold them twice.
+        """
+        return self.decoder is not None
+
+    @property
+    def takes_calibration(self) -> bool:
+        """Return whether the decoder's weights can be rounded for the inputs of a user's own conversations."""
+        return self.decoder == CALIBRATED_BITS
+
+
+def by_name(*precisions: Precision) -> dict[str, Precision]:
+    """Return the precisions by name, in order."""
     return {precision.name: precision for precision in precisions}
 
+
+# A float32 sum over a few thousand terms rounds at about 1e-6, and the released model has 28 layers of them.
+EXACT = Tolerance(error=1e-4, kl=1e-6)
+HALF = Tolerance(error=None, kl=1e-3)
+BRAIN = Tolerance(error=None, kl=3e-2)
+EIGHT_BITS = Tolerance(error=None, kl=1e-2)
+FOUR_BITS = Tolerance(error=None, kl=2e-1)
+FLOAT8 = Tolerance(error=None, kl=1e-1)
 
 # On a GPU the vision parts, 2% of the weights, stay as they are: they never take fewer than hundreds of rows, so that
 # their products wait for the matrix units and not for memory, and the libraries' own kernels are the ones for that.
 # int4 leaves 8 bits to what is 4% of the released model's weights: the head and the two vision parts.
-ONNX = _named(
-    Precision("fp32", ir.DataType.FLOAT),
-    Precision("fp16", ir.DataType.FLOAT16, devices=("cpu", "cuda")),
-    Precision("bf16", ir.DataType.BFLOAT16, devices=("cuda",)),
-    Precision("int8", ir.DataType.FLOAT, decoder=8, head=8, vision=8),
-    Precision("int4", ir.DataType.FLOAT, decoder=4, head=8, vision=8),
-    Precision("int4-fp16", ir.DataType.FLOAT16, decoder=4, head=8, devices=("cpu", "cuda")),
+ONNX = by_name(
+    Precision("fp32", "float32", EXACT),
+    Precision("fp16", "float16", HALF, devices=("cpu", "cuda")),
+    Precision("bf16", "bfloat16", BRAIN, devices=("cuda",)),
+    Precision("int8", "float32", EIGHT_BITS, decoder=8, head=8, vision=8),
+    Precision("int4", "float32", FOUR_BITS, decoder=4, head=8, vision=8),
+    Precision("int4-fp16", "float16", FOUR_BITS, decoder=4, head=8, devices=("cpu", "cuda")),
 )
-TENSORRT = _named(
-    Precision("bf16", ir.DataType.BFLOAT16),
-    Precision("fp16", ir.DataType.FLOAT16),
-    Precision("int8", ir.DataType.BFLOAT16, decoder=8, head=8),
-    Precision("int4", ir.DataType.BFLOAT16, decoder=4, head=8),
-    Precision("fp8", ir.DataType.BFLOAT16, decoder=8, head=8, float8=True),
+TENSORRT = by_name(
+    Precision("bf16", "bfloat16", BRAIN, devices=("cuda",)),
+    Precision("fp16", "float16", HALF, devices=("cuda",)),
+    Precision("int8", "bfloat16", EIGHT_BITS, decoder=8, head=8, devices=("cuda",)),
+    Precision("int4", "bfloat16", FOUR_BITS, decoder=4, head=8, devices=("cuda",)),
+    Precision("fp8", "bfloat16", FLOAT8, decoder=8, head=8, float8=True, devices=("cuda",)),
 )
-# By target and name.
-PRECISIONS = {
-    "onnx": ONNX,
-    "onnx-portable": ONNX,
-    "trt": TENSORRT,
-    "trt-rtx": _named(TENSORRT["bf16"]),
-}

@@ -10,27 +10,31 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.export import Progress, export
-from ernie_export.exporter.targets import kernels, tensorrt
-from ernie_export.exporter.targets.gpu import Card
+from ernie_export.exporter.targets import TARGETS, kernels
+from ernie_export.exporter.targets.gpu import Gpu
+from ernie_export.exporter.targets.tensorrt import TensorRT, TensorRTBuildOptions
 from ernie_export.graphs.ops.plugins import Sizes
 from tests.fakes.tensorrt_builder import ON_PATH
 from tests.paths import MINI, ROOT, tensorrt_api
 
 
 class Steps(Progress):
-    """Keeps what it is told."""
+    """Keeps what is reported: fractions by phase, and why engines are deferred."""
 
     def __init__(self) -> None:
         self.shares: dict[str, list[float]] = {}
         self.reasons: list[str] = []
-        take = lambda name, done: self.shares.setdefault(name, []).append(done)  # noqa: E731
-        super().__init__(lambda name, total: None, lambda count: None, take, self.reasons.append)
+
+    def update(self, name: str, fraction: float) -> None:
+        self.shares.setdefault(name, []).append(fraction)
+
+    def on_engines_deferred(self, reason: str) -> None:
+        self.reasons.append(reason)
 
 
 @pytest.fixture(scope="session")
@@ -41,33 +45,37 @@ def new_steps() -> type[Steps]:
 
 @pytest.fixture(scope="session")
 def few_kernels():
-    """A replacement of `kernels.spread` that compiles the first tactic of each plugin alone, and once for all tests.
+    """A replacement of `kernels.run_parallel` that compiles each plugin's first tactic alone, and once for all.
 
     All of them would take most of a minute.
     """
-    compiled: dict[Any, dict[Any, dict[str, Any]]] = {}
-    whole = kernels.spread
+    compiled: dict[tuple[Sizes, str], kernels.Results] = {}
 
-    def spread(work: kernels.Work, sizes: Sizes, dtype: str, *rest: Any) -> dict[Any, dict[str, Any]]:
+    def run_few(
+        pieces: list[kernels.Piece], sizes: Sizes, dtype: str, on_progress: kernels.OnProgress
+    ) -> kernels.Results:
         known = compiled.setdefault((sizes, dtype), {})
-        missing = [piece for piece in work if piece[2] == 1 and piece not in known]
-        known.update(whole(missing, sizes, dtype, *rest) if missing else {})
-        return {piece: known.get(piece, {"misfit": 0}) for piece in work}
+        missing = [piece for piece in pieces if piece[2] == 1 and piece not in known]
+        known.update(kernels.run_parallel(missing, sizes, dtype, on_progress) if missing else {})
+        return {piece: known.get(piece, {"misfit": 0}) for piece in pieces}
 
-    return spread
+    return run_few
 
 
 @pytest.fixture(scope="session")
-def make(tmp_path_factory, few_kernels):
+def without_gpu(few_kernels):
+    """The target trt on a machine without a GPU, with few kernels."""
+    return TensorRT(detect_gpu=lambda: None, run_pieces=few_kernels)
+
+
+@pytest.fixture(scope="session")
+def make(tmp_path_factory, without_gpu):
     """make(precision, arch): a bundle of the mini checkpoint that waits for engines, and what its export reported."""
 
     def call(precision: str, arch: str) -> tuple[Path, Manifest, Steps]:
         folder, steps = tmp_path_factory.mktemp("trt") / "bundle", Steps()
-        limits = tensorrt.Limits(max_batch=3, max_tokens=600, max_image_tokens=64, arch=arch)
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(kernels, "spread", few_kernels)
-            patched.setattr(tensorrt, "find_card", lambda: None)
-            return folder, export(MINI, folder, "trt", precision, steps, limits), steps
+        options = TensorRTBuildOptions(max_batch_size=3, max_seq_len=600, max_image_tokens=64, arch=arch)
+        return folder, export(MINI, folder, without_gpu, precision, steps, options), steps
 
     return call
 
@@ -108,8 +116,9 @@ def environment(driver):
 
 
 @pytest.fixture
-def machine(environment, monkeypatch):
+def machine(environment, few_kernels, monkeypatch):
     """A machine with TensorRT and a GPU, as far as this process and its children can see."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(tensorrt, "find_card", lambda: Card("Fake H100", (9, 0)))
+    target = TensorRT(detect_gpu=lambda: Gpu("Fake H100", (9, 0)), run_pieces=few_kernels)
+    monkeypatch.setitem(TARGETS, target.name, target)

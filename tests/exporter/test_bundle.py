@@ -48,7 +48,9 @@ def child(target, precision):
     bundle.remove_bundle = around(bundle.remove_bundle)
     code = 1
     try:
-        export(checkpoint, output, target, precision, Progress(step, step))
+        progress = Progress()
+        progress.begin = progress.advance = step
+        export(checkpoint, output, target, precision, progress)
         code = 0
     finally:
         os._exit(code)

@@ -20,10 +20,11 @@ from ernie_export.exporter.calibration.layer import build
 from ernie_export.exporter.calibration.prompts import VisionEncoder, read_prompts
 from ernie_export.exporter.cli import export as cli
 from ernie_export.exporter.export import DATA_FILE, export
-from ernie_export.exporter.targets import kernels, tensorrt
-from ernie_export.exporter.targets.onnx import build_graphs
+from ernie_export.exporter.targets.onnx import FUSED_BODIES
+from ernie_export.exporter.targets.tensorrt import TensorRTBuildOptions
 from ernie_export.exporter.verify.bundle_side import TracedEngine
 from ernie_export.exporter.weights.code_store import CodeStore
+from ernie_export.graphs.build import build_graphs
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize
@@ -81,7 +82,7 @@ def mini(tmp_path):
 
     def prompts():
         with CodeStore(tmp_path / "vision") as codes:
-            encoder = VisionEncoder(build_graphs(config, ONNX["int4"]), "onnxruntime", checkpoint, codes.folder)
+            encoder = VisionEncoder(build_graphs(config, ONNX["int4"]), FUSED_BODIES, checkpoint, codes.folder)
             return read_prompts(tmp_path / "conversation.json", MINI, config, checkpoint, encoder, tmp_path)
 
     return config, checkpoint, prompts
@@ -177,11 +178,10 @@ def test_the_same_conversations_give_the_same_bytes(bundles, tmp_path):
     assert Manifest.read(tmp_path / "again") == Manifest.read(bundles / "rounded")
 
 
-def test_the_codes_are_the_same_whatever_the_target(bundles, tmp_path, few_kernels, monkeypatch):
+def test_the_codes_are_the_same_whatever_the_target(bundles, tmp_path, without_gpu):
     """A graph for TensorRT runs nowhere here: the one for ONNX Runtime stands in for it."""
-    monkeypatch.setattr(kernels, "spread", few_kernels)
-    limits = tensorrt.Limits(max_tokens=600, max_image_tokens=64, arch="sm90")
-    export(MINI, tmp_path / "trt", "trt", "int4", QUIET, limits, bundles / "scenes.json")
+    limits = TensorRTBuildOptions(max_seq_len=600, max_image_tokens=64, arch="sm90")
+    export(MINI, tmp_path / "trt", without_gpu, "int4", QUIET, limits, bundles / "scenes.json")
     assert Manifest.read(tmp_path / "trt").calibration == Manifest.read(bundles / "rounded").calibration
     here, there = (load_file(folder / DATA_FILE) for folder in (bundles / "rounded", tmp_path / "trt"))
     coded = {name for name, tensor in there.items() if tensor.dtype == np.uint8}

@@ -15,9 +15,9 @@ from ernie_export.common.processor_settings import IMAGE_PROCESSOR, PixelBounds
 from ernie_export.exporter.cli import plan as plan_cli
 from ernie_export.exporter.export import DATA_FILE, export
 from ernie_export.exporter.plan import workload as plan_workload
-from ernie_export.exporter.targets import kernels, tensorrt
+from ernie_export.exporter.targets.tensorrt import TensorRTBuildOptions
 from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.precision import PRECISIONS
+from ernie_export.graphs.precision import ONNX, TENSORRT
 from ernie_export.graphs.state_dict import expected_tensors
 from ernie_export.runtime.preprocess import pixels
 from ernie_export.runtime.preprocess.image import ImageProcessor
@@ -104,11 +104,10 @@ def test_the_sizes_are_those_of_an_export(tmp_path, kind, target, precision):
 
 
 @pytest.mark.parametrize("precision", ["int4", "fp8"])
-def test_the_sizes_are_those_of_an_export_for_tensorrt(tmp_path, few_kernels, monkeypatch, precision):
+def test_the_sizes_are_those_of_an_export_for_tensorrt(tmp_path, without_gpu, precision):
     """All but engines and kernels."""
-    monkeypatch.setattr(kernels, "spread", few_kernels)
-    limits = tensorrt.Limits(max_tokens=600, max_image_tokens=64, arch="sm90")
-    manifest = export(MINI, tmp_path / "bundle", "trt", precision, QUIET, limits)
+    limits = TensorRTBuildOptions(max_seq_len=600, max_image_tokens=64, arch="sm90")
+    manifest = export(MINI, tmp_path / "bundle", without_gpu, precision, QUIET, limits)
     found = planned(MINI, "--target", "trt", "--precision", precision)
     sizes = found["precisions"][precision]
     assert (sizes["graph_files"], sizes["data_file"]) == (0, (tmp_path / "bundle" / DATA_FILE).stat().st_size)
@@ -148,7 +147,7 @@ def test_the_released_model(released):
     step = bf16["decode"]
     assert step["bytes"] == pytest.approx(2 * found["active_parameters"]["text with head"] + 57344000, rel=2e-3)
     assert step["tokens_per_second"] == pytest.approx(4.8e12 / step["bytes"])
-    assert set(found["precisions"]) == PRECISIONS["onnx"].keys()
+    assert set(found["precisions"]) == ONNX.keys()
 
 
 def test_quantised_sizes_are_codes_and_scales(released):
@@ -158,7 +157,7 @@ def test_quantised_sizes_are_codes_and_scales(released):
     assert found["int8"]["weights"]["text experts"] == experts + scales
     assert found["int4"]["weights"]["text experts"] == experts // 2 + scales
     engines = planned(released, "--target", "trt")["precisions"]
-    assert engines.keys() == PRECISIONS["trt"].keys()
+    assert engines.keys() == TENSORRT.keys()
     for name, codes in (("int4", experts // 2), ("int8", experts), ("fp8", experts)):
         assert engines[name]["weights"]["text experts"] == codes + experts // 128 * 2
         assert engines[name]["weights"]["vision encoder"] == engines["bf16"]["weights"]["vision encoder"]

@@ -2,16 +2,16 @@
 
 import json
 import os
+import subprocess
 import sys
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from ernie_export.exporter.cli import export as cli
 from ernie_export.exporter.cli import plan as plan_cli
 from ernie_export.exporter.plan.devices import DEVICES, Device, find_device
-from ernie_export.graphs.precision import PRECISIONS
+from ernie_export.exporter.targets import TARGETS
 from tests.paths import MINI
 
 
@@ -109,8 +109,14 @@ def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     return printed.err
 
 
-def test_the_targets_and_their_precisions_are_those_that_are_exported():
-    """The commands name them without importing what builds graphs."""
-    assert {target: set(names) for target, names in cli.PRECISIONS.items()} == {
-        target: set(known) for target, known in PRECISIONS.items()
-    }
+@pytest.mark.parametrize("module", ["export", "plan"])
+def test_help_names_every_target_without_importing_what_builds_graphs(module):
+    heavy = ("numpy", "onnx", "onnx_ir", "ml_dtypes", "onnxruntime")
+    program = (
+        f"import sys; from ernie_export.exporter.cli.{module} import command; "
+        "command.main(['--help'], standalone_mode=False); "
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "[]"
+    assert f"[{'|'.join(TARGETS)}]" in process.stdout

@@ -21,16 +21,18 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.exporter.build_engines import WORK, resume
 from ernie_export.exporter.export import export
-from ernie_export.exporter.targets import kernels, tensorrt
+from ernie_export.exporter.targets import TARGETS
 from ernie_export.exporter.targets.engines import REPORT
-from ernie_export.exporter.targets.gpu import Card
+from ernie_export.exporter.targets.gpu import Gpu
+from ernie_export.exporter.targets.tensorrt import TensorRT, TensorRTBuildOptions
+from ernie_export.exporter.targets.tensorrt_engines import kernels_for
 from ernie_export.graphs.ops import plugins
 from tests.paths import MINI, ROOT
 from tests.progress import QUIET
 
-LIMITS = tensorrt.Limits(max_batch=3, max_tokens=600, max_image_tokens=64, arch="sm80, sm90")
+LIMITS = TensorRTBuildOptions(max_batch_size=3, max_seq_len=600, max_image_tokens=64, arch="sm80, sm90")
 NONE_HERE = "expected TensorRT 10.13 or later (pip install .[export,trt]), found none"
-HOPPER = Card("Fake H100", (9, 0))
+HOPPER = Gpu("Fake H100", (9, 0))
 PREPARED = {"vision.onnx", "resampler.onnx", "decoder.onnx", "decode.onnx", "kernels-sm80.json", "kernels-sm90.json"}
 BUILT = {"vision.engine", "resampler.engine", "decoder.engine", "decode.engine", "timing.cache", REPORT}
 
@@ -103,7 +105,7 @@ def finished(made, environment, tmp_path_factory, new_steps):
     with pytest.MonkeyPatch.context() as patched:
         for name, value in environment.items():
             patched.setenv(name, value)
-        patched.setattr(tensorrt, "find_card", lambda: HOPPER)
+        patched.setitem(TARGETS, "trt", TensorRT(detect_gpu=lambda: HOPPER))
         return folder, resume(folder, steps), steps
 
 
@@ -156,8 +158,7 @@ def test_what_was_asked_of_an_export_holds_for_its_engines(waiting, machine):
     assert all(p["targets"] == ["sm_80"] and p["shared"] <= 48 * 1024 for p in built["plugins"])
 
 
-def test_one_command_does_both_where_tensorrt_and_its_gpu_are(few_kernels, tmp_path, machine, monkeypatch, new_steps):
-    monkeypatch.setattr(kernels, "spread", few_kernels)
+def test_one_command_does_both_where_tensorrt_and_its_gpu_are(tmp_path, machine, new_steps):
     steps = new_steps()
     manifest = export(MINI, tmp_path / "bundle", "trt", "bf16", steps, replace(LIMITS, arch=None))
     assert (
@@ -167,8 +168,7 @@ def test_one_command_does_both_where_tensorrt_and_its_gpu_are(few_kernels, tmp_p
     assert BUILT < manifest.files.keys() and not PREPARED & manifest.files.keys()
 
 
-def test_a_refusal_there_leaves_the_old_bundle(few_kernels, tmp_path, waiting, machine, monkeypatch):
-    monkeypatch.setattr(kernels, "spread", few_kernels)
+def test_a_refusal_there_leaves_the_old_bundle(tmp_path, waiting, machine, monkeypatch):
     monkeypatch.setenv("FAKE_TENSORRT_FAULT", "refuse=Split")
     before = (waiting / "manifest.json").read_bytes()
     with pytest.raises(UserError, match=r"vision.onnx: /vision_model/blocks.0/attn/Split \(Split\): refused by"):
@@ -201,9 +201,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_bundle(waiting, environment):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
     )
     assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
-    assert process.stderr.startswith(
-        f"error: {waiting}: expected room and leave to write engines, found: File too large"
-    )
+    assert process.stderr.startswith(f"error: {waiting}: cannot write engines: File too large")
     assert {path.name: path.stat().st_size for path in waiting.iterdir()} == before
 
 
@@ -216,7 +214,7 @@ def test_a_killed_build_is_taken_up(waiting, environment, machine, new_steps):
         while not (waiting / WORK / "resampler.json").exists():
             assert process.poll() is None
             time.sleep(0.05)
-        with pytest.raises(UserError, match="expected it at rest, found another process that resumes it"):
+        with pytest.raises(UserError, match="another process is already building its engines"):
             resume(waiting, QUIET)
         process.send_signal(signal.SIGKILL)
     assert (waiting / "manifest.json").read_bytes() == manifest and Manifest.read(waiting).needs_engine_build
@@ -287,12 +285,12 @@ def test_a_tensorrt_that_does_not_load(waiting, tmp_path, monkeypatch):
 
 
 def test_without_a_gpu(waiting, machine, monkeypatch):
-    monkeypatch.setattr(tensorrt, "find_card", lambda: None)
+    monkeypatch.setitem(TARGETS, "trt", TensorRT(detect_gpu=lambda: None))
     assert refusal(waiting).endswith("expected an NVIDIA GPU and its driver, found none")
 
 
 def test_a_card_without_kernels(waiting, machine, monkeypatch):
-    monkeypatch.setattr(tensorrt, "find_card", lambda: Card("Quadro RTX 4000", (7, 5)))
+    monkeypatch.setitem(TARGETS, "trt", TensorRT(detect_gpu=lambda: Gpu("Quadro RTX 4000", (7, 5))))
     assert refusal(waiting).endswith("expected kernels for Quadro RTX 4000 (sm75), found them for sm80,sm90 (--arch)")
 
 
@@ -312,11 +310,11 @@ def test_a_card_without_kernels(waiting, machine, monkeypatch):
     ],
 )
 def test_which_kernels_a_card_takes(capability, architectures, hardware, taken):
-    assert tensorrt.kernels_for(Card("any", capability), architectures, hardware) == taken
+    assert kernels_for(Gpu("any", capability), architectures, hardware) == taken
 
 
 def test_the_card_is_asked_of_the_driver(driver, tmp_path):
-    program = "from ernie_export.exporter.targets.gpu import find_card; print(find_card())"
+    program = "from ernie_export.exporter.targets.gpu import detect_gpu; print(detect_gpu())"
     path = str(ROOT)
     for folder, expected in ((driver, str(HOPPER)), (tmp_path, "None")):
         env = os.environ | {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(folder)}

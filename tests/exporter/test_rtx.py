@@ -15,24 +15,27 @@ from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.cli import export as cli
 from ernie_export.exporter.export import DATA_FILE, Progress, export
-from ernie_export.exporter.targets import engines, onnx
-from ernie_export.exporter.targets import trt_rtx as rtx
-from ernie_export.exporter.targets.engines import REPORT
-from ernie_export.graphs.precision import ONNX, PRECISIONS
+from ernie_export.exporter.targets import TensorRTForRtx
+from ernie_export.exporter.targets.engines import REPORT, EngineBuilder, resolve_sizes
+from ernie_export.exporter.targets.onnx import PORTABLE_BODIES
+from ernie_export.exporter.targets.target import Target
+from ernie_export.exporter.targets.trt_rtx import CAPABILITIES, RtxBuildOptions
+from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.precision import ONNX
 from tests.paths import MINI
 
 DTYPES = {"BF16": "bf16", "F32": "float"}
-LIMITS = rtx.Limits(capabilities="8.9, 12.0", max_batch=3, max_tokens=600, max_image_tokens=64)
+LIMITS = RtxBuildOptions(compute_capabilities="8.9, 12.0", max_batch_size=3, max_seq_len=600, max_image_tokens=64)
 
 
 class Steps(Progress):
-    """Keeps what it is told."""
+    """Keeps the fractions that are reported, by phase."""
 
     def __init__(self) -> None:
-        self.stages: list[str] = []
         self.shares: dict[str, list[float]] = {}
-        take = lambda name, done: self.shares.setdefault(name, []).append(done)  # noqa: E731
-        super().__init__(lambda name, total: self.stages.append(name), lambda count: None, take)
+
+    def update(self, name: str, fraction: float) -> None:
+        self.shares.setdefault(name, []).append(fraction)
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +106,10 @@ def test_progress_goes_from_graph_to_graph_and_never_back(exported):
         assert shares == sorted(shares) and 0 < shares[0] and 0.8 < shares[-1] <= 1 and len(shares) > 5
 
 
-def attempt(tmp_path: Path, **changes: Any) -> str:
+def attempt(tmp_path: Path, target: Target | str = "trt-rtx", **changes: Any) -> str:
     """Export with `LIMITS` changed; the message of its refusal. Nothing stays on the disk."""
     with pytest.raises(UserError) as refused:
-        export(MINI, tmp_path / "bundle", "trt-rtx", "bf16", Steps(), replace(LIMITS, **changes))
+        export(MINI, tmp_path / "bundle", target, "bf16", Steps(), replace(LIMITS, **changes))
     assert list(tmp_path.iterdir()) == []
     assert "\n" not in str(refused.value).strip()
     return str(refused.value)
@@ -115,12 +118,12 @@ def attempt(tmp_path: Path, **changes: Any) -> str:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"capabilities": "8.9,9.0"}, ("--compute-capability", "12.0", "'9.0'")),
-        ({"capabilities": "7.5"}, ("--compute-capability", "'7.5'")),
-        ({"capabilities": ""}, ("--compute-capability", "''")),
+        ({"compute_capabilities": "8.9,9.0"}, ("--compute-capability", "12.0", "'9.0'")),
+        ({"compute_capabilities": "7.5"}, ("--compute-capability", "'7.5'")),
+        ({"compute_capabilities": ""}, ("--compute-capability", "''")),
         ({"max_image_tokens": 3}, ("--max-image-tokens", "at least 4", "3")),
-        ({"max_tokens": 64}, ("--max-tokens", "more than a picture's 64", "found 64")),
-        ({"max_tokens": 5000}, ("--max-tokens", "at most 4096", "5000")),
+        ({"max_seq_len": 64}, ("--max-tokens", "more than a picture's 64", "found 64")),
+        ({"max_seq_len": 5000}, ("--max-tokens", "at most 4096", "5000")),
     ],
 )
 def test_limits_that_cannot_be_are_named(tmp_path, changes, named):
@@ -129,24 +132,21 @@ def test_limits_that_cannot_be_are_named(tmp_path, changes, named):
 
 
 def test_limits_left_out_follow_the_model():
-    from ernie_export.graphs.config import ErnieConfig
-
     config = ErnieConfig.from_hf(MINI)
-    facts = rtx.check(config, rtx.Limits(), (4, 6177))
-    assert (facts.max_batch_size, facts.max_seq_len, facts.max_image_tokens) == (1, 4096, 4095)
-    assert facts.compute_capabilities == ("8.0", "8.6", "8.9", "12.0")
-    assert rtx.check(config, rtx.Limits(), (4, 1196)).max_image_tokens == 1196
+    defaults = RtxBuildOptions()
+    assert (defaults.max_batch_size, defaults.compute_capabilities) == (1, "8.0,8.6,8.9,12.0")
+    assert resolve_sizes(config, defaults, (4, 6177)) == (4096, 4095)
+    assert resolve_sizes(config, defaults, (4, 1196)) == (4096, 1196)
 
 
-def test_without_the_library(tmp_path, monkeypatch):
-    monkeypatch.setattr(rtx, "LIBRARY", "tensorrt_rtx_of_another_name")
-    assert "pip install .[export,trt-rtx]" in attempt(tmp_path)
+def test_without_the_library(tmp_path):
+    target = TensorRTForRtx(library="tensorrt_rtx_of_another_name")
+    assert "pip install .[export,trt-rtx]" in attempt(tmp_path, target)
 
 
-def test_what_the_parser_refuses_is_named_by_its_path(tmp_path, monkeypatch):
-    """The portable lowering sends tokens to banks by the places of non-zeros, which the parser does not take."""
-    monkeypatch.setitem(onnx.LOWERINGS, "trt-rtx", "portable")
-    message = attempt(tmp_path)
+def test_what_the_parser_refuses_is_named_by_its_path(tmp_path):
+    """The portable bodies send tokens to experts by the places of non-zeros, which the parser does not take."""
+    message = attempt(tmp_path, TensorRTForRtx(op_bodies=PORTABLE_BODIES))
     assert message.startswith("decoder.onnx: /model/layers.1/mlp/MoEDispatch (NonZero): refused by")
 
 
@@ -159,18 +159,17 @@ CRASHES = {
 
 
 @pytest.mark.parametrize("crash", CRASHES)
-def test_a_crash_of_the_library_is_one_line(tmp_path, monkeypatch, crash):
+def test_a_crash_of_the_library_is_one_line(tmp_path, crash):
     program, named = CRASHES[crash]
-    monkeypatch.setattr(engines, "BUILDER", (sys.executable, "-c", program))
-    message = attempt(tmp_path)
+    target = TensorRTForRtx(build_engine=EngineBuilder((sys.executable, "-c", program)))
+    message = attempt(tmp_path, target)
     assert message.startswith("vision.engine: expected an engine") and named in message
 
 
-def test_a_failed_build_is_one_line(tmp_path, monkeypatch):
+def test_a_failed_build_is_one_line(tmp_path):
     """Attention in float32 has no kernel: the library says so while it builds."""
-    monkeypatch.setitem(PRECISIONS, "trt-rtx", ONNX)
     with pytest.raises(UserError, match=r"vision.engine: expected an engine .*Attention"):
-        export(MINI, tmp_path / "bundle", "trt-rtx", "fp32", Steps(), LIMITS)
+        export(MINI, tmp_path / "bundle", "trt-rtx", ONNX["fp32"], Steps(), LIMITS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -181,7 +180,7 @@ def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[s
 
 def test_the_command_with_every_option_and_every_capability(tmp_path):
     limits = ("--max-batch", 2, "--max-tokens", 700, "--max-image-tokens", 16)
-    capabilities = ",".join(rtx.CAPABILITIES)
+    capabilities = ",".join(CAPABILITIES)
     process = command("-o", tmp_path / "b", "--target", "trt-rtx", "--compute-capability", capabilities, *limits)
     assert (process.returncode, process.stdout) == (0, ""), process.stderr
     assert "decode.engine" in process.stderr and "(trt-rtx, bf16)" in process.stderr

@@ -19,7 +19,10 @@ from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.cli import export as cli
 from ernie_export.exporter.export import DATA_FILE, export
-from ernie_export.exporter.targets import kernels, tensorrt
+from ernie_export.exporter.targets import TARGETS as REGISTERED
+from ernie_export.exporter.targets import kernels
+from ernie_export.exporter.targets.target import ExportJob
+from ernie_export.exporter.targets.tensorrt import TensorRT, TensorRTBuildOptions
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.ops import plugins
 from ernie_export.graphs.ops.kernels import Kernels
@@ -29,7 +32,7 @@ from ernie_export.runtime import load
 from tests.paths import MINI
 from tests.progress import QUIET
 
-LIMITS = tensorrt.Limits(max_batch=3, max_tokens=600, max_image_tokens=64, arch="sm80, sm90")
+LIMITS = TensorRTBuildOptions(max_batch_size=3, max_seq_len=600, max_image_tokens=64, arch="sm80, sm90")
 NONE_HERE = "expected TensorRT 10.13 or later (pip install .[export,trt]), found none"
 PREPARED = {"vision.onnx", "resampler.onnx", "decoder.onnx", "decode.onnx", "kernels-sm80.json", "kernels-sm90.json"}
 
@@ -170,11 +173,13 @@ def test_a_kernel_that_is_not_compiled_is_named():
         kernels.compile_kernels(sizes, "float16", ("sm90",), lambda share: None)
 
 
-def test_a_kernel_that_fits_nowhere_is_named(monkeypatch):
-    monkeypatch.setattr(kernels, "spread", lambda work, *rest: {piece: {"misfit": 200_000} for piece in work})
+def test_a_kernel_that_fits_nowhere_is_named():
+    def misfits(pieces, *rest):
+        return {piece: {"misfit": 200_000} for piece in pieces}
+
     sizes = plugins.Sizes.of(ErnieConfig.from_hf(MINI).text, "float16")
     with pytest.raises(UserError, match="kernel Rope for sm86: .* shared memory, found 200000 bytes at least"):
-        kernels.compile_kernels(sizes, "float16", ("sm86",), lambda share: None)
+        kernels.compile_kernels(sizes, "float16", ("sm86",), lambda fraction: None, misfits)
 
 
 @pytest.mark.parametrize(
@@ -182,11 +187,14 @@ def test_a_kernel_that_fits_nowhere_is_named(monkeypatch):
     [
         ({"arch": "sm90,sm75"}, ("--arch", "sm120", "'sm75'")),
         ({"arch": ""}, ("--arch", "''")),
-        ({"arch": "sm90", "hardware": "ampere-plus"}, ("--hardware-compatible ampere-plus", "sm80", "sm90")),
-        ({"max_tokens": 4, "max_image_tokens": None}, ("--max-tokens", "more than the 4 of the smallest", "found 4")),
+        (
+            {"arch": "sm90", "hardware_compatibility": "ampere-plus"},
+            ("--hardware-compatible ampere-plus", "sm80", "sm90"),
+        ),
+        ({"max_seq_len": 4, "max_image_tokens": None}, ("--max-tokens", "more than the 4 of the smallest", "found 4")),
         ({"max_image_tokens": 3}, ("--max-image-tokens", "at least 4", "3")),
-        ({"max_tokens": 64}, ("--max-tokens", "more than a picture's 64", "found 64")),
-        ({"max_tokens": 5000}, ("--max-tokens", "at most 4096", "5000")),
+        ({"max_seq_len": 64}, ("--max-tokens", "more than a picture's 64", "found 64")),
+        ({"max_seq_len": 5000}, ("--max-tokens", "at most 4096", "5000")),
     ],
 )
 def test_limits_that_cannot_be_are_named(tmp_path, changes, named):
@@ -195,10 +203,10 @@ def test_limits_that_cannot_be_are_named(tmp_path, changes, named):
     assert all(part in str(refused.value) for part in named) and list(tmp_path.iterdir()) == []
 
 
-def test_without_the_kernels_compiler(tmp_path, monkeypatch):
-    monkeypatch.setattr(tensorrt, "COMPILER", "triton_of_another_name")
+def test_without_the_kernels_compiler(tmp_path):
+    target = TensorRT(compiler="triton_of_another_name")
     with pytest.raises(UserError, match=r"pip install .\[export,kernels\]\), found no triton_of_another_name"):
-        export(MINI, tmp_path / "bundle", "trt", "bf16", QUIET, LIMITS)
+        export(MINI, tmp_path / "bundle", target, "bf16", QUIET, LIMITS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -207,13 +215,14 @@ def test_experts_that_the_kernels_do_not_take_are_named_at_export(tmp_path):
     config = json.loads((checkpoint / "config.json").read_text())
     config["text_config"] |= {"moe_intermediate_size": [2**24, 64]}
     (checkpoint / "config.json").write_text(json.dumps(config))
+    config = ErnieConfig.from_hf(checkpoint)
+    job = ExportJob(config, TENSORRT["bf16"], LIMITS, graphs={}, offsets={}, processors=checkpoint)
     with pytest.raises(UserError, match="mixture of experts: expert of 16777216 x 128, expected under"):
-        tensorrt.check(ErnieConfig.from_hf(checkpoint), LIMITS, (4, 64), TENSORRT["bf16"], {})
+        TensorRT().plan_engines(job)
 
 
-def test_the_command_says_what_is_left_in_two_lines(few_kernels, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(kernels, "spread", few_kernels)
-    monkeypatch.setattr(tensorrt, "find_card", lambda: None)
+def test_the_command_says_what_is_left_in_two_lines(without_gpu, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(REGISTERED, "trt", without_gpu)
     bundle = tmp_path / "bundle of mine"
     options = ("--target", "trt", "--arch", "sm90", "--max-tokens", "600", "--workspace", "2", "--version-compatible")
     monkeypatch.setattr(sys, "argv", ["ernie-export", str(MINI), "-o", str(bundle), *options])

@@ -17,20 +17,27 @@ from ernie_export.common.manifest import GRAPHS
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.build_engines import resume
 from ernie_export.exporter.export import DATA_FILE, export
-from ernie_export.exporter.targets import onnx as onnx_target
-from ernie_export.exporter.targets import tensorrt
-from ernie_export.exporter.targets.gpu import Card
+from ernie_export.exporter.targets import ONNX_PORTABLE
+from ernie_export.exporter.targets.target import ExportJob
+from ernie_export.exporter.targets.tensorrt import TENSORRT_BODIES, TensorRT, TensorRTBuildOptions, plugin_sizes
+from ernie_export.graphs.build import build_graphs
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.ops import plugins
 from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.ptx import TARGETS
-from ernie_export.graphs.precision import PRECISIONS, TENSORRT, Precision
+from ernie_export.graphs.precision import TENSORRT
 from tests.fakes import plugin_bodies
 from tests.paths import MINI
 from tests.progress import QUIET
 
 STORAGE = {"int4": "Quantized", "int8": "Quantized", "fp8": "Float8"}
-LIMITS = tensorrt.Limits(max_tokens=600, max_image_tokens=64)
+LIMITS = TensorRTBuildOptions(max_seq_len=600, max_image_tokens=64)
+
+
+def mini_job(precision: str) -> ExportJob:
+    config = ErnieConfig.from_hf(MINI)
+    how = TENSORRT[precision]
+    return ExportJob(config, how, LIMITS, build_graphs(config, how), offsets={}, processors=MINI)
 
 
 def test_what_is_multiplied_by_plugins_and_what_is_not(coded):
@@ -66,8 +73,9 @@ def test_kernels_are_those_of_each_linear_layer(coded):
     """One plugin serves layers of many sizes: a layer's kernel is the one that was compiled for its own."""
     folder, manifest, _ = coded
     found = Kernels.read(folder / "kernels-sm90.json")
-    config, precision = ErnieConfig.from_hf(MINI), TENSORRT[manifest.precision]
-    sizes = tensorrt.sizes_of(config, precision, onnx_target.build_graphs(config, precision), ("sm90",))
+    job = mini_job(manifest.precision)
+    config, precision = job.config, job.precision
+    sizes = plugin_sizes(job, ("sm90",))
     seen = set()
     for plugin, shapes, attributes in plugins.kernel_specs(sizes):
         (kernel,) = found.of(plugin, shapes, attributes).values()
@@ -79,11 +87,8 @@ def test_kernels_are_those_of_each_linear_layer(coded):
     assert len(found.compiled) == len(list(plugins.kernel_specs(sizes)))
 
 
-def test_engines_are_built(coded, tmp_path, environment, monkeypatch, new_steps):
+def test_engines_are_built(coded, tmp_path, machine, new_steps):
     """The fake TensorRT creates every plugin and asks for its shapes, formats and kernels."""
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(tensorrt, "find_card", lambda: Card("Fake H100", (9, 0)))
     folder = shutil.copytree(coded[0], tmp_path / "bundle")
     manifest = resume(folder, new_steps())
     assert not manifest.needs_engine_build and manifest.precision == coded[1].precision
@@ -97,11 +102,8 @@ def test_float8_for_a_card_without_it_is_refused_by_name(tmp_path, arch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_float8_is_for_every_architecture_that_has_it(monkeypatch):
-    monkeypatch.setattr(tensorrt, "find_card", lambda: None)
-    config = ErnieConfig.from_hf(MINI)
-    graphs = onnx_target.build_graphs(config, TENSORRT["fp8"])
-    facts = tensorrt.check(config, LIMITS, (4, 64), TENSORRT["fp8"], graphs)
+def test_float8_is_for_every_architecture_that_has_it():
+    facts = TensorRT(detect_gpu=lambda: None).plan_engines(mini_job("fp8"))
     assert set(facts.tensorrt.architectures) == TARGETS.keys() - {"sm80", "sm86", "sm87"}
 
 
@@ -137,16 +139,11 @@ def feeds(config: ErnieConfig, graph: str) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("graph", ["decoder", "decode"])
 @pytest.mark.parametrize("name", STORAGE)
-def test_the_lowered_graphs_compute_what_the_portable_ones_do(name, graph, tmp_path, monkeypatch):
+def test_the_lowered_graphs_compute_what_the_portable_ones_do(name, graph, tmp_path):
     """In float32, which ONNX Runtime computes in on a CPU, each plugin by the body that its declaration says."""
-    import onnx_ir as ir
-
-    how = TENSORRT[name]
-    in_float = Precision(name, ir.DataType.FLOAT, how.decoder, how.head, None, how.float8)
-    monkeypatch.setitem(PRECISIONS, "onnx-portable", {name: in_float})
-    export(MINI, tmp_path / "portable", "onnx-portable", name, QUIET)
-    monkeypatch.setitem(onnx_target.LOWERINGS, "onnx-portable", "tensorrt")
-    export(MINI, tmp_path / "lowered", "onnx-portable", name, QUIET)
+    in_float = replace(TENSORRT[name], float_type="float32")
+    export(MINI, tmp_path / "portable", ONNX_PORTABLE, in_float, QUIET)
+    export(MINI, tmp_path / "lowered", replace(ONNX_PORTABLE, op_bodies=TENSORRT_BODIES), in_float, QUIET)
     path = tmp_path / "lowered" / f"{graph}.onnx"
     model = onnx.load(path, load_external_data=False)
     in_words(model)

@@ -12,7 +12,7 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import NAME as MANIFEST
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter import replace as bundle
-from ernie_export.exporter.export import LAYOUTS
+from ernie_export.exporter.output_layout import LAYOUTS
 from ernie_export.exporter.triton_repository import BUNDLE
 from ernie_export.runtime.serving.triton_backend import Settings
 from tests.paths import MINI
@@ -69,7 +69,7 @@ def test_it_replaces_a_repository_and_nothing_else(repository, tmp_path):
 
 def test_what_an_interrupted_export_left_is_removed_by_the_next(tmp_path):
     (tmp_path / ".out.partial-1" / BUNDLE).mkdir(parents=True)
-    with pytest.raises(UserError), bundle.writing_bundle(tmp_path / "out", LAYOUTS["triton"]) as partial:
+    with pytest.raises(UserError), bundle.writing_bundle(tmp_path / "out", LAYOUTS["triton"].bundle) as partial:
         assert partial.is_dir() and partial.relative_to(tmp_path).parts[1:] == BUNDLE.parts
         raise UserError("stopped")
     assert list(tmp_path.iterdir()) == []

@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-import pytest
 import tensorrt_rtx_bindings as rtx_module
 
 from ernie_export.exporter.export import export
-from ernie_export.exporter.targets import engines
-from ernie_export.exporter.targets import trt_rtx as rtx
-from ernie_export.graphs.precision import ONNX, PRECISIONS, Precision
+from ernie_export.exporter.targets.trt_rtx import RTX_BODIES, RtxBuildOptions, TensorRTForRtx
+from ernie_export.graphs.ops.bodies import OpBodies
+from ernie_export.graphs.precision import ONNX, Precision
 from ernie_export.runtime.engines.device.memory import ALIGNMENT
 from tests.paths import MINI
 from tests.progress import QUIET
@@ -228,7 +227,12 @@ def changed(bundle: Path, target: str, **engines: Any) -> Path:
     return bundle
 
 
-def write_bundle(folder: Path, precision: Precision = ONNX["fp32"], filled: Callable[[bytes], bytes] = bytes) -> None:
+def write_bundle(
+    folder: Path,
+    precision: Precision = ONNX["fp32"],
+    filled: Callable[[bytes], bytes] = bytes,
+    op_bodies: OpBodies = RTX_BODIES,
+) -> None:
     """What ernie-export writes for TensorRT for RTX, but for the engines: each is its graph, for the fake to run.
 
     `precision` computes in float32, which ONNX Runtime does on a CPU. `filled`: what else a graph needs to run.
@@ -239,8 +243,6 @@ def write_bundle(folder: Path, precision: Precision = ONNX["fp32"], filled: Call
         Path(request["engine"]).write_bytes(head + b"\n" + filled(Path(request["onnx"]).read_bytes()))
         return {"version": rtx_module.__version__}
 
-    limits = rtx.Limits(capabilities="8.9", max_batch=3, max_tokens=500, max_image_tokens=16)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(engines, "build_engine", keep_graph)
-        patched.setitem(PRECISIONS, "trt-rtx", {precision.name: precision})
-        export(MINI, folder, "trt-rtx", precision.name, QUIET, limits)
+    options = RtxBuildOptions(compute_capabilities="8.9", max_batch_size=3, max_seq_len=500, max_image_tokens=16)
+    target = TensorRTForRtx(build_engine=keep_graph, op_bodies=op_bodies)
+    export(MINI, folder, target, precision, QUIET, options)

@@ -10,9 +10,12 @@ import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from ernie_export.exporter.targets.onnx import FUSED_BODIES, PORTABLE_BODIES
+from ernie_export.exporter.targets.trt_rtx import RTX_BODIES
 from ernie_export.graphs.builder import GraphBuilder
 
 Run = Callable[..., list[np.ndarray]]
+BODIES = {bodies.name: bodies for bodies in (FUSED_BODIES, PORTABLE_BODIES, RTX_BODIES)}
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def run_op(tmp_path: Path) -> Run:
             shape = [f"out{index}_{axis}" for axis in range(rank)]
             g.output(value, f"out{index}", ir.DataType.from_numpy(np.dtype(dtype)), shape)
         path = tmp_path / "one.onnx"
-        g.save(path, lowering, "weights", {})
+        g.save(path, BODIES[lowering], "weights", {})
         if evaluator == "onnx":
             return ReferenceEvaluator(onnx.load(path)).run(None, inputs)
         options = ort.SessionOptions()

@@ -12,11 +12,12 @@ import pytest
 from ernie_export.common.errors import UserError
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.export import export
-from ernie_export.exporter.targets.onnx import LOWERINGS, build_graphs
+from ernie_export.exporter.targets import TARGETS
 from ernie_export.exporter.weights import writer as weights
+from ernie_export.graphs.build import all_weights, build_graphs
 from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.precision import ONNX, PRECISIONS, TENSORRT, Precision
+from ernie_export.graphs.precision import EXACT, ONNX, TENSORRT, Precision
 from ernie_export.runtime import load
 from tests.paths import MINI
 from tests.progress import QUIET
@@ -39,11 +40,11 @@ def graphs(precision) -> dict[str, GraphBuilder]:
 
 @pytest.mark.parametrize("target", ["onnx", "onnx-portable"])
 def test_the_checker_takes_every_graph(graphs, tmp_path, target):
-    layout = weights.plan(list({n: w for g in graphs.values() for n, w in g.weights.items()}.values()))
+    layout = weights.plan(all_weights(graphs))
     (tmp_path / "weights").write_bytes(bytes(layout.nbytes))
     for name, graph in graphs.items():
         path = tmp_path / f"{name}.onnx"
-        graph.save(path, LOWERINGS[target], "weights", layout.offsets)
+        graph.save(path, TARGETS[target].op_bodies, "weights", layout.offsets)
         # Shapes and types are followed through standard operators alone.
         onnx.checker.check_model(path, full_check=target == "onnx-portable")
         if target == "onnx-portable":
@@ -108,7 +109,7 @@ def test_widths_without_a_group_are_refused_by_name(tmp_path, text, named):
 
 
 # What ONNX Runtime runs on a CPU: TensorRT's fp8 computes in bfloat16, which it does not.
-FP8 = Precision("fp8", ir.DataType.FLOAT, decoder=8, head=8, vision=8, float8=True)
+FP8 = Precision("fp8", "float32", EXACT, decoder=8, head=8, vision=8, float8=True)
 
 
 def test_float8_weights_are_numbers_of_their_own_operators():
@@ -120,11 +121,9 @@ def test_float8_weights_are_numbers_of_their_own_operators():
                 assert weight.quantization.float8 and weight.dtype == ml_dtypes.float8_e4m3fn
 
 
-def test_a_float8_bundle_answers(monkeypatch, tmp_path):
+def test_a_float8_bundle_answers(tmp_path):
     """Quantiser, data file, graphs and their operators' bodies together, in ONNX Runtime."""
-    monkeypatch.setitem(PRECISIONS, "onnx-portable", {"fp8": FP8})
-    quiet = QUIET
-    export(MINI, tmp_path / "bundle", "onnx-portable", "fp8", quiet)
+    export(MINI, tmp_path / "bundle", "onnx-portable", FP8, QUIET)
     header = read_header(tmp_path / "bundle" / "weights.safetensors")
     assert header["lm_head.weight"].dtype == "F8_E4M3"
     with load(tmp_path / "bundle", threads=1) as model:

@@ -8,7 +8,7 @@ import math
 import shutil
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from onnx import load_model, save_model
 from transformers import Ernie4_5_VLMoeConfig, Ernie4_5_VLMoeForConditionalGeneration
 
 from ernie_export.exporter.export import export
-from ernie_export.exporter.targets import onnx
+from ernie_export.exporter.targets.onnx import ONNX_PORTABLE
+from ernie_export.exporter.targets.tensorrt import TENSORRT_BODIES
+from ernie_export.exporter.targets.trt_rtx import RTX_BODIES
 from tests.fakes import plugin_bodies
 from tests.paths import MINI
 from tests.progress import QUIET
@@ -32,7 +34,7 @@ PROCESSOR_FILES = (
 ).split()
 TARGETS = ("onnx", "onnx-portable")
 # What TensorRT for RTX and TensorRT are given, where ONNX Runtime can run it: plugins' bodies are filled in.
-LOWERED = {"rtx": "rtx", "trt": "tensorrt"}
+LOWERED = {"rtx": RTX_BODIES, "trt": TENSORRT_BODIES}
 
 
 @dataclass
@@ -181,10 +183,8 @@ def make_exported() -> Callable[..., Exported]:
             shutil.copyfile(MINI / name, checkpoint / name)
         bundles = {target: folder / target for target in targets}
         for target, bundle in bundles.items():
-            with pytest.MonkeyPatch.context() as patched:
-                if target in LOWERED:
-                    patched.setitem(onnx.LOWERINGS, "onnx-portable", LOWERED[target])
-                export(checkpoint, bundle, "onnx-portable" if target in LOWERED else target, "fp32", QUIET)
+            lowered = replace(ONNX_PORTABLE, op_bodies=LOWERED[target]) if target in LOWERED else target
+            export(checkpoint, bundle, lowered, "fp32", QUIET)
             if target == "trt":
                 fill_plugins(bundle)
         # Read back: what is compared is the checkpoint on the disk, rounded to bf16 where it was saved so.

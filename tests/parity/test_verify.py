@@ -10,7 +10,8 @@ import torch
 
 from ernie_export.exporter.cli import verify as verify_cli
 from ernie_export.exporter.export import export
-from ernie_export.exporter.verify.verify import LIMITS, Case, Report, compare_tokens, divergence
+from ernie_export.exporter.verify.verify import Case, Report, compare_tokens, divergence
+from ernie_export.graphs.precision import ONNX
 from tests.progress import QUIET
 
 EQUAL_WIDTHS = {"moe_intermediate_size": [24, 24], "moe_num_experts": 6, "moe_k": 2, "moe_num_shared_experts": 1}
@@ -73,7 +74,7 @@ def test_fails_on_swapped_expert_banks(verify, right, make_exported, tmp_path):
     assert any("tokens routed elsewhere" in line for line in report["failures"])
     # What comes before the first sparse layer is untouched, and the report shows it.
     assert report["stages"]["layer 0"]["error"] < 1e-5 < 1e-2 < report["stages"]["layer 1"]["error"]
-    assert report["kl"] > LIMITS["fp32"].kl and any("divergence" in line for line in report["failures"])
+    assert report["kl"] > ONNX["fp32"].tolerance.kl and any("divergence" in line for line in report["failures"])
 
 
 def test_a_tolerance_of_nothing_is_not_met(verify, right):
@@ -105,9 +106,9 @@ def test_choices_are_compared_at_every_token():
 @pytest.mark.parametrize(("precision", "kl", "fails"), [("int4", 0.1, False), ("int4", 0.3, True), ("int8", 0.1, True)])
 def test_a_lower_precision_is_held_to_its_distributions(precision, kl, fails):
     cases = [Case("a", 16, 3, 0.5, 15, kl / 2), Case("b", 16, None, None, 16, 3 * kl / 2)]
-    report = Report(precision, LIMITS[precision], cases=cases)
+    report = Report(precision, ONNX[precision].tolerance, cases=cases)
     assert report.kl == pytest.approx(kl) and bool(report.failures) == fails
-    assert Report(precision, LIMITS[precision], cases=[Case("a", 16, None, None, 16, float("nan"))]).failures
+    assert Report(precision, ONNX[precision].tolerance, cases=[Case("a", 16, None, None, 16, float("nan"))]).failures
 
 
 def test_questions_are_asked_on_both_sides(verify, right, tmp_path):

@@ -26,7 +26,7 @@ from ernie_export.exporter.export import Progress, export
 from ernie_export.runtime import load
 
 root, precision = Path(sys.argv[1]), sys.argv[2]
-quiet = Progress(lambda name, total: None, lambda count: None)
+quiet = Progress()
 picture = {"type": "image", "path": str(root / "examples" / "media" / "shapes.png")}
 text = {"type": "text", "text": "What is it?"}
 with tempfile.TemporaryDirectory() as folder:

@@ -38,7 +38,7 @@ from original_checkpoint import write_original  # noqa: E402
 from zero_checkpoint import tiny_checkpoint  # noqa: E402
 
 MEDIA = ROOT / "examples" / "media"
-QUIET = Progress(lambda name, total: None, lambda count: None)
+QUIET = Progress()
 PICTURE = "picture"
 CLIP = "clip"
 

@@ -27,6 +27,7 @@ from ernie_export.exporter.weights.code_store import CodeStore
 from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig, TextConfig
+from ernie_export.graphs.ops.bodies import OpBodies
 from ernie_export.graphs.weight_spec import Interleaved, Piece, Rows, Weight
 
 PRIOR = 16
@@ -74,7 +75,7 @@ def calibrate(
     config: ErnieConfig,
     checkpoint: Checkpoint,
     graphs: dict[str, GraphBuilder],
-    lowering: str,
+    op_bodies: OpBodies,
     codes: CodeStore,
     share: Callable[[str, float], None],
 ) -> CalibrationInfo:
@@ -83,7 +84,7 @@ def calibrate(
     `path`: the conversations, see `read_prompts`, which says what is refused. `share` is told how much is done.
     """
     share("Reading the conversations", 0.0)
-    encoder = VisionEncoder(graphs, lowering, checkpoint, codes.folder)
+    encoder = VisionEncoder(graphs, op_bodies, checkpoint, codes.folder)
     prompts = read_prompts(path, processors, config, checkpoint, encoder, codes.folder)
     del encoder  # and with it its sessions' copies of the weights
     share("Reading the conversations", 1.0)
@@ -93,7 +94,7 @@ def calibrate(
     for index in range(layers):
         share(name, index / layers)
         built = build(config.text, index)
-        seen = observe(built, decoder, index, prompts, lowering)
+        seen = observe(built, decoder, index, prompts, op_bodies)
         round_linear_layers(built, seen, decoder)
         for place, bank in enumerate(BANKS if built.experts else ()):
             share(name, (index + (1 + place) / 3) / layers)
@@ -102,7 +103,7 @@ def calibrate(
     return CalibrationInfo(sha256(path), prompts.sha256, len(prompts.lengths), sum(prompts.lengths))
 
 
-def observe(built: LayerGraph, decoder: Decoder, index: int, prompts: Prompts, lowering: str) -> Seen:
+def observe(built: LayerGraph, decoder: Decoder, index: int, prompts: Prompts, op_bodies: OpBodies) -> Seen:
     """Run one layer over all conversations."""
     text, folder, total = decoder.text, decoder.codes.folder, sum(prompts.lengths)
     hessians: dict[str, list[np.ndarray]] = {}
@@ -110,7 +111,7 @@ def observe(built: LayerGraph, decoder: Decoder, index: int, prompts: Prompts, l
     if built.experts:  # what they were given lies in a file: it grows with the tokens
         x = scratch_array(folder / "x", total, text.hidden_size)
         experts = np.empty((total, text.experts_per_token), np.int64)
-    for span, outputs in run(built, text, index, prompts, decoder.checkpoint, lowering, folder):
+    for span, outputs in run(built, text, index, prompts, decoder.checkpoint, op_bodies, folder):
         for site, names in built.sites.items():
             hessians[site] = add_squares(hessians.get(site), outputs[site])
             if any(".experts." in name for name in names):

@@ -19,6 +19,7 @@ from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import TextConfig
 from ernie_export.graphs.decoder import layer, shared_values
+from ernie_export.graphs.ops.bodies import OpBodies
 
 INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
 BITS = 8
@@ -84,7 +85,7 @@ def run(
     index: int,
     prompts: Prompts,
     checkpoint: Checkpoint,
-    lowering: str,
+    op_bodies: OpBodies,
     folder: Path,
 ) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
     """Take `prompts.hidden` through the layer; yields outputs of some tokens, and which tokens these are."""
@@ -93,7 +94,7 @@ def run(
         data.unlink()
     layout = weights.plan(list(built.graph.weights.values()))
     weights.write(layout, checkpoint, data, lambda count: None)
-    built.graph.save(path, lowering, data.name, layout.offsets)
+    built.graph.save(path, op_bodies, data.name, layout.offsets)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -12,6 +12,7 @@ from ernie_export.exporter.weights import writer as weights
 from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.ops.bodies import OpBodies
 from ernie_export.runtime import messages_file
 from ernie_export.runtime.feature_cache import encode_media
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
@@ -35,7 +36,9 @@ class Prompts:
 class VisionEncoder:
     """The vision encoder and the resampler of `graphs`, with their weights in `folder`."""
 
-    def __init__(self, graphs: dict[str, GraphBuilder], lowering: str, checkpoint: Checkpoint, folder: Path) -> None:
+    def __init__(
+        self, graphs: dict[str, GraphBuilder], op_bodies: OpBodies, checkpoint: Checkpoint, folder: Path
+    ) -> None:
         parts = {name: graphs[name] for name in ("vision", "resampler")}
         layout = weights.plan([weight for graph in parts.values() for weight in graph.weights.values()])
         weights.write(layout, checkpoint, folder / "vision.safetensors", lambda count: None)
@@ -44,7 +47,7 @@ class VisionEncoder:
         self.sessions = {}
         for name, graph in parts.items():
             path = folder / f"{name}.onnx"
-            graph.save(path, lowering, "vision.safetensors", layout.offsets)
+            graph.save(path, op_bodies, "vision.safetensors", layout.offsets)
             self.sessions[name] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:

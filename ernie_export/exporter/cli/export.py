@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -25,25 +25,28 @@ from rich.table import Table
 from rich.text import Text
 
 from ernie_export.common.command import peak_memory, run
-from ernie_export.common.manifest import HARDWARE_COMPATIBILITY, Manifest
-
-if TYPE_CHECKING:
-    from ernie_export.exporter.export import Progress
-
-ONNX = ("fp32", "fp16", "bf16", "int8", "int4", "int4-fp16")
-# By target, the default first.
-PRECISIONS = {"onnx": ONNX, "onnx-portable": ONNX, "trt": ("bf16", "fp16", "int8", "int4", "fp8"), "trt-rtx": ("bf16",)}
-CALIBRATED = ("int4", "int4-fp16")
-# Options of some targets alone.
-OWN = {
-    **dict.fromkeys(("max_batch", "max_tokens", "max_image_tokens"), ("trt", "trt-rtx")),
-    **dict.fromkeys(("arch", "hardware", "version_compatible", "workspace"), ("trt",)),
-    "capabilities": ("trt-rtx",),
-}
-SPELLED = {"capabilities": "--compute-capability", "hardware": "--hardware-compatible"}
+from ernie_export.common.manifest import Manifest
+from ernie_export.exporter.cli.target_options import (
+    describe_targets,
+    options_of_targets,
+    precision_option,
+    target_option,
+    with_target_options,
+)
+from ernie_export.exporter.output_layout import LAYOUTS
+from ernie_export.exporter.progress import Progress
+from ernie_export.exporter.targets import check_calibration, find_target, make_options
+from ernie_export.exporter.targets.options import TargetOptions
+from ernie_export.exporter.targets.target import Target
+from ernie_export.graphs.precision import Precision
 
 
-@click.command()
+def export_options() -> list[click.Parameter]:
+    """Return the options of ernie-export that follow from the targets."""
+    return [target_option(describe_targets()), precision_option(), *options_of_targets()]
+
+
+@click.command(cls=with_target_options(export_options))
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the bundle to write.")
 @click.option(
@@ -54,51 +57,15 @@ SPELLED = {"capabilities": "--compute-capability", "hardware": "--hardware-compa
     help="Build the engines that a bundle of --target trt waits for, without its checkpoint.",
 )
 @click.option(
-    "--target",
-    type=click.Choice(list(PRECISIONS)),
-    default="onnx",
-    show_default=True,
-    help="onnx: ONNX Runtime's fused kernels. onnx-portable: standard operators only, for any ONNX runtime. "
-    "trt: TensorRT, engines built here where it and its GPU are, or later with --resume. "
-    "trt-rtx: TensorRT for RTX, engines built here without a GPU.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(sorted({name for names in PRECISIONS.values() for name in names})),
-    help="Of weights and activations.  [default: fp32; bf16 for trt and trt-rtx]",
-)
-@click.option("--max-batch", type=click.IntRange(1, 256), help="trt, trt-rtx: rows of one decode step.  [default: 1]")
-@click.option(
-    "--max-tokens", type=click.IntRange(1), help="trt, trt-rtx: tokens of a conversation.  [default: up to 8192]"
-)
-@click.option(
-    "--max-image-tokens",
-    type=click.IntRange(1),
-    help="trt, trt-rtx: decoder tokens of one picture.  [default: the largest that the image processor makes]",
-)
-@click.option("--arch", metavar="LIST", help="trt: kernels for these, as sm80,sm90.  [default: this GPU, or all]")
-@click.option(
-    "--hardware-compatible",
-    "hardware",
-    type=click.Choice(HARDWARE_COMPATIBILITY[1:]),
-    help="trt: engines for every GPU of the same compute capability, or for any from Ampere on.",
-)
-@click.option(
-    "--version-compatible", is_flag=True, default=None, help="trt: engines for later versions of TensorRT, too."
-)
-@click.option("--workspace", metavar="GIB", type=click.IntRange(1, 1024), help="trt: memory that a layer may work in.")
-@click.option(
-    "--compute-capability", "capabilities", metavar="LIST", help="trt-rtx: cards.  [default: 8.0,8.6,8.9,12.0]"
-)
-@click.option(
     "--layout",
-    type=click.Choice(["bundle", "triton"]),
+    type=click.Choice(list(LAYOUTS)),
     default="bundle",
     show_default=True,
     help="triton: a model repository of Triton Inference Server, with the bundle in it.",
 )
 @click.option(
     "--calibrate",
+    "conversations",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
     help="int4: conversations, as ernie-run --messages takes them, for whose inputs the weights are rounded.",
@@ -112,91 +79,150 @@ def command(
     target: str,
     precision: str | None,
     layout: str,
-    calibrate: Path | None,
-    **limits: Any,
+    conversations: Path | None,
+    **target_options: Any,
 ) -> None:
     """Export the Hugging Face CHECKPOINT folder to a bundle that ernie-run answers from."""
-    given = {name: value for name, value in limits.items() if value is not None}
+    work: Callable[[Progress], Manifest]
     if bundle is not None:
-        others = [name for name in context.params if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
-        if others := [name for name in others if name != "bundle"]:
-            raise click.UsageError(f"--resume: expected BUNDLE alone, found {spelled(others[0])} with it")
+        refuse_other_parameters(context, "bundle")
+        folder = location = bundle
+        work = prepare_resume(bundle)
     elif checkpoint is None or output is None:
         missing = "CHECKPOINT" if checkpoint is None else "--output"
         raise click.UsageError(f"expected CHECKPOINT and --output, or --resume BUNDLE; found no {missing}")
-    for name in given:
-        if target not in OWN[name]:
-            expected = " or ".join(OWN[name])
-            raise click.UsageError(f"{spelled(name)}: expected --target {expected} with it, found --target {target}")
-    precision = precision or PRECISIONS[target][0]
-    if precision not in PRECISIONS[target]:
-        expected = " or ".join(PRECISIONS[target])
-        raise click.UsageError(f"--precision: expected {expected} for --target {target}, found {precision}")
-    if calibrate is not None and precision not in CALIBRATED:
-        expected = " or ".join(CALIBRATED)
-        raise click.UsageError(f"--calibrate: expected --precision {expected} with it, found {precision}")
-    try:
-        from ernie_export.exporter.build_engines import resume
-        from ernie_export.exporter.export import LAYOUTS, LIMITS, export
-    except ModuleNotFoundError as e:
-        raise click.UsageError(f"exporting needs the extra 'export' (no module {e.name}): pip install .[export]") from e
+    else:
+        folder = output
+        location = output / LAYOUTS[layout].bundle
+        chosen = find_target(target)
+        options = make_options(chosen, {name: value for name, value in target_options.items() if value is not None})
+        work = prepare_export(
+            checkpoint,
+            output,
+            chosen,
+            chosen.precision(precision),
+            options=options,
+            conversations=conversations,
+            layout=layout,
+        )
     console = Console(stderr=True)
     started = time.monotonic()
-    reasons: list[str] = []
-    with reporting(console, reasons.append) as progress:
-        if bundle is not None:
-            manifest = resume(bundle, progress)
-        else:
-            assert checkpoint is not None and output is not None  # checked above
-            engine_limits = LIMITS[target](**given) if target in LIMITS else None
-            manifest = export(checkpoint, output, target, precision, progress, engine_limits, calibrate, layout)
-    seconds, folder = time.monotonic() - started, bundle or output
-    assert folder is not None  # one of them was given
-    plain = partial(console.print, soft_wrap=True, markup=False, highlight=False)
-    plain(f"{folder} ({manifest.target}, {manifest.precision})")
-    if (found := manifest.calibration) is not None:
-        console.print(f"calibrated on {found.conversations} conversations of {found.tokens} tokens", highlight=False)
+    with progress_bars(console) as progress:
+        manifest = work(progress)
+    seconds = time.monotonic() - started
+    print_line = partial(console.print, soft_wrap=True, markup=False, highlight=False)
+    print_line(f"{folder} ({manifest.target}, {manifest.precision})")
+    if (calibration := manifest.calibration) is not None:
+        counts = f"{calibration.conversations} conversations of {calibration.tokens} tokens"
+        console.print(f"calibrated on {counts}", highlight=False)
     console.print(summary(manifest, f"{seconds:.1f} s, peak memory {peak_memory() / 2**20:.0f} MiB"))
     if manifest.needs_engine_build:
-        plain(f"engines are not built yet: {reasons[0]}")
-        inner = shlex.quote(str(folder / LAYOUTS[layout]))
-        plain(f"on the machine that has the GPU and TensorRT: ernie-export --resume {inner}")
+        print_line(f"engines are not built yet: {progress.deferred_because}")
+        quoted = shlex.quote(str(location))
+        print_line(f"on the machine that has the GPU and TensorRT: ernie-export --resume {quoted}")
 
 
-def spelled(parameter: str) -> str:
-    """A parameter of `command` as a user types it."""
-    return "CHECKPOINT" if parameter == "checkpoint" else SPELLED.get(parameter, f"--{parameter.replace('_', '-')}")
+def prepare_resume(bundle: Path) -> Callable[[Progress], Manifest]:
+    """Return what builds the engines of `bundle`. Raises UsageError without the extra that it needs."""
+    with naming_the_extra():
+        from ernie_export.exporter.build_engines import resume
+    return partial(resume, bundle)
+
+
+def prepare_export(
+    checkpoint: Path,
+    output: Path,
+    target: Target,
+    precision: Precision,
+    *,
+    options: TargetOptions,
+    conversations: Path | None,
+    layout: str,
+) -> Callable[[Progress], Manifest]:
+    """Return what exports. Raises UsageError without the extra that it needs, InvalidValue for a calibration that
+    the precision does not take.
+    """
+    if conversations is not None:
+        check_calibration(target, precision)
+    with naming_the_extra():
+        from ernie_export.exporter.export import export
+
+    def work(progress: Progress) -> Manifest:
+        return export(
+            checkpoint,
+            output,
+            target,
+            precision,
+            progress,
+            options=options,
+            conversations=conversations,
+            layout=layout,
+        )
+
+    return work
 
 
 @contextmanager
-def reporting(console: Console, waiting: Callable[[str], None]) -> Iterator["Progress"]:
-    """Progress bars of an export."""
-    from ernie_export.exporter.export import Progress
+def naming_the_extra() -> Iterator[None]:
+    """Turn a missing module into a UsageError that names the extra to install."""
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        raise click.UsageError(f"exporting needs the extra 'export' (no module {e.name}): pip install .[export]") from e
 
-    columns = TextColumn("{task.description}"), BarColumn(), Amount()
+
+def refuse_other_parameters(context: click.Context, alone: str) -> None:
+    """Raise UsageError if the user gave another parameter than `alone`."""
+    for parameter in context.command.get_params(context):
+        source = context.get_parameter_source(parameter.name or "")
+        if source == ParameterSource.COMMANDLINE and parameter.name != alone:
+            typed = "CHECKPOINT" if isinstance(parameter, click.Argument) else max(parameter.opts, key=len)
+            raise click.UsageError(f"--resume: expected BUNDLE alone, found {typed} with it")
+
+
+class BarProgress(Progress):
+    """Shows an export's progress as bars on a terminal, and keeps the reason why engines are not built."""
+
+    def __init__(self, bars: Bars, console: Console) -> None:
+        self.bars = bars
+        self.console = console
+        self.deferred_because = ""
+
+    def begin(self, name: str, total_bytes: int = 0) -> None:
+        """Add a bar, or print the name of a phase that is not measured."""
+        self.bars.add_task(name, total=total_bytes or None, visible=total_bytes > 0)
+        if not total_bytes and self.console.is_terminal:
+            self.bars.console.print(name)
+
+    def advance(self, nbytes: int) -> None:
+        """Advance the last bar."""
+        self.bars.advance(self.bars.task_ids[-1], nbytes)
+
+    def update(self, name: str, fraction: float) -> None:
+        """Set the last bar, or add one for another phase."""
+        if not self.bars.tasks or self.bars.tasks[-1].description != name:
+            self.bars.add_task(name, total=1.0)
+        self.bars.update(self.bars.tasks[-1].id, completed=fraction)
+
+    def on_engines_deferred(self, reason: str) -> None:
+        """Keep the reason for the summary."""
+        self.deferred_because = reason
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[BarProgress]:
+    """Yield a progress whose bars are shown until the block ends."""
+    columns = (TextColumn("{task.description}"), BarColumn(), Amount(), TimeRemainingColumn())
     # Without a terminal stderr holds the summary, or the one line of an error, and nothing else.
-    with Bars(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bars:
-
-        def stage(name: str, total: int) -> None:
-            bars.add_task(name, total=total or None, visible=total > 0)
-            if not total and console.is_terminal:
-                bars.console.print(name)
-
-        def advance(count: int) -> None:
-            bars.advance(bars.task_ids[-1], count)
-
-        def share(name: str, done: float) -> None:
-            if not bars.tasks or bars.tasks[-1].description != name:
-                bars.add_task(name, total=1.0)
-            bars.update(bars.tasks[-1].id, completed=done)
-
-        yield Progress(stage, advance, share, waiting)
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
+        yield BarProgress(bars, console)
 
 
 class Amount(ProgressColumn):
-    """Bytes and their speed; of a task without a measure in bytes the share that is done."""
+    """Shows bytes and their speed, or the percentage of a task that is not measured in bytes."""
 
-    size, speed = DownloadColumn(), TransferSpeedColumn()
+    size = DownloadColumn()
+    speed = TransferSpeedColumn()
 
     def render(self, task: Task) -> Text:
         if task.total == 1.0:
@@ -205,7 +231,7 @@ class Amount(ProgressColumn):
 
 
 def summary(manifest: Manifest, caption: str) -> Table:
-    """Files and sizes."""
+    """Return a table of the bundle's files and their sizes."""
     total = sum(entry.bytes for entry in manifest.files.values())
     table = Table(caption=caption, caption_justify="left")
     table.add_column("file", overflow="fold")
@@ -218,7 +244,7 @@ def summary(manifest: Manifest, caption: str) -> Table:
 
 
 def main() -> None:
-    """Entry point of ernie-export."""
+    """Run ernie-export on the arguments of this process."""
     run(command)
 
 

@@ -17,14 +17,18 @@ from rich.text import Text
 from ernie_export.common.command import run
 from ernie_export.common.errors import InvalidFile, InvalidValue
 from ernie_export.common.json_fields import one_line
-from ernie_export.exporter.cli.export import PRECISIONS
+from ernie_export.exporter.cli.target_options import target_option, with_target_options
 from ernie_export.exporter.plan.devices import DEVICES, Device, find_device
 from ernie_export.exporter.plan.workload import DEFAULT_CONTEXT, read_workload
 from ernie_export.exporter.processor_files import find_processor_files
+from ernie_export.exporter.targets import find_target
+from ernie_export.exporter.targets.target import Target
 from ernie_export.graphs.checkpoint.original.files import transformers_spelling
 from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.precision import ONNX, Precision
 
 LARGEST_BATCH = 2**16
+COUNTED = ONNX["fp32"]  # parameters are counted in a precision that quantizes nothing
 ESTIMATED = ("device_memory", "activations", "longest_context", "prefill", "decode")
 NOTES = (
     "rates: upper bounds (roofline; intermediate results stay on the chip, experts evenly chosen); where the"
@@ -34,12 +38,14 @@ NOTES = (
 ENGINES = "bundle on disk: without the engines and kernels, a few MiB each, whose sizes are known only once built"
 
 
-@click.command(context_settings={"show_default": True})
+def plan_options() -> list[click.Parameter]:
+    """Return the options of ernie-plan that follow from the targets."""
+    return [target_option("Export target, as of ernie-export.")]
+
+
+@click.command(cls=with_target_options(plan_options), context_settings={"show_default": True})
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--device", "device_name", help=f"{', '.join(DEVICES)}, cpu, or a .json file that describes one.")
-@click.option(
-    "--target", type=click.Choice(list(PRECISIONS)), default="onnx", help="Export target, as of ernie-export."
-)
 @click.option("--precision", help="Precisions, with commas between. [default: all of the target]")
 @click.option(
     "--context", type=click.IntRange(min=1), help=f"Tokens of a sequence, images included. [default: {DEFAULT_CONTEXT}]"
@@ -59,29 +65,22 @@ def command(
 ) -> None:
     """Plan for CHECKPOINT (a folder, or its config.json): sizes, what fits, and the highest speed of a device."""
     try:
-        from ernie_export.exporter.export import LIMITS
         from ernie_export.exporter.plan.roofline import estimate
         from ernie_export.exporter.plan.sizes import EXPORT_MEMORY, Model
-        from ernie_export.graphs.precision import ONNX
-        from ernie_export.graphs.precision import PRECISIONS as PRECISION_OF
     except ModuleNotFoundError as e:
         raise click.UsageError(f"planning needs the extra 'export' (no module {e.name}): pip install .[export]") from e
     if checkpoint.is_file() and checkpoint.name != "config.json":
         raise InvalidFile(checkpoint, "a checkpoint folder or its config.json", "another file")
     folder = checkpoint.parent if checkpoint.name == "config.json" and not checkpoint.is_dir() else checkpoint
-    known = PRECISIONS[target]
-    precisions = known if precision is None else [name.strip() for name in precision.split(",")]
-    for name in precisions:
-        if name not in known:
-            raise InvalidValue("--precision", f"some of {','.join(known)} for --target {target}", one_line(name))
+    chosen = find_target(target)
+    precisions = chosen.precisions if precision is None else read_precisions(chosen, precision)
     config = ErnieConfig.from_hf(folder)
     device = find_device(device_name) if device_name is not None else None
     with transformers_spelling(folder, config, whole=False) as source:
         workload = read_workload(config, source, context, batch, images)
         copied = sum(path.stat().st_size for path in find_processor_files(source, require_all=False))
-    model = Model.build(config, ONNX["fp32"]).model
-    named = [PRECISION_OF[target][name] for name in dict.fromkeys(precisions)]
-    estimates = [estimate(model, target, how, workload, device) for how in named]
+    model = Model.build(config, COUNTED).model
+    estimates = [estimate(model, chosen, precision_object, workload, device) for precision_object in precisions]
     parameters = model.parameters()
     plan: dict[str, Any] = {
         "checkpoint": str(checkpoint),
@@ -94,12 +93,23 @@ def command(
         "processor_files": copied,
         "precisions": {e.precision: asdict(e) | {"bundle": e.data_file + e.graph_files + copied} for e in estimates},
         "estimated": ESTIMATED,
-        "notes": [*NOTES, ENGINES] if target in LIMITS else NOTES,
+        "notes": [*NOTES, ENGINES] if chosen.compiles_engines else NOTES,
     }
     if as_json:
         print(json.dumps(plan, indent=1))
     else:
         show(plan, device, Console())
+
+
+def read_precisions(target: Target, names: str) -> tuple[Precision, ...]:
+    """Return the precisions of `target` that `names` lists, with commas between. Raises InvalidValue for another."""
+    known = {precision.name: precision for precision in target.precisions}
+    wanted = dict.fromkeys(name.strip() for name in names.split(","))
+    for name in wanted:
+        if name not in known:
+            expected = f"some of {','.join(known)} for --target {target.name}"
+            raise InvalidValue("--precision", expected, one_line(name))
+    return tuple(known[name] for name in wanted)
 
 
 def show(plan: dict[str, Any], device: Device | None, console: Console) -> None:

@@ -52,7 +52,7 @@ def show(report: "Report", console: Console) -> None:
     stages = Table(title="stages, worst over all conversations", title_justify="left")
     for column in ("stage", "relative error", "routing agreed"):
         stages.add_column(column, justify="left" if column == "stage" else "right")
-    error = report.limits.error
+    error = report.tolerance.error
     for name, stage in report.stages.items():
         ties = f" ({stage.ties} on rounding)" if stage.ties else ""
         agreed = f"{stage.agreed}/{stage.routed}{ties}" if stage.routed else ""
@@ -72,7 +72,7 @@ def show(report: "Report", console: Console) -> None:
         console.print(line, style="red")
     verdict = f"{len(report.failures)} past the limits" if report.failures else "within the limits"
     rounding = "" if error is None else f"relative error {error:.0e}, "
-    console.print(f"{verdict} ({report.precision}: {rounding}divergence {report.limits.kl:.0e} nats)")
+    console.print(f"{verdict} ({report.precision}: {rounding}divergence {report.tolerance.kl:.0e} nats)")
 
 
 def show_answers(report: "Report", console: Console) -> None:

@@ -9,15 +9,14 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 
-import onnx_ir as ir
-
 from ernie_export.exporter.plan.devices import Device, Work
 from ernie_export.exporter.plan.sizes import EVERY_TOKEN, Model
 from ernie_export.exporter.plan.workload import Workload
+from ernie_export.exporter.targets.target import Target
 from ernie_export.graphs.precision import Precision
 
-# The field of `Device` with the rate of products in a dtype; quantized weights are converted to it first.
-ARITHMETIC = {ir.DataType.FLOAT: "fp32", ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
+# The field of `Device` with the rate of products in a type; quantized weights are converted to it first.
+ARITHMETIC = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Estimate:
     decode: Rate
 
 
-def estimate(model: Model, target: str, precision: Precision, workload: Workload, device: Device | None) -> Estimate:
+def estimate(model: Model, target: Target, precision: Precision, workload: Workload, device: Device | None) -> Estimate:
     """Estimate one precision of a model.
 
     Args:
@@ -179,7 +178,7 @@ class Cost:
         return int(self.precision.dtype.numpy().itemsize)
 
     def _work(self, flops: float, nbytes: float) -> Work:
-        return Work(flops, nbytes, ARITHMETIC[self.precision.dtype])
+        return Work(flops, nbytes, ARITHMETIC[self.precision.float_type])
 
     def _decoder_activations(self, workload: Workload) -> int:
         text = self.model.config.text

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ernie_export.exporter.export import DATA_FILE, LIMITS
-from ernie_export.exporter.targets import onnx
+from ernie_export.exporter.targets.target import DATA_FILE, Target
 from ernie_export.exporter.weights import writer
+from ernie_export.graphs.build import all_weights, build_graphs
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.precision import Precision
 from ernie_export.graphs.weight_spec import Weight
@@ -54,7 +54,7 @@ class Model:
     weights: dict[str, list[Weight]]
 
     @staticmethod
-    def build(config: ErnieConfig, precision: Precision, target: str | None = None) -> ExportedSizes:
+    def build(config: ErnieConfig, precision: Precision, target: Target | None = None) -> ExportedSizes:
         """Build the model as it is exported.
 
         Args:
@@ -62,13 +62,13 @@ class Model:
             precision: Precision of the weights.
             target: Target whose ONNX files are counted; none are without one, nor for targets that compile engines.
         """
-        graphs = onnx.build_graphs(config, precision)
-        layout = writer.plan(list({name: w for g in graphs.values() for name, w in g.weights.items()}.values()))
+        graphs = build_graphs(config, precision)
+        layout = writer.plan(all_weights(graphs))
         graph_files = 0
-        if target is not None and target not in LIMITS:
+        if target is not None and not target.compiles_engines:
             with TemporaryDirectory() as folder:
                 for name, graph in graphs.items():
-                    graph.save(Path(folder) / name, onnx.LOWERINGS[target], DATA_FILE, layout.offsets)
+                    graph.save(Path(folder) / name, target.op_bodies, DATA_FILE, layout.offsets)
                 graph_files = sum(path.stat().st_size for path in Path(folder).iterdir())
         parts: dict[str, list[Weight]] = {part: [] for part in PARTS}
         for weight in layout.weights:

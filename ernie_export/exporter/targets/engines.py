@@ -1,111 +1,181 @@
-"""What the targets of compiled engines share: limits, the graphs' last changes, profiles, and the building process.
+"""What the targets of compiled engines share: options, the graphs' last changes, profiles, and the building process.
 
 The engines hold no weights. Every weight is an input, bound from the bundle's data file when it is loaded: prefill and
-decode share one copy on the card, an engine is a few megabytes whatever the model's size, and building one reads no
-checkpoint. A KV cache must have a fixed capacity (the libraries' KV-cache update asks for it): `max_tokens`.
+decode share one copy on the GPU, an engine is a few megabytes whatever the model's size, and building one reads no
+checkpoint. A KV cache must have a fixed length (the libraries' KV-cache update asks for it): `max_seq_len`.
 """
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ernie_export.common.errors import UserError
+import click
+
+from ernie_export.common.errors import BuildFailed, InvalidValue
 from ernie_export.common.manifest import EngineInfo
-from ernie_export.exporter.targets.workers.process import PYTHON, Crashed, answers
-from ernie_export.graphs.builder import GraphBuilder
+from ernie_export.exporter.targets.onnx import target_for_cpu
+from ernie_export.exporter.targets.options import CommandLineOption, TargetOptions, option
+from ernie_export.exporter.targets.target import Target
+from ernie_export.exporter.targets.workers.process import PYTHON, WorkerCrashed, call_worker
 from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.precision import Precision
+
+if TYPE_CHECKING:
+    from ernie_export.graphs.builder import GraphBuilder
 
 PREFILL_CHUNK = 512  # prompt tokens in one call, at most
-MAX_TOKENS = 8192  # of a row of the KV cache, unless the user or the model says otherwise
-ROUND_CAPACITY = 64  # tokens: every row of a buffer then begins at a multiple of 256 bytes, which the libraries ask for
-USUAL_PATCHES = 4096  # of a picture: kernels are chosen for this size, where pictures may be as large
+MAX_SEQ_LEN = 8192  # of a slot of the KV cache, unless the user or the model says otherwise
+CACHE_MULTIPLE = 64  # tokens: every slot of a buffer then begins at a multiple of 256 bytes, as the libraries require
+USUAL_PATCHES = 4096  # of an image: kernels are chosen for this size, where images may be as large
 REPORT = "engines.json"
 BUILDER = (*PYTHON, "ernie_export.exporter.targets.workers.engine_build")
 
+Request = dict[str, Any]
+Report = dict[str, Any]
+# Builds one engine: takes the engine's name, the request for engine_build.py and a callback for the fraction done.
+BuildEngine = Callable[[str, Request, Callable[[float], None]], Report]
+
 
 @dataclass(frozen=True)
-class Limits:
-    """What a user asks of engines; None leaves a figure to the model."""
+class BuildOptions(TargetOptions):
+    """What a user asks of engines; None leaves a size to the model.
 
-    max_batch: int = 1
-    max_tokens: int | None = None
-    max_image_tokens: int | None = None
-
-
-def check_limits(config: ErnieConfig, limits: Limits, image_tokens: tuple[int, int]) -> tuple[int, int]:
-    """Tokens of a conversation and of a picture; UserError names the option that asks for what cannot be.
-
-    image_tokens: tokens of the smallest and of the largest picture that the processors let through.
+    Attributes:
+        max_batch_size: Sequences of one decode step.
+        max_seq_len: Tokens of one conversation, prompt and answer.
+        max_image_tokens: Decoder tokens of one image.
     """
-    least, most = image_tokens
+
+    max_batch_size: int = option(
+        1, CommandLineOption("--max-batch", "rows of one decode step.  [default: 1]", click.IntRange(1, 256))
+    )
+    max_seq_len: int | None = option(
+        None,
+        CommandLineOption(
+            "--max-tokens", f"tokens of a conversation.  [default: up to {MAX_SEQ_LEN}]", click.IntRange(1)
+        ),
+    )
+    max_image_tokens: int | None = option(
+        None,
+        CommandLineOption(
+            "--max-image-tokens",
+            "decoder tokens of one picture.  [default: the largest that the image processor makes]",
+            click.IntRange(1),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class EngineBuilder:
+    """Builds one engine with the worker engine_build.py. `program`: the command that runs the worker."""
+
+    program: tuple[str, ...] = BUILDER
+
+    def __call__(self, name: str, request: Request, on_progress: Callable[[float], None]) -> Report:
+        """Build the engine of the graph `name`; return the worker's report.
+
+        Raises BuildFailed, which names the node that the library refuses or says how the build failed or crashed, and
+        OSError if the engine cannot be written.
+        """
+        answer: dict[str, Any] = {}
+        library = request["library"]
+        expected = f"{name}.engine: expected an engine from {library}"
+        try:
+            for answer in call_worker(self.program, request):
+                if "progress" in answer:
+                    on_progress(answer["progress"])
+        except WorkerCrashed as e:
+            raise BuildFailed(f"{expected}, found that it crashed: {e}") from e
+        if "system" in answer:
+            raise OSError(*answer["system"], request["engine"])
+        if "refused" in answer:
+            node, operator, reason = answer["refused"]
+            raise BuildFailed(f"{name}.onnx: {node} ({operator}): refused by {library}: {reason}")
+        if "built" not in answer:
+            raise BuildFailed(f"{expected}, found: {answer.get('failed', 'no answer')}")
+        report: Report = answer["built"]
+        return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineTarget(Target):
+    """A target whose graphs a library compiles to engines for GPUs.
+
+    Attributes:
+        library: Python module of the library.
+        build_engine: Builds one engine.
+    """
+
+    options_type: type[TargetOptions] = BuildOptions
+    compiles_engines: bool = True
+    library: str
+    build_engine: BuildEngine = field(default_factory=EngineBuilder)
+
+    def devices(self, precision: Precision) -> tuple[str, ...]:
+        """Return CUDA: engines run nowhere else."""
+        return ("cuda",)
+
+    def cpu_target(self, config: ErnieConfig) -> Target:
+        """Return the target for ONNX Runtime: the quantized weights are the same."""
+        return target_for_cpu(config)
+
+
+def resolve_sizes(config: ErnieConfig, options: BuildOptions, image_tokens: tuple[int, int]) -> tuple[int, int]:
+    """Return the tokens of a conversation and of an image that engines are built for.
+
+    Args:
+        config: The model.
+        options: What the user asks for.
+        image_tokens: Tokens of the smallest and of the largest image that the processors let through.
+
+    Raises:
+        InvalidValue: An option asks for what cannot be.
+    """
+    smallest, largest = image_tokens
     positions = config.text.max_positions
-    tokens = min(MAX_TOKENS, positions) if limits.max_tokens is None else limits.max_tokens
-    image = min(most, tokens - 1) if limits.max_image_tokens is None else limits.max_image_tokens
-    if tokens <= least:
-        raise UserError(f"--max-tokens: expected more than the {least} of the smallest picture, found {tokens}")
+    tokens = min(MAX_SEQ_LEN, positions) if options.max_seq_len is None else options.max_seq_len
+    image = min(largest, tokens - 1) if options.max_image_tokens is None else options.max_image_tokens
+    if tokens <= smallest:
+        raise InvalidValue("--max-tokens", f"more than the {smallest} of the smallest picture", tokens)
     if tokens > positions:
-        raise UserError(f"--max-tokens: expected at most {positions} (max_position_embeddings), found {tokens}")
-    if image < least:
-        raise UserError(f"--max-image-tokens: expected at least {least} (the smallest picture), found {image}")
+        raise InvalidValue("--max-tokens", f"at most {positions} (max_position_embeddings)", tokens)
+    if image < smallest:
+        raise InvalidValue("--max-image-tokens", f"at least {smallest} (the smallest picture)", image)
     if tokens <= image:
-        raise UserError(f"--max-tokens: expected more than a picture's {image} (--max-image-tokens), found {tokens}")
+        raise InvalidValue("--max-tokens", f"more than a picture's {image} (--max-image-tokens)", tokens)
     return tokens, image
 
 
-def lower(graphs: dict[str, GraphBuilder], facts: EngineInfo) -> None:
-    """Make weights inputs, and give the figures that may not be dynamic: the cache's capacity, one token a decode."""
-    capacity = -(-facts.max_seq_len // ROUND_CAPACITY) * ROUND_CAPACITY
+def bind_weights(graphs: "dict[str, GraphBuilder]", engines: EngineInfo) -> None:
+    """Make weights inputs, and fix the sizes that may not be dynamic: the cache's length, one token a decode step."""
+    cache_len = -(-engines.max_seq_len // CACHE_MULTIPLE) * CACHE_MULTIPLE
     fixed: dict[str, dict[str, int]] = {"decoder": {"batch": 1}, "decode": {"sequence": 1}}
     for name, graph in graphs.items():
         graph.bind_at_load()
-        graph.fix_dimensions({"capacity": capacity} | fixed.get(name, {}))
+        graph.fix_dimensions({"capacity": cache_len} | fixed.get(name, {}))
 
 
-def dimensions(graph: str, facts: EngineInfo, merge: int) -> dict[str, tuple[int, int, int]]:
-    """Least, usual and most of each dynamic dimension of a graph: its optimisation profile.
+def profile_dimensions(graph: str, engines: EngineInfo, merge: int) -> dict[str, tuple[int, int, int]]:
+    """Return minimum, optimum and maximum of each dynamic dimension of a graph: its optimization profile.
 
-    merge: patches of a token, along one side. The encoder takes one picture, or one pair of a clip's frames, at a time:
-    attention of the largest picture bounds the memory that way, and a picture of a few hundred patches fills a card
+    `merge`: patches of a token, along one side. The encoder takes one image, or one pair of a video's frames, at a
+    time: attention of the largest image bounds the memory that way, and an image of a few hundred patches fills a GPU
     already.
     """
     block = merge**2
-    patches = facts.max_image_tokens * block
+    patches = engines.max_image_tokens * block
     frames = {"frames": (1, 1, 2), "patches": (block, min(patches, USUAL_PATCHES), patches)}
-    chunk = facts.prefill_chunk
+    chunk = engines.prefill_chunk
     return {
         "vision": frames,
         "resampler": frames | {"pairs": (1, 1, 1)},
         "decoder": {"sequence": (1, chunk, chunk), "features": (1, chunk, chunk)},
-        "decode": {"batch": (1, 1, facts.max_batch_size)},
+        "decode": {"batch": (1, 1, engines.max_batch_size)},
     }[graph]
 
 
-def build_engine(name: str, request: dict[str, Any], on_share: Callable[[float], None]) -> dict[str, Any]:
-    """Run engine_build.py on one request; returns its report.
-
-    UserError names the node that the library refuses, or says how the build failed or crashed; OSError if the engine
-    cannot be written.
-    """
-    answer: dict[str, Any] = {}
-    expected = f"{name}.engine: expected an engine from {request['library']}"
-    try:
-        for answer in answers(BUILDER, request):
-            if "share" in answer:
-                on_share(answer["share"])
-    except Crashed as e:
-        raise UserError(f"{expected}, found that it crashed: {e}") from e
-    if "system" in answer:
-        raise OSError(*answer["system"], request["engine"])
-    if "refused" in answer:
-        node, operator, reason = answer["refused"]
-        raise UserError(f"{name}.onnx: {node} ({operator}): refused by {request['library']}: {reason}")
-    if "built" not in answer:
-        raise UserError(f"{expected}, found: {answer.get('failed', 'no answer')}")
-    return answer["built"]
-
-
-def write_report(folder: Path, reports: dict[str, Any]) -> None:
-    """Write what the builds tell of each engine."""
+def write_report(folder: Path, reports: dict[str, Report]) -> None:
+    """Write the report of each engine's build into `folder`."""
     (folder / REPORT).write_text(json.dumps(reports, indent=1) + "\n")

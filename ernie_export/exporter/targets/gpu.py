@@ -1,31 +1,47 @@
-"""The GPU that engines are built on, asked of NVIDIA's driver."""
+"""The GPU that engines are built on, as NVIDIA's driver reports it."""
 
 import ctypes
 from dataclasses import dataclass
 
-COMPUTE_CAPABILITY = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and …_MINOR
+COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and …_MINOR
 
 
 @dataclass(frozen=True)
-class Card:
-    """Its name, as "NVIDIA H100 80GB HBM3", and its compute capability, as (9, 0)."""
+class Gpu:
+    """A GPU of this machine.
+
+    Attributes:
+        name: Its name, such as "NVIDIA H100 80GB HBM3".
+        capability: Its compute capability, such as (9, 0).
+    """
 
     name: str
     capability: tuple[int, int]
 
+    @property
+    def architecture(self) -> str:
+        """Return its architecture as NVIDIA's compilers name it, such as "sm90"."""
+        return "sm{}{}".format(*self.capability)
 
-def find_card() -> Card | None:
-    """The first GPU that the driver shows to this process; None without a driver or a GPU."""
+
+def detect_gpu() -> Gpu | None:
+    """Return the first GPU that the driver shows to this process; None without a driver or a GPU."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
-    device, name, figures = ctypes.c_int(), ctypes.create_string_buffer(256), [ctypes.c_int(), ctypes.c_int()]
-    codes = [driver.cuInit(0)]
-    codes += [driver.cuDeviceGet(ctypes.byref(device), 0)]
-    codes += [driver.cuDeviceGetName(name, len(name), device)]
-    for figure, attribute in zip(figures, COMPUTE_CAPABILITY, strict=True):
-        codes += [driver.cuDeviceGetAttribute(ctypes.byref(figure), attribute, device)]
-    if any(codes):
+    device = ctypes.c_int()
+    name = ctypes.create_string_buffer(256)
+    capability = [ctypes.c_int(), ctypes.c_int()]
+    statuses = [
+        driver.cuInit(0),
+        driver.cuDeviceGet(ctypes.byref(device), 0),
+        driver.cuDeviceGetName(name, len(name), device),
+        *(
+            driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+            for value, attribute in zip(capability, COMPUTE_CAPABILITY, strict=True)
+        ),
+    ]
+    if any(statuses):
         return None
-    return Card(name.value.decode(errors="replace"), (figures[0].value, figures[1].value))
+    return Gpu(name.value.decode(errors="replace"), (capability[0].value, capability[1].value))

@@ -7,77 +7,110 @@ from dataclasses import asdict
 from threading import Event, Lock
 from typing import Any
 
-from ernie_export.common.errors import UserError
-from ernie_export.exporter.targets.workers.process import PYTHON, Crashed, answers
+from ernie_export.common.errors import BuildFailed
+from ernie_export.exporter.targets.workers.process import PYTHON, WorkerCrashed, call_worker
 from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.plugins import Sizes, kernel_specs
 from ernie_export.graphs.ops.ptx import TARGETS, CompiledKernel
 
 COMPILER = (*PYTHON, "ernie_export.exporter.targets.workers.kernel_compile")
-Work = list[tuple[str, int, int]]  # architecture, number of the case (a plugin for some sizes), tactic
+Piece = tuple[str, int, int]  # architecture, index in `kernel_specs`, tactic
+OnProgress = Callable[[float], None]  # called with the fraction done, from 0 to 1
+Results = dict[Piece, dict[str, Any]]  # each piece's message from kernel_compile.py
+RunPieces = Callable[[list[Piece], Sizes, str, OnProgress], Results]
+
+
+def run_parallel(pieces: list[Piece], sizes: Sizes, dtype: str, on_progress: OnProgress) -> Results:
+    """Run kernel_compile.py on all pieces, in as many processes as there are cores.
+
+    Raises BuildFailed, naming a kernel that is not compiled.
+    """
+    run = _ParallelRun(pieces, sizes, dtype, on_progress)
+    cores = min(len(os.sched_getaffinity(0)), len(pieces))
+    # Neighbours in the list take about as long: dealt out in turn, the parts do, too.
+    with ThreadPoolExecutor(cores) as pool:
+        parts = list(pool.map(run, (pieces[first::cores] for first in range(cores))))
+    results = dict(result for part in parts for result in part)
+    return {piece: results[piece] for piece in pieces}
+
+
+class _ParallelRun:
+    """What the threads of one `run_parallel` share; each calls it with its part of the pieces."""
+
+    def __init__(self, pieces: list[Piece], sizes: Sizes, dtype: str, on_progress: OnProgress) -> None:
+        self.total = len(pieces)
+        self.sizes = sizes
+        self.dtype = dtype
+        self.on_progress = on_progress
+        self.names = [plugin.name for plugin, _, _ in kernel_specs(sizes)]
+        self.done = 0
+        self.lock = Lock()
+        self.failed = Event()
+
+    def __call__(self, part: list[Piece]) -> list[tuple[Piece, dict[str, Any]]]:
+        results = []
+        request = {"sizes": asdict(self.sizes), "dtype": self.dtype, "work": part}
+        try:
+            for piece, message in zip(part, call_worker(COMPILER, request), strict=True):
+                if self.failed.is_set():  # another process failed: nobody needs what this one does
+                    break
+                if "failed" in message:
+                    self.failed.set()
+                    arch, case, tactic = piece
+                    kernel = f"kernel {self.names[case]} for {arch}, tactic {tactic}"
+                    raise BuildFailed(f"{kernel}: not compiled: {message['failed']}")
+                results.append((piece, message))
+                with self.lock:
+                    self.done += 1
+                    self.on_progress(self.done / self.total)
+        except WorkerCrashed as e:
+            raise BuildFailed(f"kernels: expected them compiled by Triton, found that it crashed: {e}") from e
+        return results
 
 
 def compile_kernels(
-    sizes: Sizes, dtype: str, architectures: tuple[str, ...], on_share: Callable[[float], None]
+    sizes: Sizes,
+    dtype: str,
+    architectures: tuple[str, ...],
+    on_progress: OnProgress,
+    run_pieces: RunPieces = run_parallel,
 ) -> dict[str, Kernels]:
-    """Kernels by architecture; `on_share` is told how much is done, from 0 to 1.
+    """Compile the kernels of every plugin.
 
-    UserError names a kernel that can't be compiled for the model's sizes, or that no tactic makes small enough.
+    Args:
+        sizes: The sizes of the model that kernels are compiled for.
+        dtype: The graphs' dtype, such as "bfloat16".
+        architectures: Names such as "sm90".
+        on_progress: Called with the fraction done.
+        run_pieces: Compiles single kernels.
+
+    Returns:
+        The kernels by architecture.
+
+    Raises:
+        BuildFailed: A kernel can't be compiled for the model's sizes, or no tactic makes it small enough.
     """
     # Architectures that are compiled for another's sake (see ptx.TARGETS) are compiled once.
     source = {number: arch for arch, number in reversed(TARGETS.items()) if arch in architectures}
-    plugins = [plugin for plugin, _, _ in kernel_specs(sizes)]
-    work = [
+    kernel_plugins = [plugin for plugin, _, _ in kernel_specs(sizes)]
+    pieces = [
         (arch, case, tactic)
         for arch in source.values()
-        for case, plugin in enumerate(plugins)
+        for case, plugin in enumerate(kernel_plugins)
         for tactic in range(1, len(plugin.tactics) + 1)
     ]
-    done = spread(work, sizes, dtype, on_share)
+    results = run_pieces(pieces, sizes, dtype, on_progress)
     kernels = {}
     for arch in architectures:
-        own = {key[1:]: answer for key, answer in done.items() if key[0] == source[TARGETS[arch]]}
-        compiled = [CompiledKernel(**answer["kernel"]) for answer in own.values() if "kernel" in answer]
-        for case, plugin in enumerate(plugins):
-            found = [answer for (number, _), answer in own.items() if number == case]
-            if not any("kernel" in answer for answer in found):
-                least = min(answer["misfit"] for answer in found)
-                raise UserError(
-                    f"kernel {plugin.name} for {arch}: expected a tactic within its shared memory, found {least} bytes "
-                    f"at least for {sizes}"
+        of_arch = {key[1:]: message for key, message in results.items() if key[0] == source[TARGETS[arch]]}
+        for case, plugin in enumerate(kernel_plugins):
+            messages = [message for (number, _), message in of_arch.items() if number == case]
+            if not any("kernel" in message for message in messages):
+                smallest = min(message["misfit"] for message in messages)
+                raise BuildFailed(
+                    f"kernel {plugin.name} for {arch}: expected a tactic within its shared memory, found {smallest} "
+                    f"bytes at least for {sizes}"
                 )
+        compiled = [CompiledKernel(**message["kernel"]) for message in of_arch.values() if "kernel" in message]
         kernels[arch] = Kernels(dtype, tuple(compiled))
     return kernels
-
-
-def spread(work: Work, sizes: Sizes, dtype: str, on_share: Callable[[float], None]) -> dict[Any, dict[str, Any]]:
-    """Answers of kernel_compile.py by piece of work, from as many processes as there are cores."""
-    count, lock, failed = 0, Lock(), Event()
-    plugins = [plugin for plugin, _, _ in kernel_specs(sizes)]
-
-    def run(part: Work) -> list[tuple[tuple[str, int, int], dict[str, Any]]]:
-        nonlocal count
-        found, request = [], {"sizes": asdict(sizes), "dtype": dtype, "work": part}
-        try:
-            for piece, answer in zip(part, answers(COMPILER, request), strict=True):
-                if failed.is_set():  # another process met it: what this one does is of no use
-                    break
-                if "failed" in answer:
-                    failed.set()
-                    arch, case, tactic = piece
-                    plugin = plugins[case].name
-                    raise UserError(f"kernel {plugin} for {arch}, tactic {tactic}: not compiled: {answer['failed']}")
-                found.append((piece, answer))
-                with lock:
-                    count += 1
-                    on_share(count / len(work))
-        except Crashed as e:
-            raise UserError(f"kernels: expected them compiled by Triton, found that it crashed: {e}") from e
-        return found
-
-    cores = min(len(os.sched_getaffinity(0)), len(work))
-    # Neighbours in the list take about as long: dealt out in turn, the parts do, too.
-    with ThreadPoolExecutor(cores) as pool:
-        parts = list(pool.map(run, (work[first::cores] for first in range(cores))))
-    found = dict(answer for part in parts for answer in part)
-    return {piece: found[piece] for piece in work}

@@ -1,44 +1,85 @@
-"""The ONNX target: four graphs over one data file, for ONNX Runtime's fused kernels or for any ONNX runtime.
+"""ONNX graphs over one data file: for ONNX Runtime's fused kernels, or in standard operators for any ONNX runtime."""
 
-| graph | from | to |
-| --- | --- | --- |
-| vision | frames of one size | patch embeddings |
-| resampler | patch embeddings | features of the decoder's width |
-| decoder | prompt tokens and features | logits and KV cache |
-| decode | one text token a row | logits and KV cache, without the vision experts |
-"""
+from dataclasses import dataclass
 
-from ernie_export.common.errors import UserError
-from ernie_export.graphs import decoder, resampler, vision
-from ernie_export.graphs.builder import GraphBuilder
+from ernie_export.common.errors import InvalidFile
+from ernie_export.exporter.targets.target import Target
+from ernie_export.graphs import precision
 from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.ops.bodies import OpBodies
+from ernie_export.graphs.ops.cached_attention import function as cached_attention
+from ernie_export.graphs.ops.moe_dispatch import function as moe_dispatch
+from ernie_export.graphs.ops.mrope import function as mrope
+from ernie_export.graphs.ops.quantized_linear import function as quantized_linear
+from ernie_export.graphs.ops.vision_attention import function as vision_attention
 from ernie_export.graphs.precision import Precision
 
-LOWERINGS = {"onnx": "onnxruntime", "onnx-portable": "portable", "trt-rtx": "rtx", "trt": "tensorrt"}
+FUSED_BODIES = OpBodies(
+    "onnxruntime",
+    (
+        cached_attention.onnxruntime,
+        moe_dispatch.onnxruntime,
+        mrope.standard,
+        quantized_linear.onnxruntime,
+        vision_attention.onnxruntime,
+    ),
+)
+PORTABLE_BODIES = OpBodies(
+    "portable",
+    (
+        cached_attention.portable,
+        moe_dispatch.portable,
+        mrope.standard,
+        quantized_linear.portable,
+        vision_attention.portable,
+    ),
+)
+HEAD_DIM_MULTIPLE = 8  # com.microsoft::GroupQueryAttention takes no other head size
 
 
-def check_target(config: ErnieConfig, target: str) -> None:
-    """Refuse what the target's operators can't run; UserError names the key."""
-    # com.microsoft::GroupQueryAttention takes no other head size.
-    if target == "onnx" and config.text.head_dim % 8:
-        raise UserError(
-            f"text_config.head_dim: expected a multiple of 8 for --target onnx, found {config.text.head_dim} "
-            "(--target onnx-portable takes any)"
-        )
+@dataclass(frozen=True, kw_only=True)
+class OnnxRuntimeTarget(Target):
+    """ONNX Runtime, with its fused kernels, on a CPU or on CUDA."""
+
+    name: str = "onnx"
+    summary: str = "ONNX Runtime's fused kernels."
+    precisions: tuple[Precision, ...] = tuple(precision.ONNX.values())
+    op_bodies: OpBodies = FUSED_BODIES
+
+    def check(self, config: ErnieConfig) -> None:
+        """Raise InvalidFile for a head size that the fused attention does not take."""
+        if not self.takes(config):
+            raise InvalidFile(
+                "config.json",
+                f"a multiple of {HEAD_DIM_MULTIPLE} for --target {self.name}",
+                config.text.head_dim,
+                key="text_config.head_dim",
+                hint=f"--target {ONNX_PORTABLE.name} takes any",
+            )
+
+    def takes(self, config: ErnieConfig) -> bool:
+        """Return whether the fused attention takes the model's head size."""
+        return config.text.head_dim % HEAD_DIM_MULTIPLE == 0
 
 
-def cpu_target(config: ErnieConfig, target: str) -> str:
-    """The target whose graphs ONNX Runtime runs on this machine, of a checkpoint that is exported to `target`."""
-    if target in ("onnx", "onnx-portable"):
-        return target
-    return "onnx-portable" if config.text.head_dim % 8 else "onnx"
+@dataclass(frozen=True, kw_only=True)
+class PortableTarget(Target):
+    """Standard operators only, for any ONNX runtime."""
+
+    name: str = "onnx-portable"
+    summary: str = "standard operators only, for any ONNX runtime."
+    precisions: tuple[Precision, ...] = tuple(precision.ONNX.values())
+    op_bodies: OpBodies = PORTABLE_BODIES
+
+    def devices(self, precision: Precision) -> tuple[str, ...]:
+        """Return the CPU: ONNX Runtime's CUDA provider lacks kernels for some of the standard operators."""
+        return ("cpu",)
 
 
-def build_graphs(config: ErnieConfig, precision: Precision) -> dict[str, GraphBuilder]:
-    """Every graph of the bundle by name; weights are described, not read."""
-    return {
-        "vision": vision.build(config.vision, precision),
-        "resampler": resampler.build(config, precision),
-        "decoder": decoder.build(config, precision, vision=True),
-        "decode": decoder.build(config, precision, vision=False),
-    }
+ONNX = OnnxRuntimeTarget()
+ONNX_PORTABLE = PortableTarget()
+
+
+def target_for_cpu(config: ErnieConfig) -> Target:
+    """Return the fastest target whose graphs of this model ONNX Runtime runs on a CPU."""
+    return ONNX if ONNX.takes(config) else ONNX_PORTABLE

@@ -1,268 +1,217 @@
-"""TensorRT: engines with our plugins, built on the card that runs them.
+"""TensorRT: engines with our plugins, built on the GPU that runs them.
 
-Two halves. `prepare` needs neither TensorRT nor a GPU: graphs lowered to plugins and standard operators, and the
-plugins' kernels as PTX for every architecture asked for. `build_engines` needs both, and nothing but what the first
-half left: neither the checkpoint nor Triton.
+The export needs neither TensorRT nor a GPU: it writes graphs of plugins and standard operators, and the plugins'
+kernels as PTX for every architecture asked for. Engines are built from these files alone (tensorrt_engines.py): within
+the export where TensorRT and its GPU are, or later with `ernie-export --resume`.
 """
 
 import importlib.util
-import json
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import onnx_ir as ir
+import click
 
-from ernie_export.common.errors import UserError
-from ernie_export.common.manifest import GRAPHS, EngineInfo, TensorRTInfo
-from ernie_export.exporter.targets import engines
-from ernie_export.exporter.targets.gpu import Card, find_card
-from ernie_export.exporter.targets.kernels import compile_kernels
-from ernie_export.exporter.targets.workers.tensorrt_build import Options, write
-from ernie_export.graphs.builder import GraphBuilder
-from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.ops import plugins
-from ernie_export.graphs.ops.ptx import TARGETS
+from ernie_export.common.errors import InvalidValue, Unavailable
+from ernie_export.common.manifest import HARDWARE_COMPATIBILITY, EngineInfo, TensorRTInfo
+from ernie_export.exporter.progress import Progress
+from ernie_export.exporter.targets.engines import (
+    PREFILL_CHUNK,
+    BuildOptions,
+    EngineTarget,
+    bind_weights,
+    resolve_sizes,
+)
+from ernie_export.exporter.targets.gpu import Gpu, detect_gpu
+from ernie_export.exporter.targets.options import CommandLineOption, TargetOptions, option
+from ernie_export.exporter.targets.target import DeferredBuild, ExportJob
+from ernie_export.exporter.targets.tensorrt_engines import (
+    AMPERE_PLUS,
+    TensorRTBuild,
+    kernels_file,
+    kernels_for,
+    tensorrt_info,
+)
+from ernie_export.graphs.ops.bodies import OpBodies
+from ernie_export.graphs.ops.cached_attention import function as cached_attention
+from ernie_export.graphs.ops.moe_dispatch import function_tensorrt as moe_dispatch
+from ernie_export.graphs.ops.mrope import function_tensorrt as mrope
+from ernie_export.graphs.ops.ptx import TARGETS as ARCHITECTURES
 from ernie_export.graphs.ops.quantized_linear.plugin import has_float8
-from ernie_export.graphs.precision import Precision
+from ernie_export.graphs.ops.vision_attention import function as vision_attention
+from ernie_export.graphs.precision import TENSORRT, Precision
 
-TARGET = "trt"
-LIBRARY = "tensorrt"
-COMPILER = "triton"
-MIN_VERSION = (10, 13)  # the first whose engines carry the kernels of Python plugins, as far as is known
-TOP_K = 64  # best tokens of a decode step: a top-k of 50, the usual one, with room for ties and barred tokens
-TIMING_CACHE = "timing.cache"
-PTX_FOR_ALL = 89  # PTX for a later architecture has features of that one alone; a driver translates this for any
-SHARED_FOR_ALL = 48 * 1024  # bytes a program: what any card gives, and all that AMPERE_PLUS allows
+if TYPE_CHECKING:
+    from ernie_export.exporter.targets.kernels import RunPieces
+    from ernie_export.graphs.builder import GraphBuilder
+    from ernie_export.graphs.ops.plugins import Sizes
 
-
-@dataclass(frozen=True)
-class Limits(engines.Limits):
-    """What a user asks of these engines. arch: names, by commas; None is this machine's card, or all without one."""
-
-    arch: str | None = None
-    hardware: str = "exact"
-    version_compatible: bool = False
-    workspace: int = 0
+# What is not named here is a plugin as it stands.
+TENSORRT_BODIES = OpBodies(
+    "tensorrt",
+    (cached_attention.portable, moe_dispatch.tensorrt, mrope.tensorrt, vision_attention.portable),
+    inlined=True,
+)
+TOP_K = 64  # best tokens of a decode step: a top-k of 50, the usual one, with room for ties and suppressed tokens
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What builds engines: TensorRT's version, and the card."""
+class TensorRTBuildOptions(BuildOptions):
+    """What a user asks of these engines.
 
-    version: str
-    card: Card
-
-
-def check(
-    config: ErnieConfig,
-    limits: Limits,
-    image_tokens: tuple[int, int],
-    precision: Precision,
-    graphs: dict[str, GraphBuilder],
-) -> EngineInfo:
-    """What the engines of `graphs` are to be built for; UserError names the option, or the figure of the model, that
-    cannot be.
+    Attributes:
+        arch: Architectures to compile kernels for, with commas between; None for this machine's GPU, or all without.
+        hardware_compatibility: One of HARDWARE_COMPATIBILITY.
+        version_compatible: Whether later versions of TensorRT are to run the engines.
+        workspace_gib: Memory that one layer may use; 0 for no limit.
     """
-    if importlib.util.find_spec(COMPILER) is None:
-        raise UserError(
-            f"--target {TARGET}: expected the extra 'kernels' (pip install .[export,kernels]), found no {COMPILER}"
-        )
-    tokens, image = engines.check_limits(config, limits, image_tokens)
-    if limits.arch is not None:
-        names = tuple(dict.fromkeys(name.strip() for name in limits.arch.split(",")))
-    else:
-        card, able = find_card(), tuple(arch for arch in TARGETS if not precision.float8 or has_float8(arch))
-        own = kernels_for(card, able, limits.hardware) if card else None
-        names = (own,) if own else able
-    for name in names:
-        if name not in TARGETS:
-            raise UserError(f"--arch: expected some of {','.join(TARGETS)}, found {name!r}")
-    if limits.hardware == "ampere-plus" and "sm80" not in names:
-        raise UserError(f"--hardware-compatible ampere-plus: expected sm80 in --arch, found {','.join(names)}")
-    sizes_of(config, precision, graphs, names)
-    return EngineInfo(
-        library=LIBRARY,
-        version="",
-        compute_capabilities=(),
-        max_batch_size=limits.max_batch,
-        max_seq_len=tokens,
-        max_image_tokens=image,
-        prefill_chunk=min(engines.PREFILL_CHUNK, tokens),
-        top_k=min(TOP_K, config.text.vocab_size),
-        tensorrt=TensorRTInfo(
-            device="",
-            hardware_compatibility=limits.hardware,
-            version_compatible=limits.version_compatible,
-            architectures=names,
-            plugin_version=plugins.version(),
-            workspace_gib=limits.workspace,
+
+    arch: str | None = option(
+        None,
+        CommandLineOption("--arch", "kernels for these, as sm80,sm90.  [default: this GPU, or all]", metavar="LIST"),
+    )
+    hardware_compatibility: str = option(
+        HARDWARE_COMPATIBILITY[0],
+        CommandLineOption(
+            "--hardware-compatible",
+            "engines for every GPU of the same compute capability, or for any from Ampere on.",
+            click.Choice(HARDWARE_COMPATIBILITY[1:]),
         ),
     )
-
-
-def tensorrt_of(facts: EngineInfo) -> TensorRTInfo:
-    """Return what only TensorRT's engines have."""
-    assert facts.tensorrt is not None  # `check` made it
-    return facts.tensorrt
-
-
-def sizes_of(
-    config: ErnieConfig, precision: Precision, graphs: dict[str, GraphBuilder], archs: tuple[str, ...]
-) -> plugins.Sizes:
-    """What the plugins of `graphs` are compiled for; UserError as `plugins.Sizes.of`."""
-    nodes = (node for graph in graphs.values() for node in graph.graph)
-    return plugins.Sizes.of(config.text, precision.dtype.name.lower(), nodes, archs)
-
-
-def lower(graphs: dict[str, GraphBuilder], facts: EngineInfo) -> None:
-    """`engines.lower`; and a decode step ends with its best tokens, so that the host need not read all logits."""
-    engines.lower(graphs, facts)
-    g = graphs["decode"]
-    logits = g.graph.outputs[0]
-    best = facts.top_k
-    with g.scope("candidates"):
-        values, ids = g.op("TopK", logits, g.constant("best", np.array([best])), axis=-1, outputs=2)
-        total = g.op("ReduceSum", logits, g.constant("last", np.array([-1])), keepdims=0)
-    g.output(ids, "candidate_ids", ir.DataType.INT64, ("batch", best))
-    g.output(values, "candidate_values", ir.DataType.FLOAT, ("batch", best))
-    g.output(total, "logit_total", ir.DataType.FLOAT, ("batch",))
-
-
-def prepare(
-    folder: Path,
-    facts: EngineInfo,
-    config: ErnieConfig,
-    precision: Precision,
-    graphs: dict[str, GraphBuilder],
-    on_share: Callable[[str, float], None],
-) -> None:
-    """Write kernels-ARCH.json into `folder` for every architecture; UserError as in `compile_kernels`."""
-    architectures = tensorrt_of(facts).architectures
-    sizes, dtype = sizes_of(config, precision, graphs, architectures), precision.dtype.name.lower()
-    for arch, kernels in compile_kernels(sizes, dtype, architectures, partial(on_share, "Compiling kernels")).items():
-        kernels.write(folder / kernels_file(arch))
-
-
-def prepared_files(facts: EngineInfo) -> list[str]:
-    """Names of the files that engines are built from, and that are of no use once they are."""
-    return [*(f"{name}.onnx" for name in GRAPHS), *map(kernels_file, tensorrt_of(facts).architectures)]
-
-
-def kernels_file(arch: str) -> str:
-    """Name of the file with the kernels for an architecture."""
-    return f"kernels-{arch}.json"
-
-
-def find_machine(facts: EngineInfo) -> Machine:
-    """What is here to build engines with; UserError says what is missing, or that no kernels are there for the card."""
-    version, expected = installed(), f"expected TensorRT {'.'.join(map(str, MIN_VERSION))} or later"
-    if version is None:
-        raise UserError(f"{expected} (pip install .[export,trt]), found none")
-    if tuple(map(int, version.split(".")[:2])) < MIN_VERSION:
-        raise UserError(f"{expected}, found {version}")
-    card = find_card()
-    if card is None:
-        raise UserError("expected an NVIDIA GPU and its driver, found none")
-    if kernels_for(card, tensorrt_of(facts).architectures, tensorrt_of(facts).hardware_compatibility) is None:
-        own, found = "sm{}{}".format(*card.capability), ",".join(tensorrt_of(facts).architectures)
-        raise UserError(f"expected kernels for {card.name} ({own}), found them for {found} (--arch)")
-    return Machine(version, card)
-
-
-def installed() -> str | None:
-    """TensorRT's version; None where it is not installed. UserError where it is, and cannot be loaded.
-
-    Asked of another process: loading it takes seconds and gigabytes.
-    """
-    program = "import tensorrt; print(tensorrt.__version__)"
-    process = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True)
-    if process.returncode == 0:
-        return process.stdout.split()[-1]
-    lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
-    if lines[-1].startswith("ModuleNotFoundError: No module named 'tensorrt'"):
-        return None
-    raise UserError(f"expected TensorRT, found that it does not load: {lines[-1]}")
-
-
-def kernels_for(card: Card, architectures: tuple[str, ...], hardware: str) -> str | None:
-    """Which architecture's kernels the engines for a card take: its own, or else the latest that a driver translates.
-
-    Engines for all cards from Ampere on take Ampere's.
-    """
-    number = card.capability[0] * 10 + card.capability[1]
-    if hardware == "ampere-plus":
-        return "sm80" if "sm80" in architectures and number >= 80 else None
-    if f"sm{number}" in architectures:
-        return f"sm{number}"
-    older = [arch for arch in architectures if TARGETS[arch] <= min(number, PTX_FOR_ALL)]
-    return max(older, key=lambda arch: TARGETS[arch], default=None)
-
-
-def build_engines(
-    folder: Path,
-    into: Path,
-    names: list[str],
-    facts: EngineInfo,
-    machine: Machine,
-    merge: int,
-    on_share: Callable[[str, float], None],
-) -> EngineInfo:
-    """Build NAME.engine in `into` from each NAME.onnx of `folder`, with the timing cache and the report.
-
-    What an interrupted build has left in `into` is taken up if it was asked for in the same way. merge: as in
-    `engines.dimensions`. Returns `facts` with what is now known. Raises as `engines.build_engine` does.
-    """
-    info = tensorrt_of(facts)
-    arch = kernels_for(machine.card, info.architectures, info.hardware_compatibility)
-    assert arch is not None  # find_machine saw to it
-    options = Options(
-        kernels=str(folder / kernels_file(arch)),
-        shared=SHARED_FOR_ALL if info.hardware_compatibility == "ampere-plus" else 2**20,
-        hardware=info.hardware_compatibility,
-        version_compatible=info.version_compatible,
-        workspace=info.workspace_gib,
-        timing_cache=str(into / TIMING_CACHE),
+    version_compatible: bool = option(
+        False, CommandLineOption("--version-compatible", "engines for later versions of TensorRT, too.", is_flag=True)
     )
-    reports: dict[str, Any] = {}
-    for name in names:
-        request = {
-            "library": LIBRARY,
-            "onnx": str(folder / f"{name}.onnx"),
-            "engine": str(into / f"{name}.engine"),
-            "dimensions": engines.dimensions(name, facts, merge),
-            **vars(options),
-        }
-        reports[name] = build_or_take_up(name, request, machine, partial(on_share, f"Building {name}.engine"))
-    for name in names:
-        report_of(into, name).unlink()
-    engines.write_report(into, reports)
-    major, minor = machine.card.capability
-    capabilities = (f"{major}.{minor}",)
-    tensorrt = replace(tensorrt_of(facts), device=machine.card.name)
-    return replace(facts, version=machine.version, compute_capabilities=capabilities, tensorrt=tensorrt)
+    workspace_gib: int = option(
+        0, CommandLineOption("--workspace", "memory that a layer may work in.", click.IntRange(1, 1024), "GIB")
+    )
 
 
-def build_or_take_up(
-    name: str, request: dict[str, Any], machine: Machine, on_share: Callable[[float], None]
-) -> dict[str, Any]:
-    """The report of an engine, built now or before an interruption."""
-    asked = json.loads(json.dumps([request, machine.version, machine.card.name]))
-    path = report_of(Path(request["engine"]).parent, name)
-    if path.is_file() and Path(request["engine"]).is_file():
-        found = json.loads(path.read_bytes())
-        if found["asked"] == asked:
-            return found["report"]
-    report = engines.build_engine(name, request, on_share)
-    write(path, json.dumps({"asked": asked, "report": report}).encode())
-    return report
+@dataclass(frozen=True, kw_only=True)
+class TensorRT(EngineTarget):
+    """TensorRT with our plugins.
+
+    Attributes:
+        compiler: Python module that compiles the plugins' kernels.
+        detect_gpu: Returns this machine's GPU.
+        run_pieces: Compiles single kernels; None for `kernels.run_parallel`.
+    """
+
+    name: str = "trt"
+    summary: str = "TensorRT, engines built here where it and its GPU are, or later with --resume."
+    precisions: tuple[Precision, ...] = tuple(TENSORRT.values())
+    op_bodies: OpBodies = TENSORRT_BODIES
+    options_type: type[TargetOptions] = TensorRTBuildOptions
+    library: str = "tensorrt"
+    compiler: str = "triton"
+    detect_gpu: Callable[[], Gpu | None] = detect_gpu
+    run_pieces: "RunPieces | None" = None
+    deferred_build: DeferredBuild = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make what builds the engines, on the same machine as the target sees."""
+        build = TensorRTBuild(self.library, self.detect_gpu, self.build_engine)
+        object.__setattr__(self, "deferred_build", build)
+
+    def plan_engines(self, job: ExportJob) -> EngineInfo:
+        """Return what the engines are to be built for. Raises Unavailable without the compiler, InvalidValue."""
+        from ernie_export.graphs.ops import plugins
+
+        if importlib.util.find_spec(self.compiler) is None:
+            extra = "expected the extra 'kernels' (pip install .[export,kernels])"
+            raise Unavailable(f"--target {self.name}: {extra}, found no {self.compiler}")
+        options = job.options
+        assert isinstance(options, TensorRTBuildOptions)  # `export` holds them to options_type
+        tokens, image = resolve_sizes(job.config, options, job.image_tokens())
+        architectures = self.choose_architectures(options, job.precision)
+        plugin_sizes(job, architectures)
+        return EngineInfo(
+            library=self.library,
+            version="",
+            compute_capabilities=(),
+            max_batch_size=options.max_batch_size,
+            max_seq_len=tokens,
+            max_image_tokens=image,
+            prefill_chunk=min(PREFILL_CHUNK, tokens),
+            top_k=min(TOP_K, job.config.text.vocab_size),
+            tensorrt=TensorRTInfo(
+                device="",
+                hardware_compatibility=options.hardware_compatibility,
+                version_compatible=options.version_compatible,
+                architectures=architectures,
+                plugin_version=plugins.version(),
+                workspace_gib=options.workspace_gib,
+            ),
+        )
+
+    def choose_architectures(self, options: TensorRTBuildOptions, precision: Precision) -> tuple[str, ...]:
+        """Return the architectures to compile kernels for. Raises InvalidValue for an unknown one."""
+        if options.arch is not None:
+            names = tuple(dict.fromkeys(name.strip() for name in options.arch.split(",")))
+        else:
+            gpu = self.detect_gpu()
+            possible = tuple(arch for arch in ARCHITECTURES if not precision.float8 or has_float8(arch))
+            of_gpu = kernels_for(gpu, possible, options.hardware_compatibility) if gpu else None
+            names = (of_gpu,) if of_gpu else possible
+        for name in names:
+            if name not in ARCHITECTURES:
+                raise InvalidValue("--arch", f"some of {','.join(ARCHITECTURES)}", repr(name))
+        if options.hardware_compatibility == AMPERE_PLUS and "sm80" not in names:
+            raise InvalidValue(f"--hardware-compatible {AMPERE_PLUS}", "sm80 in --arch", ",".join(names))
+        return names
+
+    def write(self, folder: Path, job: ExportJob, engines: EngineInfo | None, progress: Progress) -> EngineInfo:
+        """Write kernels and graphs and, where TensorRT and its GPU are, engines in their place."""
+        assert engines is not None  # `plan_engines` returns no None
+        self.write_kernels(folder, job, engines, progress)
+        bind_weights(job.graphs, engines)
+        add_top_k(job.graphs["decode"], engines.top_k)
+        self.save_graphs(folder, job, progress)
+        try:
+            machine = self.deferred_build.find_machine(engines)
+        except Unavailable as e:
+            progress.on_engines_deferred(str(e))
+            return engines
+        merge = job.config.vision.spatial_merge_size
+        built = self.deferred_build.build(folder, folder, engines, machine, merge=merge, progress=progress)
+        for name in self.deferred_build.input_files(engines):
+            (folder / name).unlink()
+        return built
+
+    def write_kernels(self, folder: Path, job: ExportJob, engines: EngineInfo, progress: Progress) -> None:
+        """Write kernels-ARCH.json into `folder` for every architecture. Raises BuildFailed as `compile_kernels`."""
+        from ernie_export.exporter.targets.kernels import compile_kernels, run_parallel
+
+        architectures = tensorrt_info(engines).architectures
+        compiled = compile_kernels(
+            plugin_sizes(job, architectures),
+            job.precision.float_type,
+            architectures,
+            partial(progress.update, "Compiling kernels"),
+            self.run_pieces or run_parallel,
+        )
+        for arch, kernels in compiled.items():
+            kernels.write(folder / kernels_file(arch))
 
 
-def report_of(folder: Path, name: str) -> Path:
-    """Where an engine's report waits for the other engines."""
-    return folder / f"{name}.json"
+def plugin_sizes(job: ExportJob, architectures: tuple[str, ...]) -> "Sizes":
+    """Return the sizes that plugins' kernels are compiled for. Raises UserError for what they can't serve."""
+    from ernie_export.graphs.ops.plugins import Sizes
+
+    nodes = (node for graph in job.graphs.values() for node in graph.graph)
+    return Sizes.of(job.config.text, job.precision.float_type, nodes, architectures)
+
+
+def add_top_k(graph: "GraphBuilder", top_k: int) -> None:
+    """Add a decode step's best tokens and the sum of its logits as outputs: the host need not read all logits."""
+    import numpy as np
+    import onnx_ir as ir
+
+    logits = graph.graph.outputs[0]
+    with graph.scope("candidates"):
+        values, ids = graph.op("TopK", logits, graph.constant("best", np.array([top_k])), axis=-1, outputs=2)
+        total = graph.op("ReduceSum", logits, graph.constant("last", np.array([-1])), keepdims=0)
+    graph.output(ids, "candidate_ids", ir.DataType.INT64, ("batch", top_k))
+    graph.output(values, "candidate_values", ir.DataType.FLOAT, ("batch", top_k))
+    graph.output(total, "logit_total", ir.DataType.FLOAT, ("batch",))

@@ -1,70 +1,101 @@
-"""TensorRT for RTX: engines built ahead of time, without a GPU, for cards of several compute capabilities at once.
+"""TensorRT for RTX: engines built ahead of time, without a GPU, for several compute capabilities at once.
 
-The library's timing cache does nothing (its documentation says so), and its inspector needs a driver: the report that
-a bundle keeps, engines.json, holds what the parsed network and the build say.
+The report that a bundle keeps, engines.json, holds what the parsed network and the build say: the library's inspector
+needs a driver.
 """
 
 import importlib.util
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from ernie_export.common.errors import UserError
-from ernie_export.common.manifest import EngineInfo
-from ernie_export.exporter.targets import engines
-from ernie_export.graphs.config import ErnieConfig
+from ernie_export.common.errors import InvalidValue, Unavailable
+from ernie_export.common.manifest import GRAPHS, EngineInfo
+from ernie_export.exporter.progress import Progress
+from ernie_export.exporter.targets.engines import (
+    PREFILL_CHUNK,
+    BuildOptions,
+    EngineTarget,
+    bind_weights,
+    profile_dimensions,
+    resolve_sizes,
+    write_report,
+)
+from ernie_export.exporter.targets.options import CommandLineOption, TargetOptions, option
+from ernie_export.exporter.targets.target import ExportJob
+from ernie_export.graphs.ops.bodies import OpBodies
+from ernie_export.graphs.ops.cached_attention import function as cached_attention
+from ernie_export.graphs.ops.moe_dispatch import function_rtx as moe_dispatch
+from ernie_export.graphs.ops.mrope import function_rtx as mrope
+from ernie_export.graphs.ops.vision_attention import function as vision_attention
+from ernie_export.graphs.precision import TENSORRT, Precision
 
-TARGET = "trt-rtx"
-LIBRARY = "tensorrt_rtx_bindings"
+RTX_BODIES = OpBodies("rtx", (cached_attention.portable, moe_dispatch.rtx, mrope.rtx, vision_attention.portable))
 # What the library builds for, but for 7.5: Turing has neither bfloat16 nor, in this library, a float32 matrix product.
 CAPABILITIES = {"8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120", "12.1": "SM121"}
 DEFAULT_CAPABILITIES = "8.0,8.6,8.9,12.0"
 
 
 @dataclass(frozen=True)
-class Limits(engines.Limits):
-    """What a user asks of these engines."""
+class RtxBuildOptions(BuildOptions):
+    """What a user asks of these engines. `compute_capabilities`: those of the GPUs, with commas between."""
 
-    capabilities: str = DEFAULT_CAPABILITIES
+    compute_capabilities: str = option(
+        DEFAULT_CAPABILITIES,
+        CommandLineOption("--compute-capability", f"cards.  [default: {DEFAULT_CAPABILITIES}]", metavar="LIST"),
+    )
 
 
-def check(config: ErnieConfig, limits: Limits, image_tokens: tuple[int, int]) -> EngineInfo:
-    """What the engines are to be built for; UserError names the option that asks for what cannot be.
+@dataclass(frozen=True, kw_only=True)
+class TensorRTForRtx(EngineTarget):
+    """TensorRT for RTX: engines that the export builds without a GPU."""
 
-    image_tokens: as in `engines.check_limits`.
-    """
-    if importlib.util.find_spec(LIBRARY) is None:
-        raise UserError(
-            f"--target {TARGET}: expected the extra '{TARGET}' (pip install .[export,{TARGET}]), found no {LIBRARY}"
+    name: str = "trt-rtx"
+    summary: str = "TensorRT for RTX, engines built here without a GPU."
+    precisions: tuple[Precision, ...] = (TENSORRT["bf16"],)
+    op_bodies: OpBodies = RTX_BODIES
+    options_type: type[TargetOptions] = RtxBuildOptions
+    library: str = "tensorrt_rtx_bindings"
+
+    def plan_engines(self, job: ExportJob) -> EngineInfo:
+        """Return what the engines are to be built for. Raises Unavailable without the library, InvalidValue."""
+        if importlib.util.find_spec(self.library) is None:
+            extra = f"expected the extra '{self.name}' (pip install .[export,{self.name}])"
+            raise Unavailable(f"--target {self.name}: {extra}, found no {self.library}")
+        options = job.options
+        assert isinstance(options, RtxBuildOptions)  # `export` holds them to options_type
+        names = tuple(dict.fromkeys(name.strip() for name in options.compute_capabilities.split(",")))
+        for name in names:
+            if name not in CAPABILITIES:
+                raise InvalidValue("--compute-capability", f"some of {','.join(CAPABILITIES)}", repr(name))
+        tokens, image = resolve_sizes(job.config, options, job.image_tokens())
+        return EngineInfo(
+            library=self.library,
+            version="",
+            compute_capabilities=names,
+            max_batch_size=options.max_batch_size,
+            max_seq_len=tokens,
+            max_image_tokens=image,
+            prefill_chunk=min(PREFILL_CHUNK, tokens),
+            top_k=0,
         )
-    names = tuple(dict.fromkeys(name.strip() for name in limits.capabilities.split(",")))
-    for name in names:
-        if name not in CAPABILITIES:
-            raise UserError(f"--compute-capability: expected some of {','.join(CAPABILITIES)}, found {name!r}")
-    tokens, image = engines.check_limits(config, limits, image_tokens)
-    chunk = min(engines.PREFILL_CHUNK, tokens)
-    return EngineInfo(LIBRARY, "", names, limits.max_batch, tokens, image, chunk, top_k=0)
 
-
-def build_engines(
-    folder: Path, names: list[str], facts: EngineInfo, merge: int, on_share: Callable[[str, float], None]
-) -> EngineInfo:
-    """Replace each NAME.onnx of `folder` by NAME.engine and add the report; returns `facts` with the library's version.
-
-    merge: as in `engines.dimensions`. Raises as `engines.build_engine` does.
-    """
-    reports: dict[str, dict[str, Any]] = {}
-    for name in names:
-        request = {
-            "library": LIBRARY,
-            "onnx": str(folder / f"{name}.onnx"),
-            "engine": str(folder / f"{name}.engine"),
-            "dimensions": engines.dimensions(name, facts, merge),
-            "capabilities": [CAPABILITIES[capability] for capability in facts.compute_capabilities],
-        }
-        reports[name] = engines.build_engine(name, request, partial(on_share, f"Building {name}.engine"))
-        (folder / f"{name}.onnx").unlink()
-    engines.write_report(folder, reports)
-    return replace(facts, version=reports[names[0]]["version"])
+    def write(self, folder: Path, job: ExportJob, engines: EngineInfo | None, progress: Progress) -> EngineInfo:
+        """Write NAME.engine for each graph, and the report. Raises as `Target.write`."""
+        assert engines is not None  # `plan_engines` returns no None
+        bind_weights(job.graphs, engines)
+        self.save_graphs(folder, job, progress)
+        reports = {}
+        for name in GRAPHS:
+            graph = folder / f"{name}.onnx"
+            request = {
+                "library": self.library,
+                "onnx": str(graph),
+                "engine": str(folder / f"{name}.engine"),
+                "dimensions": profile_dimensions(name, engines, job.config.vision.spatial_merge_size),
+                "options": {"capabilities": [CAPABILITIES[number] for number in engines.compute_capabilities]},
+            }
+            reports[name] = self.build_engine(name, request, partial(progress.update, f"Building {name}.engine"))
+            graph.unlink()
+        write_report(folder, reports)
+        return replace(engines, version=reports[GRAPHS[0]]["version"])

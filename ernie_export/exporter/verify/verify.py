@@ -14,37 +14,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ernie_export.exporter.targets import find_target
 from ernie_export.exporter.verify.bundle_side import TracedEngine
 from ernie_export.exporter.verify.questions import Question, ask_questions
 from ernie_export.exporter.verify.torch_side import Reference
+from ernie_export.graphs.precision import Tolerance
 from ernie_export.runtime.pipeline import load
 
 # Routing scores closer than this may swap in float32.
 ROUNDING = 1e-5
 TOKENS = 16
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a precision may cost. error: relative, of any stage, with no token or routing choice that differs beyond
-    rounding (None: not asked for). kl: mean divergence of the next-token distributions in nats.
-    """
-
-    error: float | None
-    kl: float
-
-
-# A float32 sum over a few thousand terms rounds at about 1e-6, and the released model has 28 layers of them. Lower
-# precisions move routing choices, so that a stage's error says little: their distributions are held instead.
-LIMITS = {
-    "fp32": Limits(1e-4, 1e-6),
-    "fp16": Limits(None, 1e-3),
-    "bf16": Limits(None, 3e-2),
-    "int8": Limits(None, 1e-2),
-    "int4": Limits(None, 2e-1),
-    "int4-fp16": Limits(None, 2e-1),
-    "fp8": Limits(None, 1e-1),
-}
 
 
 @dataclass
@@ -74,7 +53,7 @@ class Report:
     """Everything compared, in the order of computation."""
 
     precision: str
-    limits: Limits
+    tolerance: Tolerance
     stages: dict[str, Stage] = field(default_factory=dict)
     cases: list[Case] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
@@ -87,9 +66,9 @@ class Report:
     @property
     def failures(self) -> list[str]:
         """What is past the limits, one line each."""
-        lines = [] if self.limits.error is None else self.beyond_rounding(self.limits.error)
-        if not self.kl <= self.limits.kl:  # a NaN fails too
-            lines.append(f"next tokens: mean divergence {self.kl:.1e} nats, expected at most {self.limits.kl:.0e}")
+        lines = [] if self.tolerance.error is None else self.beyond_rounding(self.tolerance.error)
+        if not self.kl <= self.tolerance.kl:  # a NaN fails too
+            lines.append(f"next tokens: mean divergence {self.kl:.1e} nats, expected at most {self.tolerance.kl:.0e}")
         return lines
 
     def beyond_rounding(self, tolerance: float) -> list[str]:
@@ -123,9 +102,9 @@ def verify(
     `tolerance` replaces the relative error that the bundle's precision is allowed. `questions`: see `ask_questions`.
     """
     with load(bundle, check=True) as model:
-        precision = model.manifest.precision
-        limits = LIMITS[precision] if tolerance is None else replace(LIMITS[precision], error=tolerance)
-        report = Report(precision, limits)
+        precision = find_target(model.manifest.target).precision(model.manifest.precision)
+        allowed = precision.tolerance if tolerance is None else replace(precision.tolerance, error=tolerance)
+        report = Report(precision.name, allowed)
         progress("loading PyTorch")
         reference = Reference(checkpoint)
         with TracedEngine(bundle, model) as traced:

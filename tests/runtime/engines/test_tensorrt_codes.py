@@ -3,14 +3,15 @@
 The graphs are those for TensorRT, each plugin by the ONNX function that its declaration says; kernels are not run.
 """
 
+from dataclasses import replace
+
 import onnx
-import onnx_ir as ir
 import pytest
 
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.export import export
-from ernie_export.exporter.targets import onnx as onnx_target
-from ernie_export.graphs.precision import PRECISIONS, TENSORRT, Precision
+from ernie_export.exporter.targets.tensorrt import TENSORRT_BODIES
+from ernie_export.graphs.precision import TENSORRT
 from ernie_export.runtime import load
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
@@ -28,11 +29,9 @@ CONVERSATIONS = [
 
 
 @pytest.mark.parametrize("name", ["int4", "fp8"])
-def test_answers_are_those_of_the_same_codes_in_standard_operators(name, opened, tmp_path, monkeypatch):
-    how = TENSORRT[name]
-    in_float = Precision(name, ir.DataType.FLOAT, how.decoder, how.head, None, how.float8)
-    monkeypatch.setitem(PRECISIONS, "onnx-portable", {name: in_float})
-    export(MINI, tmp_path / "portable", "onnx-portable", name, QUIET)
+def test_answers_are_those_of_the_same_codes_in_standard_operators(name, opened, tmp_path):
+    in_float = replace(TENSORRT[name], float_type="float32")
+    export(MINI, tmp_path / "portable", "onnx-portable", in_float, QUIET)
     with load(tmp_path / "portable", threads=1) as model:
         expected = [result.tokens for result in model.generate(CONVERSATIONS, max_new_tokens=12, min_new_tokens=4)]
 
@@ -42,8 +41,7 @@ def test_answers_are_those_of_the_same_codes_in_standard_operators(name, opened,
         return loaded.SerializeToString()
 
     folder = tmp_path / "engines"
-    monkeypatch.setitem(onnx_target.LOWERINGS, "trt-rtx", "tensorrt")
-    write_bundle(folder, in_float, filled)
+    write_bundle(folder, in_float, filled, TENSORRT_BODIES)
     engine, cuda = opened(folder)
     with engine:
         model = Model(Manifest.read(folder), Preprocessor.from_folder(folder), engine, SchedulerConfig(max_num_seqs=3))

@@ -1,4 +1,4 @@
-"""Builds one engine of TensorRT or of TensorRT for RTX, in a process of its own (see child.py).
+"""A worker (see process.py) that builds one engine of TensorRT or of TensorRT for RTX.
 
 Reads a request (one JSON object) from standard input:
 
@@ -6,138 +6,110 @@ Reads a request (one JSON object) from standard input:
 | --- | --- |
 | library | tensorrt, or tensorrt_rtx_bindings |
 | onnx, engine | paths: the graph to read, the engine to write |
-| dimensions | name of a dynamic dimension -> [least, usual, most] |
-| capabilities | RTX: names of the library's ComputeCapability; one engine serves all of them |
-| kernels, shared, hardware, version_compatible, workspace, timing_cache | TensorRT: see tensorrt_build.Options |
+| dimensions | name of a dynamic dimension -> [minimum, optimum, maximum] |
+| options | the fields of the library's options: tensorrt_build.TensorRTOptions or rtx_build.RtxOptions |
 
-Writes one JSON object a line to standard output: {"share": done, 0 to 1} again and again, and at the end one of
+Writes one JSON object a line to standard output: {"progress": fraction done} again and again, and at the end one of
 {"built": report}, {"refused": [node, operator, reason]}, {"failed": reason} and {"system": [errno, strerror]}.
 
-TensorRT for RTX needs no GPU here: it compiles kernels on the card, when the engine is loaded.
+TensorRT's own API, without Polygraphy: one driver serves both libraries, and every call of it can be checked against
+TensorRT's bindings.
 """
 
-import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ernie_export.exporter.targets.workers import tensorrt_build
-from ernie_export.exporter.targets.workers.process import Tell, serve
+from ernie_export.exporter.targets.workers.callbacks import make_log, make_monitor
+from ernie_export.exporter.targets.workers.files import write
+from ernie_export.exporter.targets.workers.process import Emit, Message, run_worker
+from ernie_export.exporter.targets.workers.rtx_build import RtxLibrary
+from ernie_export.exporter.targets.workers.tensorrt_build import TensorRTLibrary
+
+Dimensions = dict[str, list[int]]
+Shape = tuple[int, ...]
 
 
-def main(request: dict[str, Any], tell: Tell) -> None:
+class Library(Protocol):
+    """What the two libraries do differently while they build an engine. `module` is the library's Python module."""
+
+    @property
+    def module(self) -> Any: ...
+
+    def network_flags(self) -> int:
+        """Return the bits of `NetworkDefinitionCreationFlag`."""
+        ...
+
+    def configure(self, config: Any) -> None:
+        """Set the options on the builder's configuration."""
+        ...
+
+    def finish(self, log: Any, plan: Any) -> Message | None:
+        """Return what else to report of the built engine; None if the library does not read what it has written."""
+        ...
+
+
+LIBRARIES: dict[str, Any] = {"tensorrt": TensorRTLibrary, "tensorrt_rtx_bindings": RtxLibrary}
+
+
+class BuildRefused(Exception):
+    """The build ended without an engine; `message` is the closing message."""
+
+    def __init__(self, message: Message) -> None:
+        self.message = message
+        super().__init__(str(message))
+
+
+def main(request: Message, emit: Emit) -> None:
     """Serve one request."""
     try:
-        answer = build(tell, **request)
+        library = LIBRARIES[request["library"]].from_request(request["options"])
+        report = build(library, request["onnx"], request["engine"], request["dimensions"], emit)
+        emit({"built": report})
+    except BuildRefused as e:
+        emit(e.message)
     except OSError as e:
-        answer = {"system": [e.errno, e.strerror]}
-    tell(answer)
+        emit({"system": [e.errno, e.strerror]})
 
 
-def build(
-    tell: Tell, library: str, onnx: str, engine: str, dimensions: dict[str, list[int]], **how: Any
-) -> dict[str, Any]:
-    """Parse, build and write; returns the closing message. OSError if a file cannot be read or written."""
-    if library == "tensorrt":
-        import tensorrt as trt
+def build(library: Library, onnx: str, engine: str, dimensions: Dimensions, emit: Emit) -> Message:
+    """Parse `onnx`, build `engine` and write it; return the report.
 
-        options = tensorrt_build.Options(**how)
-        tensorrt_build.register_plugins(options)
-    else:
-        import tensorrt_rtx_bindings as trt  # type: ignore[no-redef]
-
-    class Log(trt.ILogger):
-        """Keeps what the library complains of, the first complaint first."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(message)
-
-    class Monitor(trt.IProgressMonitor):
-        """Tells the share of the whole that is done: a phase within another one counts for one step of it.
-
-        The library calls it from several threads.
-        """
-
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.lock = threading.Lock()
-            self.phases: dict[str, list[int]] = {}  # steps done, steps in all; outermost first
-            self.told = 0.0
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            with self.lock:
-                self.phases[phase_name] = [0, max(num_steps, 1)]
-
-        def phase_finish(self, phase_name: str) -> None:
-            with self.lock:
-                self.phases.pop(phase_name, None)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            with self.lock:
-                self.phases[phase_name][0] = step + 1
-                share, width = 0.0, 1.0
-                for done, steps in self.phases.values():
-                    share += width * done / steps
-                    width /= steps
-                if share > self.told + 0.01:
-                    self.told = share
-                    tell({"share": min(share, 1.0)})
-            return True
-
-    started, log = time.monotonic(), Log()
-    failed = lambda: {"failed": log.errors[0] if log.errors else "no reason given"}  # noqa: E731
+    Raises BuildRefused if the library refuses a node or fails, OSError if a file cannot be read or written.
+    """
+    started = time.monotonic()
+    trt = library.module
+    log = make_log(trt)
     builder = trt.Builder(log)
-    flags = trt.NetworkDefinitionCreationFlag
-    network = builder.create_network(
-        tensorrt_build.network_flags(flags) if library == "tensorrt" else 1 << int(flags.STRONGLY_TYPED)
-    )
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(onnx):
-        return refusal(parser)
-    config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is kept for routers and rotations, where it is needed in full
-    if library == "tensorrt":
-        cache = tensorrt_build.configure(trt, config, options)
-    else:
-        config.num_compute_capabilities = len(how["capabilities"])
-        for index, name in enumerate(how["capabilities"]):
-            config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
-    inputs = [network.get_input(i) for i in range(network.num_inputs)]
-    profile, shapes = builder.create_optimization_profile(), {}
-    for tensor in inputs:
-        if -1 in tensor.shape:
-            shapes[tensor.name] = ranges(tensor, dimensions)
-            profile.set_shape(tensor.name, *shapes[tensor.name])
-    config.add_optimization_profile(profile)
-    monitor = Monitor()
-    config.progress_monitor = monitor
+    network = parse(library, builder, log, onnx)
+    config = configure(library, builder)
+    shapes = add_profile(builder, config, network, dimensions)
+    config.progress_monitor = make_monitor(trt, emit)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        return failed()
-    outputs = [network.get_output(i) for i in range(network.num_outputs)]
-    tensors = [describe(tensor, shapes) for tensor in (*inputs, *outputs)]
-    report = {"version": trt.__version__, "layers": network.num_layers, "bytes": plan.nbytes}
-    report |= {"seconds": round(time.monotonic() - started, 2)}
-    report |= {"inputs": tensors[: len(inputs)], "outputs": tensors[len(inputs) :]}
-    if library == "tensorrt":
-        inspected = tensorrt_build.inspect(trt, log, plan, options)
-        if inspected is None:
-            return failed()
-        report["inspector"] = inspected
-        tensorrt_build.keep_timing_cache(cache, options)
-    tensorrt_build.write(Path(engine), plan)
-    return {"built": report}
+        raise BuildRefused(log.failure())
+    report = describe_network(network, shapes) | {"version": trt.__version__, "bytes": plan.nbytes}
+    report["seconds"] = round(time.monotonic() - started, 2)
+    further = library.finish(log, plan)
+    if further is None:
+        raise BuildRefused(log.failure())
+    write(Path(engine), plan)
+    return report | further
 
 
-def refusal(parser: Any) -> dict[str, Any]:
-    """The parser's first error: the node's path in the graph, its operator, the reason.
+def parse(library: Library, builder: Any, log: Any, onnx: str) -> Any:
+    """Return the network of the graph in the file `onnx`. Raises BuildRefused, naming the node that is refused."""
+    network = builder.create_network(library.network_flags())
+    parser = library.module.OnnxParser(network, log)
+    if not parser.parse_from_file(onnx):
+        raise BuildRefused(describe_refusal(parser))
+    return network
 
-    A node in the body of one of our operators has no name of its own: then the innermost call's stands for it.
+
+def describe_refusal(parser: Any) -> Message:
+    """Return the parser's first error: the node's path in the graph, its operator, the reason.
+
+    A node in the body of one of our operators has no name of its own: the innermost call's is given instead.
     """
     error = parser.get_error(0)
     calls = [error.local_function_stack()[i] for i in range(error.local_function_stack_size())]
@@ -145,8 +117,29 @@ def refusal(parser: Any) -> dict[str, Any]:
     return {"refused": [node, error.node_operator(), error.desc()]}
 
 
-def ranges(tensor: Any, dimensions: dict[str, list[int]]) -> list[tuple[int, ...]]:
-    """Least, usual and most shape of an input: a dynamic dimension goes by its name."""
+def configure(library: Library, builder: Any) -> Any:
+    """Return the builder's configuration."""
+    config = builder.create_builder_config()
+    # float32 is kept for routers and rotations, where it is needed in full.
+    config.clear_flag(library.module.BuilderFlag.TF32)
+    library.configure(config)
+    return config
+
+
+def add_profile(builder: Any, config: Any, network: Any, dimensions: Dimensions) -> dict[str, list[Shape]]:
+    """Add the optimization profile; return the three shapes of each input that has dynamic dimensions."""
+    profile = builder.create_optimization_profile()
+    shapes = {}
+    for tensor in inputs_of(network):
+        if -1 in tensor.shape:
+            shapes[tensor.name] = profile_shapes(tensor, dimensions)
+            profile.set_shape(tensor.name, *shapes[tensor.name])
+    config.add_optimization_profile(profile)
+    return shapes
+
+
+def profile_shapes(tensor: Any, dimensions: Dimensions) -> list[Shape]:
+    """Return the minimum, optimum and maximum shape of an input, whose dynamic dimensions go by their names."""
     names = [tensor.get_dimension_name(axis) for axis in range(len(tensor.shape))]
     return [
         tuple(dimensions[name][which] if size == -1 else size for size, name in zip(tensor.shape, names, strict=True))
@@ -154,11 +147,26 @@ def ranges(tensor: Any, dimensions: dict[str, list[int]]) -> list[tuple[int, ...
     ]
 
 
-def describe(tensor: Any, shapes: dict[str, list[tuple[int, ...]]]) -> dict[str, Any]:
-    """Name, type and shape of an input or output; the profile's three shapes of an input where they differ."""
-    facts = {"name": tensor.name, "dtype": tensor.dtype.name.lower(), "shape": list(tensor.shape)}
-    return facts | ({"profile": shapes[tensor.name]} if tensor.name in shapes else {})
+def inputs_of(network: Any) -> list[Any]:
+    """Return the network's input tensors."""
+    return [network.get_input(i) for i in range(network.num_inputs)]
+
+
+def describe_network(network: Any, shapes: dict[str, list[Shape]]) -> Message:
+    """Return the number of layers, and the inputs and outputs."""
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    return {
+        "layers": network.num_layers,
+        "inputs": [describe_tensor(tensor, shapes) for tensor in inputs_of(network)],
+        "outputs": [describe_tensor(tensor, shapes) for tensor in outputs],
+    }
+
+
+def describe_tensor(tensor: Any, shapes: dict[str, list[Shape]]) -> Message:
+    """Return name, type and shape of an input or output, and its profile's three shapes if it is dynamic."""
+    info = {"name": tensor.name, "dtype": tensor.dtype.name.lower(), "shape": list(tensor.shape)}
+    return info | ({"profile": shapes[tensor.name]} if tensor.name in shapes else {})
 
 
 if __name__ == "__main__":
-    serve(main)
+    run_worker(main)

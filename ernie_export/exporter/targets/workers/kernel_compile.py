@@ -1,4 +1,4 @@
-"""Compiles kernels of the plugins, in a process of its own (see child.py): several of them share the processor's cores.
+"""A worker (see process.py) that compiles kernels of the plugins; several of them share the processor's cores.
 
 Reads a request (one JSON object) from standard input: sizes (the fields of plugins.Sizes), dtype, and work, a list of
 [architecture, index in `plugins.kernel_specs`, tactic]. Writes one JSON object a line for each piece of work:
@@ -8,27 +8,26 @@ architecture has; {"failed": reason}.
 
 import os
 from dataclasses import asdict
-from typing import Any
 
-from ernie_export.exporter.targets.workers.process import Tell, serve
+from ernie_export.exporter.targets.workers.process import Emit, Message, run_worker
 from ernie_export.graphs.ops.kernel_plugin import Attributes, KernelPlugin, Shapes
 from ernie_export.graphs.ops.plugins import Sizes, kernel_specs
 from ernie_export.graphs.ops.ptx import assemble, compile_kernel, fits
 
 
-def main(request: dict[str, Any], tell: Tell) -> None:
+def main(request: Message, emit: Emit) -> None:
     """Serve one request."""
     os.environ.pop("TRITON_INTERPRET", None)  # with it kernels can't be compiled
     known = list(kernel_specs(Sizes.read(request["sizes"])))
     for arch, case, tactic in request["work"]:
         plugin, shapes, attributes = known[case]
-        tell(one(plugin, shapes, attributes, tactic, request["dtype"], arch))
+        emit(compile_one(plugin, shapes, attributes, tactic, request["dtype"], arch))
 
 
-def one(
+def compile_one(
     plugin: KernelPlugin, shapes: Shapes, attributes: Attributes, tactic: int, dtype: str, arch: str
-) -> dict[str, dict[str, Any] | int | str]:
-    """The answer to one piece of work: compiled, and taken by the assembler."""
+) -> Message:
+    """Compile one kernel and run the assembler on it; return the message for it."""
     try:
         compiled = compile_kernel(plugin, shapes, attributes, tactic, dtype, arch)
         if not fits(compiled, arch):
@@ -40,4 +39,4 @@ def one(
 
 
 if __name__ == "__main__":
-    serve(main)
+    run_worker(main)

@@ -1,4 +1,4 @@
-"""A program of ours in a process of its own: a crash of a library there ends that process alone."""
+"""A worker: a module of ours run in a process of its own, so that a crash of a library ends that process alone."""
 
 import ctypes
 import json
@@ -13,17 +13,18 @@ from typing import Any
 PR_SET_PDEATHSIG = 1  # of Linux
 # To run a module of ours with -m: -P keeps what lies in the current folder from being imported.
 PYTHON = (sys.executable, "-P", "-m")
-Tell = Callable[[dict[str, Any]], None]
+Message = dict[str, Any]
+Emit = Callable[[Message], None]
 
 
-class Crashed(Exception):
-    """A process ended before it was done; the message says how."""
+class WorkerCrashed(Exception):
+    """A worker ended before it was done; the message says how."""
 
 
-def answers(program: tuple[str, ...], request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Run `program` on one JSON object, its standard input; yields those that it prints, one a line.
+def call_worker(program: tuple[str, ...], request: Message) -> Iterator[Message]:
+    """Run `program` with one JSON object as its standard input; yield the objects that it prints, one a line.
 
-    Raises Crashed unless it ends with exit code 0. The process is killed when its answers are no longer asked for.
+    Raises WorkerCrashed unless it ends with exit code 0. The process is killed when the iteration is abandoned.
     """
     with tempfile.TemporaryFile() as errors:
         pipe = subprocess.PIPE
@@ -37,27 +38,28 @@ def answers(program: tuple[str, ...], request: dict[str, Any]) -> Iterator[dict[
             except BrokenPipeError:
                 pass  # it died before it read the request: the exit code says how
             finally:
-                if sys.exc_info()[0] is not None:  # interrupted: what it does is of no use any more
+                if sys.exc_info()[0] is not None:  # interrupted: nobody needs its messages any more
                     process.kill()
         if process.returncode:
             errors.seek(0)
-            raise Crashed(how(process.returncode, errors.read().decode(errors="replace")))
+            raise WorkerCrashed(describe_exit(process.returncode, errors.read().decode(errors="replace")))
 
 
-def serve(work: Callable[[dict[str, Any], Tell], None]) -> None:
-    """Be such a process: `work` is given the request, and a function that prints an answer.
+def run_worker(work: Callable[[Message, Emit], None]) -> None:
+    """Run the worker's side: read one JSON request from standard input and call `work(request, emit)`.
 
-    What libraries print goes to the error output, where it does not mix with the answers. The process ends with the
-    one that started it, however that ends.
+    `emit` prints a message. What libraries print goes to the error output, apart from the messages. The process ends
+    with the one that started it, however that ends.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    request, output = json.load(sys.stdin), os.fdopen(os.dup(1), "w")
+    request = json.load(sys.stdin)
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    work(request, lambda answer: print(json.dumps(answer), file=output, flush=True))
+    work(request, lambda message: print(json.dumps(message), file=output, flush=True))
 
 
-def how(code: int, errors: str) -> str:
-    """How a process with this return code and error output came to its end."""
+def describe_exit(code: int, errors: str) -> str:
+    """Return how a process with this return code and error output came to its end."""
     if code < 0:
         return signal.Signals(-code).name + (" (out of memory?)" if code == -signal.SIGKILL else "")
     lines = errors.strip().splitlines()

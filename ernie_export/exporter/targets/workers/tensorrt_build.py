@@ -1,37 +1,99 @@
-"""What building an engine takes with TensorRT beyond what engine_build.py does for TensorRT for RTX, too.
-
-TensorRT's own API, without Polygraphy: one driver serves both libraries, and every call of it can be checked against
-TensorRT's bindings.
-"""
+"""What building an engine takes with TensorRT alone: plugins, compatibility, a timing cache, the inspector."""
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ernie_export.graphs.ops.kernels import Kernels
-from ernie_export.graphs.ops.plugins import all_plugins
+from ernie_export.exporter.targets.workers.files import write
+from ernie_export.exporter.targets.workers.process import Message
 
 HARDWARE = {"exact": "NONE", "same-capability": "SAME_COMPUTE_CAPABILITY", "ampere-plus": "AMPERE_PLUS"}
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to build. kernels: path of those for the plugins. shared: bytes of shared memory that these may ask for.
+class TensorRTOptions:
+    """How to build an engine.
 
-    hardware, version_compatible, workspace: as in `EngineInfo`. timing_cache: path, read if it is there, and written.
+    Attributes:
+        kernels: Path of the plugins' kernels.
+        shared: Bytes of shared memory that a kernel may ask for.
+        hardware_compatibility: As in `TensorRTInfo`.
+        version_compatible: As in `TensorRTInfo`.
+        workspace_gib: As in `TensorRTInfo`.
+        timing_cache: Path of the timing cache, read if it is there, and written.
     """
 
     kernels: str
     shared: int
-    hardware: str
+    hardware_compatibility: str
     version_compatible: bool
-    workspace: int
+    workspace_gib: int
     timing_cache: str
 
 
-def register_plugins(options: Options) -> None:
-    """Make the plugins known to the parser, for the kernels that there are."""
+class TensorRTLibrary:
+    """TensorRT as engine_build.Library describes it; its plugins are registered when it is made."""
+
+    def __init__(self, options: TensorRTOptions) -> None:
+        self.options = options
+        # The builder's configuration only refers to its timing cache: it has to live until the engine is built.
+        self.timing_cache: Any = None
+        register_plugins(options)
+
+    @classmethod
+    def from_request(cls, options: Message) -> "TensorRTLibrary":
+        """Return the library with the options of a request."""
+        return cls(TensorRTOptions(**options))
+
+    @cached_property
+    def module(self) -> Any:
+        """The library's Python module."""
+        import tensorrt
+
+        return tensorrt
+
+    def network_flags(self) -> int:
+        """Return the flags that keep precisions as the graph has them, and plugins' kernels in the engine."""
+        flags = self.module.NetworkDefinitionCreationFlag
+        return 1 << int(flags.STRONGLY_TYPED) | 1 << int(flags.PREFER_AOT_PYTHON_PLUGINS)
+
+    def configure(self, config: Any) -> None:
+        """Set compatibility, workspace and timing cache."""
+        trt = self.module
+        options = self.options
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # names and tactics in the report; costs no time
+        level = getattr(trt.HardwareCompatibilityLevel, HARDWARE[options.hardware_compatibility])
+        config.hardware_compatibility_level = level
+        if options.version_compatible:
+            config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        if options.workspace_gib:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_gib * 2**30)
+        path = Path(options.timing_cache)
+        cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+            cache = config.create_timing_cache(b"")  # the file was another GPU's, or another version's
+            config.set_timing_cache(cache, ignore_mismatch=False)
+        self.timing_cache = cache
+
+    def finish(self, log: Any, plan: Any) -> Message | None:
+        """Write the timing cache for the next engine; return the inspector's report."""
+        trt = self.module
+        runtime = trt.Runtime(log)
+        runtime.engine_host_code_allowed = self.options.version_compatible  # such an engine carries its own runtime
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            return None
+        text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+        write(Path(self.options.timing_cache), self.timing_cache.serialize())
+        return {"inspector": json.loads(text)}
+
+
+def register_plugins(options: TensorRTOptions) -> None:
+    """Register the plugins that there are kernels for, so that the parser finds them."""
+    from ernie_export.graphs.ops.kernels import Kernels
+    from ernie_export.graphs.ops.plugins import all_plugins
     from ernie_export.graphs.ops.quick_plugin import register
 
     kernels = Kernels.read(Path(options.kernels)).within(options.shared)
@@ -39,50 +101,3 @@ def register_plugins(options: Options) -> None:
     for plugin in all_plugins():
         if plugin.name in known:
             register(plugin, kernels)
-
-
-def network_flags(flags: Any) -> int:
-    """Of the network: precision as the graph has it, plugins with their kernels in the engine."""
-    return 1 << int(flags.STRONGLY_TYPED) | 1 << int(flags.PREFER_AOT_PYTHON_PLUGINS)
-
-
-def configure(trt: Any, config: Any, options: Options) -> Any:
-    """Set what the user asked for; returns the timing cache, which has to live until the engine is built."""
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # names and tactics in the report; costs no time
-    config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, HARDWARE[options.hardware])
-    if options.version_compatible:
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if options.workspace:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace * 2**30)
-    path = Path(options.timing_cache)
-    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        cache = config.create_timing_cache(b"")  # that was another card's, or another version's
-        config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
-
-
-def inspect(trt: Any, log: Any, plan: Any, options: Options) -> Any:
-    """What TensorRT's inspector tells of the engine; None if TensorRT does not read what it has just written."""
-    runtime = trt.Runtime(log)
-    runtime.engine_host_code_allowed = options.version_compatible  # such an engine carries a runtime of its own
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        return None
-    return json.loads(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
-
-
-def keep_timing_cache(cache: Any, options: Options) -> None:
-    """Write what was timed, so that building again, or the next engine, need not time it again."""
-    write(Path(options.timing_cache), cache.serialize())
-
-
-def write(path: Path, data: Any) -> None:
-    """Write a file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

@@ -79,10 +79,13 @@ SINK = """heads_0d = Constant <value_int: int = @num_heads> ()
     sink = Expand (nothing, heads)"""
 
 
-def bodies(lowering: str, dtype: str) -> list[str]:
-    """Function text for `lowering` and the graph's `dtype`."""
-    if lowering != "onnxruntime":
-        return [PORTABLE]
+def portable(dtype: str) -> list[str]:
+    """Return the body in standard operators; the same for every dtype."""
+    return [PORTABLE]
+
+
+def onnxruntime(dtype: str) -> list[str]:
+    """Return the body with ONNX Runtime's fused operator, for graphs of `dtype`."""
     # Graphs in 16 bits are those that may run on CUDA, whose kernels are others.
     filled = {"sink": SINK, "with_sink": ", , , , , sink"} if dtype == "float" else {"sink": "", "with_sink": ""}
     return [ONNXRUNTIME.format(**filled)]

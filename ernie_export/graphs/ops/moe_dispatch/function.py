@@ -55,7 +55,7 @@ EXPERTS_ONNXRUNTIME = """
     share = CastLike (share32, x)
     y = Mul (mixed, share)
 """
-# Accuracy level 4: see the room quantized_linear.
+# Accuracy level 4: see the package quantized_linear.
 QUANTIZED_EXPERTS_ONNXRUNTIME = """
     choose_by = CastLike (scores, x)
     weigh_by = CastLike (probs, x)
@@ -205,30 +205,54 @@ BANKS_OF_SOME = """
 """ + MERGE.format(y="y", experts="experts")
 
 
-def bodies(lowering: str, dtype: str) -> list[str]:
-    """Function texts for `lowering` (portable, onnxruntime) and the graph's `dtype` (float, float16, bfloat16)."""
-    banks, coded = BANKS, QUANTIZED_EXPERTS_ONNXRUNTIME
-    if lowering == "onnxruntime":  # graphs in 16 bits are those that may run on CUDA
-        banks = BANKS_IF_ANY if dtype == "float" else BANKS_OF_SOME
-        coded = QUANTIZED_EXPERTS_ONNXRUNTIME if dtype == "float" else QUANTIZED_EXPERTS_CUDA
+def portable(dtype: str) -> list[str]:
+    """Return the bodies in standard operators, for graphs of `dtype` (float, float16, bfloat16)."""
     return [
-        bank_body(EXPERT_BANK, lowering, dtype, EXPERTS_ONNXRUNTIME, ROWS),
+        portable_bank(EXPERT_BANK, dtype, ROWS),
+        dispatch_body(MOE_DISPATCH, EXPERT_BANK, BANKS),
+        portable_bank(QUANTIZED_EXPERT_BANK, dtype, ROWS_QUANTIZED, LEVELS),
+        dispatch_body(QUANTIZED_MOE_DISPATCH, QUANTIZED_EXPERT_BANK, BANKS),
+        *float8_bodies(dtype, BANKS),
+    ]
+
+
+def onnxruntime(dtype: str) -> list[str]:
+    """Return the bodies with ONNX Runtime's fused operators, for graphs of `dtype` (float, float16, bfloat16)."""
+    # Graphs in 16 bits are those that may run on CUDA.
+    banks = BANKS_IF_ANY if dtype == "float" else BANKS_OF_SOME
+    quantized = QUANTIZED_EXPERTS_ONNXRUNTIME if dtype == "float" else QUANTIZED_EXPERTS_CUDA
+    return [
+        bank_body(EXPERT_BANK, CHOICE + EXPERTS_ONNXRUNTIME),
         dispatch_body(MOE_DISPATCH, EXPERT_BANK, banks),
-        bank_body(QUANTIZED_EXPERT_BANK, lowering, dtype, coded, ROWS_QUANTIZED),
+        bank_body(QUANTIZED_EXPERT_BANK, CHOICE + quantized),
         dispatch_body(QUANTIZED_MOE_DISPATCH, QUANTIZED_EXPERT_BANK, banks),
-        bank_body(FLOAT8_EXPERT_BANK, "portable", dtype, "", ROWS_FLOAT8),
+        *float8_bodies(dtype, banks),
+    ]
+
+
+def float8_bodies(dtype: str, banks: str) -> list[str]:
+    """Return the bodies for experts in e4m3 numbers, which no fused operator takes."""
+    return [
+        portable_bank(FLOAT8_EXPERT_BANK, dtype, ROWS_FLOAT8, NUMBERS_FLOAT8),
         dispatch_body(FLOAT8_MOE_DISPATCH, FLOAT8_EXPERT_BANK, banks),
     ]
 
 
-def bank_body(spec: OpSpec, lowering: str, dtype: str, fused: str, rows: dict[str, str]) -> str:
-    """One bank: `fused` is how `onnxruntime` runs its experts, `rows` how `portable` takes expert e's matrices."""
-    experts = CHOICE + fused
-    if lowering != "onnxruntime":
-        experts = EXPERTS_PORTABLE.format(dtype=dtype, gate_up_rows=rows["gate_up"], down_rows=rows["down"])
-        if "group" in spec.attributes:
-            experts = (LEVELS if "bits" in spec.attributes else NUMBERS_FLOAT8) + experts
-        experts = ROUTING + experts
+def portable_bank(spec: OpSpec, dtype: str, rows: dict[str, str], prepared: str = "") -> str:
+    """Return an expert group's body in standard operators.
+
+    Args:
+        spec: The operator.
+        dtype: The graph's dtype.
+        rows: Lines that take expert e's matrices.
+        prepared: Lines before the loop over the experts that `rows` builds on.
+    """
+    experts = EXPERTS_PORTABLE.format(dtype=dtype, gate_up_rows=rows["gate_up"], down_rows=rows["down"])
+    return bank_body(spec, ROUTING + prepared + experts)
+
+
+def bank_body(spec: OpSpec, experts: str) -> str:
+    """Return an expert group's body; `experts`: the lines that route tokens and run the experts."""
     zero = "    zero_1d = Constant <value_ints = [0]> ()\n"
     return f"{signature(spec)} {{\n{zero}{experts}}}"
 

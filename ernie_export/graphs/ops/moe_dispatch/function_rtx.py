@@ -120,6 +120,6 @@ MoEDispatch <k, norm_min> (x, token_types, text_gate, text_bias, text_gate_up, t
 """
 
 
-def bodies(lowering: str, dtype: str) -> list[str]:
-    """Function texts, the same for every dtype."""
+def rtx(dtype: str) -> list[str]:
+    """Return the bodies for TensorRT for RTX; the same for every dtype."""
     return [ROUTE, ALL_EXPERTS, BANK, DISPATCH]

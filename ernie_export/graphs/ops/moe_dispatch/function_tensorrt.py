@@ -9,8 +9,8 @@ from ernie_export.graphs.ops.moe_dispatch.spec import ROUTING, bank_inputs
 from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
 
 
-def bodies(lowering: str, dtype: str) -> list[str]:
-    """The functions' texts; the same for every dtype."""
+def tensorrt(dtype: str) -> list[str]:
+    """Return the bodies of plugins; the same for every dtype."""
     texts = []
     for storage, attributes in STORAGES.items():
         text, vision = (", ".join(f"{bank}_{n}" for n in bank_inputs(storage)) for bank in ("text", "vision"))

@@ -29,6 +29,6 @@ MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids, co
 """
 
 
-def bodies(lowering: str, dtype: str) -> list[str]:
-    """Function texts; the same for every lowering and dtype."""
+def standard(dtype: str) -> list[str]:
+    """Return the bodies in standard operators; the same for every dtype."""
     return [TABLES, ROPE]

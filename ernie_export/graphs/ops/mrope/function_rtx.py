@@ -41,6 +41,6 @@ MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids, co
 """
 
 
-def bodies(lowering: str, dtype: str) -> list[str]:
-    """Function texts, the same for every dtype."""
+def rtx(dtype: str) -> list[str]:
+    """Return the bodies for TensorRT for RTX; the same for every dtype."""
     return [TABLES, RTX]

@@ -7,8 +7,8 @@ from ernie_export.graphs.ops.mrope.function import TABLES
 from ernie_export.graphs.ops.mrope.plugin import kernel_plugin
 
 
-def bodies(lowering: str, dtype: str) -> list[str]:
-    """The functions' texts; the same for every dtype."""
+def tensorrt(dtype: str) -> list[str]:
+    """Return the bodies of plugins; the same for every dtype."""
     rope = f"""
 MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids, cos, sin) => (q_rotated, k_rotated) {{
     inv_freq = Constant <value_floats: floats = @inv_freq> ()

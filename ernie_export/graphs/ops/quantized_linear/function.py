@@ -76,6 +76,11 @@ Float8Linear <K, N, group> (x, codes, scales) => (y) {{
 """
 
 
-def bodies(lowering: str, dtype: str) -> list[str]:
-    """Function texts for `lowering` (portable, onnxruntime); the same for every dtype."""
-    return [{"portable": PORTABLE, "onnxruntime": ONNXRUNTIME}[lowering], FLOAT8]
+def portable(dtype: str) -> list[str]:
+    """Return the bodies in standard operators; the same for every dtype."""
+    return [PORTABLE, FLOAT8]
+
+
+def onnxruntime(dtype: str) -> list[str]:
+    """Return the bodies with ONNX Runtime's fused operator; the same for every dtype."""
+    return [ONNXRUNTIME, FLOAT8]

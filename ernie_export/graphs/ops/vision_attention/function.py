@@ -17,6 +17,11 @@ VisionAttention <num_heads> (q, k, v) => (y) {
 """
 
 
-def bodies(lowering: str, dtype: str) -> list[str]:
-    """Function text for `lowering` (portable, onnxruntime, rtx); the same for every dtype."""
-    return [ONNXRUNTIME if lowering == "onnxruntime" else PORTABLE]
+def portable(dtype: str) -> list[str]:
+    """Return the body in standard operators; the same for every dtype."""
+    return [PORTABLE]
+
+
+def onnxruntime(dtype: str) -> list[str]:
+    """Return the body with ONNX Runtime's fused operator; the same for every dtype."""
+    return [ONNXRUNTIME]
