@@ -60,7 +60,7 @@ class Ours:
     def load(self, bundle: Path) -> Any:
         """The model, keeping nothing between prompts: every picture is encoded anew, as the other contestants do."""
         from ernie_export.runtime import load
-        from ernie_export.runtime.scheduler import SchedulerConfig
+        from ernie_export.runtime.scheduler_config import SchedulerConfig
 
         return load(
             bundle,
@@ -104,7 +104,7 @@ class OpenVino(Ours):
         from ernie_export.common.manifest import Manifest
         from ernie_export.runtime.pipeline import Model
         from ernie_export.runtime.preprocess import Preprocessor
-        from ernie_export.runtime.scheduler import SchedulerConfig
+        from ernie_export.runtime.scheduler_config import SchedulerConfig
 
         manifest = Manifest.read(bundle)
         engine = OpenVinoEngine(bundle, manifest, THREADS)

@@ -124,8 +124,8 @@ class Request:
 
     def first_token(self, engine: Any, cache: Any, row: int) -> np.ndarray:
         """Encode and prefill; returns the logits."""
-        from ernie_export.runtime.batch import PREFILL_CHUNK
         from ernie_export.runtime.engines import PromptChunk
+        from ernie_export.runtime.scheduler_config import PREFILL_CHUNK
 
         height, width = self.arrays["image_grid_thw"][0, 1:].tolist()
         down, across, below, beside = np.indices((height // 2, width // 2, 2, 2))  # blocks of 2 by 2 patches

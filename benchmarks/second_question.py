@@ -27,7 +27,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ernie_export.runtime import Model, load
-from ernie_export.runtime.scheduler import SchedulerConfig
+from ernie_export.runtime.scheduler_config import SchedulerConfig
 
 ANSWER = 16
 SAID = "blue circle, red triangle, yellow square"

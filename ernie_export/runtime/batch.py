@@ -13,12 +13,9 @@ import numpy as np
 from ernie_export.runtime.engines import CacheT, Engine, PromptChunk
 from ernie_export.runtime.logits import Logits
 from ernie_export.runtime.sampling import Logprobs, Sampler, logprobs
+from ernie_export.runtime.scheduler_config import PREFILL_CHUNK, PREFILL_CHUNK_WHILE_DECODING
 from ernie_export.runtime.text_stream import TextStream
 
-# Prompt tokens in one prefill call. Attention forms scores of these by all tokens so far: fewer save work and memory.
-PREFILL_CHUNK = 512
-# The same while other sequences decode, which wait for it.
-PREFILL_CHUNK_WHILE_DECODING = 128
 # A cache that grows has a length that is a multiple of this.
 LENGTH_STEP = 64
 

@@ -17,7 +17,8 @@ from ernie_export.runtime.engines.registry import find_engine
 from ernie_export.runtime.feature_cache import FeatureCache
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
 from ernie_export.runtime.sampling import Sampler, SamplingParams
-from ernie_export.runtime.scheduler import DEFAULTS, Output, QueueFull, Request, Scheduler, SchedulerConfig
+from ernie_export.runtime.scheduler import Output, QueueFull, Request, Scheduler
+from ernie_export.runtime.scheduler_config import DEFAULTS, SchedulerConfig
 from ernie_export.runtime.text_stream import TextStream
 
 # Files up to this size are hashed whole on load (0.2 s for one of this size); a larger one's size alone is compared.
@@ -133,7 +134,7 @@ class Model:
         requests: list[Request] = []
         try:
             for conversation in conversations:
-                requests.append(self._submit_when_there_is_room(conversation, options))
+                requests.append(self._submit_when_possible(conversation, options))
             while not all(request.done for request in requests):
                 self.scheduler.step()
             results = [self._result(request) for request in requests]
@@ -145,7 +146,7 @@ class Model:
     def stream(self, messages: Messages, **options: Any) -> Generator[str, None, Result]:
         """Answer one conversation piece by piece: yields text, returns the `Result`. Closing it cancels the request."""
         outputs: deque[Output] = deque()
-        request = self._submit_when_there_is_room(messages, options, outputs.append)
+        request = self._submit_when_possible(messages, options, outputs.append)
         try:
             while not request.done or outputs:
                 if outputs:
@@ -159,24 +160,35 @@ class Model:
     def submit(
         self,
         messages: Messages,
-        deliver: Callable[[Output], None] = lambda output: None,
+        on_output: Callable[[Output], None] = lambda output: None,
         timeout: float | None = None,
         **options: Any,
     ) -> Request:
-        """Preprocess a conversation, encode its media and hand it to the scheduler, which answers as it is stepped.
+        """Preprocess a conversation, encode its media and queue it for the scheduler, which answers as it is stepped.
 
-        `deliver` gets every token as it comes, from the thread that steps; `timeout`: seconds until the answer is cut.
-        Returns at once after preprocessing. Raises QueueFull before it if too many wait already.
+        Args:
+            messages: The conversation.
+            on_output: Called with every token as it comes, by the thread that steps.
+            timeout: Seconds from now until the answer is cut; None for no limit.
+            **options: Fields of `SamplingParams`.
+
+        Returns:
+            The request, as soon as it is queued.
+
+        Raises:
+            QueueFull: Too many requests wait; raised before preprocessing.
+            UserError: The messages or options are invalid, or the prompt is too long.
         """
         params = SamplingParams.from_options(options)
-        return self.scheduler.submit(lambda: self.sequence(messages, params), deliver, timeout)
+        with self.scheduler.reserve(timeout) as place:
+            return place.submit(self.sequence(messages, params), on_output)
 
-    def _submit_when_there_is_room(
-        self, messages: Messages, options: dict[str, Any], deliver: Callable[[Output], None] = lambda output: None
+    def _submit_when_possible(
+        self, messages: Messages, options: dict[str, Any], on_output: Callable[[Output], None] = lambda output: None
     ) -> Request:
         while True:
             try:
-                return self.submit(messages, deliver, **options)
+                return self.submit(messages, on_output, **options)
             except QueueFull:
                 self.scheduler.step()
 

@@ -1,78 +1,37 @@
-"""Requests answered together: they come at any time, and each step serves all of them (continuous batching).
+"""Continuous batching: requests arrive at any time, and each step serves all that run.
 
-Anyone may step: a caller who waits for his own answer, or a thread of a server that does nothing else (`run`).
+Any thread may step: a caller that waits for its own answer, or a server's thread that does nothing else (`run`).
 """
 
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ernie_export.common.errors import ContextLengthExceeded, InvalidValue
-from ernie_export.runtime.batch import (
-    LENGTH_STEP,
-    PREFILL_CHUNK,
-    PREFILL_CHUNK_WHILE_DECODING,
-    Batch,
-    Sequence,
-)
+from ernie_export.common.errors import ContextLengthExceeded
+from ernie_export.runtime.batch import LENGTH_STEP, Batch, Sequence
 from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.sampling import Logprobs
-
-
-@dataclass(frozen=True)
-class SchedulerConfig:
-    """The limits of a scheduler: concurrency and memory.
-
-    Attributes:
-        max_num_seqs: Sequences that decode together.
-        max_queue: Requests that wait for a slot before further ones are refused.
-        kv_cache_bytes: The most that the KV cache of running and finished requests may take. Memory is allocated as
-            tokens arrive.
-        feature_cache_bytes: The most that cached features of images and videos may take.
-        enable_prefix_caching: Whether a prompt reuses the keys and values that the cache still holds of an earlier one.
-        prefill_chunk: Most prompt tokens in one prefill call.
-        prefill_chunk_while_decoding: The same while other sequences decode, which wait for it.
-    """
-
-    max_num_seqs: int = 16
-    max_queue: int = 64
-    kv_cache_bytes: int = 4 * 2**30
-    feature_cache_bytes: int = 512 * 2**20
-    enable_prefix_caching: bool = True
-    prefill_chunk: int = PREFILL_CHUNK
-    prefill_chunk_while_decoding: int = PREFILL_CHUNK_WHILE_DECODING
-
-    def __post_init__(self) -> None:
-        for name, minimum in _MINIMUM.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < minimum:
-                raise InvalidValue(name, f"a whole number of at least {minimum}", repr(value))
-
-
-_MINIMUM = {
-    "max_num_seqs": 1,
-    "max_queue": 1,
-    "kv_cache_bytes": 1,
-    "feature_cache_bytes": 0,
-    "prefill_chunk": 1,
-    "prefill_chunk_while_decoding": 1,
-}
-DEFAULTS = SchedulerConfig()
+from ernie_export.runtime.scheduler_config import SchedulerConfig
 
 
 class QueueFull(Exception):
-    """Too many requests wait: try again later."""
+    """Too many requests are waiting; a later attempt may succeed."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """What one step adds to an answer. The last one of a request, and only that, has a finish_reason.
+    """The part of an answer that one step adds. The last output of a request, and only that, has a finish_reason.
 
-    text: what can be shown now, perhaps nothing; token: the id, None where the answer is cut without one.
-    finish_reason: "stop", "length", "cancelled", "timeout" or "error", and then `error` is the reason.
+    Attributes:
+        text: Text that can be shown now; may be empty.
+        token: The token's id; None where the answer ends without one.
+        logprobs: Log probabilities of the token, if its sampling asks for them.
+        finish_reason: "stop", "length", "cancelled", "timeout", or "error" and then `error` is the cause.
+        error: The exception that ended the answer.
     """
 
     text: str
@@ -83,22 +42,48 @@ class Output:
 
 
 class Request:
-    """A request in the scheduler's hands. `sequence` has the prompt, and the answer as far as it has come."""
+    """A submitted request. `sequence` holds the prompt, and the answer generated so far."""
 
-    def __init__(self, sequence: Sequence, deliver: Callable[[Output], None], deadline: float) -> None:
+    def __init__(self, sequence: Sequence, on_output: Callable[[Output], None], deadline: float) -> None:
         self.sequence = sequence
-        self.deliver = deliver
+        self.on_output = on_output
         self.deadline = deadline
         self.cancelled = False
         self.done = False
 
     def cancel(self) -> None:
-        """From any thread: nothing more is computed for it, and its row is free, before the next step begins."""
+        """Stop computing the answer and free its slot before the next step begins. Any thread may call this."""
         self.cancelled = True
 
 
+class Reservation:
+    """A place in the queue of a scheduler, for one request. `Scheduler.reserve` makes it."""
+
+    def __init__(self, enqueue: Callable[[Request], None], deadline: float) -> None:
+        """`deadline`: the time by `time.monotonic()` at which the answer is cut."""
+        self._enqueue = enqueue
+        self._deadline = deadline
+        self.used = False
+
+    def submit(self, sequence: Sequence, on_output: Callable[[Output], None]) -> Request:
+        """Queue a sequence in this place. A place takes one request.
+
+        `on_output` is called by the thread that steps, and must return soon; where it raises, the request is cancelled.
+        Raises ContextLengthExceeded for a sequence longer than the KV cache may become.
+        """
+        if self.used:
+            raise RuntimeError("the reserved place is taken already")
+        request = Request(sequence, on_output, self._deadline)
+        self._enqueue(request)
+        self.used = True
+        return request
+
+
 class Scheduler:
-    """Owns the batch. `submit`, `step` and `close` may be called from any thread; one thread steps at a time."""
+    """The owner of the batch, which runs requests as they come.
+
+    `reserve`, `step` and `close` may be called from any thread; one thread steps at a time.
+    """
 
     def __init__(self, engine: Engine, config: SchedulerConfig) -> None:
         self._engine = engine
@@ -108,32 +93,30 @@ class Scheduler:
         self._active: dict[Sequence, Request] = {}
         self._changed = threading.Condition()  # guards what follows
         self._waiting: deque[Request] = deque()
-        self._preparing = 0
+        self._reserved = 0
         self._closed = False
 
     @property
     def running(self) -> int:
-        """Requests that have a row of the KV cache."""
+        """The number of requests that have a slot of the KV cache."""
         return len(self._active)
 
     @property
     def waiting(self) -> int:
-        """Requests that have none yet, those in preprocessing included."""
-        return len(self._waiting) + self._preparing
+        """The number of requests without a slot, those in preprocessing included."""
+        return len(self._waiting) + self._reserved
 
     @property
     def cache_usage(self) -> float:
-        """The share of what the KV cache may hold that running requests have filled, 0 to 1."""
-        tokens = sum(len(one.prompt.input_ids) + len(one.tokens) for one in list(self._active))
+        """The fraction of the KV cache that running requests have filled, 0 to 1."""
+        tokens = sum(len(sequence.prompt.input_ids) + len(sequence.tokens) for sequence in list(self._active))
         return tokens / self._batch.max_cached_tokens
 
-    def submit(
-        self, make: Callable[[], Sequence], deliver: Callable[[Output], None], timeout: float | None = None
-    ) -> Request:
-        """Queue what `make` returns; it is called here, in the caller's thread, once there is a place.
+    @contextmanager
+    def reserve(self, timeout: float | None = None) -> Iterator["Reservation"]:
+        """Hold a place in the queue while a request is prepared; without a `submit` within, it is given back.
 
-        `deliver` is called by the thread that steps, and must return soon; where it raises, the request is cancelled.
-        `timeout`: seconds from now. Raises QueueFull; UserError for a sequence longer than the KV cache may become.
+        `timeout`: seconds from now until the answer is cut. Raises QueueFull if too many requests wait.
         """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         with self._changed:
@@ -141,22 +124,26 @@ class Scheduler:
                 raise RuntimeError("the model is closed")
             if self.waiting >= self.config.max_queue:
                 raise QueueFull(f"{self.waiting} requests are waiting")
-            self._preparing += 1
+            self._reserved += 1
+        reservation = Reservation(self._enqueue, deadline)
         try:
-            request = Request(make(), deliver, deadline)
-            found, most = request.sequence.num_tokens_reserved(), self._batch.max_cached_tokens
-            if found > most:
-                limit = f"at most {most} tokens (kv_cache_bytes is {self.config.kv_cache_bytes})"
-                raise ContextLengthExceeded("prompt and answer", limit, found)
-        except BaseException:
-            with self._changed:
-                self._preparing -= 1
-            raise
+            yield reservation
+        finally:
+            if not reservation.used:
+                with self._changed:
+                    self._reserved -= 1
+
+    def _enqueue(self, request: "Request") -> None:
+        """Turn a reservation into a waiting request. Raises ContextLengthExceeded if the KV cache cannot hold it."""
+        length = request.sequence.num_tokens_reserved()
+        maximum = self._batch.max_cached_tokens
+        if length > maximum:
+            limit = f"at most {maximum} tokens (kv_cache_bytes is {self.config.kv_cache_bytes})"
+            raise ContextLengthExceeded("prompt and answer", limit, length)
         with self._changed:
-            self._preparing -= 1
+            self._reserved -= 1
             self._waiting.append(request)
             self._changed.notify_all()
-        return request
 
     def step(self) -> bool:
         """Prefill at most one chunk of a prompt and append a token to all that run; returns whether anything is left.
@@ -177,14 +164,14 @@ class Scheduler:
             return bool(self._active or self._waiting)
 
     def run(self) -> None:
-        """Step whenever there is something to do, until `close`: for a thread that does nothing else."""
+        """Step whenever there is work, until `close`. A server gives this a thread of its own."""
         while not self._closed:
             if not self.step():
                 with self._changed:
                     self._changed.wait_for(lambda: self._waiting or self._closed)
 
     def close(self) -> None:
-        """Take no more requests and end those there are."""
+        """Refuse further requests and end the current ones."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -210,13 +197,13 @@ class Scheduler:
                 self._end(request, "cancelled" if request.cancelled else "timeout")
 
     def _enter(self) -> None:
-        """Give the request that has waited longest a row, if one is free and no other is in prefill."""
+        """Give the request that has waited longest a slot, if one is free and no other is in prefill."""
         if not self._waiting or self._batch.entering is not None:
             return
         request = self._waiting[0]
         try:
             entered = self._batch.enter(request.sequence)
-        except Exception as e:  # such as memory for a larger cache; the rows that run were not touched
+        except Exception as e:  # such as no memory for a larger cache; running sequences were not touched
             self._end(request, "error", e)
             self._batch.forget()
             return
@@ -235,14 +222,14 @@ class Scheduler:
             self._end(self._active[sequence], "error", e)
             return
         if piece is not None:
-            self._hand_on(sequence, piece)
+            self._emit(sequence, piece)
 
     def _decode(self) -> None:
         if self._batch.running:
             for sequence, piece in self._batch.step():
-                self._hand_on(sequence, piece)
+                self._emit(sequence, piece)
 
-    def _hand_on(self, sequence: Sequence, piece: str) -> None:
+    def _emit(self, sequence: Sequence, piece: str) -> None:
         """Deliver what a step added to a sequence."""
         request = self._active[sequence]
         if sequence.finish_reason:
@@ -252,7 +239,7 @@ class Scheduler:
         self._deliver(request, Output(piece, token, logprobs, sequence.finish_reason, sequence.error))
 
     def _end(self, request: Request, reason: str, error: BaseException | None = None) -> None:
-        """End a request, waiting or active, otherwise than by its last token."""
+        """End a waiting or active request before its last token."""
         sequence = request.sequence
         sequence.finish_reason, sequence.error = reason, error
         if self._active.pop(sequence, None) is None:
@@ -270,6 +257,6 @@ class Scheduler:
     def _deliver(self, request: Request, output: Output) -> None:
         request.done = bool(output.finish_reason)
         try:
-            request.deliver(output)
+            request.on_output(output)
         except Exception:  # its listener is gone
             request.cancel()

@@ -15,7 +15,7 @@ from openvino_engine import readable
 
 from ernie_export.exporter.export import export
 from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
-from ernie_export.runtime.scheduler import SchedulerConfig
+from ernie_export.runtime.scheduler_config import SchedulerConfig
 from tests.paths import MINI
 from tests.progress import QUIET
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ernie_export.runtime import Model, load
 from ernie_export.runtime.feature_cache import FeatureCache
-from ernie_export.runtime.scheduler import SchedulerConfig
+from ernie_export.runtime.scheduler_config import SchedulerConfig
 
 NEAR = 1e-4
 NEW_TOKENS = 10

@@ -16,7 +16,7 @@ from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine, Tap
 from ernie_export.runtime.logits import DenseLogits
 from ernie_export.runtime.sampling import SamplingParams
-from ernie_export.runtime.scheduler import SchedulerConfig
+from ernie_export.runtime.scheduler_config import SchedulerConfig
 from tests.paths import MINI
 from tests.progress import QUIET
 

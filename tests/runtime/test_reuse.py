@@ -16,7 +16,8 @@ from ernie_export.runtime.batch import Batch, Prompt
 from ernie_export.runtime.feature_cache import digest
 from ernie_export.runtime.kv_cache import HostKVCache
 from ernie_export.runtime.sampling import SamplingParams
-from ernie_export.runtime.scheduler import Request, SchedulerConfig
+from ernie_export.runtime.scheduler import Request
+from ernie_export.runtime.scheduler_config import SchedulerConfig
 from tests.paths import MINI
 from tests.progress import QUIET
 

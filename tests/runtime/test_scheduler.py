@@ -11,7 +11,9 @@ import pytest
 from ernie_export.common.errors import UserError
 from ernie_export.exporter.export import export
 from ernie_export.runtime import Model, load
-from ernie_export.runtime.scheduler import Output, QueueFull, Request, SchedulerConfig
+from ernie_export.runtime.sampling import SamplingParams
+from ernie_export.runtime.scheduler import Output, QueueFull, Request
+from ernie_export.runtime.scheduler_config import SchedulerConfig
 from tests.paths import MINI
 from tests.progress import QUIET
 
@@ -152,6 +154,38 @@ def test_a_request_that_cannot_be_made_gives_its_place_back(make):
             model.submit([])
     assert model.scheduler.waiting == 0
     assert model.generate(ask("What?"), max_new_tokens=1)
+
+
+def test_a_reserved_place_that_is_not_used_is_given_back(make):
+    model = make(max_queue=1)
+    for _ in range(3):
+        with model.scheduler.reserve():
+            assert model.scheduler.waiting == 1
+            with pytest.raises(QueueFull), model.scheduler.reserve():
+                pass
+        assert model.scheduler.waiting == 0
+
+
+def test_a_reserved_place_takes_one_request(make):
+    model = make(max_queue=1)
+    params = SamplingParams(max_new_tokens=2, min_new_tokens=2)
+    with model.scheduler.reserve() as place:
+        request = place.submit(model.sequence(ask("What?"), params), lambda output: None)
+        assert model.scheduler.waiting == 1
+        with pytest.raises(RuntimeError, match="taken"):
+            place.submit(model.sequence(ask("What?"), params), lambda output: None)
+    assert model.scheduler.waiting == 1
+    drive(model, request)
+    assert model.scheduler.waiting == 0 and len(request.sequence.tokens) == 2
+
+
+def test_time_for_preparing_counts_towards_the_timeout(make):
+    model = make()
+    with model.scheduler.reserve(timeout=0.05) as place:
+        time.sleep(0.06)
+        request = place.submit(model.sequence(ask("What?"), SamplingParams()), lambda output: None)
+    drive(model, request)
+    assert request.sequence.finish_reason == "timeout" and not request.sequence.tokens
 
 
 def test_more_conversations_than_may_wait(make, alone):

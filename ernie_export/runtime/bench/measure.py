@@ -17,7 +17,8 @@ from ernie_export.common.errors import InvalidValue
 from ernie_export.runtime.bench.workload import Prompts, Workload
 from ernie_export.runtime.feature_cache import encode_media
 from ernie_export.runtime.pipeline import Model
-from ernie_export.runtime.scheduler import Output, SchedulerConfig
+from ernie_export.runtime.scheduler import Output
+from ernie_export.runtime.scheduler_config import SchedulerConfig
 
 PERCENTILES = (95, 99)
 

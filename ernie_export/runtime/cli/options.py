@@ -1,8 +1,9 @@
-"""Options that the commands which answer share: sampling, device, memory; and loading a bundle as they say."""
+"""Command-line options: those that the answering commands share, and options that a dataclass declares."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import click
 
@@ -15,9 +16,14 @@ if TYPE_CHECKING:
 _SAMPLING = (
     click.option("--max-new-tokens", type=int, default=128, help="Longest answer."),
     click.option("--min-new-tokens", type=int, default=0, help="Shortest answer."),
-    click.option("--temperature", type=float, default=0.0, help="Above 0: sample; 0: the likeliest token each time."),
-    click.option("--top-k", type=int, default=0, help="Sample among the K likeliest tokens; 0: all."),
-    click.option("--top-p", type=float, default=1.0, help="Sample among the likeliest tokens that make up this share."),
+    click.option("--temperature", type=float, default=0.0, help="Above 0: sample; 0: the most likely token each time."),
+    click.option("--top-k", type=int, default=0, help="Sample among the K most likely tokens; 0: all."),
+    click.option(
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="Sample among the most likely tokens of this total probability.",
+    ),
     click.option("--repetition-penalty", type=float, default=1.0, help="Above 1: avoid tokens that have occurred."),
     click.option("--seed", type=int, default=None, help="Equal seeds sample equal answers."),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. May be repeated."),
@@ -30,16 +36,60 @@ _MACHINE = (
 
 
 def answer_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the fields of `SamplingParams` as options, and `device` and `kv_cache`, which `load` takes."""
+    """Add the fields of `SamplingParams` as options to a command, and `device` and `kv_cache`, which `load` takes."""
     for option in reversed((*_SAMPLING, *_MACHINE)):
         function = option(function)
     return function
 
 
+@dataclass(frozen=True)
+class Flag:
+    """The form on the command line of one field of an options dataclass, which annotates the field.
+
+    Attributes:
+        help: The help text.
+        type: How the text is read; None for the plain type of the default.
+        names: The option and its aliases; by default the field's name with dashes.
+        metavar: What stands for the value in the help text.
+    """
+
+    help: str
+    type: click.ParamType | None = None
+    names: tuple[str, ...] = ()
+    metavar: str | None = None
+
+    def option(self, field: str, default: object) -> click.Option:
+        """Return the option that fills `field`. A tuple as default makes an option that may be repeated."""
+        names = self.names or (f"--{field.replace('_', '-')}",)
+        multiple = isinstance(default, tuple)
+        kind = self.type or (None if multiple or default is None else type(default))
+        return click.Option(
+            [*names, field],
+            type=kind,
+            default=None if multiple else default,
+            multiple=multiple,
+            help=self.help,
+            metavar=self.metavar,
+        )
+
+
+def click_options(options: type) -> Callable[[click.Command], click.Command]:
+    """Return a decorator that gives a command one option for each field of a dataclass annotated with `Flag`."""
+
+    def add_options(command: click.Command) -> click.Command:
+        annotations = get_type_hints(options, include_extras=True)
+        for field in fields(options):
+            flag = next(extra for extra in get_args(annotations[field.name]) if isinstance(extra, Flag))
+            command.params.append(flag.option(field.name, field.default))
+        return command
+
+    return add_options
+
+
 def load(bundle: Path, device: str, kv_cache: float) -> "Model":
-    """Load a bundle. The pipeline, and with it ONNX Runtime, is imported only here, so that --help comes at once."""
+    """Load a bundle. ONNX Runtime is imported only here, so that --help comes at once."""
     from ernie_export.runtime import load as load_bundle
-    from ernie_export.runtime.scheduler import SchedulerConfig
+    from ernie_export.runtime.scheduler_config import SchedulerConfig
 
     return load_bundle(
         bundle, device=device, scheduler_config=SchedulerConfig(kv_cache_bytes=as_bytes("--kv-cache", kv_cache, 2**30))

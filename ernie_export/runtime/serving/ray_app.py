@@ -13,10 +13,10 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ernie_export.common.manifest import Manifest
-from ernie_export.runtime.cli.serve import read_keys
 from ernie_export.runtime.pipeline import load
-from ernie_export.runtime.scheduler import SchedulerConfig
+from ernie_export.runtime.scheduler_config import SchedulerConfig
 from ernie_export.runtime.serving.http.app import create_app
+from ernie_export.runtime.serving.http.guard import read_keys
 from ernie_export.runtime.serving.http.settings import Settings
 
 

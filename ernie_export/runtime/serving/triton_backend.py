@@ -8,7 +8,7 @@ its responses, while one more thread steps the scheduler, which decodes all of t
 import json
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,61 +20,67 @@ import numpy as np
 
 from ernie_export.common.errors import InvalidValue, UserError
 from ernie_export.common.json_fields import parse_json, parse_json_list
-from ernie_export.runtime.batch import Sequence
 from ernie_export.runtime.pipeline import Messages, load
 from ernie_export.runtime.sampling import SamplingParams
-from ernie_export.runtime.scheduler import Output, QueueFull, SchedulerConfig
-from ernie_export.runtime.serving.http.settings import Settings as ServerSettings
-from ernie_export.runtime.serving.untrusted_media import confine, count_media, limited
+from ernie_export.runtime.scheduler import Output, QueueFull
+from ernie_export.runtime.scheduler_config import SchedulerConfig
+from ernie_export.runtime.serving.media_limits import MediaLimits
+from ernie_export.runtime.serving.prepare import PreparedRequest, prepare_request
+from ernie_export.runtime.serving.untrusted_media import confine, count_media
 
-POLL = 0.05  # seconds between two looks at whether a request was cancelled
-PREPARING = 2  # requests whose pictures and clips are decoded at a time
-BOUNDS = ServerSettings(model_name="ernie")  # of one request's media: the HTTP server's
+POLL = 0.05  # seconds between two checks whether a request was cancelled
+PREPARING = 2  # requests whose images and videos are decoded at a time
+PREPARE_SECONDS = 300.0  # for decoding the videos of a request without a timeout
+MEDIA = MediaLimits()
 FULL = "too many requests wait: try again later"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the `parameters` of config.pbtxt say.
+    """The `parameters` of config.pbtxt.
 
-    places: requests that are answered or wait. media_folder: None where messages may name no files.
+    Attributes:
+        device: "cpu" or "cuda".
+        scheduler_config: The limits of the scheduler.
+        max_requests: Requests that are answered or wait.
+        media_folder: The folder of files that messages may name; None if they may name none.
     """
 
     device: str
-    limits: SchedulerConfig
-    places: int
+    scheduler_config: SchedulerConfig
+    max_requests: int
     media_folder: Path | None
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> "Settings":
-        """UserError names a parameter that is missing, unknown or malformed. Those in capitals are Triton's own."""
+        """Read the parameters; those in capitals are Triton's own. Raises InvalidValue for a missing or wrong one."""
         given = {name: value for name, value in parameters.items() if not name.isupper()}
         known = {"device", "rows", "waiting", "kv_cache_gib", "media_folder"}
         for name in sorted(given.keys() ^ known):
             found = "no such parameter" if name in known else "an unknown one"
-            raise UserError(f"config.pbtxt: {name}: expected the parameters {', '.join(sorted(known))}, found {found}")
+            raise InvalidValue(f"config.pbtxt: {name}", f"the parameters {', '.join(sorted(known))}", found)
 
-        def whole(name: str, unit: int = 1) -> int:
+        def number(name: str, unit: int = 1) -> int:
             try:
                 return int(float(given[name]) * unit)
             except (ValueError, OverflowError) as e:
-                raise UserError(f"config.pbtxt: {name}: expected a number, found {given[name]!r}") from e
+                raise InvalidValue(f"config.pbtxt: {name}", "a number", repr(given[name])) from e
 
         folder = Path(given["media_folder"]).resolve() if given["media_folder"] else None
         if folder and not folder.is_dir():
-            raise UserError(f"config.pbtxt: media_folder: expected a folder, found none at {folder}")
-        if whole("rows") < 1:
-            raise InvalidValue("config.pbtxt: rows", "a whole number of at least 1", whole("rows"))
-        places = whole("rows") + whole("waiting")
-        limits = SchedulerConfig(
-            max_num_seqs=whole("rows"), max_queue=places, kv_cache_bytes=whole("kv_cache_gib", 2**30)
+            raise InvalidValue("config.pbtxt: media_folder", "a folder", f"none at {folder}")
+        if number("rows") < 1:
+            raise InvalidValue("config.pbtxt: rows", "a whole number of at least 1", number("rows"))
+        max_requests = number("rows") + number("waiting")
+        scheduler_config = SchedulerConfig(
+            max_num_seqs=number("rows"), max_queue=max_requests, kv_cache_bytes=number("kv_cache_gib", 2**30)
         )
-        return cls(given["device"], limits, places, folder)
+        return cls(given["device"], scheduler_config, max_requests, folder)
 
 
 @dataclass(frozen=True)
-class Question:
-    """The inputs of a request; `timeout`: seconds, None for no limit."""
+class TritonRequest:
+    """The inputs of a request. `timeout` is in seconds, None for no limit."""
 
     messages: Messages
     options: dict[str, Any]
@@ -82,76 +88,74 @@ class Question:
     timeout: float | None
 
     @classmethod
-    def read(cls, request: Any) -> "Question":
-        """From a `pb_utils.InferenceRequest`; UserError names the input that is not what it should be."""
-        messages = parse_json_list("messages", value(request, "messages"))
-        options = parse_json("sampling_parameters", value(request, "sampling_parameters", b"{}"))
+    def read(cls, request: Any) -> "TritonRequest":
+        """Read a `pb_utils.InferenceRequest`. Raises UserError that names the input at fault."""
+        messages = parse_json_list("messages", input_value(request, "messages"))
+        options = parse_json("sampling_parameters", input_value(request, "sampling_parameters", b"{}"))
         if options.get("logprobs") is not None:
-            raise UserError("sampling_parameters: logprobs: expected none (there is no output for them), found some")
-        return cls(messages, options, bool(value(request, "stream", False)), request.timeout() / 1e6 or None)
+            raise InvalidValue("sampling_parameters: logprobs", "none (there is no output for them)", "some")
+        return cls(messages, options, bool(input_value(request, "stream", False)), request.timeout() / 1e6 or None)
 
 
 class TritonPythonModel:
-    """What Triton's Python backend calls, by these names."""
+    """The model as Triton's Python backend calls it, by these names."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Load the bundle beside model.py; the server reports what this raises and does not offer the model."""
+        """Load the bundle beside model.py. Where this raises, the server reports the error and offers no model."""
         check_arrays()
         parameters = json.loads(args["model_config"])["parameters"]
         self.settings = Settings.from_parameters({name: entry["string_value"] for name, entry in parameters.items()})
         bundle = Path(args["model_repository"], args["model_version"], "bundle")
-        self.model = load(bundle, device=self.settings.device, scheduler_config=self.settings.limits)
-        self.places = threading.BoundedSemaphore(self.settings.places)
+        self.model = load(bundle, device=self.settings.device, scheduler_config=self.settings.scheduler_config)
+        self.slots = threading.BoundedSemaphore(self.settings.max_requests)
         self.preparing = threading.Semaphore(PREPARING)
-        self.answering = ThreadPoolExecutor(self.settings.places, "answer")
+        self.answering = ThreadPoolExecutor(self.settings.max_requests, "answer")
         self.stepping = threading.Thread(target=self.model.scheduler.run, name="step", daemon=True)
         self.stepping.start()
 
     def execute(self, requests: list[Any]) -> None:
-        """Take requests on and return at once: responses follow from other threads (decoupled)."""
+        """Accept requests and return at once: responses follow from other threads (decoupled)."""
         for request in requests:
             sender = request.get_response_sender()
             try:
-                question = Question.read(request)
-                if not self.places.acquire(blocking=False):
+                triton_request = TritonRequest.read(request)
+                if not self.slots.acquire(blocking=False):
                     raise QueueFull
             except (UserError, QueueFull) as e:
                 send_error(sender, e)
             else:
-                self.answering.submit(self.answer, question, sender)
+                self.answering.submit(self.answer, triton_request, sender)
 
     def finalize(self) -> None:
-        """End what is still being answered, and free the engine."""
+        """End the requests still being answered, and free the engine."""
         self.model.close()
         self.answering.shutdown()
         self.stepping.join()
 
-    def answer(self, question: Question, sender: Any) -> None:
-        """Send the responses of one request, the last of them flagged as final; every failure is a response too."""
+    def answer(self, triton_request: TritonRequest, sender: Any) -> None:
+        """Send the responses of one request, the last flagged as final. Every failure is a response too."""
         try:
-            for response, last in self.responses(question, sender):
+            for response, last in self.responses(triton_request, sender):
                 send(sender, response, last)
         except Exception as e:
             send_error(sender, e)
         finally:
-            self.places.release()
+            self.slots.release()
 
-    def sequence(self, question: Question) -> Sequence:
-        """A question preprocessed and its media encoded. Raises UserError."""
-        params = SamplingParams.from_options(question.options)
-        messages = confine(question.messages, self.settings.media_folder)
-        media = count_media(messages)
-        if media > BOUNDS.max_media:
-            raise UserError(f"messages: expected at most {BOUNDS.max_media} pictures and clips, found {media}")
-        with self.preparing if media else nullcontext():
-            deadline = time.monotonic() + (question.timeout or BOUNDS.timeout)
-            prepared = limited(self.model.preprocessor, BOUNDS, media, deadline).prepare(messages)
-            return self.model.begin(self.model.prompt(prepared), params)
+    def prepare(self, request: TritonRequest) -> PreparedRequest:
+        """Decode, tokenize and encode the messages of a request. Raises UserError."""
+        messages = confine(request.messages, self.settings.media_folder)
+        with self.preparing if count_media(messages) else nullcontext():
+            deadline = time.monotonic() + (request.timeout or PREPARE_SECONDS)
+            return prepare_request(self.model, messages, MEDIA, deadline)
 
-    def responses(self, question: Question, sender: Any) -> Generator[tuple[dict[str, Any], bool], None, None]:
-        """The outputs of each response, and whether it is the last."""
+    def responses(self, triton_request: TritonRequest, sender: Any) -> Iterator[tuple[dict[str, Any], bool]]:
+        """Yield the outputs of each response, and whether it is the last."""
         outputs: SimpleQueue[Output] = SimpleQueue()
-        request = self.model.scheduler.submit(lambda: self.sequence(question), outputs.put, question.timeout)
+        with self.model.scheduler.reserve(triton_request.timeout) as place:
+            params = SamplingParams.from_options(triton_request.options)
+            sequence = self.model.begin(self.prepare(triton_request).prompt, params)
+            request = place.submit(sequence, outputs.put)
         text, tokens, last = "", [], False
         while not last:
             if sender.is_cancelled():
@@ -164,7 +168,7 @@ class TritonPythonModel:
                 raise output.error
             text, last = text + output.text, bool(output.finish_reason)
             tokens += [] if output.token is None else [output.token]
-            if question.stream or last:
+            if triton_request.stream or last:
                 yield (
                     {
                         "text": np.array([text.encode()], np.object_),
@@ -193,8 +197,8 @@ def check_arrays() -> None:
             )
 
 
-def value(request: Any, name: str, default: Any = None) -> Any:
-    """The one element of an input, or `default` where the request has no such input."""
+def input_value(request: Any, name: str, default: Any = None) -> Any:
+    """Return the one element of an input, or `default` where the request has no such input."""
     import triton_python_backend_utils as pb_utils
 
     tensor = pb_utils.get_input_tensor_by_name(request, name)
@@ -202,7 +206,7 @@ def value(request: Any, name: str, default: Any = None) -> Any:
         return default
     array = tensor.as_numpy()
     if array.size != 1:
-        raise UserError(f"{name}: expected one element, found {array.size}")
+        raise InvalidValue(name, "one element", array.size)
     return array.reshape(-1)[0]
 
 
@@ -216,7 +220,7 @@ def send(sender: Any, response: Mapping[str, np.ndarray], last: bool) -> None:
 
 
 def send_error(sender: Any, error: Exception) -> None:
-    """Send an error in one line as the only or last response; what is a defect of ours goes to Triton's log in full."""
+    """Send an error in one line as the only or last response. A defect of this program goes to Triton's log in full."""
     import triton_python_backend_utils as pb_utils
 
     if isinstance(error, UserError):

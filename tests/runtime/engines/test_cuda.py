@@ -26,7 +26,7 @@ from ernie_export.runtime.engines.ort_cuda import TOPK_GRAPH, OrtCudaEngine
 from ernie_export.runtime.logits import Logits
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
-from ernie_export.runtime.scheduler import SchedulerConfig
+from ernie_export.runtime.scheduler_config import SchedulerConfig
 from tests.paths import MEDIA, MINI, ROOT
 from tests.progress import QUIET
 

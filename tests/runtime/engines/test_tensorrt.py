@@ -28,7 +28,7 @@ from ernie_export.runtime.engines.device.weights import aligned_addresses, load_
 from ernie_export.runtime.engines.tensorrt.engine import TensorRTEngine
 from ernie_export.runtime.pipeline import Model, fit_to_engines
 from ernie_export.runtime.preprocess import Preprocessor
-from ernie_export.runtime.scheduler import SchedulerConfig
+from ernie_export.runtime.scheduler_config import SchedulerConfig
 from tests.fakes.tensorrt_runtime import FAKES, LIBRARIES, OURS, FakeContext
 from tests.paths import MINI, tensorrt_api
 from tests.progress import QUIET

@@ -15,7 +15,7 @@ from ernie_export.graphs.precision import TENSORRT
 from ernie_export.runtime import load
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
-from ernie_export.runtime.scheduler import SchedulerConfig
+from ernie_export.runtime.scheduler_config import SchedulerConfig
 from tests.fakes import plugin_bodies
 from tests.fakes.tensorrt_runtime import write_bundle
 from tests.paths import MINI

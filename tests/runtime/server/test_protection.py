@@ -236,7 +236,7 @@ def test_formats_that_are_not_of_the_web(ask, data_uri, data):
         (["--host", "0.0.0.0", "--api-key-file", "empty"], "expected at least one key"),
         (["--host", "192.0.2.1", "--api-key-file", "good"], "address to listen on"),
         (["--timeout", "0"], "timeout"),
-        (["--rows", "0"], "rows"),
+        (["--rows", "0"], "max-num-seqs"),
         (["--port", "70000"], "70000"),
     ],
 )

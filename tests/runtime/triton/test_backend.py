@@ -11,7 +11,7 @@ import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime import load
-from ernie_export.runtime.scheduler import SchedulerConfig
+from ernie_export.runtime.scheduler_config import SchedulerConfig
 from ernie_export.runtime.serving.triton_backend import FULL, Settings
 from tests.paths import ROOT
 

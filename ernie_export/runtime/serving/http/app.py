@@ -19,9 +19,9 @@ from ernie_export.runtime.serving.http.admission import Ticket
 from ernie_export.runtime.serving.http.errors import ApiError, ClientGone
 from ernie_export.runtime.serving.http.fetch import Fetcher
 from ernie_export.runtime.serving.http.guard import Guard, read_body
-from ernie_export.runtime.serving.http.responses import Writer
+from ernie_export.runtime.serving.http.responses import ResponseWriter
 from ernie_export.runtime.serving.http.schema import ChatRequest, parse
-from ernie_export.runtime.serving.http.service import Answer, Service
+from ernie_export.runtime.serving.http.service import Generation, Service
 from ernie_export.runtime.serving.http.settings import Settings
 from ernie_export.runtime.serving.http.stream import EventStream, unless_gone
 
@@ -75,23 +75,23 @@ async def _chat(request: Request, service: Service) -> Response:
     settings = service.settings
     deadline = asyncio.get_running_loop().time() + settings.timeout
     ticket = service.admission.admit()
-    answer: Answer | None = None
+    generation: Generation | None = None
     stream: EventStream | None = None
 
     def end() -> None:
-        if answer is not None:
-            service.end(answer)
+        if generation is not None:
+            service.end(generation)
         ticket.release()
 
     try:
         async with asyncio.timeout_at(deadline):
             chat = await _read(request, settings, ticket)
-            answer = await unless_gone(request.receive, service.ask(chat, ticket))
+            generation = await unless_gone(request.receive, service.generate(chat, ticket))
             chat = chat.model_copy(update={"messages": []})  # pictures and clips in base64 are not kept any longer
-            writer = Writer(chat, answer, settings.model_name, service.token_bytes)
+            writer = ResponseWriter(chat, generation, settings.model_name, service.token_bytes)
             if not chat.stream:
-                return JSONResponse(await unless_gone(request.receive, _whole(answer, writer)))
-        stream = EventStream(_events(answer, writer), deadline, end)
+                return JSONResponse(await unless_gone(request.receive, _complete(generation, writer)))
+        stream = EventStream(_events(generation, writer), deadline, end)
         return stream
     except TimeoutError as e:
         raise ApiError(504, f"no answer within {settings.timeout:g} seconds", code="timeout") from e
@@ -113,16 +113,16 @@ async def _read(request: Request, settings: Settings, ticket: Ticket) -> ChatReq
     return await asyncio.to_thread(parse, body, settings.max_text)
 
 
-async def _whole(answer: Answer, writer: Writer) -> dict[str, Any]:
-    async for index, output in answer.outputs():
+async def _complete(generation: Generation, writer: ResponseWriter) -> dict[str, Any]:
+    async for index, output in generation.outputs():
         writer.take(index, output)
     return writer.completion()
 
 
-async def _events(answer: Answer, writer: Writer) -> AsyncIterator[bytes]:
+async def _events(generation: Generation, writer: ResponseWriter) -> AsyncIterator[bytes]:
     for data in writer.opening():
         yield data
-    async for index, output in answer.outputs():
+    async for index, output in generation.outputs():
         for data in writer.chunks(index, output):
             yield data
     for data in writer.closing():

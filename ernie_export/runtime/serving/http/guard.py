@@ -2,18 +2,36 @@
 
 import hmac
 import re
+from pathlib import Path
 
 from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ernie_export.common.errors import InvalidFile
 from ernie_export.runtime.serving.http.admission import Ticket
 from ernie_export.runtime.serving.http.errors import ApiError
 
 # What answers without a key: probes, the page (which asks for the key), the description of the interface.
 OPEN = ("/", "/health", "/ready", "/openapi.json")
 OPEN_FOLDER = "/static/"
+MIN_KEY_LENGTH = 16  # characters: shorter keys can be guessed
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """Return the API keys in a file, one a line. Raises InvalidFile for no keys, or one that could be guessed."""
+    try:
+        keys = tuple(line.strip() for line in path.read_text(encoding="ascii").splitlines() if line.strip())
+    except OSError as e:
+        raise InvalidFile(path, "a file of keys", e.strerror) from e
+    except ValueError as e:
+        raise InvalidFile(path, "keys in ASCII", "other characters") from e
+    if not keys:
+        raise InvalidFile(path, "at least one key", "none")
+    if any(len(key) < MIN_KEY_LENGTH or not key.isprintable() or " " in key for key in keys):
+        raise InvalidFile(path, f"keys of at least {MIN_KEY_LENGTH} characters without spaces", "another one")
+    return keys
 
 
 class Guard:

@@ -8,20 +8,22 @@ from typing import Any
 
 from ernie_export.runtime.scheduler import Output
 from ernie_export.runtime.serving.http.schema import ChatRequest
-from ernie_export.runtime.serving.http.service import Answer
+from ernie_export.runtime.serving.http.service import Generation
 from ernie_export.runtime.token_bytes import TokenBytes
 
 Json = dict[str, Any]
 DONE = b"data: [DONE]\n\n"
 
 
-class Writer:
-    """Writes one answer: each output as it comes, then what is known at the end."""
+class ResponseWriter:
+    """The writer of one response: each output as it comes, then what is known at the end."""
 
-    def __init__(self, chat: ChatRequest, answer: Answer, model_name: str, token_bytes: TokenBytes) -> None:
-        self._chat, self._answer, self._token_bytes = chat, answer, token_bytes
+    def __init__(self, chat: ChatRequest, generation: Generation, model_name: str, token_bytes: TokenBytes) -> None:
+        self._chat = chat
+        self._generation = generation
+        self._token_bytes = token_bytes
         self._shared = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model_name}
-        count = len(answer.requests)
+        count = len(generation.requests)
         self._texts: list[list[str]] = [[] for _ in range(count)]
         self._logprobs: list[list[Json]] = [[] for _ in range(count)]
         self._reasons = [""] * count
@@ -49,7 +51,7 @@ class Writer:
 
     def opening(self) -> Iterator[bytes]:
         """A chunk that opens each choice."""
-        for index in range(len(self._answer.requests)):
+        for index in range(len(self._generation.requests)):
             yield self._chunk(index, {"role": "assistant", "content": ""})
 
     def chunks(self, index: int, output: Output) -> Iterator[bytes]:
@@ -68,16 +70,17 @@ class Writer:
 
     def usage(self) -> Json:
         """Tokens, those found in the KV cache among them; `media`: grid (t, h, w) in patches and tokens of each."""
-        sequences = [request.sequence for request in self._answer.requests]
-        asked, answered = len(sequences[0].prompt.input_ids), sum(len(sequence.tokens) for sequence in sequences)
+        sequences = [request.sequence for request in self._generation.requests]
+        prompt_tokens = len(sequences[0].prompt.input_ids)
+        completion_tokens = sum(len(sequence.tokens) for sequence in sequences)
         media = [
-            {"type": medium.kind, "grid": medium.grid, "tokens": medium.tokens.stop - medium.tokens.start}
-            for medium in self._answer.asked.media
+            {"type": item.kind, "grid": item.grid, "tokens": item.tokens.stop - item.tokens.start}
+            for item in self._generation.prepared.media
         ]
         return {
-            "prompt_tokens": asked,
-            "completion_tokens": answered,
-            "total_tokens": asked + answered,
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
             "prompt_tokens_details": {"cached_tokens": sequences[0].reused, "media": media},
         }
 

@@ -1,18 +1,16 @@
-"""A request's way: checked, its media fetched, preprocessed in a thread, scheduled, its tokens handed back."""
+"""The life of a request: it is checked, its media fetched, preprocessed in a thread and scheduled; tokens come back."""
 
 import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from ernie_export.common.errors import ContextLengthExceeded, UserError
-from ernie_export.runtime.batch import Prompt, Sequence
+from ernie_export.common.errors import UserError
+from ernie_export.runtime.batch import Sequence
 from ernie_export.runtime.pipeline import Model
-from ernie_export.runtime.preprocess import MediaItem
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request
 from ernie_export.runtime.serving.http.admission import Admission, Ticket
@@ -22,30 +20,24 @@ from ernie_export.runtime.serving.http.media import fetch_all, media_of, runtime
 from ernie_export.runtime.serving.http.metrics import Metrics
 from ernie_export.runtime.serving.http.schema import ChatRequest
 from ernie_export.runtime.serving.http.settings import Settings
-from ernie_export.runtime.serving.untrusted_media import limited
+from ernie_export.runtime.serving.prepare import PreparedRequest, prepare_request
 from ernie_export.runtime.token_bytes import TokenBytes
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A prompt, ready for the scheduler, and what it has of pictures and clips."""
+class Generation:
+    """The choices of one request as they are generated. `close` frees those that still run."""
 
-    prompt: Prompt
-    media: tuple[MediaItem, ...]
-
-
-class Answer:
-    """The choices of one request as they come. `close` frees what is still running."""
-
-    def __init__(self, asked: Asked, requests: list[Request], outputs: "asyncio.Queue[tuple[int, Output]]") -> None:
-        self.asked = asked
+    def __init__(
+        self, prepared: PreparedRequest, requests: list[Request], outputs: "asyncio.Queue[tuple[int, Output]]"
+    ) -> None:
+        self.prepared = prepared
         self.requests = requests
         self._outputs = outputs
 
     async def outputs(self) -> AsyncIterator[tuple[int, Output]]:
-        """(number of the choice, output), until every choice has its finish_reason. Raises ApiError where one fails."""
+        """Yield (choice index, output) until every choice has its finish_reason. Raises ApiError where one fails."""
         left = len(self.requests)
         while left:
             index, output = await self._outputs.get()
@@ -57,20 +49,20 @@ class Answer:
             yield index, output
 
     def close(self) -> None:
-        """Free the rows of what has not ended."""
+        """Cancel the choices that have not ended."""
         for request in self.requests:
             request.cancel()
 
 
 class Service:
-    """One model and the threads around it: one that steps, a few that preprocess."""
+    """One model and its threads: one that steps, a few that preprocess."""
 
     def __init__(self, model: Model, settings: Settings, fetcher: Fetcher) -> None:
         self.model, self.settings = model, settings
-        rows = model.scheduler.config.max_num_seqs
-        self.admission = Admission(settings.max_requests, settings.max_waiting_bytes, rows)
+        max_num_seqs = model.scheduler.config.max_num_seqs
+        self.admission = Admission(settings.max_requests, settings.max_waiting_bytes, max_num_seqs)
         self.metrics = Metrics(settings.model_name, self._running, self._waiting, self._cache_usage)
-        self._live: set[Answer] = set()
+        self._live: set[Generation] = set()
         self.token_bytes = TokenBytes(model.preprocessor.chat.tokenizer)
         self._fetcher = fetcher
         # Text must not wait for clips: it has threads of its own, and takes them for milliseconds.
@@ -89,73 +81,75 @@ class Service:
         for threads in (self._text_threads, self._media_threads):
             threads.shutdown(wait=True, cancel_futures=True)
 
-    def end(self, answer: Answer) -> None:
-        """Free what an answer still has, however it ended."""
-        answer.close()
-        self._live.discard(answer)
+    def end(self, generation: Generation) -> None:
+        """Free what a generation still holds, however it ended."""
+        generation.close()
+        self._live.discard(generation)
 
     def abandon(self) -> None:
-        """End whatever runs: those who wait for it are told."""
-        for answer in self._live:
-            answer.close()
+        """End all that runs; its clients are sent an error."""
+        for generation in self._live:
+            generation.close()
 
     @property
     def alive(self) -> bool:
         """Whether answers can come."""
         return self._stepper.is_alive()
 
-    async def ask(self, chat: ChatRequest, ticket: Ticket) -> Answer:
-        """Take a request as far as the scheduler's queue. Raises ApiError."""
+    async def generate(self, chat: ChatRequest, ticket: Ticket) -> Generation:
+        """Check, prepare and queue a request. Raises ApiError."""
         self._check(chat)
         params = [self._params(chat, index) for index in range(chat.n or 1)]
         ticket.take(choices=len(params))
         fetched = await fetch_all(chat.messages, self._fetcher, self.settings.max_body)
         ticket.take(size=sum(map(len, fetched.values())))
-        work = partial(self._prepare, chat, fetched, ticket.began + self.settings.timeout)
-        asked = await self._in_thread(bool(media_of(chat.messages)), work, ticket)
+        prepare = partial(self._prepare, chat, fetched, ticket.began + self.settings.timeout)
+        prepared = await self._in_thread(bool(media_of(chat.messages)), prepare, ticket)
         ticket.drop_bytes()
-        return self._submit(asked, params, ticket)
+        return self._submit(prepared, params, ticket)
 
-    def _submit(self, asked: Asked, params: list[SamplingParams], ticket: Ticket) -> Answer:
-        """Queue every choice: the first prefills the prompt, the others take it over."""
-        scheduler, loop = self.model.scheduler, asyncio.get_running_loop()
+    def _submit(self, prepared: PreparedRequest, params: list[SamplingParams], ticket: Ticket) -> Generation:
+        """Queue every choice: the first prefills the prompt, the others reuse its keys and values."""
+        loop = asyncio.get_running_loop()
         outputs: asyncio.Queue[tuple[int, Output]] = asyncio.Queue()
         requests: list[Request] = []
-        answer = Answer(asked, requests, outputs)
-        self._live.add(answer)
+        generation = Generation(prepared, requests, outputs)
+        self._live.add(generation)
         try:
-            for index, one in enumerate(params):
-                sequence = self.model.begin(asked.prompt, one)
-                listener = _Listener(index, sequence, loop, outputs, self.metrics, ticket.began)
-                requests.append(scheduler.submit(partial(_same, sequence), listener))
+            for index, choice in enumerate(params):
+                with self.model.scheduler.reserve() as place:
+                    sequence = self.model.begin(prepared.prompt, choice)
+                    listener = _Listener(index, sequence, loop, outputs, self.metrics, ticket.began)
+                    requests.append(place.submit(sequence, listener))
         except BaseException as e:
-            self.end(answer)
+            self.end(generation)
             if isinstance(e, QueueFull):
                 raise self.admission.full() from e
             if isinstance(e, UserError):
                 raise from_user_error(e) from e
             raise
-        self.metrics.prompt_tokens.inc(len(asked.prompt.input_ids))
-        self.metrics.prompt_length.observe(len(asked.prompt.input_ids))
-        return answer
+        self.metrics.prompt_tokens.inc(len(prepared.prompt.input_ids))
+        self.metrics.prompt_length.observe(len(prepared.prompt.input_ids))
+        return generation
 
     def _check(self, chat: ChatRequest) -> None:
         settings = self.settings
         if chat.model not in (None, settings.model_name):
             problem = f"the model {chat.model[:80]!r} does not exist; this server has {settings.model_name!r}"
             raise ApiError(404, problem, "model", "model_not_found")
-        for param, found, most in (
-            ("n", chat.n or 1, min(settings.max_choices, settings.max_requests)),
-            ("max_tokens", chat.max_tokens or 1, settings.max_new_tokens),
-            ("max_completion_tokens", chat.max_completion_tokens or 1, settings.max_new_tokens),
-            ("messages", len(media_of(chat.messages)), settings.max_media),
-        ):
-            if found > most:
-                what = " pictures and clips" if param == "messages" else ""
-                raise ApiError(400, f"{param}: expected at most {most}{what}, found {found}", param, "too_large")
+        limits = (
+            ("n", chat.n or 1, min(settings.max_choices, settings.max_requests), ""),
+            ("max_tokens", chat.max_tokens or 1, settings.max_new_tokens, ""),
+            ("max_completion_tokens", chat.max_completion_tokens or 1, settings.max_new_tokens, ""),
+            ("messages", len(media_of(chat.messages)), settings.media.max_items, " images and videos"),
+        )
+        for param, value, maximum, noun in limits:
+            if value > maximum:
+                problem = f"{param}: expected at most {maximum}{noun}, found {value}"
+                raise ApiError(400, problem, param, "too_large")
 
     def _params(self, chat: ChatRequest, index: int) -> SamplingParams:
-        """Of one choice: each draws from a seed of its own, so that choices differ and yet repeat."""
+        """Return the sampling parameters of choice `index`. Its seed is `seed + index`: choices differ, yet repeat."""
         max_new_tokens = chat.max_completion_tokens or chat.max_tokens or self.settings.default_new_tokens
         min_new_tokens = chat.min_tokens or 0
         if min_new_tokens > max_new_tokens:
@@ -176,16 +170,17 @@ class Service:
         except UserError as e:
             raise from_user_error(e) from e
 
-    def _prepare(self, chat: ChatRequest, fetched: dict[str, bytes], deadline: float) -> Asked:
-        """Decode, tokenize, encode; in a thread. Raises ApiError, UserError."""
-        options = chat.chat_template_kwargs
-        messages = runtime_messages(chat.messages, fetched)
-        preprocessor = limited(self.model.preprocessor, self.settings, len(media_of(chat.messages)), deadline)
-        prepared = preprocessor.prepare(messages, variables=options.model_dump(exclude_none=True) if options else None)
-        found, most = prepared.arrays["input_ids"].shape[1], self.settings.max_prompt_tokens
-        if found > most:
-            raise ContextLengthExceeded("prompt", f"at most {most} tokens", found)
-        return Asked(self.model.prompt(prepared), tuple(replace(m, pixels=m.pixels[:0]) for m in prepared.items))
+    def _prepare(self, chat: ChatRequest, fetched: dict[str, bytes], deadline: float) -> PreparedRequest:
+        """Decode, tokenize and encode, in a thread. Raises ApiError, UserError."""
+        template = chat.chat_template_kwargs
+        return prepare_request(
+            self.model,
+            runtime_messages(chat.messages, fetched),
+            self.settings.media,
+            deadline,
+            max_prompt_tokens=self.settings.max_prompt_tokens,
+            template_variables=template.model_dump(exclude_none=True) if template else None,
+        )
 
     async def _in_thread(self, has_media: bool, work: Callable[[], T], ticket: Ticket) -> T:
         future = (self._media_threads if has_media else self._text_threads).submit(work)
@@ -205,12 +200,8 @@ class Service:
         return self.model.scheduler.cache_usage
 
 
-def _same(sequence: Sequence) -> Sequence:
-    return sequence
-
-
 class _Listener:
-    """Hands one choice's outputs from the stepping thread to the event loop, and measures as they pass."""
+    """A callback that hands one choice's outputs from the stepping thread to the event loop, and measures them."""
 
     def __init__(
         self,

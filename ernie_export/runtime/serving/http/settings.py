@@ -1,29 +1,36 @@
-"""What a server allows and offers, fixed when it starts."""
+"""The settings of an HTTP server, fixed when it starts."""
 
-import dataclasses
 from dataclasses import dataclass
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidValue
+from ernie_export.runtime.serving.media_limits import MediaLimits, check_positive
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """model_name: what requests call the model.
+    """The settings of an HTTP server.
 
-    api_keys: one of them must come with a request; none: no key is asked for. hosts: names under which the server may
-    be addressed (the Host header without its port), so that no web page reaches a loopback server by a name of its own;
-    None: any. allow_urls: hosts that pictures and clips may be fetched from.
-
-    Together: max_requests choices are worked on or wait, and max_waiting_bytes of bodies; more is refused with 429.
-    Of one request: timeout seconds from its head to the last token; max_body bytes, max_text of them that are no
-    picture or clip; max_media pictures and clips; max_pixels of all its pictures and sampled frames; max_frames and
-    max_seconds of a clip before sampling; max_prompt_tokens; max_new_tokens, default_new_tokens where it doesn't say;
-    max_choices (`n`).
-
-    fetch_seconds: the longest for one address; preprocessors: requests with media preprocessed at a time;
-    drain_seconds: how long running requests may take after SIGTERM.
+    Attributes:
+        model_name: What requests call the model.
+        api_keys: Keys of which a request must bring one; with none, no key is asked for.
+        hosts: Names under which the server may be addressed (the Host header without its port), so that no web page
+            reaches a loopback server by a name of its own; None: any.
+        allow_urls: Hosts that images and videos may be fetched from.
+        max_requests: Choices that run or wait together; more are refused with 429.
+        max_waiting_bytes: Bytes of request bodies held together; more are refused with 429.
+        timeout: Seconds from a request's head to its last token.
+        max_body: Bytes of a request's body.
+        max_text: Bytes of a body that are no image or video.
+        media: Limits on the images and videos of a request.
+        max_prompt_tokens: Tokens of a prompt.
+        max_new_tokens: Tokens of an answer that a request may ask for.
+        default_new_tokens: Tokens of an answer where the request does not say.
+        max_choices: Choices of a request (`n`).
+        fetch_seconds: Seconds for fetching one address.
+        preprocessors: Requests with media that are preprocessed at a time.
+        drain_seconds: Seconds that running requests may take after SIGTERM.
     """
 
     model_name: str
@@ -35,10 +42,7 @@ class Settings:
     timeout: float = 300.0
     max_body: int = 32 * 2**20
     max_text: int = 4 * 2**20
-    max_media: int = 16
-    max_pixels: int = 256_000_000
-    max_frames: int = 20_000
-    max_seconds: float = 600.0
+    media: MediaLimits = MediaLimits()
     max_prompt_tokens: int = 131_072
     max_new_tokens: int = 4096
     default_new_tokens: int = 1024
@@ -48,11 +52,10 @@ class Settings:
     drain_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int | float) and not 0 < value < float("inf"):
-                raise UserError(f"{field.name}: expected a finite number above 0, found {value}")
+        for name, value in vars(self).items():
+            if isinstance(value, int | float):
+                check_positive(name, value)
         if not self.model_name:
-            raise UserError("model_name: expected a name, found none")
+            raise InvalidValue("model_name", "a name", "none")
         if 2 * self.max_body > self.max_waiting_bytes:  # a body, and as much again that its addresses may hold
-            raise UserError(f"max_body: expected at most {self.max_waiting_bytes // 2}, found {self.max_body}")
+            raise InvalidValue("max_body", f"at most {self.max_waiting_bytes // 2}", self.max_body)

@@ -1,0 +1,50 @@
+"""The limits of a scheduler. They stand apart from it so that a command line can read them without NumPy."""
+
+from dataclasses import dataclass
+
+from ernie_export.common.errors import InvalidValue
+
+# Prompt tokens in one prefill call. Attention forms scores of these by all tokens so far: fewer save work and memory.
+PREFILL_CHUNK = 512
+PREFILL_CHUNK_WHILE_DECODING = 128
+_MINIMUM = {
+    "max_num_seqs": 1,
+    "max_queue": 1,
+    "kv_cache_bytes": 1,
+    "feature_cache_bytes": 0,
+    "prefill_chunk": 1,
+    "prefill_chunk_while_decoding": 1,
+}
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """The limits of a scheduler: concurrency and memory.
+
+    Attributes:
+        max_num_seqs: Sequences that decode together.
+        max_queue: Requests that wait for a slot before further ones are refused.
+        kv_cache_bytes: The most that the KV cache of running and finished requests may take. Memory is allocated as
+            tokens arrive.
+        feature_cache_bytes: The most that cached features of images and videos may take.
+        enable_prefix_caching: Whether a prompt reuses the keys and values that the cache still holds of an earlier one.
+        prefill_chunk: Most prompt tokens in one prefill call.
+        prefill_chunk_while_decoding: The same while other sequences decode, which wait for it.
+    """
+
+    max_num_seqs: int = 16
+    max_queue: int = 64
+    kv_cache_bytes: int = 4 * 2**30
+    feature_cache_bytes: int = 512 * 2**20
+    enable_prefix_caching: bool = True
+    prefill_chunk: int = PREFILL_CHUNK
+    prefill_chunk_while_decoding: int = PREFILL_CHUNK_WHILE_DECODING
+
+    def __post_init__(self) -> None:
+        for name, minimum in _MINIMUM.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < minimum:
+                raise InvalidValue(name, f"a whole number of at least {minimum}", repr(value))
+
+
+DEFAULTS = SchedulerConfig()

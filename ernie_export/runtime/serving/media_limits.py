@@ -1,0 +1,37 @@
+"""The limits on images and videos of one untrusted request, whatever server takes it."""
+
+from dataclasses import dataclass
+
+from ernie_export.common.errors import InvalidMedia, InvalidValue
+
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """What the images and videos of one request may amount to.
+
+    Attributes:
+        max_items: Images and videos together.
+        max_pixels: Pixels of all images and sampled frames together.
+        max_frames: Frames of one video before sampling.
+        max_seconds: Length of one video in seconds.
+    """
+
+    max_items: int = 16
+    max_pixels: int = 256_000_000
+    max_frames: int = 20_000
+    max_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            check_positive(name, value)
+
+    def check_count(self, count: int) -> None:
+        """Raise InvalidMedia if a request has more images and videos than allowed."""
+        if count > self.max_items:
+            raise InvalidMedia("messages", f"at most {self.max_items} images and videos", count)
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise InvalidValue, naming `name`, unless a limit is a finite number above 0."""
+    if not 0 < value < float("inf"):
+        raise InvalidValue(name, "a finite number above 0", value)
