@@ -4,6 +4,7 @@
 that SIGPIPE ends.
 """
 
+import copy
 import io
 import os
 import re
@@ -46,6 +47,8 @@ def user_errors() -> Iterator[None]:
 
 def run(command: click.Command) -> None:
     """Run `command` on the arguments of this process and exit. Every command has `--version`."""
+    command = copy.copy(command)  # which may be run again in this process
+    command.params = list(command.params)
     click.version_option(__version__, message="%(prog)s %(version)s")(command)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer may hold what a terminal that is not UTF-8 cannot show

@@ -34,7 +34,7 @@ class InvalidValue(UserError):
     """
 
     def __init__(self, field: str, expected: str, found: object, hint: str = "") -> None:
-        self.field, self.expected, self.found = field, expected, str(found)
+        self.field, self.expected, self.found, self.hint = field, expected, str(found), hint
         super().__init__(f"{field}: expected {expected}, found {found}" + (f" ({hint})" if hint else ""))
 
 

@@ -167,13 +167,10 @@ def put_in_place(partial: Path, output: Path, subfolder: Path) -> None:
     except OSError as e:
         if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-    old = os.open(output, OPEN_FOLDER)
-    try:
-        aside = partial if exchange(partial, output) else move_aside(partial, output)
-        if is_same_folder(aside, old):
-            remove_bundle(aside, subfolder)
-    finally:
-        os.close(old)
+    old = partial if exchange(partial, output) else move_aside(partial, output)
+    # Another export may have replaced the output a moment before: any bundle of this user is what was exchanged.
+    if is_own_folder(old) and (old / subfolder / MANIFEST).is_file():
+        remove_bundle(old, subfolder)
 
 
 def exchange(one: Path, other: Path) -> bool:

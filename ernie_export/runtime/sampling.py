@@ -13,6 +13,10 @@ import numpy as np
 from ernie_export.common.errors import InvalidValue
 from ernie_export.runtime.logits import Logits, TopK
 
+# A table is built of every stop string, as long as it is.
+MAX_STOP_STRINGS = 64
+MAX_STOP_LENGTH = 1024
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -90,7 +94,10 @@ class SamplingParams:
         value = getattr(self, name)
         strings = (value,) if isinstance(value, str) else value
         if not isinstance(strings, list | tuple) or not all(isinstance(text, str) and text for text in strings):
-            raise InvalidValue(name, "a non-empty string or a list of them", repr(value))
+            raise InvalidValue(name, "a non-empty string or a list of them", repr(value)[:200])
+        if len(strings) > MAX_STOP_STRINGS or any(len(text) > MAX_STOP_LENGTH for text in strings):
+            expected = f"at most {MAX_STOP_STRINGS} strings of at most {MAX_STOP_LENGTH} characters"
+            raise InvalidValue(name, expected, f"{len(strings)} of up to {max(map(len, strings))}")
         return tuple(strings)
 
 

@@ -99,18 +99,21 @@ def test_a_folder_exchanged_while_it_is_written_is_noticed(shared, victim):
     assert (victim / MANIFEST).read_text() == "kept" and not (shared / "out").exists()
 
 
-def test_only_the_bundle_that_was_replaced_is_removed(shared, victim, monkeypatch):
-    """What stands under the partial folder's name after the exchange must be the old bundle itself."""
+def test_only_a_bundle_is_removed_after_the_exchange(shared, tmp_path, monkeypatch):
+    """Somebody may put another folder of the user's under the partial folder's name."""
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "letter").write_text("kept")
     write(shared / "out")
     exchange = replace.exchange
 
     def exchange_then_swap(one: Path, other: Path) -> bool:
         done = exchange(one, other)
         one.rename(shared / "old")
-        victim.rename(one)
+        documents.rename(one)
         return done
 
     monkeypatch.setattr(replace, "exchange", exchange_then_swap)
     with writing_bundle(shared / "out") as partial:
         (partial / MANIFEST).write_text("newer")
-    assert (partial / MANIFEST).read_text() == "kept" and (shared / "out" / MANIFEST).read_text() == "newer"
+    assert (partial / "letter").read_text() == "kept" and (shared / "out" / MANIFEST).read_text() == "newer"

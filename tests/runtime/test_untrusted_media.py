@@ -2,10 +2,11 @@
 
 import base64
 import json
+import os
 
 import pytest
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidMedia, UserError
 from ernie_export.runtime.serving.untrusted_media import confine, count_media
 
 DATA = base64.b64encode(b"bytes").decode()
@@ -53,9 +54,22 @@ def test_base64_and_image_url_become_bytes():
 
 @pytest.mark.parametrize("path", ["a.png", "./sub/../a.png", "sub/b.mp4", "inside.png"])
 def test_files_of_the_folder(path, folder):
-    found = confined(one("video", path=path), folder)
-    assert found == (folder / path).resolve() and found.is_file()
-    assert confined(one("image", url=str(folder / path)), folder) == found
+    content = (folder / path).read_bytes()
+    assert content and confined(one("video", path=path), folder) == content
+    assert confined(one("image", url=str(folder / path)), folder) == content
+
+
+def test_a_file_is_read_up_to_the_limit(folder):
+    (folder / "a.png").write_bytes(b"x" * 101)
+    assert len(confine(one("image", path="a.png"), folder, 101)[0]["content"][0]["path"]) == 101
+    with pytest.raises(InvalidMedia, match="expected a file of at most 100 bytes, found a larger one"):
+        confine(one("image", path="a.png"), folder, 100)
+
+
+def test_a_pipe_in_the_folder_is_not_waited_for(folder):
+    os.mkfifo(folder / "pipe.png")
+    with pytest.raises(InvalidMedia, match="expected a data URI or a path in the folder of media"):
+        confine(one("image", path="pipe.png"), folder)
 
 
 OUTSIDE = ["../secret.png", "link.png", "root/etc/passwd", "/etc/passwd", "none.png", "sub", "", ".", "circle", "a\0"]

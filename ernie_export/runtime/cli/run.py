@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from ernie_export.common.command import check_text, run
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import UserError, printable
 from ernie_export.runtime import messages_file
 from ernie_export.runtime.cli.options import answer_options, load
 from ernie_export.runtime.figures import Figures
@@ -106,6 +106,7 @@ def _stream(pieces: Generator[str, None, "Result"]) -> None:
     """Print pieces as they come, and then, if stderr is a terminal, figures to it."""
     began = time.perf_counter()
     first = 0.0
+    terminal = sys.stdout.isatty()  # it would execute control characters that an answer holds
     while True:
         try:
             piece = next(pieces)
@@ -114,7 +115,7 @@ def _stream(pieces: Generator[str, None, "Result"]) -> None:
             break
         first = first or time.perf_counter() - began
         if piece:
-            print(piece, end="", flush=True)
+            print(printable(piece, keep="\n\t") if terminal else piece, end="", flush=True)
     print(flush=True)
     if sys.stderr.isatty():
         seconds, prompt = time.perf_counter() - began, (result.prompt_tokens, result.reused_tokens)

@@ -62,11 +62,15 @@ class ServeOptions:
     max_body: Annotated[float, Flag("Largest request.", metavar="MIB")] = Settings.max_body / MIB
     max_media: Annotated[int, Flag("Most images and videos in a request.", click.IntRange(1))] = MediaLimits.max_items
     max_pixels: Annotated[int, Flag("Of all images and sampled frames of a request.")] = MediaLimits.max_pixels
+    max_image_pixels: Annotated[int, Flag("Of one image.", click.IntRange(1))] = MediaLimits.max_image_pixels
     max_frames: Annotated[int, Flag("Of a video, before sampling.")] = MediaLimits.max_frames
     max_seconds: Annotated[float, Flag("Longest video.")] = MediaLimits.max_seconds
     max_prompt_tokens: Annotated[int, Flag("Longest prompt.")] = Settings.max_prompt_tokens
     max_new_tokens: Annotated[int, Flag("Longest answer that may be asked for.")] = Settings.max_new_tokens
     max_choices: Annotated[int, Flag("Most answers to one request.")] = Settings.max_choices
+    max_connections: Annotated[int, Flag("Connections that are open together.", click.IntRange(1))] = (
+        Settings.max_connections
+    )
 
     def settings(self, bundle: Path, api_keys: tuple[str, ...]) -> Settings:
         """Return the settings of the HTTP server. Raises InvalidValue for an option out of range."""
@@ -82,11 +86,18 @@ class ServeOptions:
             max_waiting_bytes=max(Settings.max_waiting_bytes, 4 * max_body),
             timeout=self.timeout,
             max_body=max_body,
-            media=MediaLimits(self.max_media, self.max_pixels, self.max_frames, self.max_seconds),
+            media=MediaLimits(
+                max_items=self.max_media,
+                max_pixels=self.max_pixels,
+                max_image_pixels=self.max_image_pixels,
+                max_frames=self.max_frames,
+                max_seconds=self.max_seconds,
+            ),
             max_prompt_tokens=self.max_prompt_tokens,
             max_new_tokens=self.max_new_tokens,
             default_new_tokens=min(Settings.default_new_tokens, self.max_new_tokens),
             max_choices=self.max_choices,
+            max_connections=self.max_connections,
             drain_seconds=self.drain,
         )
 

@@ -3,22 +3,28 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_export.common.errors import InvalidFile
+from ernie_export.common.errors import ContextLengthExceeded, InvalidFile
 from ernie_export.common.manifest import ModelInfo
 from ernie_export.common.processor_settings import IMAGE_PROCESSOR, NESTED_FILE, VIDEO_PROCESSOR
 from ernie_export.runtime.preprocess import tokenizer
 from ernie_export.runtime.preprocess.chat import ChatProcessor, check_counts
-from ernie_export.runtime.preprocess.image import ImageProcessor
+from ernie_export.runtime.preprocess.image import ImageProcessor, ImageSource
 from ernie_export.runtime.preprocess.messages import Message, media
+from ernie_export.runtime.preprocess.pixels import Planes
 from ernie_export.runtime.preprocess.positions import IMAGE, VIDEO, rope_positions, token_types
-from ernie_export.runtime.preprocess.video import VideoProcessor
+from ernie_export.runtime.preprocess.video import SampledVideo, VideoProcessor, VideoSource
 
 __all__ = ["ChatProcessor", "ImageProcessor", "MediaItem", "Prepared", "Preprocessor", "VideoProcessor"]
+
+
+# Text has about 4 characters a token, and repeated ones up to the longest piece of the vocabulary. Beyond this a prompt
+# is too long whatever it says; tokenizing it all the same would take seconds and gigabytes.
+MAX_CHARACTERS_PER_TOKEN = 32
 
 
 @dataclass(frozen=True)
@@ -57,13 +63,51 @@ class Prepared:
         return [item.pixels for item in self.items], [item.grid for item in self.items]
 
 
+class MediaDecoder(Protocol):
+    """Turns media as messages name them into resized pixels, uint8 (frames, 3, height, width)."""
+
+    def image(self, source: ImageSource, name: str) -> Planes:
+        """Decode and resize one image. Raises InvalidMedia, naming it `name`."""
+        ...
+
+    def video(self, source: VideoSource | SampledVideo, fps: float | None, name: str) -> Planes:
+        """Decode, sample, stamp and resize one video. Raises InvalidMedia, naming it `name`."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalDecoder:
+    """Decodes in this process."""
+
+    images: ImageProcessor
+    videos: VideoProcessor
+
+    def image(self, source: ImageSource, name: str) -> Planes:
+        """Decode and resize one image."""
+        return self.images.decode(source, name)
+
+    def video(self, source: VideoSource | SampledVideo, fps: float | None, name: str) -> Planes:
+        """Decode, sample, stamp and resize one video."""
+        return self.videos.decode(source, fps, name)
+
+
 @dataclass(frozen=True)
 class Preprocessor:
-    """The processor of a checkpoint: images, videos, chat template and tokenizer."""
+    """The processor of a checkpoint: images, videos, chat template and tokenizer.
+
+    Attributes:
+        images: The image processor.
+        videos: The video processor.
+        chat: Chat template and tokenizer.
+        folder: Where their files were read.
+        decoder: Decodes the media of a conversation; None to decode in this process.
+    """
 
     images: ImageProcessor
     videos: VideoProcessor
     chat: ChatProcessor
+    folder: Path
+    decoder: MediaDecoder | None = None
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Preprocessor":
@@ -73,6 +117,7 @@ class Preprocessor:
             images=ImageProcessor.from_folder(folder),
             videos=VideoProcessor.from_folder(folder),
             chat=ChatProcessor.from_folder(folder),
+            folder=folder,
         )
 
     def check(self, folder: Path, model_info: ModelInfo) -> None:
@@ -110,6 +155,7 @@ class Preprocessor:
         add_generation_prompt: bool = True,
         base: Path | None = None,
         variables: Mapping[str, Any] | None = None,
+        max_tokens: int | None = None,
     ) -> Prepared:
         """Preprocess one conversation.
 
@@ -122,29 +168,36 @@ class Preprocessor:
             add_generation_prompt: Whether the prompt ends where the assistant's answer begins.
             base: Folder that relative paths start at; None for the working folder.
             variables: Passed to the chat template.
+            max_tokens: Longest prompt. Far longer text is refused before anything is decoded or tokenized.
 
         Raises:
             InvalidValue: The messages are malformed. Counts of media are checked before anything is decoded.
             InvalidMedia: An image or video cannot be read.
-            ContextLengthExceeded: The prompt is too long to be tokenized.
+            ContextLengthExceeded: The prompt has more than `max_tokens` tokens, or is too long to be tokenized.
         """
         sources = media(messages, base)
         text = self.chat.render(messages, add_generation_prompt, variables)
+        if max_tokens is not None and len(text) > MAX_CHARACTERS_PER_TOKEN * max_tokens:
+            raise ContextLengthExceeded("prompt", f"at most {max_tokens} tokens", f"{len(text)} characters")
         kinds = self.chat.placeholders(text)
         check_counts(kinds, len(sources.images), len(sources.videos))
         arrays: dict[str, NDArray[Any]] = {}
         pixels: dict[str, NDArray[np.float32]] = {}
         grids: dict[str, NDArray[np.int64]] = {}
+        decoder = self.decoder or LocalDecoder(self.images, self.videos)
         if sources.images:
             named = zip(sources.images, sources.image_names, strict=True)
-            pixels["image"], grids["image"] = self.images([self.images.load(source, name) for source, name in named])
+            images = [decoder.image(source, name) for source, name in named]
+            pixels["image"], grids["image"] = self.images.pack(images)
             arrays |= {"pixel_values": pixels["image"], "image_grid_thw": grids["image"]}
         if sources.videos:
             timed = zip(sources.videos, sources.fps, sources.video_names, strict=True)
-            videos = [self.videos.load(source, fps, name) for source, fps, name in timed]
-            pixels["video"], grids["video"] = self.videos(videos)
+            videos = [decoder.video(source, fps, name) for source, fps, name in timed]
+            pixels["video"], grids["video"] = self.videos.pack(videos)
             arrays |= {"pixel_values_videos": pixels["video"], "video_grid_thw": grids["video"]}
         ids = np.array([self.chat.encode(text, grids.get("image"), grids.get("video"))], dtype=np.int64)
+        if max_tokens is not None and ids.shape[1] > max_tokens:
+            raise ContextLengthExceeded("prompt", f"at most {max_tokens} tokens", ids.shape[1])
         types, moe_types = token_types(ids, self.chat.token_ids)
         arrays |= {
             "input_ids": ids,

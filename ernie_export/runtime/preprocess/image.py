@@ -5,6 +5,7 @@ Bit-identical to `Ernie4_5_VLMoeImageProcessorPil` given the same Pillow: Pillow
 
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ernie_export.common.errors import InvalidMedia
 from ernie_export.common.processor_settings import IMAGE_PROCESSOR
 from ernie_export.runtime.preprocess import pixels, settings
-from ernie_export.runtime.preprocess.settings import CHANNELS, PixelSettings
+from ernie_export.runtime.preprocess.pixels import Planes
+from ernie_export.runtime.preprocess.settings import PixelSettings
 
 FILTERS = range(settings.HAMMING + 1)  # all of Pillow's
 
@@ -93,30 +95,32 @@ class ImageProcessor:
         except Exception as e:  # decoding happens here: truncated or damaged data raises anything
             raise InvalidMedia(name, "a complete image", _reason(e)) from e
 
-    def __call__(self, images: list[Image.Image]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Resize, normalise and cut into patches.
+    def decode(self, source: ImageSource, name: str = "") -> Planes:
+        """Load and resize one image. Raises InvalidMedia as `load` and `resize` do."""
+        return self.resize(self.load(source, name), name or "the given image")
+
+    def resize(self, image: Image.Image, name: str) -> Planes:
+        """Resize an image to the model's size; return uint8 (1, 3, height, width).
+
+        Raises InvalidMedia, naming the image `name`, for an aspect ratio above 200.
+        """
+        image = to_rgb(image)
+        height, width = pixels.target_size(image.height, image.width, self.settings, name)
+        if self.settings.do_resize:
+            image = image.resize((width, height), resample=Image.Resampling(self.settings.resample))
+        return np.asarray(image).transpose(2, 0, 1)[None]
+
+    def pack(self, images: Sequence[Planes]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Normalise resized images and cut them into patches.
 
         Returns pixel_values float32 (patches, 3·patch²), the patches of all images one after another, and
-        image_grid_thw int64 (images, 3) with rows (1, rows of patches, columns of patches). Raises InvalidMedia for an
-        aspect ratio above 200.
+        image_grid_thw int64 (images, 3) with rows (1, rows of patches, columns of patches).
         """
-        patch = self.settings.patch_size
-        converted = [to_rgb(image) for image in images]
-        sizes = [
-            pixels.target_size(image.height, image.width, self.settings, f"image {index + 1}")
-            for index, image in enumerate(converted)
-        ]
-        grids = np.array([(1, h // patch, w // patch) for h, w in sizes], dtype=np.int64).reshape(-1, 3)
-        out = np.empty((int(grids.prod(axis=1).sum()), CHANNELS * patch * patch), dtype=np.float32)
-        start = 0
-        for image, (height, width), grid in zip(converted, sizes, grids, strict=True):
-            if self.settings.do_resize:
-                image = image.resize((width, height), resample=Image.Resampling(self.settings.resample))
-            planes = np.asarray(image).transpose(2, 0, 1)
-            stop = start + int(grid.prod())
-            pixels.write_patches(planes, self.table, self.settings, out[start:stop])
-            start = stop
-        return out, grids
+        return pixels.pack(images, self.table, self.settings)
+
+    def __call__(self, images: list[Image.Image]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Resize, normalise and cut into patches; see `resize` and `pack`."""
+        return self.pack([self.resize(image, f"image {number}") for number, image in enumerate(images, start=1)])
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

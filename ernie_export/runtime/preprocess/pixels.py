@@ -4,6 +4,8 @@ Decoded pixels have 256 values, so every rescaling and normalisation is a table 
 table is made with the reference's own operations in its own precision, hence the result is the same to the last bit.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,7 @@ from ernie_export.runtime.preprocess.settings import CHANNELS, PixelSettings
 MAX_SOURCE_PIXELS = 89_478_485
 
 Table = NDArray[np.float32]
+Planes = NDArray[np.uint8]  # an image or a video after resizing: (frames, 3, height, width)
 
 
 def target_size(height: int, width: int, settings: PixelSettings, name: str) -> tuple[int, int]:
@@ -75,6 +78,37 @@ def video_table(settings: PixelSettings) -> Table:
         inverse = np.float32(1.0 / settings.rescale_factor)
         mean, std = mean * inverse, std * inverse
     return (row - mean) / std
+
+
+def pack(
+    media: Sequence[Planes], table: Table, settings: PixelSettings, multiple: int = 1
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Normalise resized media and cut them into patches.
+
+    Args:
+        media: Images or videos, uint8 (frames, 3, height, width) each.
+        table: Model input of each channel's pixel values.
+        settings: Patch and merge sizes.
+        multiple: Each one's frames are brought to a multiple of this by repeating the last.
+
+    Returns:
+        float32 (patches, 3·patch²), frame after frame and medium after medium; and int64 (media, 3) with rows (frames,
+        rows of patches, columns of patches).
+    """
+    patch = settings.patch_size
+    shapes = [(-(-len(m) // multiple) * multiple, m.shape[2] // patch, m.shape[3] // patch) for m in media]
+    grids = np.array(shapes, dtype=np.int64).reshape(-1, 3)
+    out = np.empty((int(grids.prod(axis=1).sum()), CHANNELS * patch * patch), dtype=np.float32)
+    start = 0
+    for planes, (frames, rows, columns) in zip(media, shapes, strict=True):
+        count = rows * columns
+        for frame in planes:
+            write_patches(frame, table, settings, out[start : start + count])
+            start += count
+        for _ in range(frames - len(planes)):
+            out[start : start + count] = out[start - count : start]
+            start += count
+    return out, grids
 
 
 def write_patches(planes: NDArray[np.uint8], table: Table, settings: PixelSettings, out: NDArray[np.float32]) -> None:

@@ -84,9 +84,12 @@ class ChatTokenizer:
 
         The post-processor's special tokens are added, unless the prompt begins with the beginning-of-sequence token:
         the rule of `apply_chat_template` (processing_utils.py). ERNIE's tokenizers add none either way.
+
+        The library lets other threads run while it tokenizes a batch, but not while it tokenizes a single text.
         """
         bos = self.named.get("bos_token")
-        return self.backend.encode(text, add_special_tokens=not (bos is not None and text.startswith(bos))).ids
+        special = not (bos is not None and text.startswith(bos))
+        return self.backend.encode_batch([text], add_special_tokens=special)[0].ids
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, special tokens left out."""

@@ -18,6 +18,7 @@ from ernie_export.common.errors import InvalidFile, InvalidMedia
 from ernie_export.common.json_fields import JsonObject
 from ernie_export.common.processor_settings import VIDEO_PROCESSOR
 from ernie_export.runtime.preprocess import pixels, settings
+from ernie_export.runtime.preprocess.pixels import Planes
 from ernie_export.runtime.preprocess.resample import resize_bicubic
 from ernie_export.runtime.preprocess.settings import CHANNELS, MAX_COUNT, PixelSettings
 from ernie_export.runtime.preprocess.video_decode import DEFAULT_FPS, DecodeLimits, decode_video
@@ -170,41 +171,36 @@ class VideoProcessor:
         decoded = decode_video(source, name, lambda total, rate: self.indices(total, rate, name), self.limits)
         return SampledVideo(decoded.frames, self.timestamps(decoded.indices, decoded.rate), name)
 
-    def __call__(self, videos: list[SampledVideo]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Draw timestamps, even out the count, resize, normalise and cut into patches.
+    def decode(self, source: VideoSource | SampledVideo, fps: float | None = None, name: str = "") -> Planes:
+        """Load, stamp and resize one video. Raises InvalidMedia as `load` and `resize` do."""
+        return self.resize(self.load(source, fps, name))
+
+    def resize(self, video: SampledVideo) -> Planes:
+        """Draw the timestamps and resize to the model's size; return uint8 (frames, 3, height, width).
+
+        Raises InvalidMedia for an aspect ratio above 200 and for frames too small to draw on.
+        """
+        size = pixels.target_size(video.frames.shape[1], video.frames.shape[2], self.settings, video.name)
+        out = np.empty((len(video.frames), CHANNELS, *size), dtype=np.uint8)
+        for index, (frame, second) in enumerate(zip(video.frames, video.timestamps, strict=True)):
+            if self.font is not None:
+                frame = _draw(frame, label(second), self.font, video.name)
+            planes = np.ascontiguousarray(frame.transpose(2, 0, 1))
+            out[index] = resize_bicubic(planes, *size) if self.settings.do_resize else planes
+        return out
+
+    def pack(self, videos: Sequence[Planes]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Even out the count of frames, normalise and cut into patches.
 
         Returns pixel_values_videos float32 (patches, 3·patch²), frame after frame and video after video, and
-        video_grid_thw int64 (videos, 3) with rows (frames, rows of patches, columns of patches). Raises InvalidMedia
-        for an aspect ratio above 200 and for frames too small to draw on.
+        video_grid_thw int64 (videos, 3) with rows (frames, rows of patches, columns of patches). The last frame of an
+        odd count is repeated.
         """
-        patch = self.settings.patch_size
-        sizes = [
-            pixels.target_size(video.frames.shape[1], video.frames.shape[2], self.settings, video.name)
-            for video in videos
-        ]
-        grids = np.array(
-            [
-                (len(video.frames) + len(video.frames) % 2, h // patch, w // patch)
-                for video, (h, w) in zip(videos, sizes, strict=True)
-            ],
-            dtype=np.int64,
-        ).reshape(-1, 3)
-        out = np.empty((int(grids.prod(axis=1).sum()), CHANNELS * patch * patch), dtype=np.float32)
-        start = 0
-        for video, (height, width), grid in zip(videos, sizes, grids, strict=True):
-            rows = int(grid[1] * grid[2])
-            for frame, second in zip(video.frames, video.timestamps, strict=False):
-                if self.font is not None:
-                    frame = _draw(frame, label(second), self.font, video.name)
-                planes = np.ascontiguousarray(frame.transpose(2, 0, 1))
-                if self.settings.do_resize:
-                    planes = resize_bicubic(planes, height, width)
-                pixels.write_patches(planes, self.table, self.settings, out[start : start + rows])
-                start += rows
-            if len(video.frames) % 2:
-                out[start : start + rows] = out[start - rows : start]
-                start += rows
-        return out, grids
+        return pixels.pack(videos, self.table, self.settings, multiple=TEMPORAL_PATCH)
+
+    def __call__(self, videos: list[SampledVideo]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Draw timestamps, resize, normalise and cut into patches; see `resize` and `pack`."""
+        return self.pack([self.resize(video) for video in videos])
 
 
 def _find_font(section: JsonObject) -> Path | None:

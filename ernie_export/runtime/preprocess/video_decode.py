@@ -15,11 +15,14 @@ from ernie_export.common.errors import InvalidMedia, UserError
 from ernie_export.runtime.preprocess.pixels import MAX_SOURCE_PIXELS
 
 DEFAULT_FPS = 24  # what the reference assumes where a video has no frame rate
-# A playlist or description file must not make FFmpeg open addresses.
-OPTIONS_FOR_FILES = {"protocol_whitelist": "file"}
-# Bytes come from whoever sent them: no other file may be opened on their word, and containers alone are read, not the
-# demuxers that follow references (hls, dash, concat, image2, ...).
-OPTIONS_FOR_BYTES = {"protocol_whitelist": "none", "format_whitelist": "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,gif"}
+# Containers alone are read: not the demuxers that follow references to other files and addresses (hls, dash, concat,
+# image2, ...), and not raw streams, which say nothing of their length.
+CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,gif"
+OPTIONS_FOR_FILES = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+# Bytes come from whoever sent them: no file may be opened on their word.
+OPTIONS_FOR_BYTES = {"protocol_whitelist": "none", "format_whitelist": CONTAINERS}
+# Decoders for what phones, cameras and browsers write. FFmpeg has hundreds more, rarely used and less tried.
+UNTRUSTED_DECODERS = "h264,hevc,vp8,vp9,libvpx,libvpx-vp9,av1,libdav1d,mpeg4,mpeg1video,mpeg2video,mjpeg,gif,theora"
 
 # Frame indices to take, from the number of frames and the frame rate.
 ChooseFrames = Callable[[int, float | None], NDArray[np.int32]]
@@ -35,6 +38,7 @@ class DecodeLimits:
         max_source_seconds: Longest duration.
         max_sampled_pixels: Most pixels of all sampled frames, which are held together.
         deadline: Time by `time.monotonic()` at which decoding is given up.
+        decoders: FFmpeg's names of the decoders that may be used, with commas; empty for all.
     """
 
     max_source_pixels: int = MAX_SOURCE_PIXELS
@@ -42,6 +46,7 @@ class DecodeLimits:
     max_source_seconds: float = math.inf
     max_sampled_pixels: float = math.inf
     deadline: float = math.inf
+    decoders: str = ""
 
     def check_frame(self, width: int, height: int, name: str) -> None:
         """Raise InvalidMedia for a frame with too many pixels."""
@@ -91,7 +96,7 @@ def decode_video(
         InvalidMedia: The video cannot be read or decoded, is truncated, exceeds a limit or has no video stream.
     """
     try:
-        with _open(source, options_for_bytes) as container:
+        with _open(source, name, options_for_bytes) as container:
             if not container.streams.video:
                 raise InvalidMedia(name, "a video", "no video stream")
             stream = container.streams.video[0]
@@ -100,61 +105,78 @@ def decode_video(
             limits.check_frame(stream.width, stream.height, name)
             # The codec's own data may announce larger frames than the container does, and later ones.
             stream.codec_context.options = {"max_pixels": str(limits.max_source_pixels)}
+            decoder = stream.codec_context.name
+            if limits.decoders and decoder not in limits.decoders.split(","):
+                raise InvalidMedia(name, f"a video in one of {limits.decoders}", decoder)
             # Some containers do not state the number of frames.
-            total = stream.frames or _count_packets(source, options_for_bytes)
+            total = stream.frames or _count_packets(source, name, options_for_bytes)
             stated = stream.average_rate or stream.guessed_rate
             rate = float(stated) if stated else None
             limits.check_length(total, rate or DEFAULT_FPS, name)
             indices = choose_frames(total, rate)
             limits.check_sampled(len(indices), stream.width, stream.height, name)
             container.seek(0)
-            frames = _take_frames(container, indices, name, limits.deadline)
+            frames = _take_frames(container, indices, name, limits)
     except UserError:
         raise
     except Exception as e:  # damaged data raises FFmpeg's errors, and others from the bindings above them
         raise InvalidMedia(name, "a video that can be decoded", _reason(e)) from e
-    return DecodedFrames(np.stack(frames), indices, rate or DEFAULT_FPS)
+    return DecodedFrames(frames, indices, rate or DEFAULT_FPS)
 
 
-def _open(source: Path | bytes, options_for_bytes: Mapping[str, str]) -> av.container.InputContainer:
-    if isinstance(source, bytes):
-        return av.open(io.BytesIO(source), "r", options=dict(options_for_bytes))
-    return av.open(str(source), "r", options=OPTIONS_FOR_FILES)
+def _open(source: Path | bytes, name: str, options_for_bytes: Mapping[str, str]) -> av.container.InputContainer:
+    """Open a container. Raises InvalidMedia for a file that is none, or one of those that are not read."""
+    try:
+        if isinstance(source, bytes):
+            return av.open(io.BytesIO(source), "r", options=dict(options_for_bytes))
+        return av.open(str(source), "r", options=OPTIONS_FOR_FILES)
+    except av.FFmpegError as e:
+        raise InvalidMedia(name, f"a video file ({CONTAINERS})", _reason(e)) from e
 
 
-def _count_packets(source: Path | bytes, options_for_bytes: Mapping[str, str]) -> int:
+def _count_packets(source: Path | bytes, name: str, options_for_bytes: Mapping[str, str]) -> int:
     """Count the packets of the first video stream, one a frame, without decoding them."""
-    with _open(source, options_for_bytes) as container:
+    with _open(source, name, options_for_bytes) as container:
         return sum(1 for packet in container.demux(video=0) if packet.size)
 
 
 def _take_frames(
-    container: av.container.InputContainer, indices: NDArray[np.int32], name: str, deadline: float
-) -> list[NDArray[np.uint8]]:
-    """Decode up to the last index and keep the frames at `indices`, in RGB.
+    container: av.container.InputContainer, indices: NDArray[np.int32], name: str, limits: DecodeLimits
+) -> NDArray[np.uint8]:
+    """Decode up to the last index and return the frames at `indices`, uint8 (frames, height, width, 3) in RGB.
 
-    Raises InvalidMedia where the file ends early, or the deadline has passed. A video trimmed by an edit list also has
-    fewer frames than its header says, since some are marked to be skipped: fewer are returned, as in the reference.
+    The decoder's own frame size counts, not the container's, which may be wrong or a lie.
+
+    Raises InvalidMedia where the file ends early, frames differ in size, a limit is exceeded, or the deadline has
+    passed. A video trimmed by an edit list also has fewer frames than its header says, since some are marked to be
+    skipped: fewer are returned, as in the reference.
     """
     wanted = set(indices.tolist())
     last = int(indices[-1])
-    frames: list[NDArray[np.uint8]] = []
-    decoded = 0
+    frames = np.empty((0, 0, 0, 3), np.uint8)
+    taken = decoded = 0
     for index, frame in enumerate(container.decode(video=0)):
         if index > last:
             break
         decoded += 1
-        if time.monotonic() > deadline:
+        if time.monotonic() > limits.deadline:
             raise InvalidMedia(name, f"{last + 1} frames to be decoded in time", f"time for {decoded}")
-        if index in wanted:
-            frames.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
-            if frames[-1].shape != frames[0].shape:
-                raise InvalidMedia(name, "frames of one size", f"{frames[0].shape} and {frames[-1].shape}")
-    if len(frames) < len(wanted):
+        if index not in wanted:
+            continue
+        if not taken:
+            limits.check_frame(frame.width, frame.height, name)
+            limits.check_sampled(len(wanted), frame.width, frame.height, name)
+            frames = np.empty((len(wanted), frame.height, frame.width, 3), np.uint8)
+        elif (frame.height, frame.width) != frames.shape[1:3]:
+            sizes = f"{frames.shape[2]}×{frames.shape[1]} and {frame.width}×{frame.height}"
+            raise InvalidMedia(name, "frames of one size", sizes)
+        frames[taken] = frame.to_ndarray(format="rgb24")
+        taken += 1
+    if taken < len(wanted):
         skipped = sum(entry.is_discard for entry in container.streams.video[0].index_entries)
-        if not frames or decoded + skipped <= last:
+        if not taken or decoded + skipped <= last:
             raise InvalidMedia(name, f"at least {last + 1} frames", decoded, hint="the video is truncated")
-    return frames
+    return frames[:taken]
 
 
 def _reason(error: Exception) -> str:

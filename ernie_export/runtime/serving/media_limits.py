@@ -14,12 +14,22 @@ class MediaLimits:
         max_pixels: Pixels of all images and sampled frames together.
         max_frames: Frames of one video before sampling.
         max_seconds: Length of one video in seconds.
+        max_image_pixels: Pixels of one image. The released model uses at most 4.8 million of them.
+        max_file_bytes: Size of one file that is read by its path.
+        image_seconds: Seconds of decoding one image.
+        video_seconds: Seconds of decoding one video.
+        worker_memory: Bytes of address space of a process that decodes.
     """
 
     max_items: int = 16
     max_pixels: int = 256_000_000
     max_frames: int = 20_000
     max_seconds: float = 600.0
+    max_image_pixels: int = 50_000_000
+    max_file_bytes: int = 256 * 2**20
+    image_seconds: float = 10.0
+    video_seconds: float = 60.0
+    worker_memory: int = 3 * 2**30
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

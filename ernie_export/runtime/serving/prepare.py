@@ -1,15 +1,15 @@
 """The one way from an untrusted request's messages to a prompt, which every server takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ernie_export.common.errors import ContextLengthExceeded
 from ernie_export.runtime.batch import Prompt
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import MediaItem
 from ernie_export.runtime.preprocess.messages import Message
 from ernie_export.runtime.serving.media_limits import MediaLimits
+from ernie_export.runtime.serving.media_pool import MediaPool, PooledDecoder
 from ernie_export.runtime.serving.untrusted_media import count_media, limit_media
 
 
@@ -26,7 +26,9 @@ def prepare_request(
     messages: Sequence[Message],
     limits: MediaLimits,
     deadline: float,
+    pool: MediaPool,
     *,
+    cancelled: Callable[[], bool] = lambda: False,
     max_prompt_tokens: int | None = None,
     template_variables: Mapping[str, Any] | None = None,
 ) -> PreparedRequest:
@@ -34,9 +36,11 @@ def prepare_request(
 
     Args:
         model: The model that will answer.
-        messages: The conversation. Its media are bytes or paths that the request may name, as `confine` leaves them.
+        messages: The conversation. Its media are bytes, as `confine` leaves them.
         limits: What the media may amount to.
-        deadline: The time by `time.monotonic()` at which decoding a video is given up.
+        deadline: The time by `time.monotonic()` at which decoding is given up.
+        pool: Processes that decode the media.
+        cancelled: Whether the request has ended in the meantime.
         max_prompt_tokens: The longest prompt; None for the model's own limit alone.
         template_variables: Variables of the chat template.
 
@@ -44,13 +48,25 @@ def prepare_request(
         InvalidMedia: An image or video cannot be decoded or exceeds a limit; `field` names it.
         InvalidValue: The messages are malformed.
         ContextLengthExceeded: The prompt is too long.
+        Cancelled: The request has ended.
     """
     media_count = count_media(messages)
     limits.check_count(media_count)
-    preprocessor = limit_media(model.preprocessor, limits, media_count, deadline)
-    prepared = preprocessor.prepare(messages, variables=template_variables)
-    length = prepared.arrays["input_ids"].shape[1]
-    if max_prompt_tokens is not None and length > max_prompt_tokens:
-        raise ContextLengthExceeded("prompt", f"at most {max_prompt_tokens} tokens", length)
+    limited = limit_media(model.preprocessor, limits, media_count, deadline)
+    decoder = PooledDecoder(
+        pool=pool,
+        images=limited.images,
+        videos=limited.videos,
+        image_seconds=limits.image_seconds,
+        video_seconds=limits.video_seconds,
+        deadline=deadline,
+        cancelled=cancelled,
+    )
+    positions = model.manifest.model.max_positions
+    prepared = replace(limited, decoder=decoder).prepare(
+        messages,
+        variables=template_variables,
+        max_tokens=positions if max_prompt_tokens is None else min(max_prompt_tokens, positions),
+    )
     descriptions = tuple(replace(item, pixels=item.pixels[:0]) for item in prepared.items)
     return PreparedRequest(model.prompt(prepared), descriptions)

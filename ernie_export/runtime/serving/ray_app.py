@@ -17,7 +17,7 @@ from ernie_export.runtime.pipeline import load
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from ernie_export.runtime.serving.http.app import create_app
 from ernie_export.runtime.serving.http.guard import read_keys
-from ernie_export.runtime.serving.http.settings import Settings
+from ernie_export.runtime.serving.http.settings import LOOPBACK_HOSTS, Settings
 
 
 class Options(BaseModel):
@@ -27,7 +27,8 @@ class Options(BaseModel):
     some while a replica has more than target_requests in hand, and takes them away again. cpus, gpus: that a replica
     reserves; with a fraction of a GPU several share one, and their kv_cache_gib with the weights must fit it together.
     device: cpu or cuda, by default cuda where a GPU is reserved. threads: cores of one operator, by default as many as
-    reserved. rows, queue, kv_cache_gib: as of ernie-serve, for each replica.
+    reserved. rows, queue, kv_cache_gib: as of ernie-serve, for each replica. allowed_hosts: names by which clients call
+    the proxy, besides localhost; any where there are keys and none is listed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +46,7 @@ class Options(BaseModel):
     queue: int = Field(64, ge=1)
     kv_cache_gib: float = Field(4, gt=0)
     api_key_file: Path | None = None
+    allowed_hosts: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def check(self) -> "Options":
@@ -86,12 +88,18 @@ class Replica:
         self.model = load(options.bundle, threads=threads, scheduler_config=limits, device=device)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """What Ray serves of this replica. Any Host header: the proxy is what the name was for."""
+        """Return the application that Ray serves of this replica.
+
+        Without keys it answers to this machine's names and `allowed_hosts` alone: a web page reaches Ray's proxy on
+        loopback by a name of its own (DNS rebinding).
+        """
         options = self.options
+        api_keys = read_keys(options.api_key_file) if options.api_key_file else ()
+        any_host = bool(api_keys) and not options.allowed_hosts
         settings = Settings(
             model_name=options.model_name or options.bundle.name,
-            api_keys=read_keys(options.api_key_file) if options.api_key_file else (),
-            hosts=None,
+            api_keys=api_keys,
+            hosts=None if any_host else (*LOOPBACK_HOSTS, *(name.lower() for name in options.allowed_hosts)),
             max_requests=options.rows + options.queue,
         )
         self.application = create_app(self.model, settings)

@@ -25,6 +25,7 @@ from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from ernie_export.runtime.serving.media_limits import MediaLimits
+from ernie_export.runtime.serving.media_pool import MediaPool
 from ernie_export.runtime.serving.prepare import PreparedRequest, prepare_request
 from ernie_export.runtime.serving.untrusted_media import confine, count_media
 
@@ -107,6 +108,8 @@ class TritonPythonModel:
         self.settings = Settings.from_parameters({name: entry["string_value"] for name, entry in parameters.items()})
         bundle = Path(args["model_repository"], args["model_version"], "bundle")
         self.model = load(bundle, device=self.settings.device, scheduler_config=self.settings.scheduler_config)
+        self.pool = MediaPool(bundle, PREPARING, MEDIA.worker_memory)
+        self.pool.start()
         self.slots = threading.BoundedSemaphore(self.settings.max_requests)
         self.preparing = threading.Semaphore(PREPARING)
         self.answering = ThreadPoolExecutor(self.settings.max_requests, "answer")
@@ -128,6 +131,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """End the requests still being answered, and free the engine."""
+        self.pool.close()
         self.model.close()
         self.answering.shutdown()
         self.stepping.join()
@@ -144,10 +148,10 @@ class TritonPythonModel:
 
     def prepare(self, request: TritonRequest) -> PreparedRequest:
         """Decode, tokenize and encode the messages of a request. Raises UserError."""
-        messages = confine(request.messages, self.settings.media_folder)
+        messages = confine(request.messages, self.settings.media_folder, MEDIA.max_file_bytes)
         with self.preparing if count_media(messages) else nullcontext():
             deadline = time.monotonic() + (request.timeout or PREPARE_SECONDS)
-            return prepare_request(self.model, messages, MEDIA, deadline)
+            return prepare_request(self.model, messages, MEDIA, deadline, self.pool)
 
     def responses(self, triton_request: TritonRequest, sender: Any) -> Iterator[tuple[dict[str, Any], bool]]:
         """Yield the outputs of each response, and whether it is the last."""

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +11,27 @@ from typing import Any
 from ernie_export.common.errors import InvalidMedia
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.preprocess.messages import SOURCE_KEYS, Message, normalise
-from ernie_export.runtime.preprocess.video_decode import DecodeLimits
+from ernie_export.runtime.preprocess.video_decode import UNTRUSTED_DECODERS, DecodeLimits
 from ernie_export.runtime.serving.media_limits import MediaLimits
 
 # Pillow's decoders for what is met on the web. Others have run programs (EPS) or are rarely used and less tried.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 
-def confine(messages: Sequence[Message], folder: Path | None) -> list[dict[str, Any]]:
-    """Return the messages with every image and video as bytes, or as a path in `folder` (None: no paths).
+def confine(messages: Sequence[Message], folder: Path | None, max_file_bytes: int = 2**28) -> list[dict[str, Any]]:
+    """Return the messages with every image and video as bytes, read from `folder` where they are paths.
 
-    Relative paths are taken from `folder`. Raises InvalidValue for messages of a wrong shape, and InvalidMedia for a
-    source that is no data URI and lies outside the folder; the error says nothing more about the file system.
+    A file is read here and now: what stands under its name later plays no part, nor do files that it may refer to.
+
+    Args:
+        messages: The conversation of an untrusted request.
+        folder: Where paths may point to, and relative ones start; None: no paths.
+        max_file_bytes: Largest file that is read.
+
+    Raises:
+        InvalidValue: The messages have a wrong shape.
+        InvalidMedia: A source is no data URI and no file in the folder. The error says nothing more about the file
+            system.
     """
     conversation = normalise(messages)
     for index, message in enumerate(conversation):
@@ -29,7 +39,8 @@ def confine(messages: Sequence[Message], folder: Path | None) -> list[dict[str, 
             for part_index, part in enumerate(message["content"]):
                 if part["type"] != "text":
                     key = next(key for key in SOURCE_KEYS[part["type"]] if key in part)
-                    part[key] = _source(part[key], key, f"messages[{index}].content[{part_index}].{key}", folder)
+                    name = f"messages[{index}].content[{part_index}].{key}"
+                    part[key] = _read_source(part[key], key, name, folder, max_file_bytes)
     return conversation
 
 
@@ -39,28 +50,38 @@ def count_media(messages: Sequence[Message]) -> int:
     return sum(part["type"] != "text" for part in parts)
 
 
-def _source(value: Any, key: str, where: str, folder: Path | None) -> Any:
+def _read_source(value: Any, key: str, name: str, folder: Path | None, max_file_bytes: int) -> bytes:
     expected = "a data URI" if folder is None else "a data URI or a path in the folder of media"
     if not isinstance(value, str):
-        raise InvalidMedia(where, expected, type(value).__name__)
+        raise InvalidMedia(name, expected, type(value).__name__)
     if key == "base64" or value.startswith("data:"):
         header, _, data = value.rpartition(",")
         if header and not header.endswith(";base64"):
-            raise InvalidMedia(where, "a data URI in base64", repr(header[:40]))
+            raise InvalidMedia(name, "a data URI in base64", repr(header[:40]))
         try:
             return base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError) as e:
-            raise InvalidMedia(where, "base64", e) from e
+            raise InvalidMedia(name, "base64", e) from e
     if folder is None:
-        raise InvalidMedia(where, expected, repr(value[:80]))
+        raise InvalidMedia(name, expected, repr(value[:80]))
     try:
         path = (folder / value).resolve()
         inside = path.is_relative_to(folder.resolve()) and path.is_file()
+        data_bytes = _read_file(path, max_file_bytes) if inside else None
     except (OSError, ValueError, RuntimeError):  # too long a name, a zero byte, links in a circle
-        inside = False
-    if not inside:
-        raise InvalidMedia(where, expected, repr(value[:80]))
-    return path
+        data_bytes = None
+    if data_bytes is None:
+        raise InvalidMedia(name, expected, repr(value[:80]))
+    if len(data_bytes) > max_file_bytes:
+        raise InvalidMedia(name, f"a file of at most {max_file_bytes} bytes", "a larger one")
+    return data_bytes
+
+
+def _read_file(path: Path, max_bytes: int) -> bytes:
+    """Read a regular file up to one byte past `max_bytes`. Raises OSError for a link or a pipe."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        return file.read(max_bytes + 1)
 
 
 def limit_media(preprocessor: Preprocessor, limits: MediaLimits, media_count: int, deadline: float) -> Preprocessor:
@@ -77,7 +98,11 @@ def limit_media(preprocessor: Preprocessor, limits: MediaLimits, media_count: in
     videos = preprocessor.videos
     return replace(
         preprocessor,
-        images=replace(images, max_source_pixels=min(images.max_source_pixels, max_pixels), formats=IMAGE_FORMATS),
+        images=replace(
+            images,
+            max_source_pixels=min(images.max_source_pixels, limits.max_image_pixels, max_pixels),
+            formats=IMAGE_FORMATS,
+        ),
         videos=replace(
             videos,
             limits=DecodeLimits(
@@ -86,6 +111,7 @@ def limit_media(preprocessor: Preprocessor, limits: MediaLimits, media_count: in
                 max_source_seconds=limits.max_seconds,
                 max_sampled_pixels=max_pixels,
                 deadline=deadline,
+                decoders=UNTRUSTED_DECODERS,
             ),
         ),
     )

@@ -53,7 +53,7 @@ def test_sound_only(processor: VideoProcessor, tmp_path: Path):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
-    refused(processor, path, "sound.wav", "no video stream")
+    refused(processor, path, "sound.wav", "a video file")
 
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.8, 0.95])

@@ -38,6 +38,16 @@ PAGE_HEADERS = {
 }
 
 
+class PageFiles(StaticFiles):
+    """The page's files, with the page's headers."""
+
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        """Return a file with the headers."""
+        response = super().file_response(*arguments, **options)
+        response.headers.update(PAGE_HEADERS)
+        return response
+
+
 def create_app(model: Model, settings: Settings, fetcher: Fetcher | None = None) -> FastAPI:
     """The application; `model` answers in a thread of the application's own from startup to shutdown.
 
@@ -182,7 +192,7 @@ def _add_page(app: FastAPI) -> None:
     async def page() -> FileResponse:
         return FileResponse(STATIC / "index.html", headers=PAGE_HEADERS)
 
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/static", PageFiles(directory=STATIC), name="static")
 
 
 def _describe_body(app: FastAPI) -> dict[str, Any]:

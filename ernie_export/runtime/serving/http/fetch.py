@@ -17,8 +17,18 @@ from ernie_export.runtime.serving.http.errors import ApiError
 
 REDIRECTS = 3
 _PORTS = {"http": 80, "https": 443}
-# Translated to IPv4 addresses by a gateway, which this check cannot see behind.
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Global by their registration, yet no public host: addresses that a gateway translates to IPv4, which this check cannot
+# see behind (NAT64, the 6to4 relay), addresses for documentation, and cloud providers' services for their own machines.
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "64:ff9b::/96",
+        "192.88.99.0/24",
+        "192.0.0.0/24",  # with 192.0.0.192, Oracle Cloud's metadata
+        "3fff::/20",
+        "168.63.129.16/32",  # Azure's WireServer
+    )
+)
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
@@ -33,8 +43,10 @@ def is_public(address: str) -> bool:
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:
             return is_public(str(ip.ipv4_mapped))
-        if ip.sixtofour is not None or ip.teredo is not None or ip in _NAT64 or ip.is_site_local:
+        if ip.sixtofour is not None or ip.teredo is not None or ip.is_site_local:
             return False
+    if any(ip in network for network in _NOT_PUBLIC if network.version == ip.version):
+        return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
@@ -96,7 +108,7 @@ class Fetcher:
                     async with pool.stream("GET", target, headers=headers) as response:
                         if response.status not in (301, 302, 303, 307, 308):
                             return await _body(response, limit, param)
-                        url = urljoin(url, _header(response, b"location"))
+                        url = _redirected(url, _header(response, b"location"), param)
                 raise _failed(param, f"expected at most {REDIRECTS} redirects, found more")
         except NotPublic as e:
             raise ApiError(400, f"{param}: the host has no public address", param, "url_not_allowed") from e
@@ -115,9 +127,7 @@ class Fetcher:
             scheme, host, port = parts.scheme, (parts.hostname or "").rstrip("."), parts.port
             name = host.encode("idna").decode() if ":" not in host else host
         except ValueError as e:  # UnicodeError is one
-            raise ApiError(
-                400, f"{param}: expected an address, found one that can't be read", param, "invalid_url"
-            ) from e
+            raise _unreadable(param) from e
         if scheme not in _PORTS:
             raise ApiError(400, f"{param}: expected http or https, found {scheme[:20]}", param, "url_not_allowed")
         wanted = f"[{name}]" if ":" in name else name
@@ -128,6 +138,18 @@ class Fetcher:
         path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + (parts.query and "?")
         target = path + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
         return httpcore2.URL(scheme=scheme, host=name, port=port or _PORTS[scheme], target=target)
+
+
+def _redirected(url: str, location: str, param: str) -> str:
+    """Return where a redirect leads. Raises ApiError 400 for one that cannot be read."""
+    try:
+        return urljoin(url, location)
+    except ValueError as e:
+        raise _unreadable(param) from e
+
+
+def _unreadable(param: str) -> ApiError:
+    return ApiError(400, f"{param}: expected an address, found one that cannot be read", param, "invalid_url")
 
 
 def _authority(url: httpcore2.URL) -> bytes:

@@ -50,6 +50,7 @@ class Guard:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             try:
+                _check_length(headers)
                 self._check_host(headers)
                 if self._keys and scope["path"] not in OPEN and not scope["path"].startswith(OPEN_FOLDER):
                     self._check_key(headers)
@@ -74,6 +75,13 @@ class Guard:
                 401, "expected a valid API key as a Bearer token", code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
+
+
+def _check_length(headers: Headers) -> None:
+    """Refuse a body whose length is said in two ways: a proxy may have believed the other (RFC 9112, 6.1)."""
+    if "content-length" in headers and "transfer-encoding" in headers:
+        problem = "expected Content-Length or Transfer-Encoding, found both"
+        raise ApiError(400, problem, code="invalid_request", headers={"Connection": "close"})
 
 
 async def read_body(request: Request, limit: int, ticket: Ticket) -> bytes:

@@ -2,9 +2,17 @@
 
 import asyncio
 import logging
+import os
+import resource
 import socket
 import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,6 +26,60 @@ GOODBYE_SECONDS = 2  # for responses to reach those who wait for them, once the 
 
 
 HEAD_SECONDS = 20  # that a request's head may take to arrive
+EXIT_SECONDS = 8  # after the drain, for all threads to end; then the process ends without them
+RESERVED_DESCRIPTORS = 128  # for the model's files, pipes to workers, fetches
+MAX_DESCRIPTORS = 65_536
+# Connections that wait to be accepted. asyncio accepts as many at once, and where descriptors run out it logs and tries
+# again for each.
+BACKLOG = 128
+LOG_SECONDS = 10.0
+LOG_BURST = 5  # messages of one kind in LOG_SECONDS
+
+log = logging.getLogger("ernie_export.server")
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """How many connections are kept open.
+
+    Attributes:
+        total: All together; further ones are closed at once.
+        per_address: From one address that is not this machine's own, where a proxy may stand.
+    """
+
+    total: int
+    per_address: int
+
+    @classmethod
+    def of_process(cls, max_connections: int) -> "ConnectionLimits":
+        """Raise this process's limit of descriptors as far as it may, and keep within what that allows."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        ceiling = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+        if soft != resource.RLIM_INFINITY and soft < ceiling:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+            soft = ceiling
+        available = max(soft - RESERVED_DESCRIPTORS, 16) if soft != resource.RLIM_INFINITY else max_connections
+        total = min(max_connections, available)
+        return cls(total, max(total // 4, 8))
+
+
+class RateLimit(logging.Filter):
+    """Lets a few messages of a kind through in LOG_SECONDS: what clients cause must not fill the disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = 0.0
+        self._counts: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is logged."""
+        now = time.monotonic()
+        if now - self._began >= LOG_SECONDS:
+            self._began = now
+            self._counts.clear()
+        kind = f"{record.name} {record.levelno} {str(record.msg)[:80]}"
+        self._counts[kind] += 1
+        return self._counts[kind] <= LOG_BURST
 
 
 class PatientProtocol(H11Protocol):
@@ -25,10 +87,27 @@ class PatientProtocol(H11Protocol):
 
     _timer: asyncio.TimerHandle | None = None
 
+    def __init__(self, limits: ConnectionLimits, **arguments: Any) -> None:
+        """`arguments`: uvicorn's own."""
+        super().__init__(**arguments)
+        self._limits = limits
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio.Protocol."""
         super().connection_made(transport)
-        self._watch()
+        if self._too_many():
+            transport.abort()
+        else:
+            self._watch()
+
+    def _too_many(self) -> bool:
+        """Return whether this connection is one more than all, or its address, may have."""
+        if len(self.connections) > self._limits.total:
+            return True
+        address = _address(self)
+        if address in ("127.0.0.1", "::1", ""):
+            return False
+        return sum(_address(other) == address for other in self.connections) > self._limits.per_address
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
@@ -69,6 +148,12 @@ class PatientProtocol(H11Protocol):
             self._timer = None
 
 
+def _address(connection: object) -> str:
+    """Return the address of a connection's client; empty where it is not known."""
+    client: tuple[str, int] | None = getattr(connection, "client", None)
+    return client[0] if client else ""
+
+
 class DrainingServer(uvicorn.Server):
     """uvicorn's server, which by itself would stop listening at once: a probe would see no answer rather than a 503."""
 
@@ -81,6 +166,11 @@ class DrainingServer(uvicorn.Server):
         """First: drain. A second time: leave at once."""
         if self._admission.draining:
             self.should_exit = self.force_exit = True
+        else:
+            seconds = self._service.settings.drain_seconds + EXIT_SECONDS
+            watchdog = threading.Timer(seconds, _end_process)
+            watchdog.daemon = True
+            watchdog.start()
         self._admission.draining = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -95,11 +185,17 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+def _end_process() -> None:
+    """End the process though a thread of it still runs, such as an engine that never returns."""
+    log.error("the process did not end within %s seconds after the drain: ended without its threads", EXIT_SECONDS)
+    os._exit(1)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes any free one. Raises UserError where it can't be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=256)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as e:
         raise UserError(
             f"--host {host} --port {port}: expected an address to listen on, found {e.strerror or e}"
@@ -109,20 +205,24 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(app: FastAPI, listener: socket.socket) -> None:
     """Answer until SIGTERM or Ctrl-C. Prints the address once requests are taken."""
     service: Service = app.state.service
+    limits = ConnectionLimits.of_process(service.settings.max_connections)
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         server_header=False,
         ws="none",
-        http=PatientProtocol,
+        http=partial(PatientProtocol, limits),  # type: ignore[arg-type]  # uvicorn calls it, as it would a class
         loop="asyncio",
         proxy_headers=False,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GOODBYE_SECONDS,
+        backlog=BACKLOG,
     )
     # What it warns of, writing to a client that has gone, is the client's right, and is noticed anyway.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").addFilter(RateLimit())
+    log.addFilter(RateLimit())
     server = DrainingServer(config, service)
     host, port = listener.getsockname()[:2]
     print(f"{service.settings.model_name} at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)

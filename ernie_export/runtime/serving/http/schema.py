@@ -5,6 +5,7 @@ value asks for nothing (null, an empty list, a penalty of 0): it never counts fo
 """
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import pydantic_core
@@ -12,6 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ernie_export.runtime.serving.http.errors import ApiError
 
+MAX_VALUES = 65_536  # in a body, keys not counted: each takes memory, and time to check
+MAX_KEYS = 256  # of one object
+MAX_ITEMS = 4096  # messages of a request, and parts of a message
+MAX_STOP_LENGTH = 256
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=\\]{1024,}")
 # Values that ask for nothing, of fields that are known and not supported; None always does.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -83,7 +88,7 @@ class Message(_Part):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: str | Annotated[list[Part], Field(fail_fast=True, max_length=MAX_ITEMS)]
     name: str | None = None
 
 
@@ -106,20 +111,23 @@ class TemplateOptions(_Part):
     enable_thinking: bool | None = None
 
 
+StopString = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
+
+
 class ChatRequest(_Part):
     """A request for a chat completion."""
 
     model: str | None = None
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_ITEMS)]
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     min_tokens: int | None = Field(None, ge=0)
     n: int | None = Field(None, ge=1, le=128)
-    stop: str | Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=16)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=-1, le=2**31)
-    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     seed: int | None = Field(None, ge=-(2**63), lt=2**64)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -132,7 +140,9 @@ class ChatRequest(_Part):
 def parse(body: bytes, max_text: int) -> ChatRequest:
     """Read a request's body. Raises ApiError 400 that names the field, 413 for more text than `max_text` bytes.
 
-    (Small values take much more memory than they are long: a body of nothing but these would be a bomb.)
+    Small values take much more memory and time than they are long, and every fault that pydantic finds becomes an
+    object: a body of nothing but these would stop the server. So text is bounded before it is parsed, the number of
+    values before they are validated, and validation ends with the first fault of a list.
     """
     if len(body) > max_text and len(_BASE64.sub(b"", body)) > max_text:
         raise ApiError(413, f"the body: expected at most {max_text} bytes besides media", code="body_too_large")
@@ -142,6 +152,7 @@ def parse(body: bytes, max_text: int) -> ChatRequest:
         raise ApiError(400, f"the body: expected JSON, found {e}", code="invalid_json") from e
     if not isinstance(document, dict):
         raise ApiError(400, f"the body: expected an object, found {type(document).__name__}", code="invalid_json")
+    _check_size(document)
     document = {name: value for name, value in document.items() if name not in _INERT}
     document = _without_neutral(document, _NEUTRAL, "")
     messages = document.get("messages")
@@ -154,11 +165,45 @@ def parse(body: bytes, max_text: int) -> ChatRequest:
         request = ChatRequest.model_validate(document)
     except ValidationError as e:
         raise _explained(e) from e
+    if sum(map(len, _texts(request))) > max_text:
+        raise ApiError(413, f"messages: expected at most {max_text} characters of text", "messages", "body_too_large")
     if request.top_logprobs is not None and not request.logprobs:
         raise ApiError(400, "top_logprobs: expected logprobs true beside it", "top_logprobs", "invalid_value")
     if request.stream_options is not None and not request.stream:
         raise ApiError(400, "stream_options: expected stream true beside it", "stream_options", "invalid_value")
     return request
+
+
+def _check_size(document: dict[str, Any]) -> None:
+    """Raise ApiError 400 for a body of more values than any conversation has."""
+    stack: list[Any] = [document]
+    values = 0
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            if len(value) > MAX_KEYS:
+                problem = f"expected at most {MAX_KEYS} keys in an object, found {len(value)}"
+                raise ApiError(400, f"the body: {problem}", code="too_large")
+            children = list(value.values())
+        elif isinstance(value, list):
+            children = value
+        else:
+            continue
+        values += len(children)
+        if values > MAX_VALUES:
+            raise ApiError(400, f"the body: expected at most {MAX_VALUES} values, found more", code="too_large")
+        stack += children
+
+
+def _texts(request: ChatRequest) -> Iterator[str]:
+    """Yield every text of a request that reaches the tokenizer."""
+    for message in request.messages:
+        yield message.role
+        yield message.name or ""
+        if isinstance(message.content, str):
+            yield message.content
+        else:
+            yield from (part.text for part in message.content if isinstance(part, TextPart))
 
 
 def _without_neutral(document: dict[str, Any], neutral: dict[str, tuple[Any, ...]], where: str) -> dict[str, Any]:
@@ -186,7 +231,7 @@ def _names(places: tuple[int | str, ...]) -> list[str]:
     """The sender's own names in pydantic's path, which names forms as well: "str", "list[...]", a part's type."""
     names: list[str] = []
     for before, place in zip((None, *places), places, strict=False):
-        form = isinstance(place, str) and ("[" in place or place == "str")
+        form = isinstance(place, str) and ("[" in place or place in ("str", "constrained-str"))
         if not form and not (isinstance(before, int) and place in ("text", "image_url", "video_url")):
             names.append(str(place)[:80])
     return names

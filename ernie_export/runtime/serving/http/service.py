@@ -20,6 +20,7 @@ from ernie_export.runtime.serving.http.media import fetch_all, media_of, runtime
 from ernie_export.runtime.serving.http.metrics import Metrics
 from ernie_export.runtime.serving.http.schema import ChatRequest
 from ernie_export.runtime.serving.http.settings import Settings
+from ernie_export.runtime.serving.media_pool import Cancelled, MediaPool
 from ernie_export.runtime.serving.prepare import PreparedRequest, prepare_request
 from ernie_export.runtime.token_bytes import TokenBytes
 
@@ -42,6 +43,8 @@ class Generation:
         while left:
             index, output = await self._outputs.get()
             if output.finish_reason == "error":
+                if isinstance(output.error, UserError):  # sampling parameters that no token satisfies
+                    raise from_user_error(output.error)
                 raise internal_error(output.error or RuntimeError("no reason given"))
             if output.finish_reason == "cancelled":
                 raise ApiError(503, "the server is shutting down", code="shutting_down")
@@ -68,14 +71,19 @@ class Service:
         # Text must not wait for clips: it has threads of its own, and takes them for milliseconds.
         self._text_threads = ThreadPoolExecutor(2, "text")
         self._media_threads = ThreadPoolExecutor(settings.preprocessors, "media")
+        self._pool = MediaPool(model.preprocessor.folder, settings.preprocessors, settings.media.worker_memory)
+        self._preparing: set[threading.Event] = set()  # set where a request that is being prepared has ended
         self._stepper = threading.Thread(target=model.scheduler.run, name="stepper", daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""
+        self._pool.start()
         self._stepper.start()
 
     def stop(self) -> None:
         """End what still runs, and the threads. The model itself is its owner's to close."""
+        self._cancel_preparing()
+        self._pool.close()
         self.model.scheduler.close()
         self._stepper.join()
         for threads in (self._text_threads, self._media_threads):
@@ -88,8 +96,13 @@ class Service:
 
     def abandon(self) -> None:
         """End all that runs; its clients are sent an error."""
+        self._cancel_preparing()
         for generation in self._live:
             generation.close()
+
+    def _cancel_preparing(self) -> None:
+        for ended in self._preparing:
+            ended.set()
 
     @property
     def alive(self) -> bool:
@@ -103,8 +116,14 @@ class Service:
         ticket.take(choices=len(params))
         fetched = await fetch_all(chat.messages, self._fetcher, self.settings.max_body)
         ticket.take(size=sum(map(len, fetched.values())))
-        prepare = partial(self._prepare, chat, fetched, ticket.began + self.settings.timeout)
-        prepared = await self._in_thread(bool(media_of(chat.messages)), prepare, ticket)
+        ended = threading.Event()
+        prepare = partial(self._prepare, chat, fetched, ticket.began + self.settings.timeout, ended)
+        self._preparing.add(ended)
+        try:
+            prepared = await self._in_thread(bool(media_of(chat.messages)), prepare, ticket)
+        finally:
+            ended.set()  # whatever still decodes for it ends
+            self._preparing.discard(ended)
         ticket.drop_bytes()
         return self._submit(prepared, params, ticket)
 
@@ -170,14 +189,18 @@ class Service:
         except UserError as e:
             raise from_user_error(e) from e
 
-    def _prepare(self, chat: ChatRequest, fetched: dict[str, bytes], deadline: float) -> PreparedRequest:
-        """Decode, tokenize and encode, in a thread. Raises ApiError, UserError."""
+    def _prepare(
+        self, chat: ChatRequest, fetched: dict[str, bytes], deadline: float, ended: threading.Event
+    ) -> PreparedRequest:
+        """Decode, tokenize and encode, in a thread. Raises ApiError, UserError, Cancelled."""
         template = chat.chat_template_kwargs
         return prepare_request(
             self.model,
             runtime_messages(chat.messages, fetched),
             self.settings.media,
             deadline,
+            self._pool,
+            cancelled=ended.is_set,
             max_prompt_tokens=self.settings.max_prompt_tokens,
             template_variables=template.model_dump(exclude_none=True) if template else None,
         )
@@ -187,6 +210,8 @@ class Service:
         ticket.keep_until(future)  # a thread cannot be stopped: what it holds counts until it is done
         try:
             return await asyncio.wrap_future(future)
+        except Cancelled as e:
+            raise ApiError(503, "the server is shutting down", code="shutting_down") from e
         except UserError as e:
             raise from_user_error(e) from e
 

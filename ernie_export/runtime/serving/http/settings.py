@@ -30,6 +30,7 @@ class Settings:
         max_choices: Choices of a request (`n`).
         fetch_seconds: Seconds for fetching one address.
         preprocessors: Requests with media that are preprocessed at a time.
+        max_connections: Connections that are open together; more are closed at once.
         drain_seconds: Seconds that running requests may take after SIGTERM.
     """
 
@@ -49,6 +50,7 @@ class Settings:
     max_choices: int = 8
     fetch_seconds: float = 20.0
     preprocessors: int = 2
+    max_connections: int = 1024
     drain_seconds: float = 30.0
 
     def __post_init__(self) -> None:

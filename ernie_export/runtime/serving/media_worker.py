@@ -1,0 +1,85 @@
+"""A process that decodes images and videos of untrusted requests, one at a time; `media_pool` starts and ends it.
+
+    python -m ernie_export.runtime.serving.media_worker BUNDLE MEMORY_BYTES
+
+It announces itself with an empty JSON object in a line. Then it reads requests from standard input, each a line of JSON
+and as many bytes as the line says, and answers each on standard output:
+
+| message | line | bytes |
+| --- | --- | --- |
+| request | {"kind": "image" or "video", "name", "bytes", "limits": fields of the limits of its kind} | the file |
+| answer | {"shape": [frames, 3, height, width]} | uint8 pixels, resized to the model's size |
+| refusal | {"invalid": {"field", "expected", "found", "hint"}}: an InvalidMedia | none |
+
+It may neither write files nor use more memory than it was given, and it ends with the process that started it.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ernie_export.common.errors import InvalidMedia
+from ernie_export.runtime.preprocess.image import ImageProcessor
+from ernie_export.runtime.preprocess.pixels import Planes
+from ernie_export.runtime.preprocess.video import VideoProcessor
+from ernie_export.runtime.preprocess.video_decode import DecodeLimits
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    bundle = Path(sys.argv[1])
+    images = ImageProcessor.from_folder(bundle)
+    videos = VideoProcessor.from_folder(bundle)
+    restrict(int(sys.argv[2]))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    send(answers, {})
+    requests = sys.stdin.buffer
+    for line in requests:
+        request = json.loads(line)
+        data = requests.read(request["bytes"])
+        try:
+            planes = decode(request, data, images, videos)
+        except InvalidMedia as e:
+            send(answers, {"invalid": {"field": e.field, "expected": e.expected, "found": e.found, "hint": e.hint}})
+        except MemoryError:
+            problem = {"expected": "media that can be decoded within the memory limit", "found": "more", "hint": ""}
+            send(answers, {"invalid": {"field": request["name"], **problem}})
+        else:
+            send(answers, {"shape": planes.shape}, planes)
+
+
+def decode(request: dict[str, Any], data: bytes, images: ImageProcessor, videos: VideoProcessor) -> Planes:
+    """Decode one file within the limits of its request. Raises InvalidMedia, MemoryError."""
+    if request["kind"] == "image":
+        return replace(images, **request["limits"]).decode(data, request["name"])
+    return replace(videos, limits=DecodeLimits(**request["limits"])).decode(data, None, request["name"])
+
+
+def send(answers: BinaryIO, header: dict[str, Any], planes: Planes | None = None) -> None:
+    """Write one answer."""
+    answers.write(json.dumps(header).encode() + b"\n")
+    if planes is not None:
+        answers.write(planes.tobytes())
+    answers.flush()
+
+
+def restrict(memory: int) -> None:
+    """Give up what decoding does not need: memory beyond `memory` bytes, writing files, outliving the parent."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+        _, hard = resource.getrlimit(limit)
+        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (allowed, allowed))
+
+
+if __name__ == "__main__":
+    main()
