@@ -1,13 +1,21 @@
 # make demo: install, export the small checkpoint, ask it about pictures and a clip.
-# make test: install what parity with PyTorch needs, then every check.
-# Both create .venv where it is missing; it is brought up to date when pyproject.toml changes.
+# make check: lint, format, types and the fast tests; needs no PyTorch, browser or server.
+# make coverage: what the fast tests cover of the package.
+# make fmt: format the code, and mend what the linter can.
+# make bench: export the small checkpoint and measure how fast it answers on this machine.
+# make test: everything: make check, then the tests of tests/markers.py, which need PyTorch, a browser and servers.
+# make lock: write the versions that .venv has into constraints.txt, which every installation here takes.
+# All create .venv where it is missing; it is brought up to date when pyproject.toml or constraints.txt changes.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUNDLE := bundles/mini-ernie
 
-.PHONY: demo test clean
+JOBS := 2
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: demo check coverage fmt bench test lock clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -16,10 +24,31 @@ demo: $(VENV)/.with-export
 	$(BIN)/ernie-export examples/mini-ernie -o $(BUNDLE)
 	$(BIN)/python -m ernie_export.demo $(BUNDLE)
 
-test: $(VENV)/.with-parity
+check: $(VENV)/.with-check
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --fast -n $(JOBS) --dist loadfile
+
+coverage: $(VENV)/.with-check
+	$(BIN)/pytest --fast -n $(JOBS) --dist loadfile --cov
+
+fmt: $(VENV)/.with-check
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.with-export
+	mkdir -p $(dir $(BUNDLE))
+	$(BIN)/ernie-export examples/mini-ernie -o $(BUNDLE)
+	$(BIN)/ernie-bench $(BUNDLE)
+
+# Tests that measure time or drive servers run alone, after the others.
+test: $(VENV)/.with-parity check
+	$(BIN)/pytest -n $(JOBS) --dist loadfile -m '(parity or kernels or slow) and not serial'
+	$(BIN)/pytest -m serial
+
+lock: $(VENV)/.with-parity
+	$(BIN)/python tools/lock.py > constraints.txt
 
 clean:
 	rm -rf $(VENV) $(BUNDLE)
@@ -30,19 +59,26 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.with-export: pyproject.toml | $(VENV)/.made
+$(VENV)/.with-export: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo 'Installing into $(VENV): what exporting and running need'
-	$(BIN)/python -m pip install --quiet --editable '.[export]'
+	$(INSTALL) --editable '.[export]'
 	@touch $@
+
+# Type checking from nothing takes most of a minute: what it found out stays in .mypy_cache.
+$(VENV)/.with-check: pyproject.toml constraints.txt | $(VENV)/.made
+	@echo 'Installing into $(VENV): what the fast checks need'
+	$(INSTALL) --editable '.[export,serve,check]'
+	-$(BIN)/mypy >/dev/null
+	@touch $@ $(VENV)/.with-export
 
 # torchvision is only the reference's image processor here, and no build of it goes with a CPU build of torch: it lies
 # in a folder of its own, which tools/torchvision_operators.py adds to the path, and nothing else meets it.
 # So does tritonserver, of the one wheel that carries it, with its client and the NumPy that its Python backend was
 # built for: tests/runtime/triton/conftest.py finds them.
 # TensorRT's Python API, likewise, is there for the tests of the plugins alone: without its libraries it runs nothing.
-$(VENV)/.with-parity: pyproject.toml | $(VENV)/.made
+$(VENV)/.with-parity: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo 'Installing into $(VENV): PyTorch and the test tools too, which takes minutes'
-	$(BIN)/python -m pip install --quiet --editable '.[export,parity,trt-rtx,dev]' torch==2.13.0 transformers==5.23.0
+	$(INSTALL) --editable '.[export,parity,trt-rtx,dev]' torch==2.13.0 transformers==5.23.0
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/tritonserver nvidia-pytriton==0.7.0 \
 	tritonclient==2.73.0 python-rapidjson==1.25 numpy==1.26.4

@@ -1,6 +1,7 @@
 """The original remote-code spelling of config.json: read like the transformers spelling, or refused by key."""
 
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from ernie_export.common.errors import UserError
 from ernie_export.graphs.config import ErnieConfig
 
-DROP = object()
+DROP = Enum("Edit", "DROP").DROP  # its name is the same in every process, which test ids need
 # What the released 28B-A3B model's original revision says, as far as public sources show it.
 RELEASED: dict[str, Any] = json.loads(Path(__file__).with_name("original_config.json").read_text())
 

@@ -1,9 +1,12 @@
 """Triton's interpreter for the kernel tests: the same kernels, run by NumPy on PyTorch's CPU tensors."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +23,12 @@ def interpreted() -> None:
 
 
 @pytest.fixture(scope="session")
-def unwritten() -> Callable[[tuple[int, ...], str], torch.Tensor]:
+def unwritten() -> "Callable[[tuple[int, ...], str], torch.Tensor]":
     """Makes outputs that show where a kernel did not write: NaN, or an index far outside of every tensor."""
 
-    def empty(shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+    import torch
+
+    def empty(shape: tuple[int, ...], dtype: str) -> "torch.Tensor":
         kind = getattr(torch, dtype)
         return torch.full(shape, float("nan") if kind.is_floating_point else 2**30, dtype=kind)
 

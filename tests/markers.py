@@ -1,0 +1,58 @@
+"""Which tests need more than the package and pytest: a marker for every such file or folder.
+
+`make check` leaves them out, so that it needs neither PyTorch nor a browser nor a server. A test that takes seconds in
+a file that is quick otherwise is marked `slow` where it stands.
+"""
+
+from pathlib import Path
+
+from tests.paths import ROOT
+
+MARKERS = {
+    "parity": "compares with PyTorch and transformers",
+    "browser": "drives Chromium",
+    "server": "starts ernie-serve, Ray Serve or tritonserver",
+    "kernels": "compiles or interprets Triton kernels, or needs the Python bindings of CUDA and TensorRT; needs no GPU",
+    "slow": "takes seconds, or whole processes",
+    "serial": "measures time or memory, or drives a server: runs alone",
+}
+SERIAL = ("tests/benchmarks", "tests/faults")  # and all tests of servers and browsers
+PATHS = {
+    "tests/benchmarks": "slow",
+    "tests/docker": "slow",
+    "tests/exporter/test_bundle.py": "slow",
+    "tests/exporter/test_calibrate.py": "slow",
+    "tests/exporter/test_resume.py": "kernels",
+    "tests/exporter/test_rtx.py": "kernels",
+    "tests/exporter/test_tensorrt.py": "kernels",
+    "tests/exporter/test_tensorrt_codes.py": "kernels",
+    "tests/faults": "slow",
+    "tests/graphs/ops/test_kernels.py": "kernels",
+    "tests/graphs/ops/test_moe_kernels.py": "kernels",
+    "tests/graphs/ops/test_mrope_kernel.py": "kernels",
+    "tests/graphs/ops/test_ptx.py": "kernels",
+    "tests/graphs/ops/test_quick_plugins.py": "kernels",
+    "tests/graphs/ops/test_tensorrt_bodies.py": "kernels",
+    "tests/parity": "parity",
+    "tests/runtime/engines": "kernels",
+    "tests/runtime/server/test_page.py": "browser",
+    "tests/runtime/server": "server",
+    "tests/runtime/test_bench_plot.py": "slow",
+    "tests/runtime/test_ray_app.py": "server",
+    "tests/runtime/triton": "server",
+    "tests/tools/test_mini_batches.py": "parity",
+    "tests/tools/test_mini_tripwire.py": "parity",
+}
+
+
+def marker_of(path: Path) -> str | None:
+    """Return the marker of a file or folder of tests, None if its tests are fast."""
+    for part in (path, *path.parents):
+        if part.is_relative_to(ROOT) and (marker := PATHS.get(part.relative_to(ROOT).as_posix())):
+            return marker
+    return None
+
+
+def is_serial(path: Path) -> bool:
+    """Return whether the tests of a file run alone."""
+    return marker_of(path) in ("server", "browser") or any(path.is_relative_to(ROOT / folder) for folder in SERIAL)
