@@ -170,8 +170,9 @@ class Manifest:
 
     @staticmethod
     def read(folder: Path) -> "Manifest":
-        """Read manifest.json of the bundle `folder`. Raises InvalidFile if it is missing, malformed or of another
-        schema.
+        """Read manifest.json of the bundle `folder`.
+
+        Raises InvalidFile if it is missing, malformed or of another schema.
         """
         path = folder / NAME
         if not folder.is_dir():

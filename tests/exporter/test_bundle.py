@@ -16,10 +16,8 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import NAME as MANIFEST
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter import replace as bundle
-from ernie_export.exporter.export import export
 from ernie_export.runtime import load, pipeline
 from tests.paths import MINI
-from tests.progress import QUIET
 
 # Forks exports for every line of input, "TARGET,TARGET,... PRECISION STAGGER STEPS", one every STAGGER seconds; kills
 # the last of them once it has reported so many steps (each block written is one, and the moments about each rename and
@@ -276,10 +274,8 @@ def test_where_names_cannot_be_exchanged(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported") / "bundle"
-    export(MINI, folder, "onnx", "fp32", QUIET)
-    return folder
+def exported(mini_bundle):
+    return mini_bundle
 
 
 @pytest.fixture

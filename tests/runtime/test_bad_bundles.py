@@ -12,20 +12,16 @@ import pytest
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import NAME as MANIFEST
 from ernie_export.common.manifest import sha256
-from ernie_export.exporter.export import export
 from ernie_export.runtime import load
-from tests.paths import MEDIA, MINI
-from tests.progress import QUIET
+from tests.paths import MEDIA
 
 SHAPES = str(MEDIA / "shapes.png")
 QUESTION = [{"role": "user", "content": [{"type": "image", "path": SHAPES}, {"type": "text", "text": "What is it?"}]}]
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bad") / "bundle"
-    export(MINI, folder, "onnx", "fp32", QUIET)
-    return folder
+def exported(mini_bundle) -> Path:
+    return mini_bundle
 
 
 def edit_json(name: str, **changes: Any) -> Callable[[Path], None]:

@@ -7,7 +7,6 @@ import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import Manifest
-from ernie_export.exporter.export import export
 from ernie_export.runtime import Model
 from ernie_export.runtime.bench.measure import (
     BatchTimes,
@@ -22,8 +21,6 @@ from ernie_export.runtime.bench.workload import Prompts, Workload
 from ernie_export.runtime.kv_cache import HostKVCache
 from ernie_export.runtime.logits import DenseLogits
 from ernie_export.runtime.preprocess import Preprocessor
-from tests.paths import MINI
-from tests.progress import QUIET
 
 PREFILL, DECODE, ENCODE = 0.1, 0.01, 0.03  # seconds of a call
 WORKLOAD = Workload(prompt_tokens=40, images=(), output_tokens=3, batches=(1, 2), rounds=2, warmup=1, seed=0)
@@ -79,10 +76,8 @@ class FakeEngine:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bench") / "bundle"
-    export(MINI, folder, "onnx", "fp32", QUIET)
-    return folder
+def bundle(mini_bundle):
+    return mini_bundle
 
 
 @pytest.fixture

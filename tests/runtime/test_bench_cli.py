@@ -8,13 +8,11 @@ import pytest
 from PIL import Image
 
 from ernie_export.common.text import format_number
-from ernie_export.exporter.export import export
 from ernie_export.runtime.bench import measure as bench
 from ernie_export.runtime.bench import plot as bench_plot
 from ernie_export.runtime.bench.machine import Machine
 from ernie_export.runtime.cli import bench as bench_cli
 from tests.paths import MINI
-from tests.progress import QUIET
 
 QUICK = ("--prompt-tokens", 40, "--output-tokens", 4, "--batch", "2,1", "--rounds", 2, "--threads", 1)
 SPREAD = ("mean", "median", "std", "p95", "p99")
@@ -22,10 +20,8 @@ THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughpu
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bench-cli") / "bundle"
-    export(MINI, folder, "onnx", "fp32", QUIET)
-    return folder
+def bundle(mini_bundle):
+    return mini_bundle
 
 
 @pytest.fixture

@@ -13,11 +13,9 @@ import pexpect
 import pytest
 
 from ernie_export.common.errors import UserError
-from ernie_export.exporter.export import export
 from ernie_export.runtime import messages_file
 from ernie_export.runtime.cli import chat as chat_cli
-from tests.paths import MEDIA, MINI
-from tests.progress import QUIET
+from tests.paths import MEDIA
 
 CHAT = [sys.executable, "-c", "from ernie_export.runtime.cli.chat import main; main()"]
 RUN = [sys.executable, "-c", "from ernie_export.runtime.cli.run import main; main()"]
@@ -27,10 +25,8 @@ READY = "\x1b[?2004h"  # the line editor takes over the terminal: bracketed past
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chat") / "bundle"
-    export(MINI, folder, "onnx", "fp32", QUIET)
-    return folder
+def bundle(mini_bundle):
+    return mini_bundle
 
 
 @pytest.fixture

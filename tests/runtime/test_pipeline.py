@@ -10,15 +10,12 @@ import pytest
 from PIL import Image
 
 from ernie_export.common.errors import UserError
-from ernie_export.exporter.export import export
 from ernie_export.runtime import Model, Result, load
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine, Tap
 from ernie_export.runtime.logits import DenseLogits
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler_config import SchedulerConfig
-from tests.paths import MINI
-from tests.progress import QUIET
 
 LONG = {"min_new_tokens": 24, "max_new_tokens": 24}  # the end token is barred, so that there is text to work on
 
@@ -26,10 +23,8 @@ FORGETFUL = SchedulerConfig(enable_prefix_caching=False, feature_cache_bytes=0)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pipeline") / "bundle"
-    export(MINI, folder, "onnx", "fp32", QUIET)
-    return folder
+def bundle(mini_bundle):
+    return mini_bundle
 
 
 @pytest.fixture(scope="module")

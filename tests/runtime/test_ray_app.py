@@ -10,20 +10,15 @@ from openai import OpenAI
 from pydantic import ValidationError
 
 from ernie_export.common.errors import UserError
-from ernie_export.exporter.export import export
 from ernie_export.runtime import load
 from ernie_export.runtime.serving.ray_app import Options, build
-from tests.paths import MINI
-from tests.progress import QUIET
 
 QUESTIONS = [f"How many sides has a {shape}?" for shape in ("triangle", "square", "circle", "star")]
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ray") / "mini"
-    export(MINI, folder, "onnx", "fp32", QUIET)
-    return folder
+def bundle(mini_bundle):
+    return mini_bundle
 
 
 # Ray's own fields, in pydantic's older form.

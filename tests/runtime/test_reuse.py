@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from ernie_export.common.errors import UserError
-from ernie_export.exporter.export import export
 from ernie_export.runtime import Model, load
 from ernie_export.runtime.batch import Batch, Prompt
 from ernie_export.runtime.feature_cache import digest
@@ -18,8 +17,6 @@ from ernie_export.runtime.kv_cache import HostKVCache
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Request
 from ernie_export.runtime.scheduler_config import SchedulerConfig
-from tests.paths import MINI
-from tests.progress import QUIET
 
 FORGETFUL = SchedulerConfig(enable_prefix_caching=False, feature_cache_bytes=0)
 
@@ -45,9 +42,8 @@ class Spy:
 
 
 @pytest.fixture(scope="module")
-def forgetful(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reuse") / "bundle"
-    export(MINI, folder, "onnx", "fp32", QUIET)
+def forgetful(mini_bundle):
+    folder = mini_bundle
     with load(folder, threads=1, scheduler_config=FORGETFUL) as loaded:
         yield loaded
 

@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 
 from ernie_export.common.errors import UserError
-from ernie_export.exporter.export import export
 from ernie_export.runtime import Model, load
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request
 from ernie_export.runtime.scheduler_config import SchedulerConfig
-from tests.paths import MINI
-from tests.progress import QUIET
 
 FORGETFUL = SchedulerConfig(enable_prefix_caching=False, feature_cache_bytes=0)
 QUESTIONS = ["What is red?", "Which shape is it?", "What colour is the big circle on the left?", "Where?", "And now?"]
@@ -47,9 +44,8 @@ class Faulty:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scheduler") / "bundle"
-    export(MINI, folder, "onnx", "fp32", QUIET)
+def alone(mini_bundle):
+    folder = mini_bundle
     with load(folder, threads=1, scheduler_config=FORGETFUL) as loaded:
         yield loaded
 

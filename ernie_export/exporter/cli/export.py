@@ -139,8 +139,9 @@ def prepare_export(
     conversations: Path | None,
     layout: str,
 ) -> Callable[[Progress], Manifest]:
-    """Return what exports. Raises UsageError without the extra that it needs, InvalidValue for a calibration that
-    the precision does not take.
+    """Return what exports.
+
+    Raises UsageError without the extra that it needs, InvalidValue for a calibration that the precision does not take.
     """
     if conversations is not None:
         check_calibration(target, precision)
@@ -225,6 +226,7 @@ class Amount(ProgressColumn):
     speed = TransferSpeedColumn()
 
     def render(self, task: Task) -> Text:
+        """Return the percentage of a task that is counted to 1, else its size and speed."""
         if task.total == 1.0:
             return Text(f"{task.percentage:.0f} %")
         return Text(" ").join([self.size.render(task), self.speed.render(task)])

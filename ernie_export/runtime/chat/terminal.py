@@ -34,6 +34,7 @@ class CommandCompleter(Completer):
         self._paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        """Yield the commands, or the paths for a command that takes one, that go on as the line does."""
         name, space, rest = document.text_before_cursor.partition(" ")
         if not space:
             for command, (wanted, text) in self._commands.items():
@@ -48,6 +49,7 @@ class KeptHistory(FileHistory):
     """A history file that can't be written, or a line that isn't text, is no reason to stop talking."""
 
     def store_string(self, string: str) -> None:
+        """Append a line to the history file if it can be written."""
         with suppress(OSError, ValueError):
             super().store_string(string)
 

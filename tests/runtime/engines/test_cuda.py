@@ -16,7 +16,6 @@ from PIL import Image
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import Manifest
-from ernie_export.exporter.export import export
 from ernie_export.runtime import load
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.device import find_gpu, memory
@@ -27,8 +26,7 @@ from ernie_export.runtime.logits import Logits
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler_config import SchedulerConfig
-from tests.paths import MEDIA, MINI, ROOT
-from tests.progress import QUIET
+from tests.paths import MEDIA, ROOT
 
 SHAPES = Image.open(MEDIA / "shapes.png")
 CONVERSATIONS = [
@@ -44,10 +42,8 @@ CONVERSATIONS = [
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cuda") / "bundle"
-    export(MINI, folder, "onnx", "fp32", QUIET)
-    return folder
+def bundle(mini_bundle):
+    return mini_bundle
 
 
 def model(bundle: Path, on_device: bool, limits: SchedulerConfig) -> Model:

@@ -14,10 +14,8 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from ernie_export.exporter.export import export
 from ernie_export.runtime import load
-from tests.paths import MINI, ROOT
-from tests.progress import QUIET
+from tests.paths import ROOT
 
 MAIN = "from ernie_export.runtime.cli.serve import main; main()"
 
@@ -54,10 +52,8 @@ def serve(bundle: Path, *options: object, program: str = MAIN) -> Iterator[Serve
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("server") / "bundle"
-    export(MINI, folder, "onnx", "fp32", QUIET)
-    return folder
+def bundle(mini_bundle) -> Path:
+    return mini_bundle
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
-"""Engines of TensorRT and of TensorRT for RTX: the weights once in device memory, bound to every engine; the KV cache
-updated in place; decode steps as CUDA graphs.
+"""Engines of TensorRT and of TensorRT for RTX.
+
+The weights lie once in device memory, bound to every engine; the KV cache is updated in place; decode steps are CUDA
+graphs.
 
 Every engine input that is a tensor of the bundle's data file is a weight: its address is given when the bundle is
 loaded and never changes. All else is bound for each call, or once for each number of sequences that decode together.

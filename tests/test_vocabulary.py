@@ -1,0 +1,47 @@
+"""Retired words stay out of the package: its identifiers, docstrings, comments and messages use the field's words.
+
+docs/glossary.md defines the words that took their place.
+"""
+
+import re
+
+import pytest
+
+from tests.paths import ROOT
+
+# The word, as it stands within identifiers too, and what to say instead.
+RETIRED = {
+    "barred": "masked or suppressed",
+    "blamed": "translate_ort_errors, or what raised the error",
+    "facts": "info",
+    "likeliest": "most likely",
+    "standin": "fake",
+    "twin": "duplicate, or counterpart",
+    "twins": "duplicates",
+}
+# (word, file): why it may stand there.
+ALLOWED: dict[tuple[str, str], str] = {}
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+
+
+def words(text: str) -> set[str]:
+    """Return the words of a text in lower case; snake_case and CamelCase are taken apart."""
+    return {word.lower() for word in WORD.findall(text)}
+
+
+@pytest.mark.parametrize("word", RETIRED)
+def test_a_retired_word_is_not_used(word):
+    files = sorted((ROOT / "ernie_export").rglob("*.py"))
+    assert files
+    using = [path.relative_to(ROOT).as_posix() for path in files if word in words(path.read_text())]
+    assert [path for path in using if (word, path) not in ALLOWED] == [], f"say {RETIRED[word]}"
+    assert {path for allowed, path in ALLOWED if allowed == word} <= set(using), "an exception that nothing needs"
+
+
+@pytest.mark.parametrize("text", ["def reject_twins(", '"""No Twins."""', "class TwinReader", "error: a twin,"])
+def test_words_are_found_in_names_docstrings_and_messages(text):
+    assert words(text) & {"twin", "twins"}
+
+
+def test_a_word_within_another_is_not_found():
+    assert not words("twinkle, artefacts, standing") & RETIRED.keys()
