@@ -1,4 +1,4 @@
-"""What both engines of ONNX Runtime share: session options, and errors that name the graph."""
+"""Session options and error translation of both ONNX Runtime engines."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

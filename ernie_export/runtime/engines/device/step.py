@@ -78,7 +78,7 @@ class Step:
 
     @property
     def address(self) -> int:
-        """Where the block begins."""
+        """The block's address."""
         return self.inputs["input_ids"].address
 
     def write(self, tokens: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> None:
