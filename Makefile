@@ -3,6 +3,7 @@
 # make coverage: what the fast tests cover of the package.
 # make fmt: format the code, and mend what the linter can.
 # make bench: export the small checkpoint and measure how fast it answers on this machine.
+# make docs: write the generated pages and pictures, and build the documentation's site in site/.
 # make test: everything: make check, then the tests of tests/markers.py, which need PyTorch, a browser and servers.
 # make lock: write the versions that .venv has into constraints.txt, which every installation here takes.
 # All create .venv where it is missing; it is brought up to date when pyproject.toml or constraints.txt changes.
@@ -15,7 +16,7 @@ BUNDLE := bundles/mini-ernie
 JOBS := 2
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo check coverage fmt bench test lock clean
+.PHONY: demo check coverage docs fmt bench test lock clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -41,6 +42,10 @@ bench: $(VENV)/.with-export
 	mkdir -p $(dir $(BUNDLE))
 	$(BIN)/ernie-export examples/mini-ernie -o $(BUNDLE)
 	$(BIN)/ernie-bench $(BUNDLE)
+
+docs: $(VENV)/.with-docs
+	$(BIN)/python -m tools.docs.generate
+	$(BIN)/mkdocs build --strict --quiet
 
 # Tests that measure time or drive servers run alone, after the others.
 test: $(VENV)/.with-parity check
@@ -69,6 +74,11 @@ $(VENV)/.with-check: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo 'Installing into $(VENV): what the fast checks need'
 	$(INSTALL) --editable '.[export,serve,check]'
 	-$(BIN)/mypy >/dev/null
+	@touch $@ $(VENV)/.with-export
+
+$(VENV)/.with-docs: pyproject.toml constraints.txt | $(VENV)/.made
+	@echo 'Installing into $(VENV): what the documentation needs'
+	$(INSTALL) --editable '.[export,serve,docs]'
 	@touch $@ $(VENV)/.with-export
 
 # torchvision is only the reference's image processor here, and no build of it goes with a CPU build of torch: it lies

@@ -1,4 +1,4 @@
-"""The workload of gpu_model.py and gpu_probe.py: an engine of the runtime, filled from nothing, and one prompt for it.
+"""What gpu_model.py and gpu_probe.py run: an engine of the runtime, filled from nothing, and one prompt for it.
 
 The 54.8 GiB of weights are never on a disk: the graphs are built from the configuration, the data file is a hole of
 the right size, and every tensor is filled on the device from one pool of random numbers.

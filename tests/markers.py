@@ -19,7 +19,9 @@ MARKERS = {
 SERIAL = ("tests/benchmarks", "tests/faults")  # and all tests of servers and browsers
 PATHS = {
     "tests/benchmarks": "slow",
+    "tests/common/test_version.py": "slow",
     "tests/docker": "slow",
+    "tests/docs/test_pages.py": "parity",
     "tests/exporter/test_bundle.py": "slow",
     "tests/exporter/test_calibrate.py": "slow",
     "tests/exporter/test_resume.py": "kernels",
@@ -40,6 +42,8 @@ PATHS = {
     "tests/runtime/test_bench_plot.py": "slow",
     "tests/runtime/test_ray_app.py": "server",
     "tests/runtime/triton": "server",
+    "tests/test_demo.py": "slow",
+    "tests/test_install.py": "slow",
     "tests/tools/test_mini_batches.py": "parity",
     "tests/tools/test_mini_tripwire.py": "parity",
 }

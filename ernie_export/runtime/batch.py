@@ -183,7 +183,7 @@ class Batch(Generic[CacheT]):
 
     @property
     def full(self) -> bool:
-        """True if every slot is in use."""
+        """Whether every slot is in use."""
         return len(self.running) == self._cache.num_slots
 
     def add(self, sequence: Sequence) -> str:
@@ -291,7 +291,7 @@ class Batch(Generic[CacheT]):
     def _longest_prefix(self, sequence: Sequence) -> tuple[int, int]:
         """Return the slot that begins with most of the prompt, and how many tokens.
 
-        They are never all of the prompt, whose last token gives the logits.
+        It is never the whole prompt, whose last token gives the logits.
         """
         wanted = sequence.identity()[:-1]
         running = {slot: other.identity()[: self._cache.lengths[slot]] for slot, other in enumerate(self.running)}

@@ -88,7 +88,7 @@ class Model:
     """
 
     def __init__(
-        self, manifest: Manifest, preprocessor: Preprocessor, engine: Engine[Any], config: SchedulerConfig = DEFAULTS
+        self, manifest: Manifest, preprocessor: Preprocessor, engine: Engine, config: SchedulerConfig = DEFAULTS
     ) -> None:
         self.manifest = manifest
         self.preprocessor = preprocessor

@@ -74,7 +74,7 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """True if the most likely token is always taken."""
+        """Whether the most likely token is always taken."""
         return self.temperature == 0
 
     def _integer(self, name: str, minimum: int) -> int:

@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from ernie_export.common.errors import ContextLengthExceeded
 from ernie_export.runtime.batch import LENGTH_STEP, Batch, Sequence
@@ -86,7 +85,7 @@ class Scheduler:
     `reserve`, `step` and `close` may be called from any thread; one thread steps at a time.
     """
 
-    def __init__(self, engine: Engine[Any], config: SchedulerConfig) -> None:
+    def __init__(self, engine: Engine, config: SchedulerConfig) -> None:
         self._engine = engine
         self.config = config
         self._stepping = threading.Lock()  # guards the batch and what is active
@@ -179,7 +178,7 @@ class Scheduler:
         with self._stepping:
             self._fail_all(RuntimeError("the model was closed"))
 
-    def _new_batch(self) -> Batch[Any]:
+    def _new_batch(self) -> Batch:
         config = self.config
         return Batch(
             self._engine,

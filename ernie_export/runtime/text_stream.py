@@ -1,4 +1,4 @@
-"""Text as tokens arrive: text that was shown never changes, and stop strings are never shown."""
+"""Text as tokens arrive: what is shown never has to be taken back, and stop strings are never shown."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -9,17 +9,17 @@ SHORTEST_WINDOW = 4  # tokens kept then: an unfinished UTF-8 character spans thr
 
 
 def byte_token_ids(vocabulary: Mapping[str, int]) -> frozenset[int]:
-    """Return the ids of the byte-fallback pieces `<0x00>` to `<0xFF>` of a vocabulary (piece -> id)."""
+    """Ids of the byte-fallback pieces `<0x00>` to `<0xFF>` of a vocabulary (piece -> id)."""
     return frozenset(id for piece, id in vocabulary.items() if re.fullmatch("<0x[0-9A-F]{2}>", piece))
 
 
 class TextStream:
-    """A converter of token ids to pieces of text. Joined, the pieces are `decode(all ids)` cut before a stop string.
+    """Turns token ids into pieces of text. Joined together, the pieces are `decode(all ids)` cut before a stop string.
 
-    Two kinds of text are held back. First, text that later tokens may change: a byte-fallback decoder shows a run of
-    byte tokens as text only if all of it is valid UTF-8 (else each byte is U+FFFD), so a run is held until another
-    token ends it; a byte-level decoder shows an unfinished character as U+FFFD, so one at the end is held. Second,
-    an ending that may grow into a stop string.
+    Two kinds of text are held back. First, what later tokens may change: a byte-fallback decoder shows a run of byte
+    tokens as text only if the whole run is valid UTF-8 (else each byte is U+FFFD), so a run is held until another token
+    ends it; a byte-level decoder shows an unfinished character as U+FFFD, so one at the end is held. Second, an ending
+    that may grow into a stop string.
 
     A decoder drops the first space of what it is given, so a token is decoded after the few that precede it. Its cost
     is bounded, except within a run of byte tokens when there are stop strings: each token then decodes the run so far,
@@ -31,14 +31,8 @@ class TextStream:
         decode: Callable[[list[int]], str],
         stop: Iterable[str] = (),
         byte_tokens: frozenset[int] = frozenset(),
-    ) -> None:
-        """Start an answer.
-
-        Args:
-            decode: Returns the text of ids, special tokens left out.
-            stop: Strings that end the answer.
-            byte_tokens: Ids of byte-fallback tokens (`byte_token_ids`), if there are any.
-        """
+    ):
+        """`decode`: ids to text, special tokens left out. `byte_tokens`: as from `byte_token_ids`, if there are any."""
         self.stopped = False
         self._decode = decode
         self._byte_tokens = byte_tokens
@@ -50,11 +44,11 @@ class TextStream:
 
     @property
     def text(self) -> str:
-        """All text returned so far."""
+        """Everything returned so far."""
         return "".join(self._pieces)
 
     def push(self, token: int) -> str:
-        """Add one more token; returns new text, perhaps none. Once `stopped`, always none."""
+        """Take one more token; returns new text, perhaps none. Once `stopped`, always none."""
         # A special token decodes to nothing however often it stands; a lone space too, but not two of them.
         if self.stopped or not self._decode([token, token]):
             return ""
@@ -71,7 +65,7 @@ class TextStream:
         return self._show(new)
 
     def finish(self) -> str:
-        """End the answer; returns the text that was held back."""
+        """Take the end of the answer; returns the text that was held back."""
         rest = self._decode(self._window)[self._done :]
         self._window, self._done = [], 0
         return self._show(rest, last=True)
@@ -105,14 +99,14 @@ class TextStream:
 class _StopFinder:
     """Knuth, Morris and Pratt's search for several strings at once, fed in pieces; the first to be complete wins."""
 
-    def __init__(self, stop: tuple[str, ...]) -> None:
+    def __init__(self, stop: tuple[str, ...]):
         self.stop = stop
         self._fallbacks = [_borders(text) for text in stop]
         self._matched = [0] * len(stop)  # for each string, how much of its beginning the text ends with
 
     @property
     def partial(self) -> int:
-        """The length of the longest ending of the text that begins a stop string."""
+        """Length of the longest ending of the text that begins a stop string."""
         return max(self._matched, default=0)
 
     def feed(self, text: str) -> int | None:
@@ -131,15 +125,15 @@ class _StopFinder:
         return None
 
     def would_stop(self, text: str) -> bool:
-        """Return whether `feed(text)` would find a stop string; changes nothing."""
+        """Whether `feed(text)` would find a stop string; changes nothing."""
         before = list(self._matched)
-        start = self.feed(text)
+        found = self.feed(text) is not None
         self._matched = before
-        return start is not None
+        return found
 
 
 def _borders(text: str) -> list[int]:
-    """Return, for each prefix of `text`, the length of its longest proper suffix that begins `text` too."""
+    """For each beginning of `text`, the length of its longest proper ending that begins `text` too."""
     borders = [0] * len(text)
     for i in range(1, len(text)):
         length = borders[i - 1]

@@ -1,4 +1,4 @@
-"""Session options and error translation of both ONNX Runtime engines."""
+"""What both engines of ONNX Runtime share: session options, and errors that name the graph."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -109,7 +109,7 @@ class OrtCpuEngine:
         with translate_ort_errors(self._paths["resampler"]):
             (features,) = self._sessions["resampler"].run(["features"], paired)
             check_shape(features, (None, None, self._info.hidden_size))
-        return np.asarray(features)
+        return features
 
     def new_cache(self, num_slots: int, max_seq_len: int) -> HostKVCache:
         """Return an empty cache of just this shape."""
@@ -170,7 +170,7 @@ class OrtCpuEngine:
                 binding.bind_output(name, "cpu")
             self._sessions[graph].run_with_iobinding(binding)
             outputs = binding.get_outputs()
-            logits = np.asarray(outputs[0].numpy())
+            logits = outputs[0].numpy()
             check_shape(logits, (slots.stop - slots.start, self._info.vocab_size))
         self._emit(tapped, [value.numpy() for value in outputs[len(outputs) - len(tapped) :]])
         return logits

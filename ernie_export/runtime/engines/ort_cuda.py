@@ -37,7 +37,7 @@ TOPK_GRAPH = Path(__file__).with_name("topk.onnx")  # see tools/make_topk.py
 
 @dataclass
 class Bound:
-    """The bindings and decode steps at the addresses of one cache store.
+    """What is bound to the addresses of one cache store.
 
     Attributes:
         bindings: By graph, first slot and the slot after the last.
@@ -249,7 +249,7 @@ class OrtCudaEngine:
 
     def _to_numpy(self, value: ort.OrtValue) -> np.ndarray:
         if self._dtype != "BF16":
-            return np.asarray(value.numpy())
+            return value.numpy()
         block = self._memory.read(value.data_ptr(), value.tensor_size_in_bytes())
         return bfloat16.from_bits(np.frombuffer(block, np.uint16)).reshape(value.shape())
 

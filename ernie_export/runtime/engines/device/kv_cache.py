@@ -90,7 +90,7 @@ class DeviceKVCache:
         self._new_cache = new_cache
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
-        """Copy all of a slot: it lies in one piece, which is as quick on a device as its first tokens."""
+        """Copy a slot whole: it lies in one piece, which is as quick on a device as its first tokens."""
         self.store.copy_slots([(target, source)])
         self.lengths[target] = length
 

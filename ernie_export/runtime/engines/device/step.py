@@ -78,7 +78,7 @@ class Step:
 
     @property
     def address(self) -> int:
-        """The block's address."""
+        """Where the block begins."""
         return self.inputs["input_ids"].address
 
     def write(self, tokens: np.ndarray, positions: np.ndarray, lengths: np.ndarray) -> None:
