@@ -40,10 +40,10 @@ log = logging.getLogger("ernie_export.server")
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """How many connections are kept open.
+    """How many connections are kept open. For one more, the one that has been idle for longest is closed.
 
     Attributes:
-        total: All together; further ones are closed at once.
+        total: All together.
         per_address: From one address that is not this machine's own, where a proxy may stand.
     """
 
@@ -91,27 +91,37 @@ class PatientProtocol(H11Protocol):
         """`arguments`: uvicorn's own."""
         super().__init__(**arguments)
         self._limits = limits
+        self._idle_since = 0.0  # by the loop's clock: when it was opened, or its last request came
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio.Protocol."""
         super().connection_made(transport)
-        if self._too_many():
-            transport.abort()
-        else:
-            self._watch()
+        self._idle_since = self.loop.time()
+        self._watch()
+        self._make_place()
 
-    def _too_many(self) -> bool:
-        """Return whether this connection is one more than all, or its address, may have."""
-        if len(self.connections) > self._limits.total:
-            return True
-        address = _address(self)
-        if address in ("127.0.0.1", "::1", ""):
-            return False
-        return sum(_address(other) == address for other in self.connections) > self._limits.per_address
+    def _make_place(self) -> None:
+        """Close an idle connection, at worst this one, where there are more than all or one address may have."""
+        crowd = [other for other in self.connections if isinstance(other, PatientProtocol)]
+        if len(crowd) <= self._limits.total:
+            address = _address(self)
+            if address in ("127.0.0.1", "::1", ""):
+                return
+            crowd = [other for other in crowd if _address(other) == address]
+            if len(crowd) <= self._limits.per_address:
+                return
+        idle = [other for other in crowd if other is not self and other._is_idle()]
+        closed = min(idle, key=lambda other: other._idle_since, default=self)
+        closed.transport.abort()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         super().data_received(data)
+        if not self._is_idle():
+            self._idle_since = self.loop.time()
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:

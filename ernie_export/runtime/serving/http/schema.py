@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ernie_export.runtime.serving.http.errors import ApiError
 
+# Commas and brackets of a body, in its text too: parsing holds the interpreter's lock for as long as there are values.
+MAX_MARKS = 2**18
 MAX_VALUES = 65_536  # in a body, keys not counted: each takes memory, and time to check
 MAX_KEYS = 256  # of one object
 MAX_ITEMS = 4096  # messages of a request, and parts of a message
@@ -141,9 +143,11 @@ def parse(body: bytes, max_text: int) -> ChatRequest:
     """Read a request's body. Raises ApiError 400 that names the field, 413 for more text than `max_text` bytes.
 
     Small values take much more memory and time than they are long, and every fault that pydantic finds becomes an
-    object: a body of nothing but these would stop the server. So text is bounded before it is parsed, the number of
-    values before they are validated, and validation ends with the first fault of a list.
+    object: a body of nothing but these would stop the server. So text and marks are bounded before they are parsed, the
+    number of values before they are validated, and validation ends with the first fault of a list.
     """
+    if sum(body.count(mark) for mark in (b",", b"{", b"[")) > MAX_MARKS:
+        raise ApiError(413, f"the body: expected at most {MAX_MARKS} commas and brackets", code="body_too_large")
     if len(body) > max_text and len(_BASE64.sub(b"", body)) > max_text:
         raise ApiError(413, f"the body: expected at most {max_text} bytes besides media", code="body_too_large")
     try:

@@ -30,7 +30,7 @@ class Settings:
         max_choices: Choices of a request (`n`).
         fetch_seconds: Seconds for fetching one address.
         preprocessors: Requests with media that are preprocessed at a time.
-        max_connections: Connections that are open together; more are closed at once.
+        max_connections: Connections that are open together; for one more, the longest idle one is closed.
         drain_seconds: Seconds that running requests may take after SIGTERM.
     """
 
