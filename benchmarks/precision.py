@@ -146,7 +146,7 @@ def measure(
                 agreed.append(logits.argmax(-1) == float32[number].argmax(-1))
                 right[question.family] += bool((logits.argmax(-1) == tokens).all())
                 bars.advance(task)
-    routed = [stage for stage in report.stages.values() if stage.routed]
+    routed = [stage for stage in report.probes.values() if stage.routed]
     lengths = np.array([len(part) for part in spread])
     kl = float(np.concatenate(spread).mean())
     # Tokens of one question go together: the error of a ratio of sums over questions.

@@ -20,9 +20,9 @@ from ernie_export.exporter.targets import check_calibration, find_target
 from ernie_export.exporter.targets.options import TargetOptions
 from ernie_export.exporter.targets.target import DATA_FILE, ExportJob, Target
 from ernie_export.exporter.weights import writer as weights
-from ernie_export.exporter.weights.code_store import CodeStore
+from ernie_export.exporter.weights.quantized_store import QuantizedStore
 from ernie_export.graphs.build import all_weights, build_graphs
-from ernie_export.graphs.checkpoint.original.files import transformers_spelling
+from ernie_export.graphs.checkpoint.original.files import as_hf_checkpoint
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.precision import ONNX, Precision
@@ -70,7 +70,7 @@ def export(
     target.check(config)
     tensors = Checkpoint.open(checkpoint)
     check_layout(tensors, config)
-    with transformers_spelling(checkpoint, config) as source:
+    with as_hf_checkpoint(checkpoint, config) as source:
         processor_files = find_processor_files(source)
         graphs = build_graphs(config, precision)
         data = weights.plan(all_weights(graphs))
@@ -79,7 +79,7 @@ def export(
         with writing_bundle(output, LAYOUTS[layout].bundle) as bundle:
             # Before the weights, which engines do not hold: what a library refuses is refused early.
             engines = target.write(bundle, job, planned, progress)
-            with CodeStore(bundle / "scratch") as store:
+            with QuantizedStore(bundle / "scratch") as store:
                 calibration = None
                 if conversations is not None:
                     weights.check_room(bundle / DATA_FILE, 2 * data.nbytes)  # the store keeps them until they are due
@@ -102,7 +102,7 @@ def calibrate(
     job: ExportJob,
     target: Target,
     checkpoint: Checkpoint,
-    store: CodeStore,
+    store: QuantizedStore,
     *,
     progress: Progress,
 ) -> CalibrationInfo:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_export.common.json_fields import JsonObject, read_json
-from ernie_export.graphs.checkpoint.original import config as published
+from ernie_export.graphs.checkpoint.original import config as original
 
 # What save_pretrained (4.x and 5.x) writes into any config and no graph depends on.
 BOOKKEEPING = frozenset(
@@ -184,8 +184,8 @@ class ErnieConfig:
         """Read config.json (and generation_config.json) of a checkpoint folder. Raises InvalidFile, naming the key."""
         path = folder / "config.json"
         section = JsonObject(path, "", read_json(path))
-        if published.is_original(section.members):
-            section = JsonObject(path, "", published.translate(section))
+        if original.is_original(section.members):
+            section = JsonObject(path, "", original.translate(section))
         section.expect("model_type", "ernie4_5_vl_moe")
         if section.get("quantization_config") is not None:
             raise section.error(

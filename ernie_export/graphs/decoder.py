@@ -37,7 +37,7 @@ INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
 
 
 @dataclass(frozen=True)
-class Call:
+class SharedInputs:
     """Values that all layers share.
 
     split: the shape [B, S, -1]. token_types: (B·S,); None for text alone. rotary: the rotation's constants.
@@ -80,11 +80,11 @@ def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuild
         token_types = None
         if vision:
             token_types = g.op("Reshape", g.inputs["token_types"], g.constant("flat", np.array([-1])), name="types")
-        call = shared_values(g, text, g.op("Shape", g.inputs["input_ids"]), token_types, g.inputs["past_key.0"])
+        shared = shared_values(g, text, g.op("Shape", g.inputs["input_ids"]), token_types, g.inputs["past_key.0"])
         for index in range(text.num_layers):
             with g.scope(f"layers.{index}"):
-                hidden = layer(g, text, index, hidden, call)
-        last = last_tokens(g, hidden, call.split)
+                hidden = layer(g, text, index, hidden, shared)
+        last = last_tokens(g, hidden, shared.split)
         last = rms_norm(g, last, "model.norm", text.hidden_size, text.rms_norm_eps)
     source = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     with g.scope("lm_head"):
@@ -122,7 +122,7 @@ def embed(g: GraphBuilder, config: ErnieConfig, vision: bool) -> ir.Value:
 
 def shared_values(
     g: GraphBuilder, text: TextConfig, shape: ir.Value, token_types: ir.Value | None, past_key: ir.Value
-) -> Call:
+) -> SharedInputs:
     """What the layers share, of the shape [B, S] of the new tokens and a layer's cached keys."""
     split = g.op("Concat", shape, g.constant("rest", np.array([-1])), axis=0, name="by_row")
     rotary = {
@@ -131,37 +131,37 @@ def shared_values(
     }
     cos, sin = g.custom("RotaryTables", g.inputs["position_ids"], **rotary)
     capacity = g.op("Shape", past_key, start=2, end=3, name="capacity")
-    return Call(split, token_types, rotary, cos, sin, capacity)
+    return SharedInputs(split, token_types, rotary, cos, sin, capacity)
 
 
-def layer(g: GraphBuilder, text: TextConfig, index: int, hidden: ir.Value, call: Call) -> ir.Value:
+def layer(g: GraphBuilder, text: TextConfig, index: int, hidden: ir.Value, shared: SharedInputs) -> ir.Value:
     """One pre-norm decoder layer over hidden (B·S, H)."""
     prefix = f"model.layers.{index}"
     x = rms_norm(g, hidden, f"{prefix}.input_layernorm", text.hidden_size, text.rms_norm_eps)
     with g.scope("self_attn"):
-        attended = attention(g, text, index, x, call)
+        attended = attention(g, text, index, x, shared)
     hidden = g.op("Add", hidden, attended, name="after_attention")
     x = rms_norm(g, hidden, f"{prefix}.post_attention_layernorm", text.hidden_size, text.rms_norm_eps)
     if text.layer_types[index] == "sparse":
-        fed = sparse(g, x, call.token_types, f"{prefix}.mlp", text)
+        fed = sparse(g, x, shared.token_types, f"{prefix}.mlp", text)
     else:
         fed = swiglu(g, x, f"{prefix}.mlp", text.hidden_size, text.intermediate_size, text.use_bias)
     return g.op("Add", hidden, fed, name="after_mlp")
 
 
-def attention(g: GraphBuilder, text: TextConfig, index: int, x: ir.Value, call: Call) -> ir.Value:
+def attention(g: GraphBuilder, text: TextConfig, index: int, x: ir.Value, shared: SharedInputs) -> ir.Value:
     """Rotated, cached, causal attention over x (B·S, H)."""
     prefix = f"model.layers.{index}.self_attn"
     width, kv_width = text.num_heads * text.head_dim, text.num_kv_heads * text.head_dim
     parts = [f"{prefix}.{name}_proj" for name in "qkv"]
     x = linear(g, x, f"{prefix}.qkv_proj", width + 2 * kv_width, text.hidden_size, text.use_bias, parts)
     sizes = g.constant("sizes", np.array([width, kv_width, kv_width]))
-    q, k, v = g.op("Split", g.op("Reshape", x, call.split, name="by_row"), sizes, axis=2, outputs=3, name="qkv")
+    q, k, v = g.op("Split", g.op("Reshape", x, shared.split, name="by_row"), sizes, axis=2, outputs=3, name="qkv")
     heads = {"num_heads": text.num_heads, "kv_num_heads": text.num_kv_heads}
-    tables = g.inputs["position_ids"], call.cos, call.sin
-    q, k = g.custom("MultimodalRope", q, k, *tables, **call.rotary, **heads)
+    tables = g.inputs["position_ids"], shared.cos, shared.sin
+    q, k = g.custom("MultimodalRope", q, k, *tables, **shared.rotary, **heads)
     past = [g.inputs[f"past_{part}.{index}"] for part in ("key", "value")]
-    lengths = g.inputs["past_lengths"], g.inputs["lengths"], call.capacity
+    lengths = g.inputs["past_lengths"], g.inputs["lengths"], shared.capacity
     y, _, _ = g.custom("CachedAttention", q, k, v, *past, *lengths, **heads)
     flat = g.op("Reshape", y, g.constant("flat", np.array([-1, width])), name="y_flat")
     return linear(g, flat, f"{prefix}.o_proj", text.hidden_size, width, text.use_bias)

@@ -1,4 +1,4 @@
-"""Calibration from the outside and within: what layers are seen to get, what comes of it, and what is refused."""
+"""Calibration from the outside and within: what layers are stats to get, what comes of it, and what is refused."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ from ernie_export.exporter.export import DATA_FILE, export
 from ernie_export.exporter.targets.onnx import FUSED_BODIES
 from ernie_export.exporter.targets.tensorrt import TensorRTBuildOptions
 from ernie_export.exporter.verify.bundle_side import TracedEngine
-from ernie_export.exporter.weights.code_store import CodeStore
+from ernie_export.exporter.weights.quantized_store import QuantizedStore
 from ernie_export.graphs.build import build_graphs
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
@@ -81,7 +81,7 @@ def mini(tmp_path):
     (tmp_path / "conversation.json").write_text(json.dumps(MIXED))
 
     def prompts():
-        with CodeStore(tmp_path / "vision") as codes:
+        with QuantizedStore(tmp_path / "vision") as codes:
             encoder = VisionEncoder(build_graphs(config, ONNX["int4"]), FUSED_BODIES, checkpoint, codes.folder)
             return read_prompts(tmp_path / "conversation.json", MINI, config, checkpoint, encoder, tmp_path)
 
@@ -216,7 +216,7 @@ def test_an_expert_is_rounded_for_its_own_tokens_and_without_them_for_its_banks(
         kept: dict[Piece, tuple[np.ndarray, np.ndarray]] = {}
         decoder = calibrate.Decoder(config.text, checkpoint, weights, Kept(kept))
         chosen = np.where(np.arange(4000)[:, None] < own, config.text.num_experts + 3, 0)
-        calibrate.round_experts("vision", 1, calibrate.Seen({}, x, chosen), np.ones(4000, np.int64), decoder)
+        calibrate.round_experts("vision", 1, calibrate.LayerStats({}, x, chosen), np.ones(4000, np.int64), decoder)
         assert len(kept) == 2 * config.text.num_experts
         codes, scales = (part.reshape(config.text.hidden_size, -1) for part in kept[rows])
         given = calibrate.product(x[:20], decoder.matrix(pair.gate), decoder.matrix(pair.up))

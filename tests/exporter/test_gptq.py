@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ernie_export.exporter.calibration import gptq
-from ernie_export.exporter.calibration.gptq import factor, quantize_rows, slabs
+from ernie_export.exporter.calibration.gptq import cholesky_factor, column_blocks, quantize_rows
 from ernie_export.exporter.weights.quantize import Quantizer, quantize_groups
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize
 from ernie_export.graphs.weight_spec import Quantization
@@ -46,7 +46,7 @@ def test_outputs_are_nearer_on_inputs_not_seen(bits, group):
     weights = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)
     seen, fresh = correlated(rng, 2000), correlated(rng, 500)
     how = Quantization(bits, group)
-    found = rounded(weights, [(slice(0, WIDTH), factor(hessian(seen)))], how)
+    found = rounded(weights, [(slice(0, WIDTH), cholesky_factor(hessian(seen)))], how)
     error, before = (np.linalg.norm(fresh @ (w - weights).T) for w in (found, plain(weights, how)))
     assert 0 < error < 0.5 * before
 
@@ -57,14 +57,14 @@ def test_inputs_alike_in_all_directions_change_nothing(bits):
     weights = np.random.default_rng(1).standard_normal((ROWS, WIDTH)).astype(np.float32)
     how = Quantization(bits, 32)
     for nothing in (np.eye(WIDTH), np.zeros((WIDTH, WIDTH)), 1e-30 * np.eye(WIDTH), 1e30 * np.eye(WIDTH)):
-        found = rounded(weights, [(slice(0, WIDTH), factor(nothing))], how)
+        found = rounded(weights, [(slice(0, WIDTH), cholesky_factor(nothing))], how)
         error, before = (np.linalg.norm(w - weights) for w in (found, plain(weights, how)))
         assert error == pytest.approx(before, rel=1e-2)
 
 
 def test_factor_is_that_of_the_damped_inverse():
     h = hessian(correlated(np.random.default_rng(2), 300))
-    upper = factor(h).astype(np.float64)
+    upper = cholesky_factor(h).astype(np.float64)
     assert np.array_equal(upper, np.triu(upper))
     level = np.trace(h) / WIDTH
     np.testing.assert_allclose(
@@ -77,24 +77,24 @@ def test_fewer_tokens_than_channels_do_not_break_it():
     rng = np.random.default_rng(3)
     weights = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)
     how, seen = Quantization(4, 32), correlated(rng, 1)
-    found = rounded(weights, [(slice(0, WIDTH), factor(hessian(seen)))], how)
+    found = rounded(weights, [(slice(0, WIDTH), cholesky_factor(hessian(seen)))], how)
     before = plain(weights, how)
     assert np.linalg.norm(seen @ (found - weights).T) < 0.2 * np.linalg.norm(seen @ (before - weights).T)
     assert np.linalg.norm(found - weights) < 1.5 * np.linalg.norm(before - weights)
 
 
-def test_wide_layers_are_taken_in_slabs(monkeypatch):
+def test_wide_layers_are_quantized_in_column_blocks(monkeypatch):
     """Slabs that cover the width, whose codes do not depend on each other."""
-    monkeypatch.setattr(gptq, "SLAB", 128)
-    assert slabs(300) == [slice(0, 128), slice(128, 256), slice(256, 300)]
+    monkeypatch.setattr(gptq, "BLOCK_COLUMNS", 128)
+    assert column_blocks(300) == [slice(0, 128), slice(128, 256), slice(256, 300)]
     rng = np.random.default_rng(4)
     weights = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)
     x, how = correlated(rng, 1000), Quantization(4, 64)
-    factors = [(slab, factor(hessian(x[:, slab]))) for slab in slabs(WIDTH)]
+    factors = [(span, cholesky_factor(hessian(x[:, span]))) for span in column_blocks(WIDTH)]
     whole = rounded(weights, factors, how)
-    for slab, upper in factors:
-        alone = rounded(np.ascontiguousarray(weights[:, slab]), [(slice(0, 128), upper)], how)
-        assert np.array_equal(whole[:, slab], alone)
+    for span, upper in factors:
+        alone = rounded(np.ascontiguousarray(weights[:, span]), [(slice(0, 128), upper)], how)
+        assert np.array_equal(whole[:, span], alone)
     assert np.linalg.norm(x @ (whole - weights).T) < np.linalg.norm(x @ (plain(weights, how) - weights).T)
 
 
@@ -102,7 +102,7 @@ def test_wide_layers_are_taken_in_slabs(monkeypatch):
 def test_weights_that_were_given_stay_as_they_were(rows):
     weights = np.random.default_rng(5).standard_normal((rows, 32)).astype(np.float32)
     kept = weights.copy()
-    quantize_rows(weights, [(slice(0, 32), factor(np.eye(32)))], Quantization(4, 32))
+    quantize_rows(weights, [(slice(0, 32), cholesky_factor(np.eye(32)))], Quantization(4, 32))
     assert np.array_equal(weights, kept)
 
 

@@ -14,7 +14,7 @@ from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.cli import export as cli
 from ernie_export.exporter.cli import plan as plan_cli
 from ernie_export.exporter.export import export
-from ernie_export.graphs.checkpoint.original.files import transformers_spelling
+from ernie_export.graphs.checkpoint.original.files import as_hf_checkpoint
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.runtime import load
 from ernie_export.runtime.preprocess.image import ImageProcessor
@@ -204,11 +204,11 @@ def test_a_file_of_the_original_code_is_never_run(tmp_path: Path, original: Path
 
 
 def test_transformers_finds_the_whole_checkpoint(original: Path) -> None:
-    with transformers_spelling(original, ErnieConfig.from_hf(original)) as folder:
+    with as_hf_checkpoint(original, ErnieConfig.from_hf(original)) as folder:
         names = {path.name for path in folder.iterdir()}
         assert names == {path.name for path in MINI.iterdir() if path.suffix != ".md"}
         assert all((folder / name).is_file() for name in names)
         assert ErnieConfig.from_hf(folder) == ErnieConfig.from_hf(MINI)
     assert not folder.exists()
-    with transformers_spelling(MINI, ErnieConfig.from_hf(MINI)) as folder:
+    with as_hf_checkpoint(MINI, ErnieConfig.from_hf(MINI)) as folder:
         assert folder == MINI

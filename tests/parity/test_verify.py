@@ -10,7 +10,7 @@ import torch
 
 from ernie_export.exporter.cli import verify as verify_cli
 from ernie_export.exporter.export import export
-from ernie_export.exporter.verify.verify import Case, Report, compare_tokens, divergence
+from ernie_export.exporter.verify.verify import Conversation, Report, compare_tokens, divergence
 from ernie_export.graphs.precision import ONNX
 from tests.progress import QUIET
 
@@ -57,12 +57,16 @@ def test_passes_on_what_was_exported(verify, right, target):
     code, out, _ = verify(right.bundles[target], "--against", right.folder, "--json")
     report = json.loads(out)
     assert code == 0 and report["failures"] == []
-    layers = [name for name in report["stages"] if name.startswith("layer ")]
-    assert len(layers) == 3 and {"vision encoder", "resampler", "logits", "decode logits"} <= set(report["stages"])
-    assert max(stage["error"] for stage in report["stages"].values()) < 1e-5
-    assert all(stage["agreed"] == stage["routed"] > 0 for name, stage in report["stages"].items() if name in layers[1:])
-    assert [case["diverged"] for case in report["cases"]] == [None] * 5
-    assert [case["agreed"] for case in report["cases"]] == [case["tokens"] for case in report["cases"]] == [16] * 5
+    layers = [name for name in report["probes"] if name.startswith("layer ")]
+    assert len(layers) == 3 and {"vision encoder", "resampler", "logits", "decode logits"} <= set(report["probes"])
+    assert max(stage["error"] for stage in report["probes"].values()) < 1e-5
+    assert all(stage["agreed"] == stage["routed"] > 0 for name, stage in report["probes"].items() if name in layers[1:])
+    assert [case["diverged"] for conversation in report["conversations"]] == [None] * 5
+    assert (
+        [case["agreed"] for conversation in report["conversations"]]
+        == [case["tokens"] for conversation in report["conversations"]]
+        == [16] * 5
+    )
     assert 0 <= report["kl"] < 1e-9
 
 
@@ -73,7 +77,7 @@ def test_fails_on_swapped_expert_banks(verify, right, make_exported, tmp_path):
     assert code == 1
     assert any("tokens routed elsewhere" in line for line in report["failures"])
     # What comes before the first sparse layer is untouched, and the report shows it.
-    assert report["stages"]["layer 0"]["error"] < 1e-5 < 1e-2 < report["stages"]["layer 1"]["error"]
+    assert report["probes"]["layer 0"]["error"] < 1e-5 < 1e-2 < report["probes"]["layer 1"]["error"]
     assert report["kl"] > ONNX["fp32"].tolerance.kl and any("divergence" in line for line in report["failures"])
 
 
@@ -99,16 +103,16 @@ def test_choices_are_compared_at_every_token():
     expected = np.array([[3.0, 1, 0], [0, 2, 1], [1, 0, 5]])
     found = np.array([[3.0, 1, 0], [0, 2, 2.5], [1, 0, 5]])
     case = compare_tokens("x", expected, found)
-    assert (case.tokens, case.agreed, case.diverged) == (3, 2, 1)
-    assert case.gap == pytest.approx((2 - 1) / np.sqrt(5))
+    assert (conversation.tokens, conversation.agreed, conversation.diverged) == (3, 2, 1)
+    assert conversation.gap == pytest.approx((2 - 1) / np.sqrt(5))
 
 
 @pytest.mark.parametrize(("precision", "kl", "fails"), [("int4", 0.1, False), ("int4", 0.3, True), ("int8", 0.1, True)])
 def test_a_lower_precision_is_held_to_its_distributions(precision, kl, fails):
-    cases = [Case("a", 16, 3, 0.5, 15, kl / 2), Case("b", 16, None, None, 16, 3 * kl / 2)]
-    report = Report(precision, ONNX[precision].tolerance, cases=cases)
+    conversations = [Conversation("a", 16, 3, 0.5, 15, kl / 2), Conversation("b", 16, None, None, 16, 3 * kl / 2)]
+    report = Report(precision, ONNX[precision].tolerance, conversations=conversations)
     assert report.kl == pytest.approx(kl) and bool(report.failures) == fails
-    assert Report(precision, ONNX[precision].tolerance, cases=[Case("a", 16, None, None, 16, float("nan"))]).failures
+    assert Report(precision, ONNX[precision].tolerance, conversations=[Conversation("a", 16, None, None, 16, float("nan"))]).failures
 
 
 def test_questions_are_asked_on_both_sides(verify, right, tmp_path):
@@ -140,6 +144,6 @@ def test_a_quantised_bundle_is_within_its_limits(verify, tmp_path, precision):
     code, out, _ = verify(tmp_path / "bundle", "--against", checkpoint, "--json")
     report = json.loads(out)
     assert code == 0 and report["failures"] == []
-    routed = {name: stage["routed"] for name, stage in report["stages"].items() if stage["routed"]}
+    routed = {name: stage["routed"] for name, stage in report["probes"].items() if stage["routed"]}
     assert set(routed) == {"layer 1", "layer 2", "layer 3"} and len(set(routed.values())) == 1
-    assert 1e-4 < report["stages"]["layer 3"]["error"] < 0.5
+    assert 1e-4 < report["probes"]["layer 3"]["error"] < 0.5

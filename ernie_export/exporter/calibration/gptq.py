@@ -1,4 +1,4 @@
-"""GPTQ: codes that make up for each other's errors on the inputs that a layer has been seen to get.
+"""GPTQ: quantized weights that make up for each other's errors on the inputs that a layer has been observed to get.
 
 A layer multiplies its inputs x by the rows of W, and rounding a row w to ŵ costs (w - ŵ) H (w - ŵ)ᵀ, H = mean of xᵀx.
 Columns are rounded one after the other; the error of each is spread over the columns still to come, by the row of U
@@ -17,16 +17,16 @@ from ernie_export.exporter.weights.quantize import pack, quantize_groups
 from ernie_export.graphs.weight_spec import Quantization
 
 DAMPING = 0.01  # of the mean diagonal, added to it: keeps directions that no input had from being sacrificed at will
-SLAB = 4096  # columns that are taken together: bounds H at 128 MiB. Errors are not spread from one slab to another.
+BLOCK_COLUMNS = 4096  # columns quantized together: bounds H at 128 MiB; errors stay within a block
 
 
-def slabs(columns: int) -> list[slice]:
-    """`columns` in parts of at most SLAB, which whole groups fill."""
-    return [slice(first, min(first + SLAB, columns)) for first in range(0, columns, SLAB)]
+def column_blocks(columns: int) -> list[slice]:
+    """Split `columns` into blocks of at most BLOCK_COLUMNS, which whole groups fill."""
+    return [slice(first, min(first + BLOCK_COLUMNS, columns)) for first in range(0, columns, BLOCK_COLUMNS)]
 
 
-def factor(hessian: np.ndarray) -> np.ndarray:
-    """U of a (K, K) mean of xᵀx in float64, float32; the identity's for inputs that were all zero.
+def cholesky_factor(hessian: np.ndarray) -> np.ndarray:
+    """Return U (float32) of a (K, K) mean of xᵀx in float64; the identity's if all inputs were zero.
 
     With the order of rows and columns reversed, H = L Lᵀ is U⁻¹ U⁻ᵀ: no inverse of H itself is rounded.
     """
@@ -41,22 +41,29 @@ def factor(hessian: np.ndarray) -> np.ndarray:
 def quantize_rows(
     weights: np.ndarray, factors: list[tuple[slice, np.ndarray]], how: Quantization
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (uint8, packed, 1-D) and scales (float32, 1-D) of `weights` (rows, K) float32; `factors`: U of each slab.
+    """Quantize a weight matrix, each column making up for the errors of the ones before it.
 
-    The layout is that of `Quantizer`: rows one after the other, a scale for each group of a row.
+    Args:
+        weights: (rows, K) float32.
+        factors: Each column block with its Cholesky factor U.
+        how: The integer type and the group size.
+
+    Returns:
+        Quantized weights (uint8, packed, 1-D) and scales (float32, 1-D), laid out as `Quantizer` does: rows one after
+        the other, a scale for each group of a row.
     """
     rows, columns = weights.shape
     codes = np.empty((rows, columns), np.float32)
     scales = np.empty((rows, columns // how.group), np.float32)
-    for slab, upper in factors:
-        left = np.array(weights[:, slab].T, order="C")  # a copy, (K, rows): a column's values lie together
+    for span, upper in factors:
+        left = np.array(weights[:, span].T, order="C")  # a copy, (K, rows): a column's values lie together
         for first in range(0, len(left), how.group):
             group = slice(first, first + how.group)
             block = upper[group, group]
             weight = 1 / np.diagonal(block) ** 2
             _, scale = quantize_groups(left[group].T, how.bits, weight)
-            scales[:, (slab.start + first) // how.group] = scale
-            codes[:, slab.start + first : slab.start + first + how.group] = round_group(
+            scales[:, (span.start + first) // how.group] = scale
+            codes[:, span.start + first : span.start + first + how.group] = round_group(
                 left[group], scale, block, how.bits
             )
             # `left[group]` now holds each column's error over U[k, k].
@@ -65,7 +72,17 @@ def quantize_rows(
 
 
 def round_group(left: np.ndarray, scale: np.ndarray, block: np.ndarray, bits: int) -> np.ndarray:
-    """Codes (rows, group) of a group's columns `left` (group, rows), which become their errors over U[k, k]."""
+    """Quantize one group of columns.
+
+    Args:
+        left: The columns (group, rows), overwritten by their errors over U[k, k].
+        scale: The group's scale in each row.
+        block: The group's square of U.
+        bits: 4 or 8.
+
+    Returns:
+        Quantized values (rows, group) float32.
+    """
     lowest = -(2 ** (bits - 1))
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
     codes = np.empty_like(left)

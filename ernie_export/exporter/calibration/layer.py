@@ -28,13 +28,13 @@ CHUNK = 512  # tokens of one call: attention forms scores of these by all tokens
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """`sites`: output of the graph -> quantised weights that this value is multiplied by.
+    """`linear_inputs`: output of the graph -> quantised weights that this value is multiplied by.
 
     `experts`: whether there is an output "experts", (tokens, k), vision experts from E on.
     """
 
     graph: GraphBuilder
-    sites: dict[str, list[str]]
+    linear_inputs: dict[str, list[str]]
     experts: bool
 
 
@@ -70,13 +70,13 @@ def build(text: TextConfig, index: int) -> LayerGraph:
     g.output(after, "after", FLOAT, ("tokens", text.hidden_size))
     for place, part in enumerate(("key", "value"), 1):
         g.output(g.named("/self_attn/CachedAttention", place), f"present_{part}", FLOAT, cache)
-    sites = {}
+    linear_inputs = {}
     for number, (value, names) in enumerate(found.items()):
-        sites[f"site_{number}"] = names
-        g.output(value, f"site_{number}", FLOAT, ("tokens", f"width_{number}"))
+        linear_inputs[f"linear_input_{number}"] = names
+        g.output(value, f"linear_input_{number}", FLOAT, ("tokens", f"width_{number}"))
     if experts is not None:
         g.output(experts, "experts", INT64, ("tokens", text.experts_per_token))
-    return LayerGraph(g, sites, experts is not None)
+    return LayerGraph(g, linear_inputs, experts is not None)
 
 
 def run(

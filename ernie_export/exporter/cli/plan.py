@@ -23,7 +23,7 @@ from ernie_export.exporter.plan.workload import DEFAULT_CONTEXT, read_workload
 from ernie_export.exporter.processor_files import find_processor_files
 from ernie_export.exporter.targets import find_target
 from ernie_export.exporter.targets.target import Target
-from ernie_export.graphs.checkpoint.original.files import transformers_spelling
+from ernie_export.graphs.checkpoint.original.files import as_hf_checkpoint
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.precision import ONNX, Precision
 
@@ -76,7 +76,7 @@ def command(
     precisions = chosen.precisions if precision is None else read_precisions(chosen, precision)
     config = ErnieConfig.from_hf(folder)
     device = find_device(device_name) if device_name is not None else None
-    with transformers_spelling(folder, config, whole=False) as source:
+    with as_hf_checkpoint(folder, config, require_all=False) as source:
         workload = read_workload(config, source, context, batch, images)
         copied = sum(path.stat().st_size for path in find_processor_files(source, require_all=False))
     model = Model.build(config, COUNTED).model

@@ -48,23 +48,24 @@ def command(bundle: Path, checkpoint: Path, questions: Path | None, tolerance: f
 
 
 def show(report: "Report", console: Console) -> None:
-    """Tables of stages, of next tokens and of answers, and the verdict."""
-    stages = Table(title="stages, worst over all conversations", title_justify="left")
+    """Print tables of probes, of next tokens and of answers, and the verdict."""
+    probes = Table(title="stages, worst over all conversations", title_justify="left")
     for column in ("stage", "relative error", "routing agreed"):
-        stages.add_column(column, justify="left" if column == "stage" else "right")
+        probes.add_column(column, justify="left" if column == "stage" else "right")
     error = report.tolerance.error
-    for name, stage in report.stages.items():
-        ties = f" ({stage.ties} on rounding)" if stage.ties else ""
-        agreed = f"{stage.agreed}/{stage.routed}{ties}" if stage.routed else ""
-        fine = error is None or (stage.error <= error and stage.agreed + stage.ties == stage.routed)
-        stages.add_row(name, f"{stage.error:.1e}", agreed, style="" if fine else "red")
-    console.print(stages)
+    for name, probe in report.probes.items():
+        ties = f" ({probe.ties} on rounding)" if probe.ties else ""
+        agreed = f"{probe.agreed}/{probe.routed}{ties}" if probe.routed else ""
+        fine = error is None or (probe.error <= error and probe.agreed + probe.ties == probe.routed)
+        probes.add_row(name, f"{probe.error:.1e}", agreed, style="" if fine else "red")
+    console.print(probes)
     tokens = Table(title="next tokens, both sides reading the reference's greedy answer", title_justify="left")
     for column in ("conversation", "first choice agreed", "first that differs", "KL, nats"):
         tokens.add_column(column, justify="left" if column == "conversation" else "right")
-    for case in report.cases:
-        place = "none" if case.diverged is None else f"{case.diverged} (lead {case.gap:.1e})"
-        tokens.add_row(case.name, f"{case.agreed}/{case.tokens}", place, f"{case.kl:.1e}")
+    for conversation in report.conversations:
+        place = "none" if conversation.diverged is None else f"{conversation.diverged} (lead {conversation.gap:.1e})"
+        agreed = f"{conversation.agreed}/{conversation.tokens}"
+        tokens.add_row(conversation.name, agreed, place, f"{conversation.kl:.1e}")
     console.print(tokens)
     if report.questions:
         show_answers(report, console)
@@ -76,7 +77,7 @@ def show(report: "Report", console: Console) -> None:
 
 
 def show_answers(report: "Report", console: Console) -> None:
-    """How many questions each side answers word for word, and the answers that differ."""
+    """Print how many questions each side answers word for word, and the answers that differ."""
     total = len(report.questions)
     for side in ("reference", "bundle"):
         right = sum(getattr(question, side) == question.answer for question in report.questions)
@@ -90,7 +91,7 @@ def show_answers(report: "Report", console: Console) -> None:
 
 
 def main() -> None:
-    """Entry point of ernie-verify."""
+    """Run ernie-verify."""
     run(command)
 
 

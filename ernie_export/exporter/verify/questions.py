@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidFile
+from ernie_export.common.json_fields import one_line
 from ernie_export.exporter.verify.torch_side import Reference
 from ernie_export.runtime.pipeline import Model
 
@@ -15,7 +16,7 @@ LONGEST_ANSWER = 64  # tokens
 
 @dataclass(frozen=True)
 class Question:
-    """One question: the answer that is right, and those given."""
+    """One question: the expected answer, and those of both sides."""
 
     answer: str
     reference: str
@@ -23,29 +24,31 @@ class Question:
 
 
 def read_questions(path: Path) -> list[dict[str, Any]]:
-    """A JSON list of {"messages": [...], "answer": "..."}; UserError names the file, and the place of what is amiss.
+    """Read a JSON list of {"messages": [...], "answer": "..."}; raise InvalidFile if it is not one.
 
     Media paths are taken as `ernie-run --messages` takes them: from the working directory.
     """
     try:
         questions = json.loads(path.read_bytes())
     except OSError as e:
-        raise UserError(f"{path}: expected a file of questions, found: {e.strerror}") from e
+        raise InvalidFile(path, "a file of questions", e.strerror) from e
     except (ValueError, RecursionError) as e:
-        raise UserError(f"{path}: expected JSON, found {' '.join(str(e).split())}") from e
+        raise InvalidFile(path, "JSON", " ".join(str(e).split())) from e
     if not isinstance(questions, list) or not questions:
-        raise UserError(f"{path}: expected a list of questions, found {type(questions).__name__} of nothing to ask")
+        found = "an empty list" if questions == [] else type(questions).__name__
+        raise InvalidFile(path, "a list of questions", found)
     for number, question in enumerate(questions):
-        whole = isinstance(question, dict) and isinstance(question.get("answer"), str)
-        if not whole or not isinstance(question.get("messages"), list):
-            raise UserError(f"{path}: [{number}]: expected an object with messages and a text as answer")
+        has_answer = isinstance(question, dict) and isinstance(question.get("answer"), str)
+        if not has_answer or not isinstance(question.get("messages"), list):
+            expected = 'an object with a list "messages" and a text "answer"'
+            raise InvalidFile(path, expected, one_line(question), key=f"[{number}]")
     return questions
 
 
 def ask_questions(
     reference: Reference, model: Model, questions: list[dict[str, Any]], progress: Callable[[str], None]
 ) -> list[Question]:
-    """Greedy answers of both sides to each of `questions` (see `read_questions`)."""
+    """Return the greedy answers of both sides to each of `questions` (see `read_questions`)."""
     asked = []
     for number, question in enumerate(questions, 1):
         progress(f"question {number} of {len(questions)}")

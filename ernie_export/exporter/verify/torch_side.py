@@ -1,4 +1,4 @@
-"""The PyTorch side of ernie-verify: every stage's output of the transformers class in float32."""
+"""The PyTorch side of ernie-verify: probed values of the transformers class in float32."""
 
 from pathlib import Path
 from typing import Any
@@ -8,16 +8,16 @@ import torch
 from transformers import Ernie4_5_VLMoeForConditionalGeneration
 
 from ernie_export.common.errors import UserError
-from ernie_export.graphs.checkpoint.original.files import transformers_spelling
+from ernie_export.graphs.checkpoint.original.files import as_hf_checkpoint
 from ernie_export.graphs.config import ErnieConfig
 
 
 class Reference:
-    """The class with eager experts, which alone fixes the order of sums; stages are read with forward hooks."""
+    """The transformers class with eager experts, which alone fix the order of sums; forward hooks read the probes."""
 
     def __init__(self, checkpoint: Path) -> None:
         try:
-            with transformers_spelling(checkpoint, ErnieConfig.from_hf(checkpoint), whole=False) as folder:
+            with as_hf_checkpoint(checkpoint, ErnieConfig.from_hf(checkpoint), require_all=False) as folder:
                 self.model = Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(
                     folder, dtype=torch.float32, experts_implementation="eager", local_files_only=True
                 ).eval()
@@ -26,8 +26,8 @@ class Reference:
             raise UserError(f"{checkpoint}: expected a checkpoint that transformers loads, found: {line}") from e
 
     @torch.no_grad()
-    def stages(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run a prompt; returns the stages' outputs by the names that verify.py compares."""
+    def probe(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run a prompt; returns the probed values by the names that verify.py compares."""
         found: dict[str, Any] = {}
         hooks = self._hook(found)
         try:
@@ -39,14 +39,14 @@ class Reference:
 
     @torch.no_grad()
     def generate(self, arrays: dict[str, np.ndarray], count: int) -> tuple[list[int], np.ndarray]:
-        """`count` greedy tokens, an end of the answer left out, and the logits (count, V) before each, end included."""
+        """Return `count` greedy tokens, never ending the answer, and the logits (count, V) before each."""
         output = self._generate(arrays, max_new_tokens=count, min_new_tokens=count)
         logits = torch.cat(output.logits).numpy()
         return output.sequences[0, arrays["input_ids"].shape[1] :].tolist(), logits
 
     @torch.no_grad()
     def answer(self, arrays: dict[str, np.ndarray], longest: int) -> list[int]:
-        """Greedy tokens up to the end of the answer, at most `longest`."""
+        """Return greedy tokens up to the end of the answer, at most `longest`."""
         output = self._generate(arrays, max_new_tokens=longest)
         return output.sequences[0, arrays["input_ids"].shape[1] :].tolist()
 
@@ -65,8 +65,8 @@ class Reference:
         def collect(name: str) -> Any:
             return lambda _module, _inputs, output: found.setdefault(name, []).append(first(output))
 
-        def collect_routing(bank: int, index: int) -> Any:
-            return lambda router, _inputs, output: keep_routing(found, router, output, bank, index)
+        def collect_routing(group: int, index: int) -> Any:
+            return lambda router, _inputs, output: keep_routing(found, router, output, group, index)
 
         model, hooks = self.model.model, []
         for index, block in enumerate(model.vision_tower.blocks):
@@ -76,29 +76,34 @@ class Reference:
         for index, layer in enumerate(model.language_model.layers):
             hooks.append(layer.register_forward_hook(collect(f"layer {index}")))
             if hasattr(layer.mlp, "text_moe"):
-                for bank, moe in enumerate((layer.mlp.text_moe, layer.mlp.vision_moe)):
-                    hooks.append(moe.gate.register_forward_hook(collect_routing(bank, index)))
+                for group, moe in enumerate((layer.mlp.text_moe, layer.mlp.vision_moe)):
+                    hooks.append(moe.gate.register_forward_hook(collect_routing(group, index)))
         return hooks
 
 
-def keep_routing(found: dict[str, Any], router: Any, output: Any, bank: int, index: int) -> None:
-    """Keep a router's choice, and the gap between its last chosen and its best refused score.
+def keep_routing(found: dict[str, Any], router: Any, output: Any, group: int, index: int) -> None:
+    """Record a router's choice, and the gap between its last chosen and its best refused score.
 
-    bank: 0 text, 1 vision; experts of the vision bank count from E on.
+    Args:
+        found: Receives both, under verify.py's names.
+        router: The router module.
+        output: What it returned: logits, weights and chosen experts.
+        group: 0 for the text experts, 1 for the vision experts, which are numbered from E on.
+        index: The layer.
     """
     logits, _, chosen = output
     experts, k = logits.shape[-1], chosen.shape[-1]
     scores = router.moe_statics(torch.softmax(logits.float(), -1)).sort(-1, descending=True).values
     gap = scores[:, k - 1] - scores[:, k] if experts > k else torch.ones(len(scores))
-    name = f"{('text', 'vision')[bank]} routing {index}"
-    found[name], found[f"{name} gap"] = [chosen + bank * experts], [gap]
+    name = f"{('text', 'vision')[group]} routing {index}"
+    found[name], found[f"{name} gap"] = [chosen + group * experts], [gap]
 
 
 def first(output: Any) -> torch.Tensor:
-    """The hidden states of a module that may return them alone or in a tuple."""
+    """Return the hidden states of a module that may return them alone or in a tuple."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def to_numpy(parts: list[torch.Tensor]) -> np.ndarray:
-    """Rows of all calls, one after the other."""
+    """Return the rows of all calls, one after the other."""
     return np.concatenate([(part.reshape(-1, part.shape[-1]) if part.ndim > 1 else part).numpy() for part in parts])

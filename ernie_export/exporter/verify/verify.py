@@ -1,4 +1,4 @@
-"""Does a bundle compute what PyTorch computes? Stage by stage, layer by layer, token by token.
+"""Does a bundle compute what PyTorch computes? Probe by probe, layer by layer, token by token.
 
 Both sides get the same arrays (the bundle's own preprocessing) for a few conversations: text alone, one picture, two of
 unequal size, a clip, and pictures with a clip. Pictures are drawn from a seed, so a report can be repeated. Then both
@@ -6,6 +6,7 @@ read the reference's own greedy answer, token by token: where their next-token d
 precision costs.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,8 +28,8 @@ TOKENS = 16
 
 
 @dataclass
-class Stage:
-    """The worst relative error of one stage over the cases that have it; routing agreement where it routes."""
+class Probe:
+    """One compared value: its worst relative error over all conversations, and routing agreement where it routes."""
 
     error: float = 0.0
     routed: int = 0  # tokens
@@ -37,8 +38,8 @@ class Stage:
 
 
 @dataclass
-class Case:
-    """One conversation: both sides read the reference's greedy tokens."""
+class Conversation:
+    """Next tokens of one conversation, both sides reading the reference's greedy answer."""
 
     name: str
     tokens: int
@@ -54,144 +55,159 @@ class Report:
 
     precision: str
     tolerance: Tolerance
-    stages: dict[str, Stage] = field(default_factory=dict)
-    cases: list[Case] = field(default_factory=list)
+    probes: dict[str, Probe] = field(default_factory=dict)
+    conversations: list[Conversation] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
 
     @property
     def kl(self) -> float:
-        """Mean divergence over all tokens of all cases, in nats."""
-        return float(np.average([case.kl for case in self.cases], weights=[case.tokens for case in self.cases]))
+        """Return the mean divergence over all tokens of all conversations, in nats."""
+        divergences = [conversation.kl for conversation in self.conversations]
+        tokens = [conversation.tokens for conversation in self.conversations]
+        return float(np.average(divergences, weights=tokens))
 
     @property
     def failures(self) -> list[str]:
-        """What is past the limits, one line each."""
+        """Return one line for each value beyond the tolerance."""
         lines = [] if self.tolerance.error is None else self.beyond_rounding(self.tolerance.error)
         if not self.kl <= self.tolerance.kl:  # a NaN fails too
             lines.append(f"next tokens: mean divergence {self.kl:.1e} nats, expected at most {self.tolerance.kl:.0e}")
         return lines
 
-    def beyond_rounding(self, tolerance: float) -> list[str]:
+    def beyond_rounding(self, limit: float) -> list[str]:
         """Stages past the tolerance, and choices that differ by more than rounding explains."""
         lines = [
-            f"{name}: relative error {stage.error:.1e}, expected at most {tolerance:.0e}"
-            for name, stage in self.stages.items()
-            if not stage.error <= tolerance  # a NaN fails too
+            f"{name}: relative error {probe.error:.1e}, expected at most {limit:.0e}"
+            for name, probe in self.probes.items()
+            if not probe.error <= limit  # a NaN fails too
         ]
         lines += [
-            f"{name}: {stage.routed - stage.agreed - stage.ties} of {stage.routed} tokens routed elsewhere"
-            for name, stage in self.stages.items()
-            if stage.agreed + stage.ties < stage.routed
+            f"{name}: {probe.routed - probe.agreed - probe.ties} of {probe.routed} tokens routed elsewhere"
+            for name, probe in self.probes.items()
+            if probe.agreed + probe.ties < probe.routed
         ]
         return lines + [
-            f"{case.name}: token {case.diverged} differs (the reference preferred its own by {case.gap:.1e})"
-            for case in self.cases
-            if case.diverged is not None and not (case.gap is not None and case.gap <= tolerance)
+            f"{tokens.name}: token {tokens.diverged} differs (the reference preferred its own by {tokens.gap:.1e})"
+            for tokens in self.conversations
+            if tokens.diverged is not None and not (tokens.gap is not None and tokens.gap <= limit)
         ]
 
 
 def verify(
     bundle: Path,
     checkpoint: Path,
-    tolerance: float | None,
+    max_error: float | None,
     questions: list[dict[str, Any]],
     progress: Callable[[str], None],
 ) -> Report:
-    """Compare `bundle` with PyTorch on `checkpoint`; `progress` is told each conversation's name as it begins.
+    """Compare `bundle` with PyTorch on `checkpoint`.
 
-    `tolerance` replaces the relative error that the bundle's precision is allowed. `questions`: see `ask_questions`.
+    Args:
+        bundle: The exported bundle.
+        checkpoint: The checkpoint that it was exported from.
+        max_error: Replaces the relative error that the bundle's precision is allowed; None keeps it.
+        questions: Questions for both sides; see `ask_questions`.
+        progress: Called with each conversation's name as it begins.
+
+    Returns:
+        The report, probes in the order of computation.
     """
     with load(bundle, check=True) as model:
         precision = find_target(model.manifest.target).precision(model.manifest.precision)
-        allowed = precision.tolerance if tolerance is None else replace(precision.tolerance, error=tolerance)
-        report = Report(precision.name, allowed)
+        tolerance = precision.tolerance if max_error is None else replace(precision.tolerance, error=max_error)
+        report = Report(precision.name, tolerance)
         progress("loading PyTorch")
         reference = Reference(checkpoint)
         with TracedEngine(bundle, model) as traced:
-            for name, messages in conversations(np.random.default_rng(0)).items():
+            for name, messages in example_conversations(np.random.default_rng(0)).items():
                 progress(name)
                 prepared = model.preprocessor.prepare(messages)
-                expected = reference.stages(prepared.arrays)
+                expected = reference.probe(prepared.arrays)
                 tokens, logits = reference.generate(prepared.arrays, TOKENS)
                 found = traced.stages(prepared, tokens)
                 compare(report, expected | {"decode logits": logits[1:2]}, found, prepared.arrays)
-                report.cases.append(compare_tokens(name, logits, found["all logits"]))
+                report.conversations.append(compare_tokens(name, logits, found["all logits"]))
         report.questions = ask_questions(reference, model, questions, progress)
-    report.stages = dict(sorted(report.stages.items(), key=lambda item: order(item[0])))
+    report.probes = dict(sorted(report.probes.items(), key=lambda item: order(item[0])))
     return report
 
 
-def order(stage: str) -> tuple[int, int]:
-    """Sort key: stages as they are computed, blocks and layers by number."""
-    *kind, number = stage.split() if stage[-1].isdigit() else (stage, "0")
+def order(probe: str) -> tuple[int, int]:
+    """Return a sort key that puts probes in the order of computation, blocks and layers by number."""
+    *kind, number = probe.split() if probe[-1].isdigit() else (probe, "0")
     kinds = ["vision block", "vision encoder", "resampler", "layer", "logits", "decode logits"]
     return kinds.index(" ".join(kind)), int(number)
+
+
+def nan_last(error: float) -> tuple[bool, float]:
+    """Return a sort key that puts NaN above every number."""
+    return math.isnan(error), error
 
 
 def compare(
     report: Report, expected: dict[str, np.ndarray], found: dict[str, np.ndarray], arrays: dict[str, np.ndarray]
 ) -> None:
-    """Add one conversation's stages to the report."""
+    """Add one conversation's probes, `expected` by the reference and `found` in the bundle, to the report."""
     for name in expected:
         if "routing" in name:
             continue
-        stage = report.stages.setdefault(name, Stage())
-        stage.error = max(stage.error, relative_error(found[name], expected[name]), key=lambda x: (x != x, x))
+        probe = report.probes.setdefault(name, Probe())
+        probe.error = max(probe.error, relative_error(found[name], expected[name]), key=nan_last)
         number = name.removeprefix("layer ")
         if f"routing {number}" in found:
-            compare_routing(stage, number, expected, found[f"routing {number}"], arrays)
+            compare_routing(probe, number, expected, found[f"routing {number}"], arrays)
 
 
 def compare_routing(
-    stage: Stage, number: str, expected: dict[str, np.ndarray], found: np.ndarray, arrays: dict[str, np.ndarray]
+    probe: Probe, number: str, expected: dict[str, np.ndarray], found: np.ndarray, arrays: dict[str, np.ndarray]
 ) -> None:
-    """Count the tokens that ask the same experts on both sides, whatever their order."""
+    """Count the tokens that are routed to the same experts on both sides, in whatever order."""
     is_vision = arrays["moe_mm_token_type_ids"][0] != 0
     # The reference's routers see the rows of their own modality.
-    for bank, is_own in (("text", ~is_vision), ("vision", is_vision)):
-        if not is_own.any():
+    for modality, selected in (("text", ~is_vision), ("vision", is_vision)):
+        if not selected.any():
             continue
-        chosen, gap = expected[f"{bank} routing {number}"], expected[f"{bank} routing {number} gap"]
-        same = (np.sort(found[is_own], -1) == np.sort(chosen, -1)).all(-1)
-        stage.routed += len(same)
-        stage.agreed += int(same.sum())
-        stage.ties += int((~same & (gap < ROUNDING)).sum())
+        chosen, gap = expected[f"{modality} routing {number}"], expected[f"{modality} routing {number} gap"]
+        same = (np.sort(found[selected], -1) == np.sort(chosen, -1)).all(-1)
+        probe.routed += len(same)
+        probe.agreed += int(same.sum())
+        probe.ties += int((~same & (gap < ROUNDING)).sum())
 
 
-def compare_tokens(name: str, expected: np.ndarray, found: np.ndarray) -> Case:
-    """Where the choices and distributions part: logits (tokens, V) of both sides, given the same tokens to read."""
+def compare_tokens(name: str, expected: np.ndarray, found: np.ndarray) -> Conversation:
+    """Compare the next tokens of both sides by their logits (tokens, V), given the same tokens to read."""
     best, chosen = expected.argmax(-1), found.argmax(-1)
     different = np.flatnonzero(chosen != best)
     kl = float(divergence(expected, found).mean())
     if not different.size:
-        return Case(name, len(best), None, None, len(best), kl)
+        return Conversation(name, len(best), None, None, len(best), kl)
     place = int(different[0])
     lead = expected[place, best[place]] - expected[place, chosen[place]]
     gap = float(lead / np.linalg.norm(expected[place]))
-    return Case(name, len(best), place, gap, len(best) - different.size, kl)
+    return Conversation(name, len(best), place, gap, len(best) - different.size, kl)
 
 
 def divergence(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """KL(expected ‖ found) of the softmax of logits (n, V), row by row in nats, summed in float64."""
+    """Return KL(expected ‖ found) of the softmax of logits (n, V), row by row in nats, summed in float64."""
     p, q = (log_softmax(logits.astype(np.float64)) for logits in (expected, found))
     return (np.exp(p) * (p - q)).sum(-1)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Over the last axis."""
+    """Return the logarithm of the softmax over the last axis."""
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """‖found − expected‖ / ‖expected‖; infinite where the shapes differ."""
+    """Return ‖found − expected‖ / ‖expected‖, or infinity where the shapes differ."""
     if found.shape != expected.shape:
         return float("inf")
     return float(np.linalg.norm(found - expected)) / max(float(np.linalg.norm(expected)), 1e-30)
 
 
-def conversations(rng: np.random.Generator) -> dict[str, list[dict[str, Any]]]:
-    """One conversation of each kind; pictures are coarse random tiles, as an encoder sees nothing in plain noise."""
+def example_conversations(rng: np.random.Generator) -> dict[str, list[dict[str, Any]]]:
+    """Return one conversation of each kind; images are coarse random tiles, for plain noise has no features."""
 
     def picture(height: int, width: int) -> Image.Image:
         tiles = rng.integers(0, 256, (-(-height // 16), -(-width // 16), 3), np.uint8)

@@ -20,7 +20,7 @@ BLOCK = 4 * 2**20  # bytes of one block: large enough that calls cost nothing
 BLOCKS = 4  # blocks in flight: being filled, hashed and written
 
 
-class Sink:
+class DirectWriter:
     """A new file at `path` as a context manager; removed if the block fails. Raises OSError as the file system does.
 
     One thread hashes and another writes, both without the interpreter's lock: beside reading and converting, which are
@@ -40,7 +40,7 @@ class Sink:
         self.scratch = np.empty(BLOCK, np.uint8)
         self.filled = 0
 
-    def __enter__(self) -> "Sink":
+    def __enter__(self) -> "DirectWriter":
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
@@ -59,7 +59,7 @@ class Sink:
         done = 0
         while done < data.size:
             if not self.free:
-                self.take_back()
+                self.reclaim()
             count = min(BLOCK - self.filled, data.size - done)
             self.free[0][self.filled : self.filled + count] = data[done : done + count]
             self.filled += count
@@ -74,7 +74,7 @@ class Sink:
         self.busy.append((block, self.hashing.submit(self.hash.update, view), self.writing.submit(self.write, view)))
         self.filled = 0
 
-    def take_back(self) -> None:
+    def reclaim(self) -> None:
         """Wait for the oldest block under way, and raise what it met."""
         block, hashed, written = self.busy.popleft()
         written.result()
@@ -94,7 +94,7 @@ class Sink:
         if self.filled:
             self.send()
         while self.busy:
-            self.take_back()
+            self.reclaim()
         os.fsync(self.file.fileno())
         return self.hash.hexdigest()
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.safetensors_header import TensorEntry
-from ernie_export.exporter.weights.code_store import CodeStore
-from ernie_export.exporter.weights.direct_file import BLOCK, Sink
+from ernie_export.exporter.weights.direct_file import BLOCK, DirectWriter
 from ernie_export.exporter.weights.quantize import Quantizer
+from ernie_export.exporter.weights.quantized_store import QuantizedStore
 from ernie_export.graphs.checkpoint.reader import NUMPY, Checkpoint
 from ernie_export.graphs.weight_spec import Constant, Interleaved, Piece, ScalesOf, SourceSlice, Weight
 
@@ -89,7 +89,7 @@ def write(
     checkpoint: Checkpoint,
     path: Path,
     on_progress: Callable[[int], None],
-    calibrated: CodeStore | None = None,
+    calibrated: QuantizedStore | None = None,
 ) -> str:
     """Write the file and return its SHA-256 in hexadecimal digits; `on_progress` is told the bytes of each block.
 
@@ -103,17 +103,17 @@ def write(
         check_pieces(weight, checkpoint)
     free = check_room(path, layout.nbytes)
     try:
-        with Sink(path) as sink, Quantizer() as quantizer:
-            sink.put(np.frombuffer(layout.header, np.uint8))
+        with DirectWriter(path) as out, Quantizer() as quantizer:
+            out.put(np.frombuffer(layout.header, np.uint8))
             on_progress(len(layout.header))
             pieces = [(weight, piece) for weight in layout.weights for piece in weight.pieces]
             for (weight, piece), coming in zip_longest(pieces, pieces[1:]):
                 for name in sources(coming[0], coming[1], calibrated) if coming else ():
                     checkpoint.read_ahead(name)
-                for block in stored_blocks(weight, piece, checkpoint, sink, quantizer, calibrated):
-                    sink.put(block)
+                for block in stored_blocks(weight, piece, checkpoint, out, quantizer, calibrated):
+                    out.put(block)
                     on_progress(block.nbytes)
-            return sink.finish()
+            return out.finish()
     except OSError as e:
         found = f"{e.strerror or e} ({free} bytes free)"
         raise UserError(f"{path}: expected a new file of {layout.nbytes} bytes, found: {found}") from e
@@ -130,7 +130,7 @@ def check_room(path: Path, nbytes: int) -> int:
     return free
 
 
-def sources(weight: Weight, piece: Piece, calibrated: CodeStore | None = None) -> tuple[str, ...]:
+def sources(weight: Weight, piece: Piece, calibrated: QuantizedStore | None = None) -> tuple[str, ...]:
     """Names of the checkpoint tensors that a piece reads."""
     if isinstance(piece, Constant | ScalesOf) or is_calibrated(weight, piece, calibrated):
         return ()
@@ -160,7 +160,7 @@ def check_pieces(weight: Weight, checkpoint: Checkpoint) -> None:
         raise ValueError(f"{weight.name}: pieces of {count} elements for shape {weight.shape}")
 
 
-def is_calibrated(weight: Weight, piece: Piece, calibrated: CodeStore | None) -> bool:
+def is_calibrated(weight: Weight, piece: Piece, calibrated: QuantizedStore | None) -> bool:
     """Whether the piece's codes are known."""
     return calibrated is not None and weight.quantization is not None and piece in calibrated
 
@@ -169,9 +169,9 @@ def stored_blocks(
     weight: Weight,
     piece: Piece,
     checkpoint: Checkpoint,
-    sink: Sink,
+    out: DirectWriter,
     quantizer: Quantizer,
-    calibrated: CodeStore | None,
+    calibrated: QuantizedStore | None,
 ) -> Iterator[np.ndarray]:
     """The bytes of one piece as `weight` stores them: in its dtype, or as codes."""
     if calibrated is not None and is_calibrated(weight, piece, calibrated):
@@ -179,41 +179,41 @@ def stored_blocks(
         quantizer.scales.append(scales)
         yield codes
     elif isinstance(piece, ScalesOf):
-        yield from array_blocks(quantizer.take_scales(), np.dtype(weight.dtype), sink)
+        yield from array_blocks(quantizer.take_scales(), np.dtype(weight.dtype), out)
     elif weight.quantization is None:
-        yield from blocks(piece, np.dtype(weight.dtype), checkpoint, sink)
+        yield from blocks(piece, np.dtype(weight.dtype), checkpoint, out)
     else:
-        for block in blocks(piece, np.dtype(np.float32), checkpoint, sink):
+        for block in blocks(piece, np.dtype(np.float32), checkpoint, out):
             yield quantizer.quantize(block.view(np.float32), weight.quantization)
 
 
-def blocks(piece: Piece, dtype: np.dtype, checkpoint: Checkpoint, sink: Sink) -> Iterator[np.ndarray]:
-    """The bytes of one piece, cast to `dtype`, in blocks (uint8) of the sink."""
+def blocks(piece: Piece, dtype: np.dtype, checkpoint: Checkpoint, out: DirectWriter) -> Iterator[np.ndarray]:
+    """The bytes of one piece, cast to `dtype`, in blocks (uint8) of `out`."""
     if isinstance(piece, ScalesOf):
         raise ValueError(f"scales of {piece.codes} without its codes")
     if isinstance(piece, Constant):
-        yield from array_blocks(piece.array, dtype, sink)
+        yield from array_blocks(piece.array, dtype, out)
     elif isinstance(piece, Interleaved):
-        yield from interleaved_blocks(checkpoint, piece, dtype, sink)
+        yield from interleaved_blocks(checkpoint, piece, dtype, out)
     else:
         entry = checkpoint.tensors[piece.source]
         start, stop = 0, math.prod(entry.shape)
         if isinstance(piece, SourceSlice):
             start, stop = (row * math.prod(entry.shape[1:]) for row in (piece.start, piece.stop))
-        yield from flat_blocks(checkpoint, entry, start, stop, dtype, sink)
+        yield from flat_blocks(checkpoint, entry, start, stop, dtype, out)
 
 
-def array_blocks(array: np.ndarray, dtype: np.dtype, sink: Sink) -> Iterator[np.ndarray]:
+def array_blocks(array: np.ndarray, dtype: np.dtype, out: DirectWriter) -> Iterator[np.ndarray]:
     """An array in memory, block by block."""
     data = np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
     for start in range(0, data.size, BLOCK):
-        block = sink.block(min(BLOCK, data.size - start))
+        block = out.block(min(BLOCK, data.size - start))
         block[:] = data[start : start + BLOCK]
         yield block
 
 
 def flat_blocks(
-    checkpoint: Checkpoint, entry: TensorEntry, start: int, stop: int, dtype: np.dtype, sink: Sink
+    checkpoint: Checkpoint, entry: TensorEntry, start: int, stop: int, dtype: np.dtype, out: DirectWriter
 ) -> Iterator[np.ndarray]:
     """Elements `start` to `stop` of a source tensor; read straight into the block where no cast is needed."""
     stored = NUMPY[entry.dtype]
@@ -221,7 +221,7 @@ def flat_blocks(
     raw = np.empty(0 if stored == dtype else min(count, stop - start), stored)
     for first in range(start, stop, count):
         size = min(count, stop - first)
-        block = sink.block(size * dtype.itemsize)
+        block = out.block(size * dtype.itemsize)
         if stored == dtype:
             checkpoint.read_into(entry, first * stored.itemsize, block)
         else:
@@ -230,7 +230,9 @@ def flat_blocks(
         yield block
 
 
-def interleaved_blocks(checkpoint: Checkpoint, piece: Interleaved, dtype: np.dtype, sink: Sink) -> Iterator[np.ndarray]:
+def interleaved_blocks(
+    checkpoint: Checkpoint, piece: Interleaved, dtype: np.dtype, out: DirectWriter
+) -> Iterator[np.ndarray]:
     """Rows of two source tensors in turn."""
     entries = [checkpoint.tensors[name] for name in (piece.gate, piece.up)]
     rows, width = entries[0].shape[0], math.prod(entries[0].shape[1:])
@@ -238,7 +240,7 @@ def interleaved_blocks(checkpoint: Checkpoint, piece: Interleaved, dtype: np.dty
     raws = [np.empty((count, width), NUMPY[entry.dtype]) for entry in entries]
     for first in range(0, rows, count):
         size = min(count, rows - first)
-        block = sink.block(2 * size * width * dtype.itemsize)
+        block = out.block(2 * size * width * dtype.itemsize)
         pairs = block.view(dtype).reshape(size, 2, width)
         for place, (entry, raw) in enumerate(zip(entries, raws, strict=True)):
             checkpoint.read_into(entry, first * width * raw.itemsize, raw[:size].reshape(-1).view(np.uint8))

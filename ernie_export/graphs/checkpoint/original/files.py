@@ -1,4 +1,4 @@
-"""A checkpoint's files beside the weights, in the transformers spelling whatever revision they come from."""
+"""A checkpoint's files in the Hugging Face (`hf`) layout, whatever revision they come from."""
 
 import json
 from collections.abc import Iterator
@@ -27,25 +27,30 @@ REPLACED = {
 
 
 @contextmanager
-def transformers_spelling(folder: Path, config: ErnieConfig, whole: bool = True) -> Iterator[Path]:
-    """A folder with the files of checkpoint `folder` in the transformers spelling.
+def as_hf_checkpoint(folder: Path, config: ErnieConfig, require_all: bool = True) -> Iterator[Path]:
+    """Yield a folder with the checkpoint's files in the Hugging Face (`hf`) layout.
 
-    It is `folder` itself where that is so already. For the original revision, known by config.json's `model_type`, it
-    is a temporary one: translated files, and links to the others, weights among them. Without `whole`, tokenizer and
-    processors may be missing and are then left out. Raises UserError, naming file and key, for what is not covered.
+    Args:
+        folder: The checkpoint. If it has the hf layout already, it is yielded itself. For the original revision, known
+            by config.json's `model_type`, a temporary folder holds translated files, and links to all others.
+        config: The model's configuration.
+        require_all: Whether tokenizer and processors must be there; otherwise missing ones are left out.
+
+    Raises:
+        UserError: A file cannot be translated; the message names file and key.
     """
     document = read_json(folder / "config.json")
     if not is_original(document):
         yield folder
         return
-    if whole and not (folder / FONT).is_file():
+    if require_all and not (folder / FONT).is_file():
         expected = "the font that timestamps are drawn with (the original code fetches it when first run)"
         raise UserError(f"{folder / FONT}: expected {expected}, found none")
     documents = {"config.json": translate(JsonObject(folder / "config.json", "", document))}
     files: dict[str, bytes] = {}
-    if whole or (folder / IMAGE_FILE).is_file():
+    if require_all or (folder / IMAGE_FILE).is_file():
         documents |= translate_processors(folder, config)
-    if whole or (folder / CONFIG_FILE).is_file():
+    if require_all or (folder / CONFIG_FILE).is_file():
         files = translate_tokenizer(folder, config)
     files |= {name: json.dumps(content, indent=1).encode() for name, content in documents.items()}
     with TemporaryDirectory(prefix="ernie-export-") as temporary:

@@ -9,7 +9,7 @@ import numpy as np
 from ernie_export.graphs.weight_spec import Piece
 
 
-class CodeStore:
+class QuantizedStore:
     """Codes and scales by the piece that they are of, in a new `folder` for scratch files that goes with the block."""
 
     def __init__(self, folder: Path) -> None:
