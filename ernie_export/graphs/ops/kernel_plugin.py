@@ -23,12 +23,11 @@ GRAPH_DTYPE = "graph"  # stands for the graph's own dtype
 
 @dataclass(frozen=True)
 class Output:
-    """Name, shape and dtype of an output; `alias` names the input whose memory it takes over."""
+    """Name, shape and dtype of an output."""
 
     name: str
     shape: tuple[Size, ...]
     dtype: str
-    alias: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,6 @@ class KernelPlugin:
     constants: Callable[[Shapes, Attributes], Constants]
     grid: Callable[[Size, Constants], tuple[Size, ...]]  # of that size and all constants, blocks too
     tactics: tuple[Tactic, ...]
-    dtypes: tuple[str, ...] = FLOATS  # that the graph may have
 
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in order: they do not depend on sizes."""
@@ -91,7 +89,7 @@ def launch(
 ) -> list[Any]:
     """Run a plugin on PyTorch tensors, on a GPU or in Triton's interpreter; returns its outputs.
 
-    `empty(shape, dtype)` makes an output, dtype by its name in PyTorch. An alias is not taken: outputs are fresh.
+    `empty(shape, dtype)` makes an output, dtype by its name in PyTorch.
     """
     from triton import knobs
 

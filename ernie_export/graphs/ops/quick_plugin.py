@@ -4,6 +4,7 @@ The kernels are compiled when a bundle is made: the machine that builds engines 
 """
 
 import inspect
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +15,10 @@ from ernie_export.graphs.ops.spec import DOMAIN
 FORMAT_NAME = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "int32": "INT32", "int64": "INT64"}
 
 
-def register(plugin: KernelPlugin, kernels: Kernels, lazy: bool = False) -> None:
-    """Register `ernie::NAME` with TensorRT; engines then built hold its kernel, one of `kernels`.
+def register(plugin: KernelPlugin, kernels: Kernels) -> None:
+    """Register `ernie::NAME` with TensorRT; engines built afterwards hold its kernel, one of `kernels`.
 
-    With `lazy` TensorRT's own registry (which the ONNX parser asks) learns of it at first use only. A second
-    registration of a name is TensorRT's ValueError.
+    TensorRT raises ValueError if the name is registered already.
     """
     import tensorrt as trt
     import tensorrt.plugin as trtp
@@ -28,17 +28,15 @@ def register(plugin: KernelPlugin, kernels: Kernels, lazy: bool = False) -> None
     def shapes(*descs: Any, **attributes: Any) -> Any:
         by_name = dict(zip(names, descs, strict=True))
         return tuple(
-            by_name[output.alias].aliased()
-            if output.alias
-            else trtp.from_shape_expr(output.shape, _dtype(trt, plugin, by_name, output.dtype))
+            trtp.from_shape_expr(output.shape, _dtype(trt, plugin, by_name, output.dtype))
             for output in plugin.outputs({name: desc.shape_expr for name, desc in by_name.items()}, attributes)
         )
 
     def tactics(*arguments: Any) -> Any:
         inputs, attributes = _split(plugin, arguments)
         kinds = [*plugin.inputs.values(), *(o.dtype for o in plugin.outputs(_static(inputs), attributes))]
-        types = ", ".join(FORMAT_NAME[kernels.dtype if kind == GRAPH_DTYPE else kind] for kind in kinds)
-        return [trtp.AutoTuneCombination(types, "LINEAR", list(kernels.of(plugin, _static(inputs), attributes)))]
+        formats = ", ".join(FORMAT_NAME[kernels.dtype if kind == GRAPH_DTYPE else kind] for kind in kinds)
+        return [trtp.AutoTuneCombination(formats, "LINEAR", list(kernels.of(plugin, _static(inputs), attributes)))]
 
     def kernel(*arguments: Any) -> Any:
         inputs, attributes = _split(plugin, arguments[:-1])
@@ -52,9 +50,9 @@ def register(plugin: KernelPlugin, kernels: Kernels, lazy: bool = False) -> None
 
     qualified_name = f"{DOMAIN}::{plugin.name}"
     desc = trtp.TensorDesc
-    outputs = tuple.__class_getitem__((desc,) * len(plugin.output_names()))
+    outputs = types.GenericAlias(tuple, (desc,) * len(plugin.output_names()))
     result = tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]
-    trtp.register(qualified_name, lazy_register=lazy)(_signed(shapes, plugin, desc, (), outputs))
+    trtp.register(qualified_name)(_signed(shapes, plugin, desc, (), outputs))
     trtp.autotune(qualified_name)(_signed(tactics, plugin, desc, ("outputs",), list[trtp.AutoTuneCombination]))
     trtp.aot_impl(qualified_name)(_signed(kernel, plugin, desc, ("outputs", "tactic"), result))
 

@@ -1,4 +1,4 @@
-"""The TensorRT plugins of ExpertBank and MoEDispatch: chains of plugins, one kernel a plugin.
+"""The TensorRT plugins of ExpertBank and MoEDispatch: chains of kernel plugins.
 
 ExpertBank is what decode steps call: BankLogits -> BankRoute -> BankGateUp -> BankDown -> BankCombine. MoEDispatch has
 two banks and may have many tokens: DispatchLogits -> DispatchRoute -> DispatchSort -> DispatchGateUp -> DispatchDown ->
@@ -20,6 +20,7 @@ for at most 48 KiB of shared memory, which needs no opt-in of whoever launches t
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -70,127 +71,196 @@ DOWN = (
 
 
 def kernel_plugins(vision: bool, storage: str = "") -> tuple[KernelPlugin, ...]:
-    """The plugins, in order, of ExpertBank or (`vision`) MoEDispatch, with weights stored as STORAGES says."""
-    prefix = "Dispatch" if vision else "Bank"
-    grouping = {"offsets": "int32", "order": "int32"} if vision else {"slots": "int32"}
-    types = {"token_types": "int64"} if vision else {}
-    coded = {"k": int} | dict.fromkeys(STORAGES[storage], int)
+    """Return the plugins, in order, of ExpertBank or (`vision`) MoEDispatch, with weights stored as STORAGES says."""
+    experts = _Experts(vision, storage)
+    sort = (_sort(),) if vision else ()
+    return (_logits(experts), _route(experts), *sort, _gate_up(experts), _down(experts), _combine(experts))
 
-    def banks(name: str, dtype: str) -> dict[str, str]:
-        return {f"{bank}_{name}": dtype for bank in (("text", "vision") if vision else ("text",))}
 
-    def weights(name: str) -> dict[str, str]:
-        if not storage:
-            return banks(name, GRAPH_DTYPE)
-        return {
-            key: kind
-            for bank in banks(name, "int32")
-            for key, kind in ((bank, "int32"), (f"{bank}_scales", GRAPH_DTYPE))
-        }
+@dataclass(frozen=True)
+class _Experts:
+    """Text experts alone or (`vision`) both groups: what the plugins' declarations have in common."""
 
-    def tiled(shapes: Shapes, a: Attributes, weight: str, hidden: int, widths: tuple[int, int]) -> Constants:
-        each = shapes[f"text_{weight}"][0]
-        total = each * (1 + vision)
-        counts = {"E": each, "EXPERTS": total, "BLOCK_X": power_of_two(total), "BLOCK_S": 128}
-        sizes = {"K": a["k"], "H": hidden, "I_TEXT": widths[0], "I_VISION": widths[1]}
-        return counts | sizes | storage_constants(storage, a)
+    vision: bool
+    storage: str = ""
 
-    def widths(shapes: Shapes) -> tuple[Size, Size]:
+    @property
+    def prefix(self) -> str:
+        """Return the first part of the plugins' names."""
+        return "Dispatch" if self.vision else "Bank"
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Return the input that tells vision tokens from text."""
+        return {"token_types": "int64"} if self.vision else {}
+
+    @property
+    def grouping(self) -> dict[str, str]:
+        """Return the inputs that assign slots to experts."""
+        return {"offsets": "int32", "order": "int32"} if self.vision else {"slots": "int32"}
+
+    @property
+    def attributes(self) -> dict[str, type]:
+        """Return the attributes of the matrix products."""
+        attributes: dict[str, type] = {"k": int}
+        attributes.update(dict.fromkeys(STORAGES[self.storage], int))
+        return attributes
+
+    def inputs(self, name: str, dtype: str) -> dict[str, str]:
+        """Return input `name` of each group of experts, with its dtype."""
+        return {f"{group}_{name}": dtype for group in (("text", "vision") if self.vision else ("text",))}
+
+    def weights(self, name: str) -> dict[str, str]:
+        """Return the weight `name` of each group of experts, followed by its scales if it is quantized."""
+        if not self.storage:
+            return self.inputs(name, GRAPH_DTYPE)
+        inputs: dict[str, str] = {}
+        for weight in self.inputs(name, "int32"):
+            inputs |= {weight: "int32", f"{weight}_scales": GRAPH_DTYPE}
+        return inputs
+
+    def constants(self, shapes: Shapes, attributes: Attributes, weight: str) -> Constants:
+        """Return the number of experts of a group and of all, and how `weight` is stored."""
+        experts = shapes[f"text_{weight}"][0]
+        total = experts * (1 + self.vision)
+        counts = {"E": experts, "EXPERTS": total, "BLOCK_X": power_of_two(total), "BLOCK_S": 128, "K": attributes["k"]}
+        return counts | storage_constants(self.storage, attributes)
+
+    def gate_up_widths(self, shapes: Shapes) -> tuple[Size, Size]:
+        """Return the widths of a text and of a vision expert, from the shapes of gate_up."""
         text = shapes["text_gate_up"][1] // 2
-        return text, (shapes["vision_gate_up"][1] // 2 if vision else text)
+        return text, (shapes["vision_gate_up"][1] // 2 if self.vision else text)
 
-    def down_widths(shapes: Shapes, a: Attributes) -> tuple[Size, Size]:
-        text = depth(shapes, "text_down", storage, a)
-        return text, (depth(shapes, "vision_down", storage, a) if vision else text)
+    def down_widths(self, shapes: Shapes, attributes: Attributes) -> tuple[Size, Size]:
+        """Return the widths of a text and of a vision expert, from the shapes of down."""
+        text = depth(shapes, "text_down", self.storage, attributes)
+        return text, (depth(shapes, "vision_down", self.storage, attributes) if self.vision else text)
 
-    def route_outputs(shapes: Shapes, a: Attributes) -> tuple[Output, ...]:
-        shape = (shapes["partial"][1], a["k"])
+
+def _logits(experts: _Experts) -> KernelPlugin:
+    """Return the plugin that computes router logits, the hidden size cut into SPLITS parts."""
+    return KernelPlugin(
+        f"{experts.prefix}Logits",
+        {"x": GRAPH_DTYPE} | experts.types | experts.inputs("gate", "float32"),
+        {},
+        partial(_routing_kernel, "logits"),
+        outputs=lambda s, a: (Output("partial", (SPLITS, s["x"][0], s["text_gate"][1]), "float32"),),
+        size=lambda s, a: s["x"][0],
+        constants=lambda s, a: {
+            "H": s["text_gate"][0],
+            "E": s["text_gate"][1],
+            "SPLITS": SPLITS,
+            "BLOCK_E": max(16, power_of_two(s["text_gate"][1])),
+        },
+        grid=lambda n, c: (ceil_div(n, c["BLOCK_T"]), SPLITS, 1),
+        tactics=(Tactic({"BLOCK_T": 16, "BLOCK_H": 32}, 4, 2), Tactic({"BLOCK_T": 64, "BLOCK_H": 32}, 8, 2)),
+    )
+
+
+def _route(experts: _Experts) -> KernelPlugin:
+    """Return the plugin that chooses each token's experts."""
+
+    def outputs(shapes: Shapes, attributes: Attributes) -> tuple[Output, ...]:
+        shape = (shapes["partial"][1], attributes["k"])
         return Output("experts", shape, "int64"), Output("slots", shape, "int32"), Output("weights", shape, "float32")
 
-    def sort_outputs(shapes: Shapes, a: Attributes) -> tuple[Output, ...]:
-        total = shapes["text_bias"][0] * 2
-        order = Output("order", (shapes["slots"][0] * a["k"],), "int32")
-        return Output("offsets", (total + 1,), "int32"), order
+    return KernelPlugin(
+        f"{experts.prefix}Route",
+        {"partial": "float32"} | experts.types | experts.inputs("bias", "float32"),
+        {"k": int, "norm_min": float},
+        partial(_routing_kernel, "route"),
+        outputs=outputs,
+        size=lambda s, a: s["partial"][1],
+        constants=lambda s, a: {
+            "E": s["text_bias"][0],
+            "K": a["k"],
+            "NORM_MIN": a["norm_min"],
+            "SPLITS": SPLITS,
+            "BLOCK_E": power_of_two(s["text_bias"][0]),
+        },
+        grid=lambda n, c: (ceil_div(n, c["BLOCK_T"]), 1, 1),
+        tactics=(Tactic({"BLOCK_T": 4}, 4), Tactic({"BLOCK_T": 1}, 1)),
+    )
 
-    sort = KernelPlugin(
+
+def _sort() -> KernelPlugin:
+    """Return the plugin that groups slots by expert; decode does without."""
+
+    def outputs(shapes: Shapes, attributes: Attributes) -> tuple[Output, ...]:
+        offsets = Output("offsets", (shapes["text_bias"][0] * 2 + 1,), "int32")
+        return offsets, Output("order", (shapes["slots"][0] * attributes["k"],), "int32")
+
+    return KernelPlugin(
         "DispatchSort",
-        {"slots": "int32"} | banks("bias", "float32"),
+        {"slots": "int32"} | _Experts(vision=True).inputs("bias", "float32"),
         {"k": int},
-        partial(_routing, "sort"),
-        outputs=sort_outputs,
+        partial(_routing_kernel, "sort"),
+        outputs=outputs,
         size=lambda s, a: s["slots"][0],
         constants=lambda s, a: {"K": a["k"], "EXPERTS": s["text_bias"][0] * 2},
         grid=lambda n, c: (c["EXPERTS"], 1, 1),
         tactics=(Tactic({"BLOCK_S": 512}, 4), Tactic({"BLOCK_S": 4096}, 8)),
     )
-    return (
-        KernelPlugin(
-            f"{prefix}Logits",
-            {"x": GRAPH_DTYPE} | types | banks("gate", "float32"),
-            {},
-            partial(_routing, "logits"),
-            outputs=lambda s, a: (Output("partial", (SPLITS, s["x"][0], s["text_gate"][1]), "float32"),),
-            size=lambda s, a: s["x"][0],
-            constants=lambda s, a: {
-                "H": s["text_gate"][0],
-                "E": s["text_gate"][1],
-                "SPLITS": SPLITS,
-                "BLOCK_E": max(16, power_of_two(s["text_gate"][1])),
-            },
-            grid=lambda n, c: (ceil_div(n, c["BLOCK_T"]), SPLITS, 1),
-            tactics=(Tactic({"BLOCK_T": 16, "BLOCK_H": 32}, 4, 2), Tactic({"BLOCK_T": 64, "BLOCK_H": 32}, 8, 2)),
-        ),
-        KernelPlugin(
-            f"{prefix}Route",
-            {"partial": "float32"} | types | banks("bias", "float32"),
-            {"k": int, "norm_min": float},
-            partial(_routing, "route"),
-            outputs=route_outputs,
-            size=lambda s, a: s["partial"][1],
-            constants=lambda s, a: {
-                "E": s["text_bias"][0],
-                "K": a["k"],
-                "NORM_MIN": a["norm_min"],
-                "SPLITS": SPLITS,
-                "BLOCK_E": power_of_two(s["text_bias"][0]),
-            },
-            grid=lambda n, c: (ceil_div(n, c["BLOCK_T"]), 1, 1),
-            tactics=(Tactic({"BLOCK_T": 4}, 4), Tactic({"BLOCK_T": 1}, 1)),
-        ),
-        *((sort,) if vision else ()),
-        KernelPlugin(
-            f"{storage}{prefix}GateUp",
-            {"x": GRAPH_DTYPE} | grouping | {"weights": "float32"} | weights("gate_up"),
-            coded,
-            partial(_experts, "gate_up"),
-            outputs=lambda s, a: (Output("act", (s["x"][0] * a["k"], maximum(*widths(s))), GRAPH_DTYPE),),
-            size=lambda s, a: s["x"][0],
-            constants=lambda s, a: tiled(s, a, "gate_up", depth(s, "text_gate_up", storage, a), widths(s)),
-            grid=lambda n, c: (_tiles(n, c) * _blocks(max(c["I_TEXT"], c["I_VISION"]), c), 1, 1),
-            tactics=GATE_UP,
-        ),
-        KernelPlugin(
-            f"{storage}{prefix}Down",
-            {"act": GRAPH_DTYPE} | grouping | weights("down"),
-            coded,
-            partial(_experts, "down"),
-            outputs=lambda s, a: (Output("out", (s["act"][0], s["text_down"][1]), GRAPH_DTYPE),),
-            size=lambda s, a: s["act"][0] // a["k"],
-            constants=lambda s, a: tiled(s, a, "down", s["text_down"][1], down_widths(s, a)),
-            grid=lambda n, c: (_tiles(n, c) * _blocks(c["H"], c), 1, 1),
-            tactics=DOWN,
-        ),
-        KernelPlugin(
-            f"{prefix}Combine",
-            {"out": GRAPH_DTYPE},
-            {"k": int},
-            partial(_experts, "combine"),
-            outputs=lambda s, a: (Output("y", (s["out"][0] // a["k"], s["out"][1]), GRAPH_DTYPE),),
-            size=lambda s, a: s["out"][0],
-            constants=lambda s, a: {"K": a["k"], "H": s["out"][1]},
-            grid=lambda n, c: (n // c["K"], (c["H"] + c["BLOCK_H"] - 1) // c["BLOCK_H"], 1),
-            tactics=(Tactic({"BLOCK_H": 1024}, 4), Tactic({"BLOCK_H": 512}, 2)),
-        ),
+
+
+def _gate_up(experts: _Experts) -> KernelPlugin:
+    """Return the plugin of the experts' first product and activation."""
+
+    def constants(shapes: Shapes, attributes: Attributes) -> Constants:
+        text, vision = experts.gate_up_widths(shapes)
+        sizes = {"H": depth(shapes, "text_gate_up", experts.storage, attributes), "I_TEXT": text, "I_VISION": vision}
+        return experts.constants(shapes, attributes, "gate_up") | sizes
+
+    def outputs(shapes: Shapes, attributes: Attributes) -> tuple[Output, ...]:
+        slots = shapes["x"][0] * attributes["k"]
+        return (Output("act", (slots, maximum(*experts.gate_up_widths(shapes))), GRAPH_DTYPE),)
+
+    return KernelPlugin(
+        f"{experts.storage}{experts.prefix}GateUp",
+        {"x": GRAPH_DTYPE} | experts.grouping | {"weights": "float32"} | experts.weights("gate_up"),
+        experts.attributes,
+        partial(_expert_kernel, "gate_up"),
+        outputs=outputs,
+        size=lambda s, a: s["x"][0],
+        constants=constants,
+        grid=lambda n, c: (_tiles(n, c) * _blocks(max(c["I_TEXT"], c["I_VISION"]), c), 1, 1),
+        tactics=GATE_UP,
+    )
+
+
+def _down(experts: _Experts) -> KernelPlugin:
+    """Return the plugin of the experts' second product."""
+
+    def constants(shapes: Shapes, attributes: Attributes) -> Constants:
+        text, vision = experts.down_widths(shapes, attributes)
+        sizes = {"H": shapes["text_down"][1], "I_TEXT": text, "I_VISION": vision}
+        return experts.constants(shapes, attributes, "down") | sizes
+
+    return KernelPlugin(
+        f"{experts.storage}{experts.prefix}Down",
+        {"act": GRAPH_DTYPE} | experts.grouping | experts.weights("down"),
+        experts.attributes,
+        partial(_expert_kernel, "down"),
+        outputs=lambda s, a: (Output("out", (s["act"][0], s["text_down"][1]), GRAPH_DTYPE),),
+        size=lambda s, a: s["act"][0] // a["k"],
+        constants=constants,
+        grid=lambda n, c: (_tiles(n, c) * _blocks(c["H"], c), 1, 1),
+        tactics=DOWN,
+    )
+
+
+def _combine(experts: _Experts) -> KernelPlugin:
+    """Return the plugin that adds up each token's slots."""
+    return KernelPlugin(
+        f"{experts.prefix}Combine",
+        {"out": GRAPH_DTYPE},
+        {"k": int},
+        partial(_expert_kernel, "combine"),
+        outputs=lambda s, a: (Output("y", (s["out"][0] // a["k"], s["out"][1]), GRAPH_DTYPE),),
+        size=lambda s, a: s["out"][0],
+        constants=lambda s, a: {"K": a["k"], "H": s["out"][1]},
+        grid=lambda n, c: (n // c["K"], (c["H"] + c["BLOCK_H"] - 1) // c["BLOCK_H"], 1),
+        tactics=(Tactic({"BLOCK_H": 1024}, 4), Tactic({"BLOCK_H": 512}, 2)),
     )
 
 
@@ -204,10 +274,20 @@ def check(
     group: int | None = None,
     archs: Sequence[str] = (),
 ) -> None:
-    """Refuse, by name, what the kernels can't serve; called at export.
+    """Refuse a model that the kernels cannot serve.
 
-    `experts` and `widths` of text, vision; `storage` of the weights as STORAGES says, with `group` values that share a
-    scale; `archs` that kernels are wanted for, as sm89.
+    Args:
+        dtype: The graphs' dtype.
+        hidden: The hidden size.
+        experts: The number of text and of vision experts.
+        widths: The width of a text and of a vision expert.
+        k: Experts a token.
+        storage: How the weights are stored; see STORAGES.
+        group: Weights that share a scale.
+        archs: Architectures that kernels are compiled for, e.g. "sm89".
+
+    Raises:
+        UserError: The message names what is not supported.
     """
     if dtype not in FLOATS:
         raise UserError(f"mixture of experts as a TensorRT plugin: dtype {dtype}, expected one of {', '.join(FLOATS)}")
@@ -221,20 +301,20 @@ def check(
         check_storage("mixture of experts", storage, group, (hidden, *widths), archs)
 
 
-def _routing(name: str) -> Any:
+def _routing_kernel(name: str) -> Any:
     from ernie_export.graphs.ops.moe_dispatch import kernel_route
 
     return getattr(kernel_route, name)
 
 
-def _experts(name: str) -> Any:
+def _expert_kernel(name: str) -> Any:
     from ernie_export.graphs.ops.moe_dispatch import kernel_experts
 
     return getattr(kernel_experts, name)
 
 
 def _tiles(tokens: Size, c: Constants) -> Size:
-    """The most tiles that tokens can need: every expert that is chosen may leave one tile part empty."""
+    """Return the most tiles that tokens can need: every chosen expert may leave one tile partly empty."""
     slots = tokens * c["K"]
     return (slots + minimum(slots, c["EXPERTS"]) * (c["BLOCK_M"] - 1)) // c["BLOCK_M"]
 

@@ -8,33 +8,22 @@ from typing import Any
 
 from ernie_export.graphs.ops.kernel_plugin import (
     GRAPH_DTYPE,
-    Attributes,
     KernelPlugin,
     Output,
-    Shapes,
     Tactic,
     ceil_div,
     power_of_two,
 )
 
 
-def kernel_plugin(in_place: bool = False) -> KernelPlugin:
-    """The plugin; with `in_place` its outputs take over the memory of q and k.
-
-    That needs TensorRT's preview feature ALIASED_PLUGIN_IO_10_03, and that nothing else reads q and k.
-    """
-
-    def outputs(shapes: Shapes, attributes: Attributes) -> tuple[Output, ...]:
-        return tuple(
-            Output(f"{name}_rotated", tuple(shapes[name]), GRAPH_DTYPE, name if in_place else None) for name in "qk"
-        )
-
+def kernel_plugin() -> KernelPlugin:
+    """Return the plugin that rotates q and k."""
     return KernelPlugin(
         "Rope",
         {"q": GRAPH_DTYPE, "k": GRAPH_DTYPE, "position_ids": "int64", "inv_freq": "float32", "axes": "int32"},
         {"num_heads": int, "kv_num_heads": int},
         _kernel,
-        outputs=outputs,
+        outputs=lambda s, a: tuple(Output(f"{name}_rotated", tuple(s[name]), GRAPH_DTYPE) for name in "qk"),
         size=lambda s, a: s["position_ids"][1] * s["position_ids"][2],
         constants=lambda s, a: {
             "Q_HEADS": a["num_heads"],
@@ -48,7 +37,6 @@ def kernel_plugin(in_place: bool = False) -> KernelPlugin:
             1,
         ),
         tactics=(Tactic({"BLOCK_T": 1, "BLOCK_N": 4}, 2), Tactic({"BLOCK_T": 4, "BLOCK_N": 4}, 4)),
-        dtypes=("bfloat16", "float16", "float32"),
     )
 
 
