@@ -1,7 +1,7 @@
 """The decoder: token ids, vision features and a KV cache in, next-token logits and the cache out.
 
-B rows, S new tokens (right-padded where rows differ), N vision features, C cache capacity (>= tokens so far + S),
-H hidden size, K kv heads, D head size, V vocabulary. {i} runs over the layers.
+B sequences, S new tokens (right-padded where lengths differ), N vision features, C cache capacity (at least
+tokens so far + S), H hidden size, K kv heads, D head size, V vocabulary. {i} runs over the layers.
 
 | input | shape | dtype | meaning |
 | --- | --- | --- | --- |
@@ -13,7 +13,7 @@ H hidden size, K kv heads, D head size, V vocabulary. {i} runs over the layers.
 | past_lengths | (B,) | int64 | tokens already in the cache |
 | lengths | (B,) | int64 | new tokens that are not padding |
 | past_key.{i}, past_value.{i} | (B, K, C, D) | float | |
-| output logits | (B, V) | float32 | after each row's last new token |
+| output logits | (B, V) | float32 | after each sequence's last new token |
 | output present_key.{i}, present_value.{i} | (B, K, C, D) | float | may be the past buffers themselves |
 
 * absent from the decode graph (`vision=False`), which knows text tokens only and none of the vision experts.
@@ -38,10 +38,15 @@ INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
 
 @dataclass(frozen=True)
 class SharedInputs:
-    """Values that all layers share.
+    """Inputs that all layers share.
 
-    split: the shape [B, S, -1]. token_types: (B·S,); None for text alone. rotary: the rotation's constants.
-    cos, sin: (B, S, D/2). capacity: C, shape (1,).
+    Attributes:
+        split: The shape [B, S, -1].
+        token_types: (B·S,); None for text alone.
+        rotary: The rotation's constants.
+        cos: (B, S, D/2) float32.
+        sin: (B, S, D/2) float32.
+        capacity: C, shape (1,).
     """
 
     split: ir.Value
@@ -53,7 +58,7 @@ class SharedInputs:
 
 
 def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuilder:
-    """The decoder graph in `precision`; without `vision` the decode graph."""
+    """Build the decoder graph in `precision`; without `vision`, the decode graph."""
     text, dtype = config.text, precision.dtype
     cache = ("batch", text.num_kv_heads, "capacity", text.head_dim)
     vision_inputs: list[tuple[str, ir.DataType, tuple[int | str, ...]]] = [
@@ -104,7 +109,7 @@ def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuild
 
 
 def embed(g: GraphBuilder, config: ErnieConfig, vision: bool) -> ir.Value:
-    """Rows (B·S, H) of token embeddings, with vision features in their places."""
+    """Embed the tokens as (B·S, H), and put vision features at their positions."""
     table = g.tensor("model.embed_tokens.weight", (config.text.vocab_size, config.text.hidden_size))
     with g.scope("embed_tokens"):
         flat = g.constant("flat", np.array([-1]))
@@ -123,7 +128,15 @@ def embed(g: GraphBuilder, config: ErnieConfig, vision: bool) -> ir.Value:
 def shared_values(
     g: GraphBuilder, text: TextConfig, shape: ir.Value, token_types: ir.Value | None, past_key: ir.Value
 ) -> SharedInputs:
-    """What the layers share, of the shape [B, S] of the new tokens and a layer's cached keys."""
+    """Compute what the layers share.
+
+    Args:
+        g: The graph.
+        text: The decoder's configuration.
+        shape: The shape [B, S] of the new tokens.
+        token_types: (B·S,); None for text alone.
+        past_key: Any layer's cached keys.
+    """
     split = g.op("Concat", shape, g.constant("rest", np.array([-1])), axis=0, name="by_row")
     rotary = {
         "inv_freq": inverse_frequencies(text.head_dim, text.rope_theta).tolist(),
@@ -135,7 +148,7 @@ def shared_values(
 
 
 def layer(g: GraphBuilder, text: TextConfig, index: int, hidden: ir.Value, shared: SharedInputs) -> ir.Value:
-    """One pre-norm decoder layer over hidden (B·S, H)."""
+    """Add one pre-norm decoder layer over hidden (B·S, H)."""
     prefix = f"model.layers.{index}"
     x = rms_norm(g, hidden, f"{prefix}.input_layernorm", text.hidden_size, text.rms_norm_eps)
     with g.scope("self_attn"):
@@ -150,7 +163,7 @@ def layer(g: GraphBuilder, text: TextConfig, index: int, hidden: ir.Value, share
 
 
 def attention(g: GraphBuilder, text: TextConfig, index: int, x: ir.Value, shared: SharedInputs) -> ir.Value:
-    """Rotated, cached, causal attention over x (B·S, H)."""
+    """Add rotated, cached, causal attention over x (B·S, H)."""
     prefix = f"model.layers.{index}.self_attn"
     width, kv_width = text.num_heads * text.head_dim, text.num_kv_heads * text.head_dim
     parts = [f"{prefix}.{name}_proj" for name in "qkv"]
@@ -168,7 +181,7 @@ def attention(g: GraphBuilder, text: TextConfig, index: int, x: ir.Value, shared
 
 
 def last_tokens(g: GraphBuilder, hidden: ir.Value, split: ir.Value) -> ir.Value:
-    """Rows (B, H) of hidden (B·S, H) at each row's last new token."""
+    """Select (B, H) of hidden (B·S, H): each sequence's last new token."""
     by_row = g.op("Reshape", hidden, split, name="hidden_by_row")
     last = g.op("Sub", g.inputs["lengths"], g.constant("one", np.array(1)), name="last_index")
     index = g.op("Unsqueeze", last, g.constant("second", np.array([1])), name="last_column")

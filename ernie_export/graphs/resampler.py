@@ -21,7 +21,7 @@ INT64 = ir.DataType.INT64
 
 
 def build(config: ErnieConfig, precision: Precision) -> GraphBuilder:
-    """The resampler graph in `precision`."""
+    """Build the resampler graph in `precision`."""
     dtype = precision.dtype
     vision, hidden = config.vision, config.text.hidden_size
     spatial = vision.hidden_size * vision.spatial_merge_size**2
@@ -57,7 +57,7 @@ def build(config: ErnieConfig, precision: Precision) -> GraphBuilder:
 
 
 def mlp(g: GraphBuilder, name: str, x: ir.Value, inputs: int, outputs: int, eps: float) -> ir.Value:
-    """Linear, exact GELU, linear, LayerNorm: layers .0, .2 and .3 of the checkpoint's sequence."""
+    """Apply linear, exact GELU, linear, LayerNorm: layers .0, .2 and .3 of the checkpoint's sequence."""
     prefix = f"model.resampler_model.{name}"
     with g.scope(name):
         x = linear(g, x, f"{prefix}.0", outputs, inputs, bias=True)

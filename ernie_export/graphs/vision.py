@@ -24,7 +24,7 @@ INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
 
 
 def build(vision: VisionConfig, precision: Precision) -> GraphBuilder:
-    """The encoder graph in `precision`."""
+    """Build the encoder graph in `precision`."""
     dtype = precision.dtype
     pixels = vision.in_channels * vision.patch_size**2
     g = GraphBuilder(

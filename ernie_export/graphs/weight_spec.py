@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Rows:
-    """The source tensor as it lies, cast to the weight's dtype."""
+    """The rows of a source tensor, cast to the weight's dtype."""
 
     source: str
 
@@ -46,9 +46,13 @@ class Constant:
 
 @dataclass(frozen=True)
 class ScalesOf:
-    """The scales of the quantised weight of this name, found while its codes are written."""
+    """The scales of a quantized weight, computed while it is written.
 
-    codes: str
+    Attributes:
+        qweight: The quantized weight's name.
+    """
+
+    qweight: str
 
 
 Piece = Rows | SourceSlice | Interleaved | Constant | ScalesOf
@@ -56,9 +60,9 @@ Piece = Rows | SourceSlice | Interleaved | Constant | ScalesOf
 
 @dataclass(frozen=True)
 class Quantization:
-    """A code of `bits` (4 or 8) for each value; `group` neighbours along the last axis share a scale.
+    """A type of `bits` (4 or 8) for each weight; `group` neighbours along the last axis share a scale.
 
-    A value is scale · (code - 2^(bits - 1)), or with `float8` scale · code, an e4m3 number of 8 bits. With 4 bits the
+    A weight is scale · (q - 2^(bits - 1)), or with `float8` scale · q, an e4m3 number of 8 bits. With 4 bits the
     first of two neighbours is a byte's lower half.
     """
 
@@ -71,7 +75,7 @@ class Quantization:
 class Weight:
     """One tensor of the bundle's data file: `shape` and NumPy `dtype` as stored, `pieces` in C order.
 
-    With `quantization` the pieces' values are stored as codes, and `shape` counts bytes (uint8, or e4m3 numbers).
+    With `quantization` the pieces' values are stored quantized, and `shape` counts bytes (uint8, or e4m3 numbers).
     """
 
     name: str
@@ -82,5 +86,5 @@ class Weight:
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes as stored."""
+        """Return the size in bytes as stored."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize

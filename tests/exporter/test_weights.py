@@ -174,7 +174,7 @@ def test_no_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch:
     usage = weights.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(weights.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     message = one_line(tmp_path, checkpoint, tmp_path / "out")
-    assert message == f"{tmp_path / 'out'}: expected {2**22 + 4096} bytes of free disk space, found 1000"
+    assert message == f"{tmp_path / 'out'}: cannot write {2**22 + 4096} bytes: the disk has 1000 bytes free"
     assert not (tmp_path / "out").exists()
 
 
@@ -191,7 +191,7 @@ def test_a_disk_that_fills_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(sink.os, call, full)
     message = one_line(tmp_path, checkpoint, tmp_path / "out")
-    assert message.startswith(f"{tmp_path / 'out'}: expected a new file of {2**22 + 4096} bytes, found: No space left")
+    assert message.startswith(f"{tmp_path / 'out'}: cannot write a new file of {2**22 + 4096} bytes: No space left")
     assert "bytes free" in message
     assert calls and not (tmp_path / "out").exists()
 

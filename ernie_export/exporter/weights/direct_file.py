@@ -51,7 +51,7 @@ class DirectWriter:
             self.path.unlink(missing_ok=True)
 
     def block(self, nbytes: int) -> np.ndarray:
-        """`nbytes` (uint8) to fill and `put`; they are used again by the next call."""
+        """Return `nbytes` (uint8) to fill and `put`; the next call returns the same memory."""
         return self.scratch[:nbytes] if nbytes <= BLOCK else np.empty(nbytes, np.uint8)
 
     def put(self, data: np.ndarray) -> None:
@@ -68,14 +68,14 @@ class DirectWriter:
                 self.send()
 
     def send(self) -> None:
-        """Hand the block in hand to both threads."""
+        """Pass the current block to both threads."""
         block = self.free.popleft()
         view = block[: self.filled].data
         self.busy.append((block, self.hashing.submit(self.hash.update, view), self.writing.submit(self.write, view)))
         self.filled = 0
 
     def reclaim(self) -> None:
-        """Wait for the oldest block under way, and raise what it met."""
+        """Wait for the oldest block in flight, and raise its error, if any."""
         block, hashed, written = self.busy.popleft()
         written.result()
         hashed.result()
@@ -90,7 +90,7 @@ class DirectWriter:
             done += os.write(self.file.fileno(), view[done:])
 
     def finish(self) -> str:
-        """Flush everything to the disk; the SHA-256 of all bytes put, in hexadecimal digits."""
+        """Flush everything to the disk; return the SHA-256 of all bytes put, in hexadecimal digits."""
         if self.filled:
             self.send()
         while self.busy:
@@ -100,7 +100,7 @@ class DirectWriter:
 
 
 def set_direct(descriptor: int, wanted: bool) -> bool:
-    """Turn writing past the page cache on or off; returns whether it is on: not every file system has it."""
+    """Turn writing past the page cache on or off; return whether it is on: not every file system has it."""
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     with suppress(OSError):
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT if wanted else flags & ~os.O_DIRECT)

@@ -1,4 +1,4 @@
-"""Floating-point values to codes of 4 or 8 bits or to e4m3 numbers, with a scale a group, without calibration.
+"""Quantize floating-point weights to 4 or 8 bits or to e4m3 numbers, with a scale a group, without calibration.
 
 The value of a group that is largest in magnitude gets the lowest code, -2^(bits - 1), which has no positive partner:
 that is one code more than a scale for the symmetric range would use, and the scale's sign tells which side it is. A
@@ -25,7 +25,7 @@ PART = 2**18
 
 
 class Quantizer:
-    """Quantises on all cores; NumPy lets go of the interpreter's lock while it computes."""
+    """A quantizer on all cores; NumPy releases the interpreter's lock while it computes."""
 
     def __init__(self) -> None:
         self.cores = ThreadPoolExecutor(os.cpu_count())
@@ -38,19 +38,19 @@ class Quantizer:
         self.cores.shutdown(cancel_futures=True)
 
     def quantize(self, values: np.ndarray, how: Quantization) -> np.ndarray:
-        """Codes (uint8, packed) of `values` (float32, 1-D, of whole groups); keeps their scales."""
+        """Quantize `values` (float32, 1-D, whole groups) to packed uint8, and keep their scales."""
         codes = np.empty(values.size * how.bits // 8, np.uint8)
         scales = np.empty(values.size // how.group, np.float32)
 
         def part(first: int) -> None:
-            some = slice(first, first + PART)
+            span = slice(first, first + PART)
             packed = slice(first * how.bits // 8, (first + PART) * how.bits // 8)
-            groups = values[some].reshape(-1, how.group)
+            groups = values[span].reshape(-1, how.group)
             if how.float8:
                 codes[packed], scale = float8_groups(groups)
             else:
-                found, scale = quantize_groups(groups, how.bits)
-                codes[packed] = pack(found, how.bits)
+                integers, scale = quantize_groups(groups, how.bits)
+                codes[packed] = pack(integers, how.bits)
             scales[first // how.group : (first + PART) // how.group] = scale
 
         for _ in self.cores.map(part, range(0, values.size, PART)):
@@ -59,17 +59,24 @@ class Quantizer:
         return codes
 
     def take_scales(self) -> np.ndarray:
-        """The scales (float32, 1-D) of all values quantised since the last call, one a group."""
-        taken, self.scales = np.concatenate(self.scales), []
-        return taken
+        """Return the scales (float32, 1-D) of all values quantized since the last call, one a group."""
+        scales = np.concatenate(self.scales)
+        self.scales = []
+        return scales
 
 
 def quantize_groups(
     values: np.ndarray, bits: int, importance: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codes (float32, from -2^(bits - 1)) of `values` (groups, group) float32, and the scale of each group.
+    """Quantize groups of weights, choosing the scale with the smallest squared error.
 
-    `importance` (group,) weighs each place's squared error; all alike without it.
+    Args:
+        values: (groups, group) float32.
+        bits: 4 or 8.
+        importance: (group,) weight of each position's squared error; None weighs all alike.
+
+    Returns:
+        Integers from -2^(bits - 1) as (groups, group) float32, and the scale of each group.
     """
     lowest = np.float32(-(2 ** (bits - 1)))
     low, high = values.min(axis=1), values.max(axis=1)
@@ -91,7 +98,7 @@ def quantize_groups(
 
 
 def float8_groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes (uint8, 1-D) of the e4m3 numbers for `values` (groups, group) float32, and the scale of each group.
+    """Return the e4m3 numbers (uint8, 1-D) for `values` (groups, group) float32, and the scale of each group.
 
     A group's largest value gets the largest number.
     """
@@ -102,6 +109,6 @@ def float8_groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Bytes of `codes` (float32) moved up to begin at 0; with 4 bits two to a byte, the first in the lower half."""
+    """Return `codes` (float32) as bytes, moved up to begin at 0; with 4 bits two a byte, the lower half first."""
     stored = (codes.reshape(-1) + np.float32(2 ** (bits - 1))).astype(np.uint8)
     return stored if bits == 8 else stored[0::2] | stored[1::2] << 4

@@ -1,4 +1,4 @@
-"""Codes found before the data file is written, kept on the disk until it is."""
+"""Weights that calibration quantizes before the data file is written, kept on the disk until it is."""
 
 import shutil
 from pathlib import Path
@@ -10,29 +10,30 @@ from ernie_export.graphs.weight_spec import Piece
 
 
 class QuantizedStore:
-    """Codes and scales by the piece that they are of, in a new `folder` for scratch files that goes with the block."""
+    """Quantized weights and scales by piece, in a new scratch `folder` that is removed when the `with` block ends."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
-        self.file = (folder / "codes").open("w+b")
-        self.places: dict[Piece, tuple[int, int, int]] = {}  # offset, codes, scales
+        self.file = (folder / "qweights").open("w+b")
+        self.positions: dict[Piece, tuple[int, int, int]] = {}  # offset, number of bytes, number of scales
         self.end = 0
 
-    def put(self, piece: Piece, codes: np.ndarray, scales: np.ndarray) -> None:
-        """Keep a piece's `codes` (uint8, 1-D, packed) and `scales` (float32, 1-D)."""
-        self.places[piece] = self.end, codes.size, scales.size
-        self.end += self.file.write(codes.tobytes()) + self.file.write(scales.tobytes())
+    def put(self, piece: Piece, qweight: np.ndarray, scales: np.ndarray) -> None:
+        """Store a piece's quantized weights (uint8, 1-D, packed) and scales (float32, 1-D)."""
+        self.positions[piece] = (self.end, qweight.size, scales.size)
+        self.end += self.file.write(qweight.tobytes())
+        self.end += self.file.write(scales.tobytes())
 
     def take(self, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
-        """What `put` was given for the piece."""
-        offset, codes, scales = self.places[piece]
+        """Return the piece's quantized weights and scales, as `put` received them."""
+        offset, nbytes, count = self.positions[piece]
         self.file.seek(offset)
-        stored = np.fromfile(self.file, np.uint8, codes)
-        return stored, np.fromfile(self.file, np.float32, scales)
+        qweight = np.fromfile(self.file, np.uint8, nbytes)
+        return qweight, np.fromfile(self.file, np.float32, count)
 
     def __contains__(self, piece: Piece) -> bool:
-        return piece in self.places
+        return piece in self.positions
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@ Alignment: the format allows no holes between tensors, so tensors are ordered by
 that divides their size. Each then starts at a multiple of that power: tensors of whole pages on a page, none ever off
 its element size. The header is padded with spaces (which the format allows) to a whole page.
 
-A quantised weight's scales follow its codes, so that the scales of one weight are all that waits in memory.
+A quantized weight's scales follow it, so that memory holds the scales of one weight at a time.
 """
 
 import json
@@ -21,7 +21,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import CannotWrite
 from ernie_export.common.safetensors_header import TensorEntry
 from ernie_export.exporter.weights.direct_file import BLOCK, DirectWriter
 from ernie_export.exporter.weights.quantize import Quantizer
@@ -45,7 +45,14 @@ FORMAT_NAMES = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything goes: `weights` in file order, `offsets` in bytes from the start of the file."""
+    """Where each tensor lies in the file.
+
+    Attributes:
+        header: The file's first bytes, a whole page or more.
+        weights: The weights in file order.
+        offsets: Bytes from the start of the file, by name.
+        nbytes: The file's size.
+    """
 
     header: bytes
     weights: tuple[Weight, ...]
@@ -54,11 +61,11 @@ class Layout:
 
 
 def plan(weights: Sequence[Weight]) -> Layout:
-    """Order the weights and place each; ValueError if two share a name."""
+    """Order the weights and assign each an offset; raise ValueError if two share a name."""
     names = [weight.name for weight in weights]
     if len(set(names)) != len(names):
         raise ValueError(f"two weights named {next(name for name in names if names.count(name) > 1)}")
-    scales = {piece.codes: weight for weight in weights for piece in weight.pieces if isinstance(piece, ScalesOf)}
+    scales = {piece.qweight: weight for weight in weights for piece in weight.pieces if isinstance(piece, ScalesOf)}
     units = [(weight, scales.pop(weight.name)) if weight.name in scales else (weight,) for weight in weights]
     units = [unit for unit in units if len(unit) == 2 or not isinstance(unit[0].pieces[0], ScalesOf)]
     if scales:
@@ -80,7 +87,7 @@ def plan(weights: Sequence[Weight]) -> Layout:
 
 
 def alignment(nbytes: int) -> int:
-    """The largest power of two up to a page that divides `nbytes` (a page for 0)."""
+    """Return the largest power of two up to a page that divides `nbytes` (a page for 0)."""
     return math.gcd(nbytes, PAGE)
 
 
@@ -91,13 +98,22 @@ def write(
     on_progress: Callable[[int], None],
     calibrated: QuantizedStore | None = None,
 ) -> str:
-    """Write the file and return its SHA-256 in hexadecimal digits; `on_progress` is told the bytes of each block.
+    """Write the file, flush it to the disk, and return its SHA-256; remove it if anything fails.
 
-    Pieces of quantised weights that are `calibrated` have their codes from there, the others find theirs now.
+    Args:
+        layout: What to write; see `plan`.
+        checkpoint: The source of the weights.
+        path: The new file.
+        on_progress: Called with the bytes of each block.
+        calibrated: Weights that calibration has quantized already; all others are quantized here.
 
-    The file is flushed to the disk before this returns, and removed if anything fails. Raises UserError if `path` is
-    there already, the disk is full or not writable, or a source cannot be read; ValueError if a weight's pieces do not
-    fill its shape.
+    Returns:
+        The SHA-256 in hexadecimal digits.
+
+    Raises:
+        CannotWrite: `path` exists already, or the disk is full or not writable.
+        UserError: A source cannot be read.
+        ValueError: A weight's pieces do not fill its shape.
     """
     for weight in layout.weights:
         check_pieces(weight, checkpoint)
@@ -115,30 +131,30 @@ def write(
                     on_progress(block.nbytes)
             return out.finish()
     except OSError as e:
-        found = f"{e.strerror or e} ({free} bytes free)"
-        raise UserError(f"{path}: expected a new file of {layout.nbytes} bytes, found: {found}") from e
+        reason = f"{e.strerror or e} ({free} bytes free)"
+        raise CannotWrite(path, f"a new file of {layout.nbytes} bytes", reason) from e
 
 
 def check_room(path: Path, nbytes: int) -> int:
-    """Free bytes on the disk that is to hold `path`; UserError if they are fewer, or its folder is missing."""
+    """Return the free bytes on the disk of `path`; raise CannotWrite if fewer than `nbytes`, or without a folder."""
     try:
         free = shutil.disk_usage(path.parent).free
     except OSError as e:
-        raise UserError(f"{path.parent}: expected a folder to write to, found: {e.strerror}") from e
+        raise CannotWrite(path.parent, "to the folder", e.strerror or str(e)) from e
     if free < nbytes:
-        raise UserError(f"{path}: expected {nbytes} bytes of free disk space, found {free}")
+        raise CannotWrite(path, f"{nbytes} bytes", f"the disk has {free} bytes free")
     return free
 
 
 def sources(weight: Weight, piece: Piece, calibrated: QuantizedStore | None = None) -> tuple[str, ...]:
-    """Names of the checkpoint tensors that a piece reads."""
+    """Return the names of the checkpoint tensors that a piece reads."""
     if isinstance(piece, Constant | ScalesOf) or is_calibrated(weight, piece, calibrated):
         return ()
     return (piece.gate, piece.up) if isinstance(piece, Interleaved) else (piece.source,)
 
 
 def check_pieces(weight: Weight, checkpoint: Checkpoint) -> None:
-    """Compare the pieces' elements with the weight's; ValueError where they differ."""
+    """Raise ValueError unless the pieces have as many elements as the weight."""
     count = 0
     for piece in weight.pieces:
         if isinstance(piece, ScalesOf):
@@ -161,7 +177,7 @@ def check_pieces(weight: Weight, checkpoint: Checkpoint) -> None:
 
 
 def is_calibrated(weight: Weight, piece: Piece, calibrated: QuantizedStore | None) -> bool:
-    """Whether the piece's codes are known."""
+    """Return whether the piece is quantized already."""
     return calibrated is not None and weight.quantization is not None and piece in calibrated
 
 
@@ -173,7 +189,16 @@ def stored_blocks(
     quantizer: Quantizer,
     calibrated: QuantizedStore | None,
 ) -> Iterator[np.ndarray]:
-    """The bytes of one piece as `weight` stores them: in its dtype, or as codes."""
+    """Yield the bytes of one piece as `weight` stores them: in its dtype, or quantized.
+
+    Args:
+        weight: The weight.
+        piece: One of its pieces.
+        checkpoint: The source.
+        out: The file, whose blocks are used.
+        quantizer: Quantizes, and keeps scales until their weight is done.
+        calibrated: Weights that are quantized already.
+    """
     if calibrated is not None and is_calibrated(weight, piece, calibrated):
         codes, scales = calibrated.take(piece)
         quantizer.scales.append(scales)
@@ -188,9 +213,9 @@ def stored_blocks(
 
 
 def blocks(piece: Piece, dtype: np.dtype, checkpoint: Checkpoint, out: DirectWriter) -> Iterator[np.ndarray]:
-    """The bytes of one piece, cast to `dtype`, in blocks (uint8) of `out`."""
+    """Yield the bytes of one piece, cast to `dtype`, in blocks (uint8) of `out`."""
     if isinstance(piece, ScalesOf):
-        raise ValueError(f"scales of {piece.codes} without its codes")
+        raise ValueError(f"scales of {piece.qweight} without its quantized weight")
     if isinstance(piece, Constant):
         yield from array_blocks(piece.array, dtype, out)
     elif isinstance(piece, Interleaved):
@@ -204,7 +229,7 @@ def blocks(piece: Piece, dtype: np.dtype, checkpoint: Checkpoint, out: DirectWri
 
 
 def array_blocks(array: np.ndarray, dtype: np.dtype, out: DirectWriter) -> Iterator[np.ndarray]:
-    """An array in memory, block by block."""
+    """Yield the bytes of an array in memory, block by block."""
     data = np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
     for start in range(0, data.size, BLOCK):
         block = out.block(min(BLOCK, data.size - start))
@@ -215,7 +240,7 @@ def array_blocks(array: np.ndarray, dtype: np.dtype, out: DirectWriter) -> Itera
 def flat_blocks(
     checkpoint: Checkpoint, entry: TensorEntry, start: int, stop: int, dtype: np.dtype, out: DirectWriter
 ) -> Iterator[np.ndarray]:
-    """Elements `start` to `stop` of a source tensor; read straight into the block where no cast is needed."""
+    """Yield elements `start` to `stop` of a source tensor, read straight into the block where no cast is needed."""
     stored = NUMPY[entry.dtype]
     count = BLOCK // max(dtype.itemsize, stored.itemsize)
     raw = np.empty(0 if stored == dtype else min(count, stop - start), stored)
@@ -233,7 +258,7 @@ def flat_blocks(
 def interleaved_blocks(
     checkpoint: Checkpoint, piece: Interleaved, dtype: np.dtype, out: DirectWriter
 ) -> Iterator[np.ndarray]:
-    """Rows of two source tensors in turn."""
+    """Yield rows of two source tensors in turn."""
     entries = [checkpoint.tensors[name] for name in (piece.gate, piece.up)]
     rows, width = entries[0].shape[0], math.prod(entries[0].shape[1:])
     count = min(max(BLOCK // (2 * width * max(dtype.itemsize, 4)), 1), rows) if width else rows

@@ -11,9 +11,9 @@ from ernie_export.graphs.layers.quantized import quantized
 def linear(
     g: GraphBuilder, x: ir.Value, tensor: str, outputs: int, inputs: int, bias: bool, parts: Sequence[str] = ()
 ) -> ir.Value:
-    """x (T, inputs) by the checkpoint's `tensor`.weight (outputs, inputs), plus `tensor`.bias where there is one.
+    """Multiply x (T, inputs) by the checkpoint's `tensor`.weight (outputs, inputs) and add its bias, if it has one.
 
-    The weight is quantised if the graph's `bits` say so. With `parts` it is the rows of these layers, in order.
+    The weight is quantized if the graph's `bits` say so. With `parts` it consists of these layers' rows, in order.
     """
     if g.bits is None:
         return dense(g, x, tensor, outputs, inputs, bias, parts)
@@ -26,7 +26,7 @@ def linear(
 def dense(
     g: GraphBuilder, x: ir.Value, tensor: str, outputs: int, inputs: int, bias: bool, parts: Sequence[str] = ()
 ) -> ir.Value:
-    """`linear` with the weight in the graph's dtype.
+    """Multiply by a weight in the graph's dtype; see `linear`.
 
     Gemm with transB reads the weight as the checkpoint stores it, so nothing is transposed at export.
     """
@@ -39,13 +39,13 @@ def dense(
 
 
 def rms_norm(g: GraphBuilder, x: ir.Value, tensor: str, width: int, eps: float) -> ir.Value:
-    """x / sqrt(mean(x²) + eps) in float32, cast back, times the weight: the order that the reference keeps."""
+    """Compute x / sqrt(mean(x²) + eps) in float32, cast back, times the weight: the order that the reference keeps."""
     with g.scope(tensor.rsplit(".", 1)[-1]):
         return g.op("RMSNormalization", x, g.tensor(f"{tensor}.weight", (width,)), axis=-1, epsilon=eps, stash_type=1)
 
 
 def layer_norm(g: GraphBuilder, x: ir.Value, tensor: str, width: int, eps: float) -> ir.Value:
-    """LayerNorm over the last axis."""
+    """Normalize the last axis to mean 0 and variance 1, then scale and shift it."""
     weight, bias = g.tensor(f"{tensor}.weight", (width,)), g.tensor(f"{tensor}.bias", (width,))
     with g.scope(tensor.rsplit(".", 1)[-1]):
         return g.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)

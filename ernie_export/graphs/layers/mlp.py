@@ -1,4 +1,4 @@
-"""Feed-forward layers: SwiGLU, and the sparse layer of two expert banks beside a shared expert."""
+"""Feed-forward layers: SwiGLU, and the sparse layer of text and vision experts beside a shared expert."""
 
 import numpy as np
 import onnx_ir as ir
@@ -6,14 +6,14 @@ import onnx_ir as ir
 from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.config import TextConfig
 from ernie_export.graphs.layers.linear import linear
-from ernie_export.graphs.layers.quantized import codes_and_scales, group_size, storage
+from ernie_export.graphs.layers.quantized import group_size, quantized_weight, storage
 from ernie_export.graphs.weight_spec import Interleaved, Quantization, Rows, SourceSlice, Weight
 
 FLOAT = ir.DataType.FLOAT
 
 
 def swiglu(g: GraphBuilder, x: ir.Value, tensor: str, hidden: int, width: int, bias: bool) -> ir.Value:
-    """down(silu(gate(x)) · up(x)) for x (T, hidden)."""
+    """Compute down(silu(gate(x)) · up(x)) for x (T, hidden)."""
     with g.scope(tensor.rsplit(".", 1)[-1]):
         gate = linear(g, x, f"{tensor}.gate_proj", width, hidden, bias)
         up = linear(g, x, f"{tensor}.up_proj", width, hidden, bias)
@@ -22,9 +22,9 @@ def swiglu(g: GraphBuilder, x: ir.Value, tensor: str, hidden: int, width: int, b
 
 
 def sparse(g: GraphBuilder, x: ir.Value, token_types: ir.Value | None, mlp: str, text: TextConfig) -> ir.Value:
-    """Routed experts plus the shared expert for x (T, hidden); `mlp` is the layer's prefix in the checkpoint.
+    """Compute the routed experts plus the shared expert for x (T, hidden); `mlp` is the prefix in the checkpoint.
 
-    Without `token_types` every token is text and the vision bank is left out.
+    Without `token_types` every token is text and the vision experts are left out.
     """
     routing = {"k": text.experts_per_token, "norm_min": text.norm_min}
     how, prefix = None, ""
@@ -34,12 +34,12 @@ def sparse(g: GraphBuilder, x: ir.Value, token_types: ir.Value | None, mlp: str,
         prefix, attributes = storage(how)
         routing |= attributes
     with g.scope("mlp"):
-        banks = expert_bank(g, mlp, "text", text, how)
+        experts = expert_group(g, mlp, "text", text, how)
         if token_types is None:
-            routed, _ = g.custom(f"{prefix}ExpertBank", x, *banks, **routing)
+            routed, _ = g.custom(f"{prefix}ExpertBank", x, *experts, **routing)
         else:
-            banks += expert_bank(g, mlp, "vision", text, how)
-            routed, _ = g.custom(f"{prefix}MoEDispatch", x, token_types, *banks, **routing)
+            experts += expert_group(g, mlp, "vision", text, how)
+            routed, _ = g.custom(f"{prefix}MoEDispatch", x, token_types, *experts, **routing)
         if not text.num_shared_experts:
             return routed
         width = text.moe_intermediate_size[0] * text.num_shared_experts
@@ -47,30 +47,30 @@ def sparse(g: GraphBuilder, x: ir.Value, token_types: ir.Value | None, mlp: str,
         return g.op("Add", routed, shared)
 
 
-def expert_bank(g: GraphBuilder, mlp: str, bank: str, text: TextConfig, how: Quantization | None) -> list[ir.Value]:
-    """Gate (H, E), bias (E,), gate_up (E, 2I, H) and down (E, H, I) of one bank, stacked from one tensor an expert.
+def expert_group(g: GraphBuilder, mlp: str, group: str, text: TextConfig, how: Quantization | None) -> list[ir.Value]:
+    """Return gate (H, E), bias (E,), gate_up (E, 2I, H) and down (E, H, I) of one group, stacked over its experts.
 
-    The text bank's experts come first in the checkpoint, and its gate is `weight`, the vision bank's `weight_1`.
-    With `how` gate_up and down are two values each: codes and scales.
+    Text experts come first in the checkpoint, and their gate is `weight`, that of the vision experts `weight_1`.
+    With `how`, gate_up and down are two values each: quantized weights and scales.
     """
-    index = {"text": 0, "vision": 1}[bank]
+    index = {"text": 0, "vision": 1}[group]
     hidden, experts, width = text.hidden_size, text.num_experts, text.moe_intermediate_size[index]
     sources = [f"{mlp}.experts.{index * experts + e}" for e in range(experts)]
     correction = f"{mlp}.moe_statics.e_score_correction_bias"
-    of_bank = (SourceSlice(correction, index, index + 1),)
+    of_group = (SourceSlice(correction, index, index + 1),)
     gate_up = tuple(Interleaved(f"{s}.gate_proj.weight", f"{s}.up_proj.weight") for s in sources)
     down = tuple(Rows(f"{s}.down_proj.weight") for s in sources)
     values = [
         g.tensor(f"{mlp}.gate.weight" + "_1" * index, (hidden, experts), FLOAT),
-        g.weight(Weight(f"{correction}.{bank}", np.dtype(np.float32), (experts,), of_bank)),
+        g.weight(Weight(f"{correction}.{group}", np.dtype(np.float32), (experts,), of_group)),
     ]
     for name, shape, pieces in (
         ("gate_up_proj", (experts, 2 * width, hidden), gate_up),
         ("down_proj", (experts, hidden, width), down),
     ):
-        stacked = f"{mlp}.experts.{bank}.{name}"
+        stacked = f"{mlp}.experts.{group}.{name}"
         if how is None:
             values.append(g.weight(Weight(stacked, g.dtype.numpy(), shape, pieces)))
         else:
-            values += codes_and_scales(g, stacked, (*shape[:-1], shape[-1] * how.bits // 8), shape, pieces, how)
+            values += quantized_weight(g, stacked, (*shape[:-1], shape[-1] * how.bits // 8), shape, pieces, how)
     return values

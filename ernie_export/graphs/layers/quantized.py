@@ -1,4 +1,4 @@
-"""Weights in codes of 4 or 8 bits or in e4m3 numbers, and the linear layer that reads them."""
+"""Weights quantized to 4 or 8 bits or to e4m3 numbers, and the linear layer that reads them."""
 
 from collections.abc import Sequence
 
@@ -16,23 +16,33 @@ GROUPS = 128, 64, 32, 16  # values that share a scale: the larger the fewer byte
 def quantized(
     g: GraphBuilder, x: ir.Value, name: str, sources: Sequence[str], outputs: int, inputs: int, bits: int
 ) -> ir.Value:
-    """x (T, inputs) by `name` (outputs, inputs), the rows of the checkpoint's `sources` in codes of `bits`."""
+    """Multiply x (T, inputs) by a quantized weight (outputs, inputs).
+
+    Args:
+        g: The graph.
+        x: (T, inputs).
+        name: The weight's name in the bundle.
+        sources: The checkpoint's tensors whose rows it holds, in order.
+        outputs: Rows of the weight.
+        inputs: Columns of the weight.
+        bits: 4 or 8.
+    """
     group = group_size(sources[0], inputs)
     shape = (outputs, inputs // group, group * bits // 8)  # as MatMulNBits wants it: by row, group and byte
     pieces = tuple(Rows(source) for source in sources)
     how = Quantization(bits, group, g.float8 and bits == 8)
-    codes, scales = codes_and_scales(g, name, shape, (outputs, inputs), pieces, how)
+    codes, scales = quantized_weight(g, name, shape, (outputs, inputs), pieces, how)
     prefix, attributes = storage(how)
     (y,) = g.custom(f"{prefix}Linear", x, codes, scales, K=inputs, N=outputs, **attributes)
     return y
 
 
 def storage(how: Quantization) -> tuple[str, dict[str, int]]:
-    """Prefix of the operators that take weights stored so, and what they are told of it: see STORAGES."""
+    """Return the prefix of the operators that read such weights, and their attributes; see STORAGES."""
     return ("Float8", {"group": how.group}) if how.float8 else ("Quantized", {"bits": how.bits, "group": how.group})
 
 
-def codes_and_scales(
+def quantized_weight(
     g: GraphBuilder,
     name: str,
     stored: tuple[int, ...],
@@ -40,7 +50,19 @@ def codes_and_scales(
     pieces: tuple[Piece, ...],
     how: Quantization,
 ) -> tuple[ir.Value, ir.Value]:
-    """Codes (uint8 or e4m3, of shape `stored`) and scales (..., groups) of the weight `name` that `pieces` make."""
+    """Add a quantized weight to the graph.
+
+    Args:
+        g: The graph.
+        name: The weight's name; the scales' is `name`_scales.
+        stored: The shape of the quantized weight as stored.
+        shape: The shape of the weight itself.
+        pieces: The pieces that it is made of.
+        how: The type and the group size.
+
+    Returns:
+        The quantized weight (uint8 or e4m3) and its scales (..., groups).
+    """
     kind = np.dtype(ml_dtypes.float8_e4m3fn if how.float8 else np.uint8)
     codes = g.weight(Weight(name, kind, stored, pieces, how))
     groups = (*shape[:-1], shape[-1] // how.group)
@@ -48,7 +70,7 @@ def codes_and_scales(
 
 
 def group_size(source: str, *widths: int) -> int:
-    """The largest group that divides all of `widths`; UserError names `source` if none does."""
+    """Return the largest group size that divides all of `widths`; raise UserError naming `source` if none does."""
     for group in GROUPS:
         if all(width % group == 0 for width in widths):
             return group

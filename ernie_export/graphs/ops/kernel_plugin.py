@@ -40,41 +40,54 @@ class Tactic:
 
 
 def gemm(m: int, n: int, k: int, swap: bool, warps: int, stages: int) -> Tactic:
-    """A matrix product in blocks of m rows, n outputs and depth k; `swap` puts the weight rows first."""
+    """Return a matrix product's tactic: blocks of m rows, n outputs and depth k; `swap` puts weight rows first."""
     return Tactic({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "SWAP": swap}, warps, stages)
 
 
 @dataclass(frozen=True)
 class KernelPlugin:
-    """One plugin. Its kernel's parameters are inputs, perhaps T, outputs, constants: by these names, in this order."""
+    """One plugin. Its kernel's parameters are inputs, perhaps T, outputs, constants: by these names, in this order.
+
+    Attributes:
+        name: The operator's name in the domain `ernie`.
+        inputs: Each input's dtype; GRAPH_DTYPE stands for the graphs' own.
+        attributes: Each attribute's type.
+        kernel: Imports Triton and returns the kernel.
+        outputs: Declares the outputs for given inputs.
+        size: Returns the one size that varies between runs.
+        constants: Returns the kernel's compile-time parameters, but for a tactic's blocks.
+        grid: Returns the launch grid for that size and all constants, blocks too.
+        tactics: The ways to run the kernel.
+    """
 
     name: str
-    inputs: Mapping[str, str]  # name -> dtype
+    inputs: Mapping[str, str]
     attributes: Mapping[str, type]
-    kernel: Callable[[], Any]  # imports Triton; returns its function
+    kernel: Callable[[], Any]
     outputs: Callable[[Shapes, Attributes], tuple[Output, ...]]
-    size: Callable[[Shapes, Attributes], Size]  # the one that varies
+    size: Callable[[Shapes, Attributes], Size]
     constants: Callable[[Shapes, Attributes], Constants]
-    grid: Callable[[Size, Constants], tuple[Size, ...]]  # of that size and all constants, blocks too
+    grid: Callable[[Size, Constants], tuple[Size, ...]]
     tactics: tuple[Tactic, ...]
 
     def output_names(self) -> tuple[str, ...]:
-        """Names of the outputs, in order: they do not depend on sizes."""
-        some = {name: (1,) * 3 for name in self.inputs}
-        return tuple(o.name for o in self.outputs(some, {name: kind(1) for name, kind in self.attributes.items()}))
+        """Return the names of the outputs, in order; they do not depend on sizes."""
+        shapes = {name: (1,) * 3 for name in self.inputs}
+        attributes = {name: kind(1) for name, kind in self.attributes.items()}
+        return tuple(output.name for output in self.outputs(shapes, attributes))
 
     def call(self) -> str:
-        """The plugin as a line of ONNX text, in a function with the same attributes; values by the plugin's names."""
+        """Write the plugin's call as a line of ONNX text, in a function with the same attributes and value names."""
         attributes = ", ".join(f"{name}: {kind.__name__} = @{name}" for name, kind in self.attributes.items())
         attributes = f" <{attributes}>" if attributes else ""
         return f"{', '.join(self.output_names())} = {DOMAIN}.{self.name}{attributes} ({', '.join(self.inputs)})"
 
     def given_constants(self, shapes: Shapes, attributes: Attributes, tactic: Tactic) -> Constants:
-        """Compile-time parameters that have a value; shapes of sizes that the kernel is compiled for must be ints."""
+        """Return the compile-time parameters that have a value; sizes that the kernel is compiled for must be ints."""
         return {**self.constants(shapes, attributes), **tactic.blocks}
 
     def all_constants(self, shapes: Shapes, attributes: Attributes, tactic: Tactic) -> Constants:
-        """`given_constants`, and None for every kernel input that the plugin lacks."""
+        """Return `given_constants`, and None for every kernel input that the plugin lacks."""
         constants = self.given_constants(shapes, attributes, tactic)
         given = {*self.inputs, "T", *self.output_names(), *constants}
         return constants | {name: None for name in self.kernel().arg_names if name not in given | {"UPCAST"}}
@@ -87,9 +100,17 @@ def launch(
     tactic: Tactic,
     empty: Callable[[tuple[int, ...], str], Any],
 ) -> list[Any]:
-    """Run a plugin on PyTorch tensors, on a GPU or in Triton's interpreter; returns its outputs.
+    """Run a plugin on PyTorch tensors, on a GPU or in Triton's interpreter.
 
-    `empty(shape, dtype)` makes an output, dtype by its name in PyTorch.
+    Args:
+        plugin: The plugin.
+        inputs: Tensors by name, among them the plugin's inputs.
+        attributes: The plugin's attributes.
+        tactic: One of the plugin's tactics.
+        empty: Allocates an output of a shape and a dtype, named as in PyTorch.
+
+    Returns:
+        The outputs, in order.
     """
     from triton import knobs
 
@@ -116,12 +137,12 @@ def launch(
 
 
 def ceil_div(size: Size, block: int) -> Size:
-    """Blocks that hold `size`."""
+    """Return the number of blocks that hold `size`."""
     return (size + (block - 1)) // block
 
 
 def minimum(size: Size, limit: int) -> Size:
-    """The lesser of a size and an int."""
+    """Return the lesser of a size and an int."""
     if isinstance(size, int):
         return min(size, limit)
     import tensorrt.plugin as trtp
@@ -130,7 +151,7 @@ def minimum(size: Size, limit: int) -> Size:
 
 
 def maximum(size: Size, other: Size) -> Size:
-    """The greater of two sizes of one kind."""
+    """Return the greater of two sizes of one kind."""
     if isinstance(size, int):
         return max(size, other)
     import tensorrt.plugin as trtp
@@ -139,5 +160,5 @@ def maximum(size: Size, other: Size) -> Size:
 
 
 def power_of_two(size: int) -> int:
-    """The least power of two that holds `size`: a Triton block."""
+    """Return the smallest power of two that is at least `size`, a Triton block."""
     return 1 << max(size - 1, 0).bit_length()

@@ -10,30 +10,30 @@ from ernie_export.graphs.ops.ptx import CompiledKernel
 
 @dataclass(frozen=True)
 class Kernels:
-    """Compiled kernels of every plugin, for graphs of `dtype`; a plugin's may be fewer than its tactics."""
+    """The compiled kernels of every plugin for graphs of `dtype`; some of a plugin's tactics may have none."""
 
     dtype: str
     compiled: tuple[CompiledKernel, ...]
 
     def of(self, plugin: KernelPlugin, shapes: Shapes, attributes: Attributes) -> dict[int, CompiledKernel]:
-        """A kernel plugin's kernels by tactic; ValueError if none was compiled for inputs of these shapes."""
-        own = {}
+        """Return a plugin's kernels by tactic; raise ValueError if none was compiled for inputs of these shapes."""
+        kernels = {}
         for number, tactic in enumerate(plugin.tactics, start=1):
-            asked = plugin.given_constants(shapes, attributes, tactic)
+            constants = plugin.given_constants(shapes, attributes, tactic)
             for kernel in self.compiled:
-                if (kernel.plugin, kernel.tactic, kernel.constants) == (plugin.name, number, asked):
-                    own[number] = kernel
-        if not own:
-            there = [kernel.constants for kernel in self.compiled if kernel.plugin == plugin.name]
-            raise ValueError(f"{plugin.name}: expected a kernel for {asked}, found them for {there}")
-        return own
+                if (kernel.plugin, kernel.tactic, kernel.constants) == (plugin.name, number, constants):
+                    kernels[number] = kernel
+        if not kernels:
+            compiled = [kernel.constants for kernel in self.compiled if kernel.plugin == plugin.name]
+            raise ValueError(f"{plugin.name}: expected a kernel for {constants}, found kernels for {compiled}")
+        return kernels
 
     def within(self, shared: int) -> "Kernels":
-        """Those that ask for no more bytes of shared memory."""
+        """Return the kernels that need at most `shared` bytes of shared memory."""
         return replace(self, compiled=tuple(kernel for kernel in self.compiled if kernel.shared <= shared))
 
     def write(self, path: Path) -> None:
-        """Write them as JSON."""
+        """Write the kernels as JSON."""
         document = {"dtype": self.dtype, "kernels": [asdict(kernel) for kernel in self.compiled]}
         path.write_text(json.dumps(document, indent=1) + "\n")
 

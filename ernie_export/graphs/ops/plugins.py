@@ -1,15 +1,14 @@
-"""Every TensorRT plugin of a model: its plugins with the sizes that the model gives them, and the version of all."""
+"""Every TensorRT plugin of a model with the sizes that its kernels are compiled for, and the version of them all."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
 
-from ernie_export.graphs.config import TextConfig
 from ernie_export.graphs.ops.kernel_plugin import Attributes, KernelPlugin, Shapes
 from ernie_export.graphs.ops.moe_dispatch.plugin import check, kernel_plugins
 from ernie_export.graphs.ops.mrope.plugin import kernel_plugin as rope_plugin
@@ -17,12 +16,49 @@ from ernie_export.graphs.ops.quantized_linear.plugin import check_storage
 from ernie_export.graphs.ops.quantized_linear.plugin import kernel_plugin as linear_plugin
 from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
 
-BANKS = ("text", "vision")
+GROUPS = ("text", "vision")
+
+
+class DecoderConfig(Protocol):
+    """The numbers of a decoder that decide the sizes of its kernels."""
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def num_heads(self) -> int: ...
+
+    @property
+    def num_kv_heads(self) -> int: ...
+
+    @property
+    def head_dim(self) -> int: ...
+
+    @property
+    def layer_types(self) -> tuple[str, ...]: ...
+
+    @property
+    def num_experts(self) -> int: ...
+
+    @property
+    def moe_intermediate_size(self) -> tuple[int, int]: ...
+
+    @property
+    def experts_per_token(self) -> int: ...
+
+    @property
+    def norm_min(self) -> float: ...
 
 
 @dataclass(frozen=True)
 class Stored:
-    """How weights are stored: `storage` as STORAGES says, `bits` a value, `group` values that share a scale."""
+    """How weights are stored.
+
+    Attributes:
+        storage: The prefix of the operators that read them; see STORAGES.
+        bits: Bits of a quantized weight.
+        group: Weights that share a scale.
+    """
 
     storage: str
     bits: int
@@ -30,23 +66,23 @@ class Stored:
 
     @staticmethod
     def of(node: ir.Node, operator: str) -> "Stored":
-        """The weights of a node of `operator`, whose prefix tells the storage."""
+        """Read the storage of the weights of a node, whose type is `operator` with the storage as prefix."""
         attributes = node.attributes
         bits = attributes["bits"].as_int() if "bits" in attributes else 8
         return Stored(node.op_type.removesuffix(operator), bits, attributes["group"].as_int())
 
     def attributes(self) -> Attributes:
-        """Those that an operator of this storage has."""
+        """Return the attributes of an operator that reads this storage."""
         return {name: getattr(self, name) for name in STORAGES[self.storage]}
 
     def words(self, values: int) -> int:
-        """Words of 32 bits that hold so many codes."""
+        """Return how many words of 32 bits hold `values` quantized weights."""
         return values * self.bits // 32
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer, `outputs` by `inputs`, whose weights are in codes."""
+    """A linear layer, `outputs` by `inputs`, with quantized weights."""
 
     inputs: int
     outputs: int
@@ -55,9 +91,18 @@ class Linear:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model's kernels are compiled for. experts: of each bank, 0 where no layer is sparse. widths: of the text
-    and of the vision bank's experts. heads: of q and of k. stored: how experts are; None in the graphs' dtype. linears:
-    what is multiplied by plugins, each once.
+    """The sizes that a model's kernels are compiled for.
+
+    Attributes:
+        hidden: The hidden size.
+        experts: Experts of each group (text, vision); 0 if no layer is sparse.
+        widths: The width of a text and of a vision expert.
+        k: Experts a token.
+        norm_min: The smallest divisor of the routing weights' normalisation.
+        heads: Query heads, key-value heads.
+        head_dim: The head size.
+        stored: How the experts' weights are stored; None in the graphs' dtype.
+        linears: The distinct quantized linear layers.
     """
 
     hidden: int
@@ -71,31 +116,57 @@ class Sizes:
     linears: tuple[Linear, ...] = ()
 
     @staticmethod
-    def of(text: TextConfig, dtype: str, nodes: Iterable[ir.Node] = (), archs: Sequence[str] = ()) -> "Sizes":
-        """A decoder's, of whose graphs `nodes` tell what is in codes; UserError names what kernels for `archs` can't
-        serve.
+    def of(text: DecoderConfig, dtype: str, nodes: Iterable[ir.Node] = (), archs: Sequence[str] = ()) -> "Sizes":
+        """Collect the sizes of a decoder.
+
+        Args:
+            text: The decoder's numbers.
+            dtype: The graphs' dtype.
+            nodes: The graphs' nodes, which say which weights are quantized.
+            archs: Architectures that kernels are compiled for, e.g. "sm89".
+
+        Raises:
+            UserError: The kernels cannot serve the model on one of `archs`.
         """
-        sparse = "sparse" in text.layer_types
-        experts, widths = text.num_experts * sparse, text.moe_intermediate_size
-        stored, linears = None, dict[Linear, None]()
+        stored: Stored | None = None
+        linears: dict[Linear, None] = {}  # an ordered set
         for node in nodes:
             if node.op_type.endswith("Linear"):
-                inputs, outputs = (node.attributes[name].as_int() for name in ("K", "N"))
+                inputs = node.attributes["K"].as_int()
+                outputs = node.attributes["N"].as_int()
                 linears[Linear(inputs, outputs, Stored.of(node, "Linear"))] = None
             elif node.op_type.endswith("ExpertBank") and "group" in node.attributes:
                 stored = Stored.of(node, "ExpertBank")
         for linear in linears:
-            how, what = linear.stored, f"linear layer of {linear.outputs} x {linear.inputs}"
-            check_storage(what, how.storage, how.group, (linear.inputs,), archs)
-        if sparse:
-            how_stored = (stored.storage, stored.group, archs) if stored else ()
-            check(dtype, text.hidden_size, (experts, experts), widths, text.experts_per_token, *how_stored)
-        heads, k = (text.num_heads, text.num_kv_heads), text.experts_per_token
-        return Sizes(text.hidden_size, experts, widths, k, text.norm_min, heads, text.head_dim, stored, tuple(linears))
+            name = f"linear layer of {linear.outputs} x {linear.inputs}"
+            check_storage(name, linear.stored.storage, linear.stored.group, (linear.inputs,), archs)
+        sizes = Sizes(
+            hidden=text.hidden_size,
+            experts=text.num_experts if "sparse" in text.layer_types else 0,
+            widths=text.moe_intermediate_size,
+            k=text.experts_per_token,
+            norm_min=text.norm_min,
+            heads=(text.num_heads, text.num_kv_heads),
+            head_dim=text.head_dim,
+            stored=stored,
+            linears=tuple(linears),
+        )
+        if "sparse" in text.layer_types:
+            check(
+                dtype,
+                sizes.hidden,
+                experts=(sizes.experts, sizes.experts),
+                widths=sizes.widths,
+                k=sizes.k,
+                storage=stored.storage if stored else "",
+                group=stored.group if stored else None,
+                archs=archs,
+            )
+        return sizes
 
     @staticmethod
     def read(document: dict[str, Any]) -> "Sizes":
-        """From what `dataclasses.asdict` made of one, through JSON."""
+        """Read what `dataclasses.asdict` made of one, through JSON."""
         linears = tuple(Linear(**fields | {"stored": Stored(**fields["stored"])}) for fields in document["linears"])
         stored = document["stored"] and Stored(**document["stored"])
         pairs = {name: tuple(document[name]) for name in ("widths", "heads")}
@@ -103,18 +174,24 @@ class Sizes:
 
 
 def kernel_specs(sizes: Sizes) -> Iterator[tuple[KernelPlugin, Shapes, Attributes]]:
-    """Every plugin with its shapes, -1 where a size varies, and its attributes, as TensorRT will tell them."""
+    """Yield every plugin with its inputs' shapes, -1 where a size varies, and attributes, as TensorRT passes them."""
     q, k = (heads * sizes.head_dim for heads in sizes.heads)
     pairs = (sizes.head_dim // 2,)
     rope = {"q": (-1, -1, q), "k": (-1, -1, k), "position_ids": (3, -1, -1), "inv_freq": pairs, "axes": pairs}
     yield rope_plugin(), rope, {"num_heads": sizes.heads[0], "kv_num_heads": sizes.heads[1]}
     for linear in sizes.linears:
-        how, groups = linear.stored, (linear.outputs, linear.inputs // linear.stored.group)
-        inputs = {"x": (-1, linear.inputs), "codes": (*groups, how.words(how.group)), "scales": groups}
-        yield linear_plugin(how.storage), inputs, {"K": linear.inputs, "N": linear.outputs, **how.attributes()}
+        stored_as = linear.stored
+        groups = (linear.outputs, linear.inputs // stored_as.group)
+        inputs = {"x": (-1, linear.inputs), "codes": (*groups, stored_as.words(stored_as.group)), "scales": groups}
+        yield (
+            linear_plugin(stored_as.storage),
+            inputs,
+            {"K": linear.inputs, "N": linear.outputs, **stored_as.attributes()},
+        )
     if not sizes.experts:
         return
-    shapes, stored = shapes_of(sizes), sizes.stored
+    shapes = shapes_of(sizes)
+    stored = sizes.stored
     # A graph keeps a float in 32 bits, and that is what its plugin gets.
     values: dict[str, Any] = {"k": sizes.k, "norm_min": float(np.float32(sizes.norm_min))}
     values |= stored.attributes() if stored else {}
@@ -127,35 +204,39 @@ def kernel_specs(sizes: Sizes) -> Iterator[tuple[KernelPlugin, Shapes, Attribute
 
 
 def all_plugins() -> tuple[KernelPlugin, ...]:
-    """Every plugin that there is, each once."""
+    """Return every plugin that there is, each once."""
     chains = (kernel_plugins(vision, storage) for storage in STORAGES for vision in (False, True))
     linears = (linear_plugin(storage) for storage in STORAGES if storage)
-    found = {plugin.name: plugin for plugin in (rope_plugin(), *linears, *(s for chain in chains for s in chain))}
-    return tuple(found.values())
+    by_name = {plugin.name: plugin for plugin in (rope_plugin(), *linears, *(p for chain in chains for p in chain))}
+    return tuple(by_name.values())
 
 
 def shapes_of(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """Shapes of what enters both banks' chains of plugins."""
-    hidden, experts = sizes.hidden, sizes.experts
-    shapes: dict[str, tuple[int, ...]] = {"x": (-1, hidden), "token_types": (-1,)}
-    for bank, width in zip(BANKS, sizes.widths, strict=True):
-        shapes |= {f"{bank}_gate": (hidden, experts), f"{bank}_bias": (experts,)}
-        for name, shape in (("gate_up", (experts, 2 * width, hidden)), ("down", (experts, hidden, width))):
-            weight, (*rows, depth), how = f"{bank}_{name}", shape, sizes.stored
-            shapes[weight] = (*rows, how.words(depth) if how else depth)
-            if how:
-                shapes[f"{weight}_scales"] = (*rows, depth // how.group)
+    """Return the shapes of the inputs to both chains of expert plugins."""
+    shapes: dict[str, tuple[int, ...]] = {"x": (-1, sizes.hidden), "token_types": (-1,)}
+    for group, width in zip(GROUPS, sizes.widths, strict=True):
+        shapes[f"{group}_gate"] = (sizes.hidden, sizes.experts)
+        shapes[f"{group}_bias"] = (sizes.experts,)
+        for name, rows, columns in (("gate_up", 2 * width, sizes.hidden), ("down", sizes.hidden, width)):
+            weight = f"{group}_{name}"
+            if sizes.stored is None:
+                shapes[weight] = (sizes.experts, rows, columns)
+            else:
+                shapes[weight] = (sizes.experts, rows, sizes.stored.words(columns))
+                shapes[f"{weight}_scales"] = (sizes.experts, rows, columns // sizes.stored.group)
     return shapes
 
 
 def version() -> str:
-    """Of the plugins' declarations and kernels: a digest of their sources, so that no change can be forgotten.
+    """Return a digest of the sources of the plugins' declarations and kernels, so that no change can be forgotten.
 
     A kernel that was compiled from some sources is launched by the shape functions and grids of the same.
     """
-    here, digest = Path(__file__).parent, hashlib.sha256()
-    rooms = (here.glob(f"*/{pattern}.py") for pattern in ("plugin", "kernel*", "function_tensorrt"))
-    shared = [here / "kernel_plugin.py", here / "quick_plugin.py"]
-    for path in sorted([*shared, *(path for room in rooms for path in room)]):
+    folder = Path(__file__).parent
+    paths = [folder / "kernel_plugin.py", folder / "quick_plugin.py"]
+    for pattern in ("plugin", "kernel*", "function_tensorrt"):
+        paths += folder.glob(f"*/{pattern}.py")
+    digest = hashlib.sha256()
+    for path in sorted(paths):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidValue
 from ernie_export.graphs.ops.kernel_plugin import GRAPH_DTYPE, Attributes, Constants, KernelPlugin, Shapes
 
 # Architecture -> the one that is compiled for. Triton 3.6 can't write sm_110's PTX (its ptxas knows no such target);
@@ -23,10 +23,17 @@ PARAMETER = re.compile(r"\.param \.(u64|u32)(?: \.ptr)?[\w\s.]* (\w+)")
 
 @dataclass(frozen=True)
 class CompiledKernel:
-    """A kernel plugin's kernel by one of its tactics (numbered from 1), for sizes that its `constants` tell.
+    """The kernel of a plugin for one of its tactics.
 
-    takes_size: whether it takes the scalar T. name: of its entry point in `ptx`. threads: of a program. shared: bytes
-    of dynamic shared memory.
+    Attributes:
+        plugin: The plugin's name.
+        tactic: The tactic's number, from 1.
+        constants: The compile-time parameters, which hold the sizes.
+        takes_size: Whether the kernel takes the scalar T.
+        name: The name of the entry point in `ptx`.
+        ptx: The code.
+        threads: Threads of a program.
+        shared: Dynamic shared memory, in bytes.
     """
 
     plugin: str
@@ -40,21 +47,30 @@ class CompiledKernel:
 
 
 def target(arch: str) -> int:
-    """The compute capability compiled for, as 90; UserError for an architecture that is not known."""
+    """Return the compute capability compiled for, e.g. 90; raise InvalidValue for an unknown architecture."""
     if arch not in TARGETS:
-        raise UserError(f"architecture {arch!r}: expected one of {', '.join(sorted(TARGETS, key=_number))}")
+        raise InvalidValue("architecture", f"one of {', '.join(sorted(TARGETS, key=_number))}", repr(arch))
     return TARGETS[arch]
 
 
 def fits(compiled: CompiledKernel, arch: str) -> bool:
-    """Whether the architecture has the shared memory that the kernel asks for."""
+    """Return whether the architecture has the shared memory that the kernel needs."""
     return compiled.shared <= SHARED_LIMIT[target(arch)] * 1024
 
 
 def compile_kernel(
     plugin: KernelPlugin, shapes: Shapes, attributes: Attributes, number: int, dtype: str, arch: str
 ) -> CompiledKernel:
-    """Compile `plugin`'s kernel by tactic `number` for inputs of these shapes (-1 where a size varies) in `dtype`."""
+    """Compile a plugin's kernel.
+
+    Args:
+        plugin: The plugin.
+        shapes: The inputs' shapes, -1 where a size varies.
+        attributes: The plugin's attributes.
+        number: The tactic's number, from 1.
+        dtype: The graphs' dtype.
+        arch: The architecture, e.g. "sm89".
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -84,7 +100,7 @@ def compile_kernel(
 
 
 def without_scratch(ptx: str, expected: list[str]) -> str:
-    """Drop Triton's two trailing scratch pointers, which TensorRT does not pass; RuntimeError if the kernel uses them.
+    """Drop Triton's two trailing scratch pointers, which TensorRT does not pass; raise RuntimeError if they are used.
 
     `expected` are the types of all other parameters, u64 (a pointer) or u32, which are checked.
     """
@@ -103,7 +119,7 @@ def without_scratch(ptx: str, expected: list[str]) -> str:
 
 
 def assemble(compiled: CompiledKernel, arch: str) -> dict[str, Any]:
-    """Run Triton's own ptxas over the PTX: registers, and bytes spilled, as it reports; RuntimeError if refused."""
+    """Assemble the PTX with Triton's ptxas; return registers and spilled bytes, or raise RuntimeError."""
     from triton import knobs
 
     capability = target(arch)

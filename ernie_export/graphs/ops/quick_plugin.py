@@ -57,8 +57,10 @@ def register(plugin: KernelPlugin, kernels: Kernels) -> None:
     trtp.aot_impl(qualified_name)(_signed(kernel, plugin, desc, ("outputs", "tactic"), result))
 
 
-def _signed(function: Callable, plugin: KernelPlugin, desc: type, more: tuple[str, ...], result: Any) -> Callable:
-    """`function` with the signature that TensorRT reads the plugin's inputs and attributes from."""
+def _signed(
+    function: Callable[..., Any], plugin: KernelPlugin, desc: type, more: tuple[str, ...], result: Any
+) -> Callable[..., Any]:
+    """Give `function` the signature that TensorRT reads the plugin's inputs and attributes from."""
     named = [*((name, desc) for name in plugin.inputs), *plugin.attributes.items()]
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, kind, annotation=annotation) for name, annotation in named]
@@ -68,19 +70,19 @@ def _signed(function: Callable, plugin: KernelPlugin, desc: type, more: tuple[st
 
 
 def _split(plugin: KernelPlugin, arguments: tuple[Any, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Inputs and attributes by name from TensorRT's positional arguments, which end with the outputs."""
+    """Return inputs and attributes by name from TensorRT's positional arguments, which end with the outputs."""
     count = len(plugin.inputs)
     inputs = dict(zip(plugin.inputs, arguments[:count], strict=True))
     return inputs, dict(zip(plugin.attributes, arguments[count:-1], strict=True))
 
 
 def _static(inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes as ints, -1 where a size varies."""
+    """Return shapes as ints, -1 where a size varies."""
     return {name: tuple(desc.shape) for name, desc in inputs.items()}
 
 
 def _dtype(trt: Any, plugin: KernelPlugin, inputs: dict[str, Any], kind: str) -> Any:
-    """TensorRT's dtype of an input or output declared as `kind`."""
+    """Return TensorRT's dtype of an input or output declared as `kind`."""
     if kind != GRAPH_DTYPE:
         return getattr(trt, kind)
     return next(inputs[name].dtype for name, declared in plugin.inputs.items() if declared == GRAPH_DTYPE)

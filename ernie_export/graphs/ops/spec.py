@@ -8,7 +8,7 @@ OPSET = 24  # standard operators in the bodies: TensorScatter and in-place KV ca
 
 @dataclass(frozen=True)
 class OpSpec:
-    """Name and the ordered inputs, outputs and attributes of one operator; a call is checked against it."""
+    """The name and the ordered inputs, outputs and attributes of one operator; every call is checked against it."""
 
     name: str
     inputs: tuple[str, ...]

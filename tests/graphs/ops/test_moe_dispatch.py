@@ -137,7 +137,7 @@ def test_a_bank_alone_is_right_for_few_and_many_tokens(run_op, tokens):
     """RTX's body gathers the chosen experts for 1 and 2 tokens here (3·T·k <= E) and runs all experts for more."""
     rng = np.random.default_rng(tokens)
     x, arrays = rng.standard_normal((tokens, 16)).astype(np.float32), bank(rng, 16, experts=12, width=8)
-    expected, experts = reference.expert_bank(x, *arrays, k=2, norm_min=1e-12)
+    expected, experts = reference.expert_group(x, *arrays, k=2, norm_min=1e-12)
     inputs = dict(zip(("x", *NAMES), (x, *arrays)))
     outputs = [(np.float32, 2), (np.int64, 2)]
     y, chosen = run_op("ExpertBank", "rtx", inputs, {"k": 2, "norm_min": 1e-12}, outputs)
@@ -156,7 +156,7 @@ def test_norm_min_bounds_the_weights(run_op, lowering):
     bias[1] = 2
     inputs = dict(zip(("x", *NAMES), (x[:1], gate, bias, gate_up, down)))
     attributes = {"k": 1, "norm_min": 1e-12}
-    expected, _ = reference.expert_bank(x[:1], gate, bias, gate_up, down, 1, 1e-12)
+    expected, _ = reference.expert_group(x[:1], gate, bias, gate_up, down, 1, 1e-12)
     y, chosen = run_op("ExpertBank", lowering, inputs, attributes, [(np.float32, 2), (np.int64, 2)])
     assert chosen[0, 0] == 1
     full = reference.swiglu(x[:1], gate_up[1], down[1])

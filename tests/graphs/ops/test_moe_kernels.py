@@ -110,7 +110,7 @@ def test_stored_weights_equal_reference(unwritten, kind, data):
     if both:
         expected = reference.moe_dispatch(plain, types, text_meant, vision_meant, k, NORM_MIN)
     else:
-        expected = reference.expert_bank(plain, *text_meant, k, NORM_MIN)
+        expected = reference.expert_group(plain, *text_meant, k, NORM_MIN)
     banks = (torch.from_numpy(types), text, vision) if both else (None, text, None)
     found = moe_dispatch(x, *banks, attributes, unwritten, tactics, storage)
     check(found, *expected, {torch.float32: 3e-6, torch.bfloat16: 0.012, torch.float16: 0.0015}[dtype])
@@ -156,7 +156,7 @@ def test_chain_equals_reference(run, data):
 def test_one_bank_equals_reference(run, tokens, k, tactics):
     """Tiles are found in the slots themselves: 132 slots are more than one block of them."""
     x, text = case(tokens, tokens, 33, 5, (21,))
-    check(run(x, None, text, None, k, tactics), *reference.expert_bank(x, *text, k, NORM_MIN))
+    check(run(x, None, text, None, k, tactics), *reference.expert_group(x, *text, k, NORM_MIN))
 
 
 def test_every_tactic_equals_the_first(run, unwritten):
@@ -240,7 +240,7 @@ def test_norm_min_bounds_the_weights(run):
     text[0][:] = 0
     text[0][:, 0] = np.float32(8) * np.sign(x[0])
     text[1][:] = [0, 2, 0]
-    expected, experts = reference.expert_bank(x, *text, 1, NORM_MIN)
+    expected, experts = reference.expert_group(x, *text, 1, NORM_MIN)
     found = run(x, None, text, None, 1, DECODE)
     assert experts.tolist() == [[1]] and found["weights"][0, 0] < 0.5
     np.testing.assert_allclose(found["y"].numpy(), expected, rtol=1e-4)

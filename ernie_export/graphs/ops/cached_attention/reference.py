@@ -4,7 +4,7 @@ import numpy as np
 
 
 def split_heads(x: np.ndarray, heads: int) -> np.ndarray:
-    """(B, S, N·D) to (B, N, S, D)."""
+    """Reshape (B, S, N·D) to (B, N, S, D)."""
     batch, length, width = x.shape
     return x.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
 
@@ -20,7 +20,7 @@ def cached_attention(
     num_heads: int,
     kv_num_heads: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns y, present_key, present_value; y is zero at padding."""
+    """Return y, present_key and present_value; y is zero at padding."""
     queries, keys, values = split_heads(q, num_heads), split_heads(k, kv_num_heads), split_heads(v, kv_num_heads)
     present_key, present_value, y = past_key.copy(), past_value.copy(), np.zeros_like(q)
     for row, (past, new) in enumerate(zip(past_lengths, lengths, strict=True)):

@@ -5,7 +5,7 @@ with QuantizedLinear and Float8Linear, which are plugins as they stand.
 """
 
 from ernie_export.graphs.ops.moe_dispatch.plugin import kernel_plugins
-from ernie_export.graphs.ops.moe_dispatch.spec import ROUTING, bank_inputs
+from ernie_export.graphs.ops.moe_dispatch.spec import ROUTING, group_inputs
 from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
 
 
@@ -13,7 +13,7 @@ def tensorrt(dtype: str) -> list[str]:
     """Return the bodies of plugins; the same for every dtype."""
     texts = []
     for storage, attributes in STORAGES.items():
-        text, vision = (", ".join(f"{bank}_{n}" for n in bank_inputs(storage)) for bank in ("text", "vision"))
+        text, vision = (", ".join(f"{bank}_{n}" for n in group_inputs(storage)) for bank in ("text", "vision"))
         named = ", ".join((*ROUTING, *attributes))
         texts += [
             _body(f"{storage}ExpertBank <{named}> (x, {text})", False, storage),

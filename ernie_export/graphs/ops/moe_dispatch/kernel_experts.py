@@ -1,10 +1,10 @@
 """Expert kernels: grouped matrix products over the slots of each expert, and the sum over a token's slots.
 
-Both banks share one launch. A tile is up to BLOCK_M slots of one expert by a block of its weight rows, and a grid is
-the most tiles that any routing can need. With BLOCK_M at least the number of tokens every chosen expert has one row of
-tiles: its weights are read exactly once (decode). A program finds its tile in `offsets` and `order`, or, where few
-slots make a launch for sorting dear, in `slots` itself: `offsets` is None then. How weights are stored, and SWAP and
-UPCAST: see quantized_linear/kernel_product.py; scales are None where weights have the graph's dtype.
+Text and vision experts share one launch. A tile is up to BLOCK_M slots of one expert by a block of its weight rows, and
+a grid is the most tiles that any routing can need. With BLOCK_M at least the number of tokens every chosen expert has
+one row of tiles: its weights are read exactly once (decode). A program finds its tile in `offsets` and `order`, or,
+where few slots make a launch for sorting expensive, in `slots` itself: `offsets` is None then. How weights are stored,
+and SWAP and UPCAST: see quantized_linear/kernel_product.py; scales are None where weights have the graph's dtype.
 """
 
 import triton

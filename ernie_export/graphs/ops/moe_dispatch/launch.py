@@ -8,7 +8,7 @@ from typing import Any
 
 from ernie_export.graphs.ops.kernel_plugin import launch
 from ernie_export.graphs.ops.moe_dispatch.plugin import kernel_plugins
-from ernie_export.graphs.ops.moe_dispatch.spec import bank_inputs
+from ernie_export.graphs.ops.moe_dispatch.spec import group_inputs
 
 # Tactic of each plugin (its place in the list, from 0): for few tokens, whose time is reading weights, and for many.
 DECODE = {"Logits": 0, "Route": 1, "Sort": 0, "GateUp": 2, "Down": 2, "Combine": 1}
@@ -33,7 +33,7 @@ def moe_dispatch(
     `lambda shape, dtype: torch.empty(shape, dtype=getattr(torch, dtype), device="cuda")`. Launches five kernels, or six
     for two banks, on the current stream and waits for none.
     """
-    names = bank_inputs(storage)
+    names = group_inputs(storage)
     tensors = {"x": x, "token_types": token_types}
     tensors |= {f"text_{name}": tensor for name, tensor in zip(names, text, strict=True)}
     tensors |= {f"vision_{name}": tensor for name, tensor in zip(names, vision or (None,) * len(names), strict=True)}

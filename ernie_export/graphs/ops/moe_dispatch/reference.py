@@ -7,7 +7,7 @@ import numpy as np
 
 
 def route(x: np.ndarray, gate: np.ndarray, bias: np.ndarray, k: int, norm_min: float) -> tuple[np.ndarray, np.ndarray]:
-    """Choose k experts a token. Returns experts (T, k) int64, best first, and weights (T, k) float32.
+    """Choose k experts a token; return experts (T, k) int64, best first, and weights (T, k) float32.
 
     The bias takes part in the choice; the weights are the unbiased probabilities, normalised over the chosen ones.
     Equal scores go to the lower expert.
@@ -21,16 +21,16 @@ def route(x: np.ndarray, gate: np.ndarray, bias: np.ndarray, k: int, norm_min: f
 
 
 def swiglu(x: np.ndarray, gate_up: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """One expert: down(silu(gate(x)) · up(x)) for x (T, H), gate_up (2I, H) with rows in turn, down (H, I)."""
+    """Run one expert: down(silu(gate(x)) · up(x)) for x (T, H), gate_up (2I, H) with rows in turn, down (H, I)."""
     hidden = x @ gate_up.T
     gate, up = hidden[:, 0::2], hidden[:, 1::2]
     return (gate / (1 + np.exp(-gate)) * up) @ down.T
 
 
-def expert_bank(
+def expert_group(
     x: np.ndarray, gate: np.ndarray, bias: np.ndarray, gate_up: np.ndarray, down: np.ndarray, k: int, norm_min: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Route and run one bank; outputs y and experts. Expert outputs are added in ascending order of expert."""
+    """Route to and run one group of experts; outputs are added in ascending order of expert. Return y and experts."""
     experts, weights = route(x, gate, bias, k, norm_min)
     y = np.zeros_like(x)
     for expert in range(gate.shape[1]):
@@ -48,9 +48,9 @@ def moe_dispatch(
     k: int,
     norm_min: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Send each token through its bank, (gate, bias, gate_up, down) each; outputs y and experts as in spec.py."""
+    """Send each token through its group of experts (gate, bias, gate_up, down); return y and experts as in spec.py."""
     y, experts = np.zeros_like(x), np.zeros((len(x), k), np.int64)
-    for bank, rows, first in ((text, token_types == 0, 0), (vision, token_types != 0, text[0].shape[1])):
-        y[rows], chosen = expert_bank(x[rows], *bank, k=k, norm_min=norm_min)
+    for group, rows, first in ((text, token_types == 0, 0), (vision, token_types != 0, text[0].shape[1])):
+        y[rows], chosen = expert_group(x[rows], *group, k=k, norm_min=norm_min)
         experts[rows] = chosen + first
     return y, experts

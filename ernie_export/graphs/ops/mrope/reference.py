@@ -7,7 +7,7 @@ import numpy as np
 
 
 def inverse_frequencies(dim: int, theta: float) -> np.ndarray:
-    """theta^(-2j/dim) for j in 0..dim/2, float32 at each step as PyTorch computes it; shape (dim/2,)."""
+    """Return theta^(-2j/dim) for j in 0..dim/2, float32 at each step as PyTorch computes it; shape (dim/2,)."""
     exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
     # PyTorch's float32 pow is exact to the last bit but for rare cases; rounding a float64 power reproduces it best.
     powers = np.power(np.float64(theta), exponents.astype(np.float64)).astype(np.float32)
@@ -15,7 +15,7 @@ def inverse_frequencies(dim: int, theta: float) -> np.ndarray:
 
 
 def axes(mrope_section: tuple[int, int, int]) -> np.ndarray:
-    """Position axis of each pair: height and width in turn over the first two sections, then temporal; int64."""
+    """Return the position axis of each pair: height and width in turn over the two first sections, then temporal."""
     height, width, temporal = mrope_section
     return np.array([1, 2] * ((height + width) // 2) + [0] * temporal, np.int64)
 

@@ -38,7 +38,7 @@ TACTICS = (
 
 
 def kernel_plugin(storage: str) -> KernelPlugin:
-    """The plugin of `storage`: Quantized or Float8."""
+    """Return the plugin of `storage`, Quantized or Float8."""
     return KernelPlugin(
         f"{storage}Linear",
         {"x": GRAPH_DTYPE, "codes": "int32", "scales": GRAPH_DTYPE},
@@ -53,19 +53,19 @@ def kernel_plugin(storage: str) -> KernelPlugin:
 
 
 def storage_constants(storage: str, attributes: Attributes) -> Constants:
-    """What the kernels are told of how weights are stored; nothing where they have the graph's dtype."""
+    """Return the constants that describe how weights are stored; none where they have the graph's dtype."""
     if not storage:
         return {}
     return {"BITS": attributes.get("bits", 8), "GROUP": attributes["group"], "FLOAT8": storage == "Float8"}
 
 
 def depth(shapes: Shapes, weight: str, storage: str, attributes: Attributes) -> Size:
-    """Values in a row of the weight of this name."""
+    """Return the number of values in a row of the weight."""
     return shapes[f"{weight}_scales"][-1] * attributes["group"] if storage else shapes[weight][-1]
 
 
 def check_storage(what: str, storage: str, group: int | None, widths: Sequence[int], archs: Sequence[str]) -> None:
-    """Refuse groups, and architectures for float8, that the kernels can't serve; UserError begins with `what`."""
+    """Raise UserError, beginning with `what`, for groups or architectures that the kernels cannot serve."""
     if group is None or group < MIN_GROUP or power_of_two(group) != group:
         raise UserError(f"{what}: groups of {group}, expected a power of two from {MIN_GROUP}")
     for width in widths:
@@ -77,7 +77,7 @@ def check_storage(what: str, storage: str, group: int | None, widths: Sequence[i
 
 
 def has_float8(arch: str) -> bool:
-    """Whether the architecture has e4m3 numbers."""
+    """Return whether the architecture has e4m3 numbers."""
     return target(arch) >= FLOAT8_SINCE
 
 

@@ -1,10 +1,10 @@
-"""NumPy reference of quantised weights: the meaning that every kernel and body is tested against."""
+"""NumPy reference of quantized weights: the meaning that every kernel and body is tested against."""
 
 import numpy as np
 
 
 def dequantize(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
-    """Weights (..., K) in the scales' dtype, of codes (..., K·bits/8) uint8 and scales (..., groups)."""
+    """Return weights (..., K) in the scales' dtype from codes (..., K·bits/8) uint8 and scales (..., groups)."""
     if bits == 4:
         codes = np.stack((codes & 15, codes >> 4), axis=-1)
     centred = codes.reshape(*scales.shape, -1).astype(scales.dtype) - scales.dtype.type(2 ** (bits - 1))
@@ -12,11 +12,11 @@ def dequantize(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
 
 
 def dequantize_float8(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Weights (..., K) in the scales' dtype, of codes (..., K) float8_e4m3fn and scales (..., groups)."""
+    """Return weights (..., K) in the scales' dtype from codes (..., K) float8_e4m3fn and scales (..., groups)."""
     numbers = codes.astype(np.float32).astype(scales.dtype).reshape(*scales.shape, -1)
     return (numbers * scales[..., None]).reshape(*scales.shape[:-1], -1)
 
 
 def quantized_linear(x: np.ndarray, codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
-    """x (T, K) times the transposed weights; shapes as in spec.py."""
+    """Multiply x (T, K) by the transposed weights; shapes as in spec.py."""
     return x @ dequantize(codes, scales, bits).T
