@@ -74,7 +74,7 @@ class GraphBuilder:
         return result if isinstance(result, tuple) else (result,)
 
     def weight(self, weight: Weight) -> ir.Value:
-        """The initializer of this name in the data file; made once, however often it is asked for."""
+        """Return the initializer of this name in the data file; it is made once, however often it is asked for."""
         if weight.name in self.weights:
             return self.graph.initializers[weight.name]
         self.weights[weight.name] = weight
@@ -87,7 +87,7 @@ class GraphBuilder:
     def tensor(
         self, name: str, shape: Sequence[int], dtype: ir.DataType | None = None, sources: Sequence[str] = ()
     ) -> ir.Value:
-        """The checkpoint's tensor `name` as it lies, in the graph's dtype unless another is given.
+        """Return the checkpoint's tensor `name`, in the graph's dtype unless another is given.
 
         With `sources` the rows of these tensors, one after the other.
         """
@@ -95,7 +95,7 @@ class GraphBuilder:
         return self.weight(Weight(name, (dtype or self.dtype).numpy(), tuple(shape), pieces))
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
-        """A small initializer kept in the graph itself, named by the scope's path."""
+        """Return a small initializer kept in the graph itself, named by the scope's path."""
         path = "/" + "/".join([*self._path, name])
         value = ir.val(path, const_value=ir.tensor(array, name=path))
         self.graph.register_initializer(value)

@@ -1,4 +1,4 @@
-"""The published tensor layout: every name and shape that a checkpoint of a given configuration holds.
+"""The Hugging Face tensor layout: every name and shape that a checkpoint of a given configuration holds.
 
 Measured on what `save_pretrained` of `Ernie4_5_VLMoeForConditionalGeneration` writes (transformers 5.23): the router
 bias is always there, `lm_head.weight` exactly when untied, `use_bias` gives the decoder's attention and MLP projections
@@ -15,19 +15,19 @@ Named = Iterator[tuple[str, tuple[int, ...]]]
 
 
 def expected_tensors(config: ErnieConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor of the checkpoint, matrices as (out, in) but for the routers' (hidden, experts)."""
+    """Return the shape of every tensor by name, matrices as (out, in) but for the routers' (hidden, experts)."""
     return dict(iter_tensors(config))
 
 
 def check_layout(checkpoint: Checkpoint, config: ErnieConfig) -> None:
-    """Compare a checkpoint with its configuration; UserError on the first missing, misshapen or extra tensor."""
+    """Compare a checkpoint with its configuration; raise InvalidFile for a missing, misshapen or extra tensor."""
     for name, shape in iter_tensors(config):
         checkpoint.require(name, shape)
     checkpoint.refuse_unused()
 
 
 def iter_tensors(config: ErnieConfig) -> Named:
-    """`expected_tensors` one by one."""
+    """Yield the items of `expected_tensors` one by one."""
     text = config.text
     yield "model.embed_tokens.weight", (text.vocab_size, text.hidden_size)
     for layer, kind in enumerate(text.layer_types):
@@ -40,27 +40,27 @@ def iter_tensors(config: ErnieConfig) -> Named:
 
 
 def linear(name: str, out_size: int, in_size: int, bias: bool) -> Named:
-    """A linear layer: (out, in) weight and, with `bias`, an (out,) bias."""
+    """Yield a linear layer: (out, in) weight and, with `bias`, an (out,) bias."""
     yield f"{name}.weight", (out_size, in_size)
     if bias:
         yield f"{name}.bias", (out_size,)
 
 
 def swiglu(name: str, hidden: int, width: int, bias: bool) -> Named:
-    """The three projections of a gated MLP."""
+    """Yield the three projections of a gated MLP."""
     yield from linear(f"{name}.gate_proj", width, hidden, bias)
     yield from linear(f"{name}.up_proj", width, hidden, bias)
     yield from linear(f"{name}.down_proj", hidden, width, bias)
 
 
 def layer_norm(name: str, size: int) -> Named:
-    """Weight and bias of a LayerNorm."""
+    """Yield weight and bias of a LayerNorm."""
     yield f"{name}.weight", (size,)
     yield f"{name}.bias", (size,)
 
 
 def decoder_layer(text: TextConfig, name: str, sparse: bool) -> Named:
-    """One decoder layer. Experts are numbered through: the text bank first, then the vision bank."""
+    """Yield one decoder layer. Experts have one numbering: text experts first, then vision experts."""
     hidden, bias = text.hidden_size, text.use_bias
     query, key = text.num_heads * text.head_dim, text.num_kv_heads * text.head_dim
     yield f"{name}.input_layernorm.weight", (hidden,)
@@ -75,8 +75,8 @@ def decoder_layer(text: TextConfig, name: str, sparse: bool) -> Named:
     yield f"{name}.mlp.gate.weight", (hidden, text.num_experts)
     yield f"{name}.mlp.gate.weight_1", (hidden, text.num_experts)
     yield f"{name}.mlp.moe_statics.e_score_correction_bias", (2, text.num_experts)
-    for bank, width in enumerate(text.moe_intermediate_size):
-        for expert in range(bank * text.num_experts, (bank + 1) * text.num_experts):
+    for group, width in enumerate(text.moe_intermediate_size):
+        for expert in range(group * text.num_experts, (group + 1) * text.num_experts):
             yield from swiglu(f"{name}.mlp.experts.{expert}", hidden, width, bias=False)
     if text.num_shared_experts:
         width = text.moe_intermediate_size[0] * text.num_shared_experts
@@ -84,7 +84,7 @@ def decoder_layer(text: TextConfig, name: str, sparse: bool) -> Named:
 
 
 def vision_encoder(config: ErnieConfig, name: str) -> Named:
-    """Patch embedding, blocks and the closing LayerNorm."""
+    """Yield patch embedding, blocks and the closing LayerNorm."""
     vision = config.vision
     hidden = vision.hidden_size
     yield from linear(f"{name}.patch_embed.proj", hidden, vision.in_channels * vision.patch_size**2, bias=False)
@@ -99,7 +99,7 @@ def vision_encoder(config: ErnieConfig, name: str) -> Named:
 
 
 def resampler(config: ErnieConfig, name: str) -> Named:
-    """Spatial merge, temporal merge, projection to the decoder's width and the closing RMSNorm."""
+    """Yield spatial merge, temporal merge, projection to the decoder's width and the closing RMSNorm."""
     vision, hidden = config.vision, config.text.hidden_size
     merged = vision.hidden_size * vision.spatial_merge_size**2
     for part, in_size in (("spatial_linear", merged), ("temporal_linear", merged * vision.temporal_merge_size)):

@@ -61,10 +61,10 @@ def test_passes_on_what_was_exported(verify, right, target):
     assert len(layers) == 3 and {"vision encoder", "resampler", "logits", "decode logits"} <= set(report["probes"])
     assert max(stage["error"] for stage in report["probes"].values()) < 1e-5
     assert all(stage["agreed"] == stage["routed"] > 0 for name, stage in report["probes"].items() if name in layers[1:])
-    assert [case["diverged"] for conversation in report["conversations"]] == [None] * 5
+    assert [conversation["diverged"] for conversation in report["conversations"]] == [None] * 5
     assert (
-        [case["agreed"] for conversation in report["conversations"]]
-        == [case["tokens"] for conversation in report["conversations"]]
+        [conversation["agreed"] for conversation in report["conversations"]]
+        == [conversation["tokens"] for conversation in report["conversations"]]
         == [16] * 5
     )
     assert 0 <= report["kl"] < 1e-9
@@ -102,7 +102,7 @@ def test_divergence_is_that_of_the_distributions():
 def test_choices_are_compared_at_every_token():
     expected = np.array([[3.0, 1, 0], [0, 2, 1], [1, 0, 5]])
     found = np.array([[3.0, 1, 0], [0, 2, 2.5], [1, 0, 5]])
-    case = compare_tokens("x", expected, found)
+    conversation = compare_tokens("x", expected, found)
     assert (conversation.tokens, conversation.agreed, conversation.diverged) == (3, 2, 1)
     assert conversation.gap == pytest.approx((2 - 1) / np.sqrt(5))
 
@@ -112,7 +112,9 @@ def test_a_lower_precision_is_held_to_its_distributions(precision, kl, fails):
     conversations = [Conversation("a", 16, 3, 0.5, 15, kl / 2), Conversation("b", 16, None, None, 16, 3 * kl / 2)]
     report = Report(precision, ONNX[precision].tolerance, conversations=conversations)
     assert report.kl == pytest.approx(kl) and bool(report.failures) == fails
-    assert Report(precision, ONNX[precision].tolerance, conversations=[Conversation("a", 16, None, None, 16, float("nan"))]).failures
+    assert Report(
+        precision, ONNX[precision].tolerance, conversations=[Conversation("a", 16, None, None, 16, float("nan"))]
+    ).failures
 
 
 def test_questions_are_asked_on_both_sides(verify, right, tmp_path):

@@ -28,9 +28,13 @@ CHUNK = 512  # tokens of one call: attention forms scores of these by all tokens
 
 @dataclass(frozen=True)
 class LayerGraph:
-    """`linear_inputs`: output of the graph -> quantised weights that this value is multiplied by.
+    """One decoder layer as a graph.
 
-    `experts`: whether there is an output "experts", (tokens, k), vision experts from E on.
+    Attributes:
+        graph: The graph.
+        linear_inputs: The quantized weights that each linear input is multiplied by, by the name of the output that
+            holds the input.
+        experts: Whether there is an output "experts" (tokens, k), which numbers vision experts from E on.
     """
 
     graph: GraphBuilder
@@ -39,7 +43,7 @@ class LayerGraph:
 
 
 def build(text: TextConfig, index: int) -> LayerGraph:
-    """Layer `index` over hidden (tokens, H) of one conversation; outputs "after" and what LayerGraph says."""
+    """Build layer `index` over hidden (tokens, H) of one conversation, with the outputs that `LayerGraph` names."""
     cache = (1, text.num_kv_heads, "capacity", text.head_dim)
     g = GraphBuilder(
         "layer",
@@ -55,23 +59,23 @@ def build(text: TextConfig, index: int) -> LayerGraph:
         BITS,
     )
     shape = g.op("Shape", g.inputs["position_ids"], start=1)
-    call = shared_values(g, text, shape, g.inputs["token_types"], g.inputs[f"past_key.{index}"])
-    after = layer(g, text, index, g.inputs["hidden"], call)
-    found: dict[ir.Value, list[str]] = {}
+    shared = shared_values(g, text, shape, g.inputs["token_types"], g.inputs[f"past_key.{index}"])
+    after = layer(g, text, index, g.inputs["hidden"], shared)
+    multiplied: dict[ir.Value, list[str]] = {}
     experts = None
     for node in g.graph:
         names = [v.name for v in node.inputs if v is not None and v.name in g.weights]
-        if quantised := [name for name in names if g.weights[name].quantization]:
+        if quantized := [name for name in names if g.weights[name].quantization]:
             x = node.inputs[0]
             assert x is not None
-            found.setdefault(x, []).extend(quantised)
+            multiplied.setdefault(x, []).extend(quantized)
         if node.op_type == "QuantizedMoEDispatch":
             experts = node.outputs[1]
     g.output(after, "after", FLOAT, ("tokens", text.hidden_size))
-    for place, part in enumerate(("key", "value"), 1):
-        g.output(g.named("/self_attn/CachedAttention", place), f"present_{part}", FLOAT, cache)
+    for number, part in enumerate(("key", "value"), 1):
+        g.output(g.named("/self_attn/CachedAttention", number), f"present_{part}", FLOAT, cache)
     linear_inputs = {}
-    for number, (value, names) in enumerate(found.items()):
+    for number, (value, names) in enumerate(multiplied.items()):
         linear_inputs[f"linear_input_{number}"] = names
         g.output(value, f"linear_input_{number}", FLOAT, ("tokens", f"width_{number}"))
     if experts is not None:
@@ -88,7 +92,20 @@ def run(
     op_bodies: OpBodies,
     folder: Path,
 ) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
-    """Take `prompts.hidden` through the layer; yields outputs of some tokens, and which tokens these are."""
+    """Replace `prompts.hidden` by the layer's output.
+
+    Args:
+        built: The layer.
+        text: The decoder's configuration.
+        index: The layer's number.
+        prompts: The conversations.
+        checkpoint: The weights.
+        op_bodies: The operators' bodies that ONNX Runtime executes here.
+        folder: A folder for scratch files.
+
+    Yields:
+        A range of tokens, and the graph's outputs for them.
+    """
     path, data = folder / "layer.onnx", folder / "layer.safetensors"
     with suppress(FileNotFoundError):
         data.unlink()

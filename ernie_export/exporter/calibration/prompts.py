@@ -1,4 +1,4 @@
-"""A user's conversations as the decoder's first layer gets them: tokens embedded, pictures and clips encoded."""
+"""A user's conversations as the decoder's first layer gets them: tokens embedded, images and videos encoded."""
 
 import hashlib
 from dataclasses import dataclass
@@ -20,10 +20,14 @@ from ernie_export.runtime.preprocess import Prepared, Preprocessor
 
 @dataclass(frozen=True)
 class Prompts:
-    """Tokens of all conversations, one after the other.
+    """The tokens of all conversations, one after the other.
 
-    hidden: (tokens, hidden) float32, in a file, overwritten layer by layer. token_types: (tokens,) int64.
-    position_ids: (3, tokens) int64. lengths: tokens of each conversation. sha256: of all token ids and pixels.
+    Attributes:
+        hidden: (tokens, hidden) float32, in a file, overwritten layer by layer.
+        token_types: (tokens,) int64.
+        position_ids: (3, tokens) int64.
+        lengths: The number of tokens of each conversation.
+        sha256: The digest of all token ids and pixels.
     """
 
     hidden: np.ndarray
@@ -51,7 +55,7 @@ class VisionEncoder:
             self.sessions[name] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-        """See `Encoder.encode`."""
+        """Encode frames of one size (F, P, pixels) into features (pairs, P / 4, hidden)."""
         frames = {"pixel_values": pixel_values, "coordinates": coordinates}
         (hidden,) = self.sessions["vision"].run(["hidden"], frames)
         paired = {"hidden": hidden, "first": pairs[0], "second": pairs[1]}
@@ -62,10 +66,21 @@ class VisionEncoder:
 def read_prompts(
     path: Path, processors: Path, config: ErnieConfig, checkpoint: Checkpoint, encoder: VisionEncoder, folder: Path
 ) -> Prompts:
-    """Preprocess and embed the conversations in the JSON file `path`; `processors`: the folder that settles how.
+    """Preprocess and embed conversations.
 
-    A conversation that ends with the assistant's answer is taken whole, another one with the opening of an answer.
-    Raises UserError, naming the file and the conversation, on what `ernie-run --messages` would refuse.
+    A conversation that ends with the assistant's answer is used as it is; to any other, the opening of an answer is
+    added.
+
+    Args:
+        path: A JSON file of conversations.
+        processors: The folder of the tokenizer and the image processors.
+        config: The model's configuration.
+        checkpoint: The weights, which hold the embedding table.
+        encoder: Encodes images and videos.
+        folder: Where the embedded tokens are kept.
+
+    Raises:
+        UserError: `ernie-run --messages` would refuse a conversation; the message names file and conversation.
     """
     document = messages_file.read(path)
     conversations = [document] if isinstance(document[0], dict) else document
@@ -101,10 +116,10 @@ def read_prompts(
 
 
 def embed(prepared: Prepared, config: ErnieConfig, checkpoint: Checkpoint, encoder: VisionEncoder) -> np.ndarray:
-    """The decoder's input (tokens, hidden) float32: rows of the embedding table, features in their places."""
-    tokens, places = np.unique(prepared.arrays["input_ids"][0], return_inverse=True)
+    """Return the decoder's input (tokens, hidden) float32: rows of the embedding table, and vision features."""
+    tokens, indices = np.unique(prepared.arrays["input_ids"][0], return_inverse=True)
     table = [checkpoint.read_rows("model.embed_tokens.weight", token, token + 1) for token in tokens.tolist()]
-    hidden = np.concatenate(table).astype(np.float32)[places]
+    hidden = np.concatenate(table).astype(np.float32)[indices]
     if prepared.items:
         features = encode_media(encoder, *prepared.media(), config.vision.spatial_merge_size)
         for item, rows in zip(prepared.items, features, strict=True):

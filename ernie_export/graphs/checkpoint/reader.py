@@ -1,4 +1,4 @@
-"""A checkpoint folder read lazily: names -> place on disk; rows are read with plain file reads when asked for.
+"""A checkpoint folder read lazily: headers first, rows with plain file reads when they are needed.
 
 Nothing is mapped and nothing is kept, neither here nor in the page cache, so that a checkpoint larger than the memory
 leaves the machine as it was. Only safetensors is opened: a pickled checkpoint is refused, for unpickling runs whatever
@@ -13,7 +13,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidFile
 from ernie_export.common.json_fields import one_line, read_json
 from ernie_export.common.safetensors_header import TensorEntry, read_header
 
@@ -29,9 +29,9 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pdparams")
 AHEAD = 16 * 2**20  # bytes that the disk is asked for before they are needed
 
 
-# The encoder's names begin with `vision_model.` in the published repository, with `model.vision_model.` in what
+# The encoder's names begin with `vision_model.` in the original revision, with `model.vision_model.` in what
 # save_pretrained writes; the class loads both.
-PUBLISHED_ENCODER = "vision_model."
+ORIGINAL_ENCODER = "vision_model."
 
 
 class Checkpoint:
@@ -40,24 +40,24 @@ class Checkpoint:
     def __init__(self, folder: Path, tensors: Mapping[str, TensorEntry]) -> None:
         self.folder = folder
         self.tensors = {
-            f"model.{name}" if name.startswith(PUBLISHED_ENCODER) else name: entry for name, entry in tensors.items()
+            f"model.{name}" if name.startswith(ORIGINAL_ENCODER) else name: entry for name, entry in tensors.items()
         }
         if len(self.tensors) != len(tensors):
-            twice = next(name for name in tensors if name.startswith(PUBLISHED_ENCODER) and f"model.{name}" in tensors)
-            raise UserError(f"{folder}: expected tensor {twice} under one name, found model.{twice} too")
+            twice = next(name for name in tensors if name.startswith(ORIGINAL_ENCODER) and f"model.{name}" in tensors)
+            raise InvalidFile(folder, f"tensor {twice} under one name", f"model.{twice} too")
         self._required: set[str] = set()
 
     @staticmethod
     def open(folder: Path) -> "Checkpoint":
         """Read the headers of `folder`'s weights: model.safetensors, or the shards of model.safetensors.index.json.
 
-        Raises UserError naming file, expected and found if weights are missing, truncated, contradictory or pickled.
+        Raises InvalidFile if weights are missing, truncated, contradictory or pickled.
         """
         single, index = folder / SINGLE, folder / INDEX
         if not folder.is_dir():
-            raise UserError(f"{folder}: expected a checkpoint folder, found {'a file' if folder.exists() else 'none'}")
+            raise InvalidFile(folder, "a checkpoint folder", "a file" if folder.exists() else "none")
         if single.exists() and index.exists():
-            raise UserError(f"{folder}: expected {SINGLE} or {INDEX}, found both")
+            raise InvalidFile(folder, f"{SINGLE} or {INDEX}", "both")
         if single.exists() or not index.exists():
             if not single.exists():
                 raise no_weights(folder)
@@ -65,36 +65,33 @@ class Checkpoint:
         return Checkpoint(folder, read_shards(folder, index))
 
     def require(self, name: str, shape: Iterable[int]) -> TensorEntry:
-        """The entry of tensor `name`; UserError unless it is there, of `shape`, and F32, BF16 or F16."""
+        """Return the entry of tensor `name`; raise InvalidFile unless it has `shape` and is F32, BF16 or F16."""
         expected = f"{' or '.join(NUMPY)} {list(shape)}"
         entry = self.tensors.get(name)
         if entry is None:
-            raise UserError(f"{self.folder}: tensor {name}: expected {expected}, found no such tensor")
+            raise InvalidFile(self.folder, expected, "no such tensor", key=f"tensor {name}")
         if entry.dtype not in NUMPY or entry.shape != tuple(shape):
-            raise UserError(
-                f"{entry.file}: tensor {name}: expected {expected}, found {entry.dtype} {list(entry.shape)}"
-            )
+            found = f"{entry.dtype} {list(entry.shape)}"
+            raise InvalidFile(entry.file, expected, found, key=f"tensor {name}")
         self._required.add(name)
         return entry
 
     def unused(self) -> list[str]:
-        """Names of the tensors that `require` was never asked for."""
+        """Return the names of the tensors that were never passed to `require`."""
         return [name for name in self.tensors if name not in self._required]
 
     def refuse_unused(self) -> None:
-        """Raise UserError naming the first tensor that the model has no place for."""
+        """Raise InvalidFile naming the first tensor that the model does not have."""
         unused = self.unused()
         if unused:
             more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
             file = self.tensors[unused[0]].file
-            raise UserError(
-                f"{file}: expected only tensors that config.json calls for, found {one_line(unused[0])}{more}"
-            )
+            raise InvalidFile(file, "only tensors that config.json calls for", f"{one_line(unused[0])}{more}")
 
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows `start` to `stop` of tensor `name` as stored: float32, float16 or bfloat16 (ml_dtypes).
+        """Read rows `start` to `stop` of tensor `name` as stored: float32, float16 or bfloat16 (ml_dtypes).
 
-        Raises UserError if the file ends early or cannot be read.
+        Raises InvalidFile if the file ends early or cannot be read.
         """
         entry = self.tensors[name]
         if not 0 <= start <= stop <= entry.shape[0]:
@@ -105,7 +102,7 @@ class Checkpoint:
         return rows
 
     def read_ahead(self, name: str) -> None:
-        """Have the disk begin to read tensor `name`, which is wanted soon; returns at once, and never fails."""
+        """Ask the disk to begin reading tensor `name`; return at once, and never fail."""
         entry = self.tensors[name]
         with suppress(OSError), entry.file.open("rb", buffering=0) as file:
             os.posix_fadvise(file.fileno(), entry.offset, min(AHEAD, entry.nbytes), os.POSIX_FADV_WILLNEED)
@@ -113,7 +110,7 @@ class Checkpoint:
     def read_into(self, entry: TensorEntry, skip: int, target: np.ndarray) -> None:
         """Fill `target` (uint8, 1-D) with the bytes of `entry` that follow its first `skip`.
 
-        Raises UserError if the file ends early or cannot be read.
+        Raises InvalidFile if the file ends early or cannot be read.
         """
         view = target.data
         done = 0
@@ -130,50 +127,44 @@ class Checkpoint:
                     done += count
                 os.posix_fadvise(file.fileno(), entry.offset, following, os.POSIX_FADV_DONTNEED)
         except OSError as e:
-            raise UserError(f"{entry.file}: tensor {entry.name}: expected readable data, found {e.strerror}") from e
+            raise InvalidFile(entry.file, "readable data", e.strerror, key=f"tensor {entry.name}") from e
         if done != len(view):
-            expected = f"{entry.offset + entry.nbytes} bytes"
-            raise UserError(f"{entry.file}: expected {expected} (tensor {entry.name}), found an earlier end of file")
+            expected = f"{entry.offset + entry.nbytes} bytes (tensor {entry.name})"
+            raise InvalidFile(entry.file, expected, "an earlier end of file")
 
 
 def read_shards(folder: Path, index: Path) -> dict[str, TensorEntry]:
-    """The tensors of every shard that `index` names; UserError where index and shards disagree.
+    """Return the tensors of every shard that `index` names; raise InvalidFile where index and shards disagree.
 
     Shard files may be symbolic links (a hub cache is made of them); their names may not leave the folder. The index's
     `total_size` is not compared: loaders never read it, and every tensor's size is checked against its shard.
     """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(
-            f"{index}: weight_map: expected an object of tensor and file names, found {one_line(weight_map)}"
-        )
+        raise InvalidFile(index, "an object of tensor and file names", one_line(weight_map), key="weight_map")
     for name, file in weight_map.items():
         if not isinstance(file, str) or Path(file).name != file or "\\" in file or not file.isprintable():
-            raise UserError(
-                f"{index}: weight_map.{one_line(name)}: expected a file name in this folder, found {one_line(file)}"
-            )
+            key = f"weight_map.{one_line(name)}"
+            raise InvalidFile(index, "a file name in this folder", one_line(file), key=key)
         if not file.endswith(".safetensors"):
-            raise UserError(
-                f"{index}: weight_map.{one_line(name)}: expected a .safetensors file, found {one_line(file)}"
-            )
+            raise InvalidFile(index, "a .safetensors file", one_line(file), key=f"weight_map.{one_line(name)}")
     tensors: dict[str, TensorEntry] = {}
     for file in sorted(set(weight_map.values())):
         shard = read_header(folder / file)
         for name, entry in shard.items():
             if weight_map.get(name) != file:
                 expected = one_line(weight_map.get(name, "no such tensor"))
-                raise UserError(
-                    f"{folder / file}: tensor {one_line(name)}: expected {expected} by {INDEX}, found it here"
-                )
+                key = f"tensor {one_line(name)}"
+                raise InvalidFile(folder / file, f"{expected} by {INDEX}", "it here", key=key)
             tensors[name] = entry
     for name, file in weight_map.items():
         if name not in tensors:
-            raise UserError(f"{folder / file}: expected tensor {one_line(name)} by {INDEX}, found no such tensor")
+            raise InvalidFile(folder / file, f"tensor {one_line(name)} by {INDEX}", "no such tensor")
     return tensors
 
 
-def no_weights(folder: Path) -> UserError:
-    """The refusal of a folder without safetensors weights."""
+def no_weights(folder: Path) -> InvalidFile:
+    """Return the error for a folder without safetensors weights."""
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
     found = f"{one_line(pickled[0])} (a pickled checkpoint is never unpickled)" if pickled else "neither"
-    return UserError(f"{folder}: expected {SINGLE} or {INDEX}, found {found}")
+    return InvalidFile(folder, f"{SINGLE} or {INDEX}", found)

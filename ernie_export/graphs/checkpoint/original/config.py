@@ -1,4 +1,4 @@
-"""config.json of the original remote-code revision, translated to the transformers spelling.
+"""config.json of the original remote-code revision, translated to the Hugging Face (`hf`) layout.
 
 The published repository's main branch spells its configuration for Baidu's own code (`model_type` ernie4_5_moe_vl: one
 flat object for the decoder, counts as pairs of banks, a `vision_config` of its own). What each key becomes is what
@@ -98,12 +98,12 @@ VISION_WITHOUT_EFFECT = WITHOUT_EFFECT | {
 
 
 def is_original(document: Mapping[str, Any]) -> bool:
-    """Whether a config.json is in the remote-code spelling, by its `model_type`."""
+    """Return whether a config.json is of the original revision, by its `model_type`."""
     return document.get("model_type") == MODEL_TYPE
 
 
 def translate(original: JsonObject) -> dict[str, Any]:
-    """The config.json that transformers' converter would write; UserError naming the first key that does not fit."""
+    """Return the config.json that transformers' converter would write; raise InvalidFile if a key does not fit."""
     vision = original.object("vision_config")
     original.expect("model_type", MODEL_TYPE)
     check_fixed(original, REQUIRED, required=True)
@@ -127,7 +127,7 @@ def translate(original: JsonObject) -> dict[str, Any]:
 
 
 def translate_vision(original: JsonObject, vision: JsonObject) -> dict[str, Any]:
-    """`vision_config`, with what the original keeps beside it: the resampler's merge sizes and input width."""
+    """Translate `vision_config` and what the original keeps beside it: the resampler's merge sizes and input width."""
     vision.expect("model_type", "DFNRope_vision_transformer")
     check_fixed(vision, VISION_FIXED)
     moved = {key: vision.require(key, "a value") for key in VISION}
@@ -158,7 +158,7 @@ def check_fixed(section: JsonObject, values: Mapping[str, Any], required: bool =
 
 
 def experts(original: JsonObject) -> int:
-    """Experts of one bank: the original counts both, and its router bias needs them equal."""
+    """Return the number of experts of one modality; the original counts both, and its router bias needs them equal."""
     text, vision = original.pair("moe_num_experts")
     if text != vision:
         raise original.error("moe_num_experts", "as many vision experts as text experts", [text, vision])
@@ -166,9 +166,9 @@ def experts(original: JsonObject) -> int:
 
 
 def layer_types(original: JsonObject) -> list[str]:
-    """Sparse layers are every `moe_layer_interval`th from start to end, both included; -1 ends with the last layer.
+    """List the layers' types: every `moe_layer_interval`th is sparse, from start to end inclusive (-1: the last).
 
-    The original gives a range to each bank. The transformers class has both banks in each sparse layer, so the two
+    The original gives a range to each modality. The transformers class has both in each sparse layer, so the two
     ranges must meet the same layers; their ends may differ past the last one, as in the released [29, 28].
     """
     count = original.integer("num_hidden_layers", maximum=4096)
@@ -191,7 +191,7 @@ def layer_types(original: JsonObject) -> list[str]:
 
 
 def rope_parameters(original: JsonObject) -> dict[str, Any]:
-    """The rotary parameters: of head_dim/2 frequencies the last `freq_allocation` follow time, the rest h and w alike.
+    """Return the rotary parameters: of head_dim/2 frequencies the last `freq_allocation` follow time, the rest h and w.
 
     Raises UserError where `rope_scaling`, which some revisions write too, says otherwise.
     """

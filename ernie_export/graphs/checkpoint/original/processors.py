@@ -27,7 +27,7 @@ ARGUMENTS = {
     "video_min_frames": 16,
     "video_max_frames": 180,
 }
-# The converter drops these: the transformers class samples by the least and the greatest number of frames alone.
+# The converter drops these: the transformers class samples by the minimum and the maximum number of frames alone.
 FIXED = {"video_fps": 2, "video_frames_sample": "leading", "video_target_frames": -1, "temporal_conv_size": 2}
 CLASSES = {
     "image_processor_type": (
@@ -46,7 +46,7 @@ WITHOUT_EFFECT = frozenset(
 
 
 def translate_processors(folder: Path, config: ErnieConfig) -> dict[str, dict[str, Any]]:
-    """The settings of the image and of the video processor, by file name; UserError naming file and key."""
+    """Return the settings of the image and the video processor by file name; raise InvalidFile naming the key."""
     settings = JsonObject(folder / IMAGE_FILE, "", read_json(folder / IMAGE_FILE))
     path = folder / OPTIONS_FILE
     options = JsonObject(path, "", read_json(path) if path.is_file() else {})
@@ -89,11 +89,13 @@ def translate_processors(folder: Path, config: ErnieConfig) -> dict[str, dict[st
     }
 
 
-def check_bounds(settings: JsonObject, options: JsonObject, least: str, most: str, given: dict[str, Any]) -> None:
-    """Refuse bounds that are no whole numbers, or the wrong way round."""
-    for key in (least, most):
+def check_bounds(settings: JsonObject, options: JsonObject, minimum: str, maximum: str, given: dict[str, Any]) -> None:
+    """Raise InvalidFile unless both bounds are positive integers in ascending order."""
+    for key in (minimum, maximum):
         section = options if key in options else settings
         if type(given[key]) is not int or given[key] < 1:
             raise section.error(key, "a whole number from 1", given[key])
-    if given[least] > given[most]:
-        raise (options if least in options else settings).error(least, f"at most {most} {given[most]}", given[least])
+    if given[minimum] > given[maximum]:
+        raise (options if minimum in options else settings).error(
+            minimum, f"at most {maximum} {given[maximum]}", given[minimum]
+        )

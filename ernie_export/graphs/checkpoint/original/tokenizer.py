@@ -1,7 +1,7 @@
 """The original revision's tokenizer and chat template, translated to the files that transformers' converter writes.
 
-The original tokenizer is a SentencePiece model (`tokenizer.model`) with further tokens beside it; the transformers
-spelling is a byte-fallback BPE of the Llama class (`tokenizer.json`). What becomes of what is read from
+The original tokenizer is a SentencePiece model (`tokenizer.model`) with further tokens beside it; the Hugging Face
+layout has a byte-fallback BPE of the Llama class (`tokenizer.json`). What becomes of what is read from
 `convert_ernie4_5_vl_moe_to_hf.py` and from `SentencePieceExtractor` in the transformers repository.
 """
 
@@ -54,7 +54,7 @@ WITHOUT_EFFECT = frozenset(
 
 
 def translate_tokenizer(folder: Path, config: ErnieConfig) -> dict[str, bytes]:
-    """tokenizer.json, tokenizer_config.json and chat_template.jinja, by name.
+    """Return tokenizer.json, tokenizer_config.json and chat_template.jinja, by name.
 
     Raises UserError naming file and key (or token) where a file is missing or says what the translation cannot keep.
     """
@@ -95,7 +95,7 @@ def translate_tokenizer(folder: Path, config: ErnieConfig) -> dict[str, bytes]:
 
 
 def special_tokens(section: JsonObject) -> set[str]:
-    """The special tokens that a file names or lists; the named ones must be those that the converter sets."""
+    """Return the special tokens that a file names or lists; the named ones must be those that the converter sets."""
     for key, expected in NAMED.items():
         value = section.get(key)
         if value is not None and text_of(value) != expected:
@@ -107,13 +107,13 @@ def special_tokens(section: JsonObject) -> set[str]:
 
 
 def text_of(token: Any) -> str:
-    """A token's text, which may stand in an object with its properties; "" where there is none."""
+    """Return a token's text, which may stand in an object with its properties; "" where there is none."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else ""
 
 
 def vocabulary(folder: Path) -> Tokenizer:
-    """The tokenizer without its added tokens: tokenizer.json where the checkpoint has one, else tokenizer.model."""
+    """Load the tokenizer without its added tokens, from tokenizer.json if there is one, else from tokenizer.model."""
     path = folder / "tokenizer.json"
     if path.is_file():
         try:
@@ -124,7 +124,7 @@ def vocabulary(folder: Path) -> Tokenizer:
 
 
 def from_sentencepiece(path: Path) -> Tokenizer:
-    """A SentencePiece BPE as the Llama class runs it; control and user-defined pieces are tokens of their own.
+    """Convert a SentencePiece BPE as the Llama class runs it; control and user-defined pieces are tokens of their own.
 
     SentencePiece merges whichever neighbours make the piece of the least id, so each way to cut a piece in two pieces
     is a merge, in order of the piece's id.
@@ -158,7 +158,7 @@ def from_sentencepiece(path: Path) -> Tokenizer:
 
 
 def added_tokens(folder: Path, settings: JsonObject, special: set[str]) -> dict[int, AddedToken]:
-    """Tokens beside the vocabulary, by id in ascending order: `added_tokens_decoder`, or else added_tokens.json."""
+    """Return the tokens beside the vocabulary, by ascending id: `added_tokens_decoder`, or else added_tokens.json."""
     found: dict[int, AddedToken] = {}
     listed = settings.get("added_tokens_decoder")
     if listed is not None:
@@ -177,7 +177,7 @@ def added_tokens(folder: Path, settings: JsonObject, special: set[str]) -> dict[
 
 
 def add_at(backend: Tokenizer, tokens: dict[int, AddedToken], folder: Path) -> None:
-    """Add tokens, each of which must come to lie at its id: in the vocabulary, or the first free one."""
+    """Add tokens, each of which must get its id: in the vocabulary, or the first free one."""
     backend.add_tokens(list(tokens.values()))  # all at once: each call sorts every added token again
     for index, token in tokens.items():
         place = backend.token_to_id(token.content)
@@ -186,7 +186,7 @@ def add_at(backend: Tokenizer, tokens: dict[int, AddedToken], folder: Path) -> N
 
 
 def check_ids(backend: Tokenizer, folder: Path, config: ErnieConfig) -> None:
-    """The media tokens must have config.json's ids, and all tokens a row of the embedding."""
+    """Raise UserError unless media tokens have config.json's ids, and all tokens a row of the embedding."""
     for key, text in MEDIA.items():
         expected, found = getattr(config, f"{key}_id"), backend.token_to_id(text)
         if found != expected:
@@ -197,7 +197,7 @@ def check_ids(backend: Tokenizer, folder: Path, config: ErnieConfig) -> None:
 
 
 def chat_template(folder: Path, settings: JsonObject) -> str:
-    """The checkpoint's own template, with our tokens where the original marks the places of pictures and videos."""
+    """Return the checkpoint's own template, with our tokens where the original marks images and videos."""
     path, older = folder / "chat_template.jinja", folder / "chat_template.json"
     template = settings.members.get("chat_template")
     if path.is_file():

@@ -25,7 +25,7 @@ def moe_dispatch(
     tactics: Mapping[str, int],
     storage: str = "",
 ) -> dict[str, Any]:
-    """Every tensor of the chain by name (see plugin.py), among them y (T, H) and experts (T, k) int64.
+    """Return every tensor of the chain by name (see plugin.py), among them y (T, H) and experts (T, k) int64.
 
     x (T, H), token_types (T,) int64, and banks of gate, bias, gate_up, down as spec.py declares them for `storage`,
     contiguous, codes as int32; without `vision` (and `token_types`) every token is text. `attributes` are the
