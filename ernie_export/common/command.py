@@ -1,13 +1,12 @@
-"""What the command lines of this project share: one line for an error, the exit codes, an option's form, peak memory.
+"""Run a command line: errors as one line on stderr, exit codes, sizes in bytes, peak memory.
 
-0: done. 2: bad input or bad usage. 130: interrupted with Ctrl-C. 141: the reader of a pipe went away, as for a program
-that SIGPIPE ends.
+Exit codes: 0 for success, 2 for bad input or usage, 130 after Ctrl-C, 141 when the reader of a pipe has gone, as for a
+program that SIGPIPE ends.
 """
 
 import copy
 import io
 import os
-import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -16,10 +15,8 @@ from pathlib import Path
 
 import click
 
-from ernie_export.common.errors import UserError, one_printable_line
+from ernie_export.common.errors import InvalidValue, UserError, one_printable_line
 from ernie_export.common.version import __version__
-
-ASPECT = 200  # the image processor takes no longer picture
 
 
 @contextmanager
@@ -63,42 +60,17 @@ def run(command: click.Command) -> None:
     sys.exit(status)
 
 
-def picture_sizes(images: str) -> tuple[tuple[int, int], ...]:
-    """(width, height) of each picture of an option `--images WIDTHxHEIGHT,...` in pixels; empty text is none.
-
-    Raises UserError on anything else, and on a picture that the image processor would refuse as too long.
-    """
-    sizes = []
-    for text in images.split(",") if images else []:
-        found = re.fullmatch(r"\s*([1-9][0-9]{0,5})[xX×]([1-9][0-9]{0,5})\s*", text)
-        if found is None:
-            raise UserError(f"--images: expected WIDTHxHEIGHT,... in pixels, found {text[:80].strip() or 'nothing'}")
-        width, height = int(found[1]), int(found[2])
-        if max(width, height) > ASPECT * min(width, height):
-            raise UserError(f"--images: expected an aspect ratio of at most {ASPECT}, found {text.strip()}")
-        sizes.append((width, height))
-    return tuple(sizes)
-
-
 def as_bytes(option: str, amount: float, unit: int) -> int:
-    """`amount` of `unit` bytes each. Raises UserError, naming the option, for what is no size of memory."""
-    if not 0 <= amount * unit < 2**62:  # nor is a NaN
-        raise UserError(f"{option}: expected a size from 0, found {amount:g}")
+    """Return `amount` times `unit` bytes. Raises InvalidValue, naming the option, for what is no size of memory."""
+    if not 0 <= amount * unit < 2**62:  # NaN fails, too
+        raise InvalidValue(option, "a size from 0", f"{amount:g}")
     return int(amount * unit)
 
 
-def check_text(text: str, name: str) -> None:
-    """Raises UserError, naming `name`, for bytes that are not text: these come in as lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as e:
-        raise UserError(f"{name}: expected text in UTF-8, found {text!a}") from e
-
-
 def peak_memory() -> int:
-    """The most memory that this process has held, in bytes.
+    """Return the most memory that this process has held, in bytes.
 
-    ru_maxrss would do elsewhere, but on Linux it begins at what the process that started this one held.
+    On Linux, ru_maxrss begins at what the parent process held; other systems report the process's own.
     """
     try:
         status = Path("/proc/self/status").read_text()
@@ -108,7 +80,7 @@ def peak_memory() -> int:
 
 
 def print_error(message: str) -> None:
-    """One line on stderr, whatever a file name or a library put into the message."""
+    """Print one line on stderr, whatever a file name or a library put into the message."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -122,7 +94,7 @@ def _fail(message: str) -> None:
 
 
 def _discard_output() -> None:
-    """Send standard output to nowhere: Python flushes it once more on its way out, and would complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    """Redirect standard output to the null device: Python flushes it once more at exit, and would report an error."""
+    null_device = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_device, sys.stdout.fileno())
+    os.close(null_device)

@@ -4,9 +4,9 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from ernie_export.common.errors import CannotWrite, InvalidFile
+from ernie_export.common.errors import CannotWrite, InvalidFile, InvalidValue
 from ernie_export.common.json_fields import parse_json_value
 
 Messages = list[dict[str, Any]]
@@ -32,10 +32,15 @@ def read(path: Path) -> list[Messages] | Messages:
     return document
 
 
+def is_one_conversation(document: list[Messages] | Messages) -> TypeGuard[Messages]:
+    """Return whether what `read` has returned is one conversation rather than a list of them."""
+    return isinstance(document[0], dict)
+
+
 def read_one(path: Path) -> Messages:
     """Read a file of one conversation. Raises InvalidFile as `read` does, and for a file of several."""
     document = read(path)
-    if isinstance(document[0], list):
+    if not is_one_conversation(document):
         raise InvalidFile(path, "one conversation, a list of messages", "a list of conversations")
     return document
 
@@ -43,7 +48,7 @@ def read_one(path: Path) -> Messages:
 def write(path: Path, conversation: Messages) -> None:
     """Write one conversation atomically: an existing file is replaced when the new one is complete and on disk.
 
-    Only its owner may read it. Raises CannotWrite where the file cannot be written.
+    Only its owner may read it. Raises CannotWrite if the file cannot be written.
     """
     text = json.dumps(conversation, indent=2, ensure_ascii=False) + "\n"
     try:
@@ -57,5 +62,13 @@ def write(path: Path, conversation: Messages) -> None:
             except BaseException:
                 os.unlink(file.name)
                 raise
-    except (OSError, ValueError) as e:  # ValueError: a zero byte in the name, or half a character in the text
+    except (OSError, ValueError) as e:  # ValueError: a zero byte in the name, a lone surrogate in the text
         raise CannotWrite(path, "the conversation", str(getattr(e, "strerror", None) or e)) from e
+
+
+def check_text(text: str, field: str) -> None:
+    """Raise InvalidValue, naming `field`, for bytes that are not UTF-8: Python reads these as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as e:
+        raise InvalidValue(field, "text in UTF-8", ascii(text)) from e

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from ernie_export.exporter.cli import plan as plan_cli
-from ernie_export.exporter.plan.devices import DEVICES, Device, find_device
+from ernie_export.exporter.plan.devices import DEVICES, Device, Work, find_device
 from ernie_export.exporter.targets import TARGETS
 from tests.paths import MINI
 
@@ -36,8 +36,8 @@ def test_devices(tmp_path):
     assert cpu["device"]["memory"] == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert cpu["precisions"]["fp32"]["fits"] and cpu["precisions"]["fp32"]["decode"]["seconds"] is None
     slow = Device("slow", 1, 10.0, 5.0, None, None, "")
-    assert slow.seconds([(10, 10, "fp32"), (5, 100, "fp32")], False) == 2 + 10
-    assert slow.seconds([(10, 10, "bf16")], False) is None and slow.seconds([(10, 10, "bf16")], True) == 1
+    assert slow.seconds([Work(10, 10, "fp32"), Work(5, 100, "fp32")], False) == 2 + 10
+    assert slow.seconds([Work(10, 10, "bf16")], False) is None and slow.seconds([Work(10, 10, "bf16")], True) == 1
 
 
 @pytest.mark.parametrize("device", [None, "cpu", *DEVICES])

@@ -78,9 +78,9 @@ def test_tables_and_a_plot(ernie_bench, bundle, tmp_path):
     code, out, err = ernie_bench(bundle, *QUICK, "--images", "112x112", "--plot", tmp_path / "out.png")
     assert (code, err) == (0, "")
     stated = (
-        f"{bundle}: onnx, fp32, ", "40 text tokens and 18 picture tokens (112x112), answers of 4", "2 rounds after 1",
+        f"{bundle}: onnx, fp32, ", "40 text tokens and 18 image tokens (112x112), answers of 4", "2 rounds after 1",
         "seed 0", "threads: 1", "onnxruntime 1.", "load average", "peak memory", "batch 2", "batch 1",
-        *(label for label, _ in bench_cli.ROWS), "pictures/s",
+        *(label for label, _ in bench_cli.ROWS), "images/s",
     )  # fmt: skip
     assert [part for part in stated if part not in out] == []
     assert [path.name for path in tmp_path.iterdir()] == ["out.png"]
@@ -88,9 +88,9 @@ def test_tables_and_a_plot(ernie_bench, bundle, tmp_path):
         assert image.size == bench_plot.SIZE
 
 
-def test_text_alone_has_no_table_of_pictures(ernie_bench, bundle):
+def test_text_alone_has_no_table_of_images(ernie_bench, bundle):
     code, out, _ = ernie_bench(bundle, *QUICK, "--rounds", 1, "--warmup", 0)
-    assert code == 0 and "pictures/s" not in out and "picture tokens" not in out
+    assert code == 0 and "images/s" not in out and "image tokens" not in out
 
 
 MISTAKES = {

@@ -19,7 +19,7 @@ from tests.paths import MEDIA
 
 CHAT = [sys.executable, "-c", "from ernie_export.runtime.cli.chat import main; main()"]
 RUN = [sys.executable, "-c", "from ernie_export.runtime.cli.run import main; main()"]
-FIGURES = r"(\d+) prompt tokens \((\d+) reused\), first token after \d+\.\d\d s, then [\d.]+ tokens/s; (\d+) tokens in"
+STATS = r"(\d+) prompt tokens \((\d+) reused\), first token after \d+\.\d\d s, then [\d.]+ tokens/s; (\d+) tokens in"
 LONG = ["--min-new-tokens", "3000", "--max-new-tokens", "3000"]
 READY = "\x1b[?2004h"  # the line editor takes over the terminal: bracketed paste on
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_served_is_one_line_and_the_chat_goes_on(piped, tmp_path)
         f"/video {MEDIA}": "expected a video, found a folder",
         "/image": "/image: expected PATH after it, found nothing",
         "/reset now": "/reset: expected nothing after it, found now",
-        "/img a.png": "/img: expected one of /image /video /reset /save /help /quit",
+        "/img a.png": "/img: expected one of /image /video /reset /save /help /quit, found another command",
         "/save chat.json": "/save: expected a conversation, found no answer yet",
         os.fsdecode(b"What \xff?"): r"question: expected text in UTF-8, found 'What \udcff?'",
         "a " * 5000: "prompt: expected fewer than 4096 tokens",
@@ -118,7 +118,7 @@ def test_paths_as_typed_and_as_terminals_quote_them(tmp_path, name, form):
         return
     (tmp_path / name).touch()
     text = form.format(tmp_path / name, escaped=re.sub(r"([ '\[\]])", r"\\\1", str(tmp_path / name)))
-    assert chat_cli.path_of(text) == tmp_path / name
+    assert chat_cli.parse_path(text) == tmp_path / name
 
 
 def test_a_saved_conversation_is_what_ernie_run_takes(piped, bundle, tmp_path):
@@ -149,7 +149,7 @@ def test_a_file_of_somebody_else_is_not_written_over(piped, tmp_path):
     code, _, err = piped("How many sides has a triangle?", "/save notes.txt", "/save no/such/folder.json", "/save /")
     assert code == 2 and (tmp_path / "notes.txt").read_text() == "mine"
     assert err[0] == "error: notes.txt: expected a new file, found one that is not this conversation's"
-    assert err[1] == "error: no/such/folder.json: expected a file that can be written, found No such file or directory"
+    assert err[1] == "error: no/such/folder.json: cannot write the conversation: No such file or directory"
     assert len(err) == 3
 
 
@@ -163,7 +163,7 @@ def test_a_save_that_fails_leaves_the_old_file(monkeypatch, tmp_path, fails):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, fails, full)
-    with pytest.raises(UserError, match="chat.json: expected a file that can be written, found No space left"):
+    with pytest.raises(UserError, match="chat.json: cannot write the conversation: No space left"):
         messages_file.write(path, [{"role": "user", "content": "two"}])
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
@@ -192,13 +192,13 @@ def test_a_conversation_typed(typed):
     child.send("\r")
     child.expect(r"shapes\.png: 8×8 patches, 16 tokens")
     child.sendline("What colour is the triangle?")
-    child.expect(rf"red\r\n.*?{FIGURES}")
+    child.expect(rf"red\r\n.*?{STATS}")
     first = [int(number) for number in child.match.groups()]
     assert first[1] == 0 and first[0] > 16
     child.sendline(f"/video {MEDIA / 'passing.mp4'}")
     child.expect(r"passing\.mp4: \d+ frames of \d+×\d+ patches, \d+ tokens")
     child.sendline("Which shape moves?")
-    child.expect(rf"the green triangle\r\n.*?{FIGURES}")
+    child.expect(rf"the green triangle\r\n.*?{STATS}")
     second = [int(number) for number in child.match.groups()]
     assert 16 < second[1] < second[0]  # the picture, and what was said of it, are in the KV cache
     child.sendline("/image nope.png")

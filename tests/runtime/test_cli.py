@@ -24,7 +24,7 @@ GREEDY = {
 PROGRAM = """
 import sys, time
 from dataclasses import dataclass
-from ernie_export.runtime import cli
+from ernie_export.runtime.cli import run as cli
 
 @dataclass(frozen=True)
 class Result:
@@ -45,7 +45,7 @@ class Model:
     def generate(self, messages, **options):
         return Result("".join({pieces!r}), (1, 2), 3, "stop", 0)
 
-cli.load = lambda bundle, device, kv_cache: Model()
+cli.load = lambda bundle, options: Model()
 cli.main()
 """
 
@@ -100,7 +100,7 @@ class FakeModel:
 @pytest.fixture
 def model(monkeypatch) -> FakeModel:
     fake = FakeModel()
-    monkeypatch.setattr(cli, "load", lambda bundle, device, kv_cache: fake)
+    monkeypatch.setattr(cli, "load", lambda bundle, options: fake)
     return fake
 
 
@@ -180,8 +180,8 @@ def test_a_file_of_several_conversations(model, ernie_run, tmp_path):
         ([], "Missing argument 'BUNDLE'."),
         (["b"], "QUESTION: expected a question, or a conversation with --messages, found neither"),
         (["b", "--image", "a.png"], "QUESTION: expected a question"),
-        (["b", "q", "--messages", "m.json"], "--messages: expected it alone"),
-        (["b", "--image", "a.png", "--messages", "m.json"], "--messages: expected it alone"),
+        (["b", "q", "--messages", "m.json"], "--messages cannot be combined with"),
+        (["b", "--image", "a.png", "--messages", "m.json"], "--messages cannot be combined with"),
         (["b", "q", "r"], "Got unexpected extra argument (r)"),
         (["b", "q", "--colour"], "No such option '--colour'."),
         (["b", "q", "--image"], "Option '--image' requires an argument."),
@@ -285,14 +285,14 @@ def test_a_full_disk_is_one_line(arguments):
     assert process.returncode == 2 and process.stderr == "error: output: No space left on device\n"
 
 
-def test_figures_go_to_a_terminal_alone():
+def test_statistics_go_to_a_terminal_alone():
     terminal, side = pty.openpty()
     process = subprocess.run(program(["one"]), stdout=subprocess.PIPE, stderr=side, env=BUFFERED)
     os.close(side)
-    figures = os.read(terminal, 1000).decode()
+    stats = os.read(terminal, 1000).decode()
     os.close(terminal)
     assert process.stdout == b"one\n"
-    assert "3 prompt tokens" in figures and "tokens/s" in figures and "finish reason: stop" in figures
+    assert "3 prompt tokens" in stats and "tokens/s" in stats and "finish reason: stop" in stats
     assert subprocess.run(program(["one"]), capture_output=True, env=BUFFERED).stderr == b""
 
 

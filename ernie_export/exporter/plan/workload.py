@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ernie_export.common.command import picture_sizes
 from ernie_export.common.errors import InvalidValue
+from ernie_export.common.image_sizes import parse_image_sizes
 from ernie_export.common.processor_settings import IMAGE_PROCESSOR, PixelBounds
 from ernie_export.common.smart_resize import smart_resize
 from ernie_export.graphs.config import ErnieConfig, VisionConfig
@@ -66,11 +66,11 @@ def read_workload(config: ErnieConfig, folder: Path, context: int | None, batch:
 
 
 def read_images(images: str, vision: VisionConfig, bounds: PixelBounds) -> tuple[Image, ...]:
-    """Return the images of "WIDTHxHEIGHT,..."; none for empty text. Raises UserError for anything else."""
+    """Return the images of "WIDTHxHEIGHT,..."; none for empty text. Raises InvalidValue for anything else."""
     merge = vision.spatial_merge_size
     factor = vision.patch_size * merge
     resized = []
-    for width, height in picture_sizes(images):
+    for width, height in parse_image_sizes(images):
         new_height, new_width = smart_resize(height, width, factor, bounds)
         tokens = (new_height // factor) * (new_width // factor)
         resized.append(Image(width, height, tokens * merge**2, tokens))

@@ -1,4 +1,4 @@
-"""A conversation with a model: what was said, what the next question is about, and answers that can be stopped."""
+"""A conversation with a model: its messages, the media of the next question, and answers that can be stopped."""
 
 import queue
 import time
@@ -6,91 +6,108 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_export.common.command import check_text
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidFile, InvalidValue
 from ernie_export.runtime import messages_file
-from ernie_export.runtime.figures import Figures
-from ernie_export.runtime.messages_file import Messages
+from ernie_export.runtime.answer_stats import AnswerStats
+from ernie_export.runtime.messages_file import Messages, check_text
 
 if TYPE_CHECKING:
     from ernie_export.runtime.pipeline import Model
+    from ernie_export.runtime.sampling import SamplingParams
     from ernie_export.runtime.scheduler import Output
 
 
 class Chat:
-    """Questions and answers, one after another. Another thread must run the model's scheduler.
+    """A conversation of questions and answers, one after another. Another thread must run the model's scheduler.
 
-    A question that fails, or is stopped before its first words, leaves the conversation as it was before.
+    A question that fails, or is stopped before the first text of its answer, leaves the conversation as it was before.
     """
 
-    def __init__(self, model: "Model", options: dict[str, Any]) -> None:
-        """`options`: fields of `SamplingParams`, for every answer."""
+    def __init__(self, model: "Model", params: "SamplingParams") -> None:
         self.messages: Messages = []
         self._attached: list[dict[str, Any]] = []
-        self._model, self._options = model, options
+        self._model = model
+        self._params = params
         self._own_files: set[Path] = set()
 
     def resume(self, path: Path) -> None:
-        """Go on with the conversation of a file. Raises UserError where it, or a file that it names, is not right."""
+        """Go on with the conversation of a file.
+
+        Raises InvalidFile for a file that is no such conversation, InvalidValue for a message that is malformed and
+        InvalidMedia for an image or video that cannot be read.
+        """
         messages = messages_file.read_one(path)
         self._model.preprocess(messages)
         if messages[-1]["role"] != "assistant":
-            raise UserError(f"{path}: expected a conversation that ends with an answer, found {messages[-1]['role']}")
+            raise InvalidFile(path, "a conversation that ends with an answer", messages[-1]["role"])
         self.messages = messages
         self._own_files.add(path.absolute())
 
     def attach(self, kind: str, path: Path) -> str:
-        """Attach an "image" or a "video" to the next question; returns what it is. Raises UserError for a bad file."""
+        """Attach an "image" or a "video" to the next question and describe it. Raises InvalidMedia for a bad file."""
         (frames, rows, columns), tokens = self._model.preprocessor.measure(kind, path)
         self._attached.append({"type": kind, "path": str(path.absolute())})
         size = f"{rows}×{columns} patches"
         return f"{path.name}: {size if kind == 'image' else f'{frames} frames of {size}'}, {tokens} tokens"
 
     def reset(self) -> None:
-        """Forget what was said and what is attached."""
-        self.messages, self._attached = [], []
+        """Forget the conversation and what is attached."""
+        self.messages = []
+        self._attached = []
 
     def save(self, path: Path) -> None:
-        """Write the conversation as `ernie-run --messages` takes it, over nothing but a file of this conversation.
+        """Write the conversation as `ernie-run --messages` takes it. It may replace only a file of this conversation.
 
-        Raises UserError where there is nothing to write, or it can't be written there.
+        Raises InvalidValue if there is nothing to write, InvalidFile for a file of something else, and CannotWrite.
         """
         if not self.messages:
-            raise UserError("/save: expected a conversation, found no answer yet")
+            raise InvalidValue("/save", "a conversation", "no answer yet")
         if path.absolute() not in self._own_files and path.exists():
-            raise UserError(f"{path}: expected a new file, found one that is not this conversation's")
+            raise InvalidFile(path, "a new file", "one that is not this conversation's")
         messages_file.write(path, self.messages)
         self._own_files.add(path.absolute())
 
-    def ask(self, question: str, show: Callable[[str], None]) -> Figures:
-        """Ask, with what is attached; `show` gets the answer piece by piece.
+    def ask(self, question: str, on_text: Callable[[str], None]) -> AnswerStats:
+        """Ask a question about what is attached, and pass each piece of the answer to `on_text`.
 
-        KeyboardInterrupt ends the answer and is passed on. Raises UserError for what the model can't be asked.
+        KeyboardInterrupt ends the answer and is passed on. Raises UserError for what the model cannot be asked.
         """
-        content, self._attached = [*self._attached, {"type": "text", "text": question}], []
+        content = [*self._attached, {"type": "text", "text": question}]
+        self._attached = []
         check_text(question, "question")
-        asked = [*self.messages, {"role": "user", "content": content}]
+        messages = [*self.messages, {"role": "user", "content": content}]
         outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
-        began, first, tokens, answer, kept = time.perf_counter(), 0.0, 0, "", True
-        request = self._model.submit(asked, outputs.put, **self._options)
+        began = time.perf_counter()
+        with self._model.scheduler.reserve() as place:
+            request = place.submit(self._model.sequence(messages, self._params), outputs.put)
+        first_token_seconds = 0.0
+        tokens = 0
+        answer = ""
+        keep = True
         try:
             while True:
                 output = outputs.get()
                 if output.error is not None:
-                    kept = False
+                    keep = False
                     raise output.error
-                first = first or time.perf_counter() - began
+                first_token_seconds = first_token_seconds or time.perf_counter() - began
                 tokens += output.token is not None
                 answer += output.text
-                show(output.text)
+                on_text(output.text)
                 if output.finish_reason:
                     break
         except KeyboardInterrupt:
-            kept = bool(answer)
+            keep = bool(answer)
             raise
         finally:
-            request.cancel()  # which one that is done takes no notice of
-            if kept:
-                self.messages = [*asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
-        prompt, reused = len(request.sequence.prompt.input_ids), request.sequence.reused
-        return Figures(prompt, reused, tokens, first, time.perf_counter() - began, output.finish_reason)
+            request.cancel()  # without effect on one that is done
+            if keep:
+                self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+        return AnswerStats(
+            prompt_tokens=len(request.sequence.prompt.input_ids),
+            reused_tokens=request.sequence.reused,
+            tokens=tokens,
+            first_token_seconds=first_token_seconds,
+            seconds=time.perf_counter() - began,
+            finish_reason=output.finish_reason,
+        )

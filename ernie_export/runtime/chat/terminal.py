@@ -11,8 +11,8 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 
-def lines(commands: Mapping[str, tuple[str, str]]) -> Iterator[str]:
-    """Prompt for lines until Ctrl-D; Ctrl-C begins a line anew. `commands`: what follows each, and what it does."""
+def read_lines(commands: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+    """Prompt for lines until Ctrl-D; Ctrl-C begins a line anew. `commands`: argument and description by name."""
     session: PromptSession[str] = PromptSession(
         "> ", completer=CommandCompleter(commands), complete_while_typing=False, history=kept_history()
     )
@@ -27,7 +27,7 @@ def lines(commands: Mapping[str, tuple[str, str]]) -> Iterator[str]:
 
 
 class CommandCompleter(Completer):
-    """Completes the name of a command, and after it a path where the command takes one."""
+    """A completer of command names, and of paths after a command that takes one."""
 
     def __init__(self, commands: Mapping[str, tuple[str, str]]) -> None:
         self._commands = commands
@@ -37,16 +37,16 @@ class CommandCompleter(Completer):
         """Yield the commands, or the paths for a command that takes one, that go on as the line does."""
         name, space, rest = document.text_before_cursor.partition(" ")
         if not space:
-            for command, (wanted, text) in self._commands.items():
+            for command, (metavar, text) in self._commands.items():
                 if name and command.startswith(name):
-                    end = " " if wanted else ""
+                    end = " " if metavar else ""
                     yield Completion(command + end, -len(name), display=command, display_meta=text)
         elif self._commands.get(name, ("", ""))[0]:
             yield from self._paths.get_completions(Document(rest), complete_event)
 
 
 class KeptHistory(FileHistory):
-    """A history file that can't be written, or a line that isn't text, is no reason to stop talking."""
+    """A history file that skips lines which cannot be written, or are not text."""
 
     def store_string(self, string: str) -> None:
         """Append a line to the history file if it can be written."""
@@ -55,7 +55,7 @@ class KeptHistory(FileHistory):
 
 
 def kept_history() -> History:
-    """Lines of this and earlier sessions, in a file that its owner alone may read; of this one, where there is none."""
+    """Return the lines of all sessions, in a file that only its owner may read; if there is none, of this one."""
     folder = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "ernie-export"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,45 +1,24 @@
-"""Command-line options: those that the answering commands share, and options that a dataclass declares."""
+"""Command-line options that a dataclass declares, and those that the answering commands share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
 
 import click
 
 from ernie_export.common.command import as_bytes
 from ernie_export.runtime.devices import DEVICES
+from ernie_export.runtime.scheduler_config import SchedulerConfig
 
 if TYPE_CHECKING:
     from ernie_export.runtime.pipeline import Model
+    from ernie_export.runtime.sampling import SamplingParams
 
-_SAMPLING = (
-    click.option("--max-new-tokens", type=int, default=128, help="Longest answer."),
-    click.option("--min-new-tokens", type=int, default=0, help="Shortest answer."),
-    click.option("--temperature", type=float, default=0.0, help="Above 0: sample; 0: the most likely token each time."),
-    click.option("--top-k", type=int, default=0, help="Sample among the K most likely tokens; 0: all."),
-    click.option(
-        "--top-p",
-        type=float,
-        default=1.0,
-        help="Sample among the most likely tokens of this total probability.",
-    ),
-    click.option("--repetition-penalty", type=float, default=1.0, help="Above 1: avoid tokens that have occurred."),
-    click.option("--seed", type=int, default=None, help="Equal seeds sample equal answers."),
-    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. May be repeated."),
-)
-DEVICE_OPTION = click.option("--device", type=click.Choice(DEVICES), default="cpu", help="cuda: the first NVIDIA GPU.")
-_MACHINE = (
-    DEVICE_OPTION,
-    click.option("--kv-cache", type=float, default=4.0, metavar="GIB", help="Most memory for keys and values."),
-)
-
-
-def answer_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the fields of `SamplingParams` as options to a command, and `device` and `kv_cache`, which `load` takes."""
-    for option in reversed((*_SAMPLING, *_MACHINE)):
-        function = option(function)
-    return function
+GIB = 2**30
+Options = TypeVar("Options")
+Function = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -54,43 +33,84 @@ class Flag:
     """
 
     help: str
-    type: click.ParamType | None = None
+    type: "click.ParamType[Any] | None" = None
     names: tuple[str, ...] = ()
     metavar: str | None = None
 
-    def option(self, field: str, default: object) -> click.Option:
-        """Return the option that fills `field`. A tuple as default makes an option that may be repeated."""
-        names = self.names or (f"--{field.replace('_', '-')}",)
+    def decorate(self, function: Function, field: str, default: object) -> Function:
+        """Return `function` with the option that fills `field`. A tuple as default lets the option be repeated."""
         multiple = isinstance(default, tuple)
-        kind = self.type or (None if multiple or default is None else type(default))
-        return click.Option(
-            [*names, field],
-            type=kind,
+        plain_type = None if multiple or default is None else type(default)
+        add_option = click.option(
+            *(self.names or (f"--{field.replace('_', '-')}",)),
+            field,
+            type=self.type or plain_type,
             default=None if multiple else default,
             multiple=multiple,
             help=self.help,
             metavar=self.metavar,
         )
+        return add_option(function)
 
 
-def click_options(options: type) -> Callable[[click.Command], click.Command]:
-    """Return a decorator that gives a command one option for each field of a dataclass annotated with `Flag`."""
+def click_options(options: type[Options]) -> Callable[[Function], Function]:
+    """Return a decorator that gives a command the options of a dataclass whose fields are annotated with `Flag`.
 
-    def add_options(command: click.Command) -> click.Command:
-        annotations = get_type_hints(options, include_extras=True)
-        for field in fields(options):
+    The decorated function is called with an instance of the dataclass as its argument `options`.
+    """
+    annotations = get_type_hints(options, include_extras=True)
+    declared = fields(options)  # type: ignore[arg-type]  # a dataclass; typing has no bound that says so
+
+    def add_options(function: Function) -> Function:
+        @wraps(function)
+        def with_options(*arguments: Any, **values: Any) -> None:
+            chosen = options(**{field.name: values.pop(field.name) for field in declared})
+            function(*arguments, options=chosen, **values)
+
+        for field in reversed(declared):  # click lists the decorator nearest to the function last
             flag = next(extra for extra in get_args(annotations[field.name]) if isinstance(extra, Flag))
-            command.params.append(flag.option(field.name, field.default))
-        return command
+            flag.decorate(with_options, field.name, field.default)
+        return with_options
 
     return add_options
 
 
-def load(bundle: Path, device: str, kv_cache: float) -> "Model":
+@dataclass(frozen=True)
+class AnswerOptions:
+    """The options of ernie-run and ernie-chat: how tokens are sampled, and where the model runs."""
+
+    max_new_tokens: Annotated[int, Flag("Longest answer.")] = 128
+    min_new_tokens: Annotated[int, Flag("Shortest answer.")] = 0
+    temperature: Annotated[float, Flag("Above 0: sample; 0: the most likely token each time.")] = 0.0
+    top_k: Annotated[int, Flag("Sample among the K most likely tokens; 0: all.")] = 0
+    top_p: Annotated[float, Flag("Sample among the most likely tokens of this total probability.")] = 1.0
+    repetition_penalty: Annotated[float, Flag("Above 1: avoid tokens that have occurred.")] = 1.0
+    seed: Annotated[int | None, Flag("Equal seeds sample equal answers.", click.INT)] = None
+    stop: Annotated[tuple[str, ...], Flag("End the answer before this text. May be repeated.", metavar="TEXT")] = ()
+    device: Annotated[str, Flag("cuda: the first NVIDIA GPU.", click.Choice(DEVICES))] = "cpu"
+    kv_cache: Annotated[float, Flag("Most memory for keys and values.", metavar="GIB")] = (
+        SchedulerConfig.kv_cache_bytes / GIB
+    )
+
+    def sampling_params(self) -> "SamplingParams":
+        """Return the sampling parameters. Raises InvalidValue for an option out of range."""
+        from ernie_export.runtime.sampling import SamplingParams
+
+        return SamplingParams(
+            max_new_tokens=self.max_new_tokens,
+            min_new_tokens=self.min_new_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+            stop=self.stop,
+        )
+
+
+def load(bundle: Path, options: AnswerOptions) -> "Model":
     """Load a bundle. ONNX Runtime is imported only here, so that --help comes at once."""
     from ernie_export.runtime import load as load_bundle
-    from ernie_export.runtime.scheduler_config import SchedulerConfig
 
-    return load_bundle(
-        bundle, device=device, scheduler_config=SchedulerConfig(kv_cache_bytes=as_bytes("--kv-cache", kv_cache, 2**30))
-    )
+    config = SchedulerConfig(kv_cache_bytes=as_bytes("--kv-cache", options.kv_cache, GIB))
+    return load_bundle(bundle, device=options.device, scheduler_config=config)

@@ -3,20 +3,19 @@
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import click
 
 from ernie_export.common.command import as_bytes, run
 from ernie_export.common.errors import InvalidValue
-from ernie_export.runtime.cli.options import Flag, click_options
+from ernie_export.runtime.cli.options import GIB, Flag, click_options
 from ernie_export.runtime.devices import DEVICES
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from ernie_export.runtime.serving.http.settings import LOOPBACK_HOSTS, Settings
 from ernie_export.runtime.serving.media_limits import MediaLimits
 
 MIB = 2**20
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -111,14 +110,14 @@ class ServeOptions:
         )
 
 
-@click_options(ServeOptions)
-@click.argument("bundle", type=click.Path(path_type=Path))
 @click.command(context_settings={"show_default": True, "max_content_width": 110})
-def command(bundle: Path, **values: Any) -> None:
-    """Serve the model in the folder BUNDLE: /v1/chat/completions for OpenAI's clients, a page at /, /health, /ready
-    and /metrics for those who run it.
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click_options(ServeOptions)
+def command(bundle: Path, options: ServeOptions) -> None:
+    """Serve the model in the folder BUNDLE over HTTP.
+
+    /v1/chat/completions is for OpenAI's clients; a page is at /; /health, /ready and /metrics are for operators.
     """
-    options = ServeOptions(**values)
     try:
         from ernie_export.runtime.pipeline import load
         from ernie_export.runtime.serving.http.app import create_app
@@ -147,5 +146,5 @@ def is_loopback(host: str) -> bool:
 
 
 def main() -> None:
-    """Run `ernie-serve`."""
+    """Run ernie-serve on the arguments of this process."""
     run(command)
