@@ -203,6 +203,15 @@ class Manifest:
                 raise InvalidFile(path, "a file listed under files", one_line(name), key=f"graphs.{graph}")
         return manifest
 
+    def refuse_unlisted(self, folder: Path) -> None:
+        """Raise InvalidFile for a file in `folder` that the manifest does not list.
+
+        A graph names the file of its weights: one that is not listed would be loaded, and its hash never compared.
+        """
+        for path in sorted(folder.iterdir()):
+            if not path.is_dir() and path.name not in self.files and path.name != NAME:
+                raise InvalidFile(path, f"only files that {NAME} lists", "another one")
+
     def check_files(self, folder: Path, hash_limit: int) -> None:
         """Compare the files in `folder` with the manifest: sizes always, contents up to `hash_limit` bytes a file.
 

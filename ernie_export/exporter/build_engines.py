@@ -3,16 +3,17 @@
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from ernie_export.common.errors import CannotWrite, InvalidValue, Unavailable
+from ernie_export.common.errors import CannotWrite, InvalidFile, InvalidValue, Unavailable
 from ernie_export.common.manifest import GRAPHS, EngineInfo, FileEntry, Manifest, sha256
 from ernie_export.common.manifest import NAME as MANIFEST
 from ernie_export.exporter.progress import SILENT, Progress
-from ernie_export.exporter.replace import sync
+from ernie_export.exporter.replace import is_own_folder, sync
 from ernie_export.exporter.targets import TARGETS
 from ernie_export.exporter.targets.target import DeferredBuild
 
@@ -85,6 +86,22 @@ def move_into_place(work: Path, bundle: Path) -> None:
     sync(bundle)
 
 
+def make_or_take_up(work: Path) -> None:
+    """Make the folder, or take up the one that an interrupted build left.
+
+    A bundle may come from somebody else. What stands in the folder becomes part of the bundle, so it must be a folder
+    of this user with plain files in it. Raises InvalidFile for anything else.
+    """
+    try:
+        work.mkdir()
+    except FileExistsError:
+        if not is_own_folder(work):
+            raise InvalidFile(work, "nothing, or the folder of an interrupted build", "something else") from None
+        for path in work.iterdir():
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise InvalidFile(path, "a plain file of an interrupted build", "something else") from None
+
+
 @contextmanager
 def work_folder(bundle: Path) -> Iterator[Path]:
     """Yield the folder that engines are built in, for one process at a time.
@@ -97,7 +114,7 @@ def work_folder(bundle: Path) -> Iterator[Path]:
         lock = os.open(bundle, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            work.mkdir(exist_ok=True)
+            make_or_take_up(work)
             try:
                 yield work
             except Exception:

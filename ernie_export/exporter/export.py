@@ -13,7 +13,7 @@ from ernie_export.common.manifest import (
     sha256,
 )
 from ernie_export.exporter.output_layout import LAYOUTS
-from ernie_export.exporter.processor_files import find_processor_files
+from ernie_export.exporter.processor_files import find_processor_files, refuse_foreign_links
 from ernie_export.exporter.progress import SILENT, Progress
 from ernie_export.exporter.replace import writing_bundle
 from ernie_export.exporter.targets import check_calibration, find_target
@@ -70,6 +70,7 @@ def export(
     target.check(config)
     tensors = Checkpoint.open(checkpoint)
     check_layout(tensors, config)
+    refuse_foreign_links(checkpoint)
     with as_hf_checkpoint(checkpoint, config) as source:
         processor_files = find_processor_files(source)
         graphs = build_graphs(config, precision)

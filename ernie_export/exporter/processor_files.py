@@ -6,6 +6,7 @@ from ernie_export.common.errors import InvalidFile
 from ernie_export.common.processor_settings import IMAGE_PROCESSOR, VIDEO_PROCESSOR, PixelBounds
 from ernie_export.graphs.config import ErnieConfig
 
+COPIED_SUFFIXES = (".json", ".jinja", ".ttf", ".otf", ".model")
 PROCESSOR_FILES = {  # name: required
     "config.json": True,
     "tokenizer.json": True,
@@ -18,6 +19,20 @@ PROCESSOR_FILES = {  # name: required
     "generation_config.json": False,
     "special_tokens_map.json": False,
 }
+
+
+def refuse_foreign_links(folder: Path) -> None:
+    """Raise InvalidFile for a processor file that is a link out of the checkpoint: its target would be copied.
+
+    In a Hugging Face cache, where files are links to ../../blobs, the cache's folder of the model counts as the
+    checkpoint.
+    """
+    root = folder.resolve()
+    if root.parent.name == "snapshots":
+        root = root.parents[1]
+    for path in folder.iterdir():
+        if path.is_symlink() and path.suffix in COPIED_SUFFIXES and not path.resolve().is_relative_to(root):
+            raise InvalidFile(path, "a file in the checkpoint", "a link that leaves it", hint="copy the file there")
 
 
 def find_processor_files(folder: Path, require_all: bool = True) -> list[Path]:

@@ -53,7 +53,7 @@ def load(
     Args:
         bundle: Its folder.
         threads: Cores for one operator; None for all.
-        check: Whether to hash the large files too.
+        check: Whether to hash the large files too, and to refuse files that the manifest does not list.
         scheduler_config: How many requests run and wait, and how much memory the caches may take.
         device: "cpu", or "cuda" for the first GPU; compiled engines always run on the GPU.
 
@@ -68,6 +68,8 @@ def load(
     manifest = Manifest.read(folder)
     open_engine = find_engine(folder, manifest, device)
     manifest.check_files(folder, hash_limit=2**63 if check else HASH_LIMIT)
+    if check:
+        manifest.refuse_unlisted(folder)
     preprocessor = Preprocessor.from_folder(folder)
     preprocessor.check(folder, manifest.model)
     return Model(manifest, preprocessor, open_engine(threads), fit_to_engines(manifest, scheduler_config))

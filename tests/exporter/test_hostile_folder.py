@@ -1,6 +1,7 @@
-"""Exports into a folder that others may write to: nothing is followed, waited for or removed that is not ours."""
+"""Folders and bundles that others may write to: nothing is followed, waited for, copied or removed that is not ours."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -8,10 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from ernie_export.common.errors import CannotWrite
+from ernie_export.common.errors import CannotWrite, InvalidFile
 from ernie_export.common.manifest import NAME as MANIFEST
 from ernie_export.exporter import replace
+from ernie_export.exporter.build_engines import WORK, work_folder
+from ernie_export.exporter.export import export
+from ernie_export.exporter.processor_files import refuse_foreign_links
 from ernie_export.exporter.replace import writing_bundle
+from ernie_export.runtime import load
+from tests.paths import MINI
+from tests.progress import QUIET
 
 NOBODY = 65534
 
@@ -117,3 +124,55 @@ def test_only_a_bundle_is_removed_after_the_exchange(shared, tmp_path, monkeypat
     with writing_bundle(shared / "out") as partial:
         (partial / MANIFEST).write_text("newer")
     assert (partial / "letter").read_text() == "kept" and (shared / "out" / MANIFEST).read_text() == "newer"
+
+
+def test_a_link_in_place_of_an_interrupted_builds_folder_is_refused(tmp_path):
+    """A bundle from somebody else whose `.engines` leads to files of the user's: they would become the bundle's."""
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "key").write_text("secret")
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / WORK).symlink_to(private)
+    with pytest.raises(InvalidFile, match=rf"{WORK}: expected nothing, or the folder of an interrupted build"):
+        with work_folder(tmp_path / "bundle"):
+            pytest.fail("opened")
+    assert (private / "key").read_text() == "secret"
+
+
+def test_a_link_in_an_interrupted_builds_folder_is_refused(tmp_path):
+    (tmp_path / "key").write_text("secret")
+    work = tmp_path / "bundle" / WORK
+    work.mkdir(parents=True)
+    (work / "vision.engine").symlink_to(tmp_path / "key")
+    with pytest.raises(InvalidFile, match="vision.engine: expected a plain file of an interrupted build"):
+        with work_folder(tmp_path / "bundle"):
+            pytest.fail("opened")
+    assert (tmp_path / "key").read_text() == "secret"
+
+
+def test_a_link_out_of_the_checkpoint_is_not_copied(tmp_path):
+    checkpoint = shutil.copytree(MINI, tmp_path / "checkpoint")
+    (tmp_path / "secret").write_text("secret")
+    (checkpoint / "chat_template.jinja").unlink()
+    (checkpoint / "chat_template.jinja").symlink_to(tmp_path / "secret")
+    with pytest.raises(InvalidFile, match="chat_template.jinja: expected a file in the checkpoint, found a link"):
+        export(checkpoint, tmp_path / "bundle", progress=QUIET)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_the_links_of_a_hub_cache_are_read(tmp_path):
+    blobs = shutil.copytree(MINI, tmp_path / "models--x--mini" / "blobs")
+    snapshot = tmp_path / "models--x--mini" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(os.path.relpath(path, snapshot))
+    refuse_foreign_links(snapshot)
+
+
+def test_weights_that_the_manifest_does_not_list_are_refused_on_demand(mini_bundle, tmp_path):
+    bundle = shutil.copytree(mini_bundle, tmp_path / "bundle")
+    (bundle / "other.bin").write_bytes(b"weights")
+    with load(bundle):
+        pass
+    with pytest.raises(InvalidFile, match=r"other.bin: expected only files that manifest.json lists"):
+        load(bundle, check=True)
