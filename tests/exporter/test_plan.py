@@ -150,7 +150,7 @@ def test_the_released_model(released):
     assert set(found["precisions"]) == ONNX.keys()
 
 
-def test_quantised_sizes_are_quantized_weight(released):
+def test_quantized_sizes_count_weights_and_scales(released):
     found = planned(released)["precisions"]
     experts = 20_384_317_440
     scales = experts // 128 * 4

@@ -206,17 +206,17 @@ def test_a_limit_of_the_operating_system_leaves_nothing(tmp_path: Path) -> None:
         message = one_line(tmp_path, checkpoint, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "found: File too large" in message
+    assert "4198400 bytes: File too large" in message
     assert not (tmp_path / "out").exists()
 
 
 def test_refuses_to_overwrite_and_folders_it_cannot_write(tmp_path: Path) -> None:
     checkpoint = checkpoint_of(tmp_path / "in", {"a": np.zeros(3, np.float32)})
     (tmp_path / "out").write_bytes(b"precious")
-    assert "found: File exists" in one_line(tmp_path, checkpoint, tmp_path / "out")
+    assert "4108 bytes: File exists" in one_line(tmp_path, checkpoint, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == b"precious"
-    assert "found: No such file" in one_line(tmp_path, checkpoint, tmp_path / "nowhere" / "out")
-    assert "found: Not a directory" in one_line(tmp_path, checkpoint, tmp_path / "out" / "out")
+    assert "cannot write to the folder: No such file" in one_line(tmp_path, checkpoint, tmp_path / "nowhere" / "out")
+    assert "cannot write to the folder: Not a directory" in one_line(tmp_path, checkpoint, tmp_path / "out" / "out")
 
 
 def test_a_source_cut_after_opening_leaves_nothing(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_kernels_for_other_sizes_are_refused():
     other = shapes | {"text_down": (4, 128, 48)}
     with pytest.raises(ValueError, match="BankDown: expected a kernel for .*'I_TEXT': 48.*, found .*'I_TEXT': 96"):
         KERNELS.of(plugin, other, attributes)
-    with pytest.raises(ValueError, match=r"BankCombine: expected .*, found them for \[\]"):
+    with pytest.raises(ValueError, match=r"BankCombine: expected .*, found kernels for \[\]"):
         KERNELS.of(*CASES["BankCombine"])
 
 

@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 from onnx import inliner
 
+from ernie_export.exporter.targets.tensorrt import TENSORRT_BODIES
 from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.ops.moe_dispatch.plugin import kernel_plugins
 from ernie_export.graphs.ops.mrope.plugin import kernel_plugin as rope_plugin
@@ -64,7 +65,7 @@ def inlined(tmp_path):
         g = GraphBuilder("one", ir.DataType.BFLOAT16, declared)
         for index, value in enumerate(g.custom(op, *(g.inputs[name] for name in inputs), **attributes)):
             g.output(value, f"out{index}", ir.DataType.BFLOAT16, [None, None])
-        g.save(tmp_path / "one.onnx", "tensorrt", "weights", {})
+        g.save(tmp_path / "one.onnx", TENSORRT_BODIES, "weights", {})
         return inliner.inline_local_functions(onnx.load(tmp_path / "one.onnx"))
 
     return build
