@@ -1,4 +1,4 @@
-"""A bundle, loaded: messages in, answers out."""
+"""Load a bundle and answer messages."""
 
 from collections import deque
 from collections.abc import Callable, Generator
@@ -21,7 +21,7 @@ from ernie_export.runtime.scheduler import Output, QueueFull, Request, Scheduler
 from ernie_export.runtime.scheduler_config import DEFAULTS, SchedulerConfig
 from ernie_export.runtime.text_stream import TextStream
 
-# Files up to this size are hashed whole on load (0.2 s for one of this size); a larger one's size alone is compared.
+# Files up to this size are hashed on load (0.2 s for one of this size); of a larger one only the size is compared.
 HASH_LIMIT = 256 * 2**20
 
 Messages = list[dict[str, Any]]
@@ -29,9 +29,14 @@ Messages = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Result:
-    """An answer. tokens: ids without the prompt's; finish_reason: "stop" (the model or a stop string) or "length".
+    """An answer.
 
-    reused_tokens: of the prompt's tokens, those that the KV cache still held of an earlier one.
+    Attributes:
+        text: The answer, without the stop string that ended it.
+        tokens: Ids of the generated tokens.
+        prompt_tokens: Number of tokens of the prompt.
+        finish_reason: "stop" (an end-of-sequence token or a stop string) or "length".
+        reused_tokens: Tokens of the prompt whose keys and values the KV cache still held of an earlier prompt.
     """
 
     text: str
@@ -83,15 +88,23 @@ def fit_to_engines(manifest: Manifest, config: SchedulerConfig) -> SchedulerConf
 
 
 class Model:
-    """Answers messages, from any number of threads. Owns its engine: use it in a `with` block, or call `close`.
+    """A loaded model, which answers messages of any thread. It owns its engine: use a `with` block, or call `close`.
 
-    What one call leaves, the next ones find: features of pictures and clips by their content, and in the KV cache the
-    conversations answered last, so that a further turn prefills only what is new.
+    It caches the features of images and videos by their content, and keeps the latest conversations in the KV cache:
+    a further message of one prefills only the new tokens.
     """
 
     def __init__(
-        self, manifest: Manifest, preprocessor: Preprocessor, engine: Engine, config: SchedulerConfig = DEFAULTS
+        self, manifest: Manifest, preprocessor: Preprocessor, engine: Engine[Any], config: SchedulerConfig = DEFAULTS
     ) -> None:
+        """Create a model; `load` does it from a bundle.
+
+        Args:
+            manifest: The bundle's manifest.
+            preprocessor: Turns messages into the decoder's inputs.
+            engine: Computes; the model closes it.
+            config: How many requests run and wait, and how much memory the caches may take.
+        """
         self.manifest = manifest
         self.preprocessor = preprocessor
         self.engine = engine
@@ -99,16 +112,16 @@ class Model:
         self.scheduler = Scheduler(engine, config)
 
     def preprocess(self, messages: Messages) -> dict[str, np.ndarray]:
-        """The arrays that the reference's processor makes of one conversation, under its names."""
+        """Return the arrays that the processor of transformers makes of one conversation, under its names."""
         return self.preprocessor(messages)
 
     def image_features(self, images: Several[Any]) -> list[np.ndarray]:
-        """Features of pictures (paths or PIL images), float32 (tokens, hidden) each, as they enter the decoder."""
+        """Return the features of images (paths or PIL images) for the decoder, float32 (tokens, hidden) each."""
         processor = self.preprocessor.images
         return self._features(*processor([processor.load(image) for image in images]))
 
     def video_features(self, videos: Several[Any]) -> list[np.ndarray]:
-        """Features of clips (paths or `SampledVideo`s), float32 (tokens, hidden) each, as they enter the decoder."""
+        """Return the features of videos (paths or `SampledVideo`s) for the decoder, float32 (tokens, hidden) each."""
         processor = self.preprocessor.videos
         return self._features(*processor([processor.load(video) for video in videos]))
 
@@ -128,8 +141,9 @@ class Model:
     def generate(self, messages: Messages | list[Messages], **options: Any) -> Result | list[Result]:
         """Answer one conversation, or several together; `options` are the fields of `SamplingParams`.
 
-        Several answer as each would alone: a request's tokens depend on its own messages, options and seed. (Sums are
-        rounded in another order in a batch, by about 1e-7; two tokens equally likely to that degree may swap.)
+        Conversations answered together get the answers that each would get alone: they depend only on their own
+        messages, options and seed. (A batch rounds sums in another order, by about 1e-7; two tokens equally likely to
+        that degree may swap.)
         """
         several = isinstance(messages, list) and bool(messages) and isinstance(messages[0], list)
         conversations = cast(list[Messages], messages if several else [messages])
@@ -142,11 +156,11 @@ class Model:
             results = [self._result(request) for request in requests]
         finally:
             for request in requests:
-                request.cancel()  # which those that are done take no notice of
+                request.cancel()  # without effect on one that is done
         return results if several else results[0]
 
     def stream(self, messages: Messages, **options: Any) -> Generator[str, None, Result]:
-        """Answer one conversation piece by piece: yields text, returns the `Result`. Closing it cancels the request."""
+        """Yield one answer piece by piece and return its `Result`. Closing the generator cancels the request."""
         outputs: deque[Output] = deque()
         request = self._submit_when_possible(messages, options, outputs.append)
         try:
@@ -182,8 +196,8 @@ class Model:
             UserError: The messages or options are invalid, or the prompt is too long.
         """
         params = SamplingParams.from_options(options)
-        with self.scheduler.reserve(timeout) as place:
-            return place.submit(self.sequence(messages, params), on_output)
+        with self.scheduler.reserve(timeout) as reservation:
+            return reservation.submit(self.sequence(messages, params), on_output)
 
     def _submit_when_possible(
         self, messages: Messages, options: dict[str, Any], on_output: Callable[[Output], None] = lambda output: None
@@ -195,26 +209,28 @@ class Model:
                 self.scheduler.step()
 
     def sequence(self, messages: Messages, params: SamplingParams) -> Sequence:
-        """A conversation preprocessed and its media encoded, ready for a `Batch`."""
+        """Preprocess a conversation and encode its media. Return a sequence that is ready for a `Batch`."""
         return self.begin(self.prompt(self.preprocessor.prepare(messages)), params)
 
     def begin(self, prompt: Prompt, params: SamplingParams) -> Sequence:
-        """One answer to a prompt, ready for a `Batch`; any number may share a prompt."""
+        """Return a sequence for one answer to a prompt, ready for a `Batch`. Any number of them may share a prompt."""
         eos = frozenset(self.manifest.model.eos_token_ids)
         text = TextStream(self.preprocessor.chat.decode, params.stop, self.preprocessor.chat.byte_tokens)
-        room = self.manifest.model.max_positions - len(prompt.input_ids)
-        return Sequence(prompt, Sampler(params, eos, prompt.input_ids), text, eos, min(params.max_new_tokens, room))
+        sampler = Sampler(params, eos, prompt.input_ids)
+        positions_left = self.manifest.model.max_positions - len(prompt.input_ids)
+        return Sequence(prompt, sampler, text, eos, min(params.max_new_tokens, positions_left))
 
     def prompt(self, prepared: Prepared) -> Prompt:
-        """Encode the media of a preprocessed conversation and lay out what the decoder takes.
+        """Encode the media of a preprocessed conversation and return the decoder's inputs.
 
-        Raises UserError for a prompt that leaves no position for an answer, before anything is encoded.
+        Raises ContextLengthExceeded, before anything is encoded, for a prompt that leaves no position for an answer.
         """
         arrays = prepared.arrays
-        limit, length = self.manifest.model.max_positions, arrays["input_ids"].shape[1]
+        limit = self.manifest.model.max_positions
+        length = arrays["input_ids"].shape[1]
         if length >= limit:
-            whose = "the model's position limit" if self.manifest.engines is None else "--max-tokens of the export"
-            raise ContextLengthExceeded("prompt", f"fewer than {limit} tokens ({whose})", length)
+            source = "the model's position limit" if self.manifest.engines is None else "--max-tokens of the export"
+            raise ContextLengthExceeded("prompt", f"fewer than {limit} tokens ({source})", length)
         features, digests = self.features.encode(*prepared.media())
         is_feature = arrays["mm_token_type_ids"][0] != 0
         content = np.zeros((len(is_feature), 3), np.int64)
@@ -236,12 +252,16 @@ class Model:
         sequence = request.sequence
         if sequence.error is not None:
             raise sequence.error
-        prompt_tokens = len(sequence.prompt.input_ids)
-        tokens = tuple(sequence.tokens)
-        return Result(sequence.text.text, tokens, prompt_tokens, sequence.finish_reason, sequence.reused)
+        return Result(
+            text=sequence.text.text,
+            tokens=tuple(sequence.tokens),
+            prompt_tokens=len(sequence.prompt.input_ids),
+            finish_reason=sequence.finish_reason,
+            reused_tokens=sequence.reused,
+        )
 
     def close(self) -> None:
-        """End what is still running, and free the engine."""
+        """End what still runs, and free the engine."""
         self.scheduler.close()
         self.engine.close()
 
@@ -253,6 +273,6 @@ class Model:
 
 
 def _content(digest: bytes, tokens: int) -> np.ndarray:
-    """`Prompt.content` of one picture or clip."""
+    """Return `Prompt.content` of one image or video."""
     halves = np.frombuffer(digest, np.int64)
     return np.column_stack([np.tile(halves, (tokens, 1)), np.arange(tokens)])

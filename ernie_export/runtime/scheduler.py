@@ -1,4 +1,4 @@
-"""Continuous batching: requests arrive at any time, and each step serves all that run.
+"""Continuous batching: requests arrive at any time, and each step adds a token to all that run.
 
 Any thread may step: a caller that waits for its own answer, or a server's thread that does nothing else (`run`).
 """
@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from ernie_export.common.errors import ContextLengthExceeded
 from ernie_export.runtime.batch import LENGTH_STEP, Batch, Sequence
@@ -60,13 +61,13 @@ class Reservation:
     """A place in the queue of a scheduler, for one request. `Scheduler.reserve` makes it."""
 
     def __init__(self, enqueue: Callable[[Request], None], deadline: float) -> None:
-        """`deadline`: the time by `time.monotonic()` at which the answer is cut."""
+        """Create a reservation whose request is queued by `enqueue` and ends at `deadline` by `time.monotonic()`."""
         self._enqueue = enqueue
         self._deadline = deadline
         self.used = False
 
     def submit(self, sequence: Sequence, on_output: Callable[[Output], None]) -> Request:
-        """Queue a sequence in this place. A place takes one request.
+        """Queue a sequence in the reserved place. A reservation takes one request.
 
         `on_output` is called by the thread that steps, and must return soon; where it raises, the request is cancelled.
         Raises ContextLengthExceeded for a sequence longer than the KV cache may become.
@@ -80,18 +81,18 @@ class Reservation:
 
 
 class Scheduler:
-    """The owner of the batch, which runs requests as they come.
+    """A queue of requests and the batch of those that run.
 
     `reserve`, `step` and `close` may be called from any thread; one thread steps at a time.
     """
 
-    def __init__(self, engine: Engine, config: SchedulerConfig) -> None:
+    def __init__(self, engine: Engine[Any], config: SchedulerConfig) -> None:
         self._engine = engine
         self.config = config
-        self._stepping = threading.Lock()  # guards the batch and what is active
+        self._stepping = threading.Lock()  # guards _batch and _active
         self._batch = self._new_batch()
         self._active: dict[Sequence, Request] = {}
-        self._changed = threading.Condition()  # guards what follows
+        self._changed = threading.Condition()  # guards the attributes below
         self._waiting: deque[Request] = deque()
         self._reserved = 0
         self._closed = False
@@ -114,9 +115,9 @@ class Scheduler:
 
     @contextmanager
     def reserve(self, timeout: float | None = None) -> Iterator["Reservation"]:
-        """Hold a place in the queue while a request is prepared; without a `submit` within, it is given back.
+        """Hold a place in the queue while a request is prepared; without a `submit` in the block, release it.
 
-        `timeout`: seconds from now until the answer is cut. Raises QueueFull if too many requests wait.
+        The answer ends `timeout` seconds from now. Raises QueueFull if too many requests wait.
         """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         with self._changed:
@@ -146,10 +147,10 @@ class Scheduler:
             self._changed.notify_all()
 
     def step(self) -> bool:
-        """Prefill at most one chunk of a prompt and append a token to all that run; returns whether anything is left.
+        """Prefill at most one chunk of a prompt, append a token to all that run, and return whether requests are left.
 
-        A fault of the engine in decode ends all that run, since what the cache holds is then not known; one in prefill
-        ends the one request. Neither hurts what comes later.
+        An error of the engine in decode ends all requests that run, since the content of the cache is then unknown; one
+        in prefill ends that request. Neither affects later requests.
         """
         with self._stepping:
             try:
@@ -164,7 +165,7 @@ class Scheduler:
             return bool(self._active or self._waiting)
 
     def run(self) -> None:
-        """Step whenever there is work, until `close`. A server gives this a thread of its own."""
+        """Step whenever there are requests, until `close`. A server runs this in a thread of its own."""
         while not self._closed:
             if not self.step():
                 with self._changed:
@@ -178,7 +179,7 @@ class Scheduler:
         with self._stepping:
             self._fail_all(RuntimeError("the model was closed"))
 
-    def _new_batch(self) -> Batch:
+    def _new_batch(self) -> Batch[Any]:
         config = self.config
         return Batch(
             self._engine,
@@ -203,7 +204,7 @@ class Scheduler:
         request = self._waiting[0]
         try:
             entered = self._batch.enter(request.sequence)
-        except Exception as e:  # such as no memory for a larger cache; running sequences were not touched
+        except Exception as e:  # for example no memory for a larger cache; running sequences are unchanged
             self._end(request, "error", e)
             self._batch.forget()
             return
@@ -230,7 +231,7 @@ class Scheduler:
                 self._emit(sequence, piece)
 
     def _emit(self, sequence: Sequence, piece: str) -> None:
-        """Deliver what a step added to a sequence."""
+        """Deliver the output that a step added to a sequence."""
         request = self._active[sequence]
         if sequence.finish_reason:
             del self._active[sequence]
@@ -241,7 +242,8 @@ class Scheduler:
     def _end(self, request: Request, reason: str, error: BaseException | None = None) -> None:
         """End a waiting or active request before its last token."""
         sequence = request.sequence
-        sequence.finish_reason, sequence.error = reason, error
+        sequence.finish_reason = reason
+        sequence.error = error
         if self._active.pop(sequence, None) is None:
             with self._changed:
                 self._waiting.remove(request)
@@ -258,5 +260,5 @@ class Scheduler:
         request.done = bool(output.finish_reason)
         try:
             request.on_output(output)
-        except Exception:  # its listener is gone
+        except Exception:  # nobody listens any more
             request.cancel()

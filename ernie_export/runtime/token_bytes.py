@@ -29,7 +29,7 @@ class TokenBytes:
 
 
 def byte_alphabet() -> dict[str, int]:
-    """The byte of each character of a byte-level vocabulary.
+    """Return the byte of each character of a byte-level vocabulary.
 
     Printable Latin-1 stands for itself, the other bytes for the characters from U+0100 on, in order (the alphabet of
     GPT-2's `bytes_to_unicode`).

@@ -1,4 +1,4 @@
-"""ernie-export: a checkpoint folder in, a bundle out."""
+"""ernie-export: export a checkpoint to a bundle."""
 
 import shlex
 import time
@@ -73,6 +73,7 @@ def export_options() -> list[click.Parameter]:
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     checkpoint: Path | None,
     output: Path | None,
     bundle: Path | None,

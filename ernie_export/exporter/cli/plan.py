@@ -104,12 +104,12 @@ def command(
 def read_precisions(target: Target, names: str) -> tuple[Precision, ...]:
     """Return the precisions of `target` that `names` lists, with commas between. Raises InvalidValue for another."""
     known = {precision.name: precision for precision in target.precisions}
-    wanted = dict.fromkeys(name.strip() for name in names.split(","))
-    for name in wanted:
+    chosen = dict.fromkeys(name.strip() for name in names.split(","))
+    for name in chosen:
         if name not in known:
             expected = f"some of {','.join(known)} for --target {target.name}"
             raise InvalidValue("--precision", expected, one_line(name))
-    return tuple(known[name] for name in wanted)
+    return tuple(known[name] for name in chosen)
 
 
 def show(plan: dict[str, Any], device: Device | None, console: Console) -> None:

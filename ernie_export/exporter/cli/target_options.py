@@ -1,4 +1,4 @@
-"""Options of commands that follow from the registered targets: which there are, their precisions, their own options.
+"""Command-line options that follow from the registered targets: their names, precisions and options.
 
 They are made when a command runs, not when its module is imported, so that a target registered meanwhile has them.
 """

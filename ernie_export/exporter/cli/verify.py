@@ -1,4 +1,4 @@
-"""ernie-verify: is a bundle what PyTorch computes?"""
+"""ernie-verify: compare what a bundle computes with PyTorch."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ernie_export.common.command import run
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import Unavailable
 
 if TYPE_CHECKING:
     from ernie_export.exporter.verify.verify import Report
@@ -35,11 +35,11 @@ def command(bundle: Path, checkpoint: Path, questions: Path | None, tolerance: f
         from ernie_export.exporter.verify.questions import read_questions
         from ernie_export.exporter.verify.verify import verify
     except ModuleNotFoundError as e:
-        raise UserError(f"ernie-verify needs the extra 'parity' (no module {e.name}): pip install .[parity]") from e
+        raise Unavailable(f"ernie-verify needs the extra 'parity' (no module {e.name}): pip install .[parity]") from e
     console = Console(stderr=True)
-    asked = read_questions(questions) if questions else []
+    extra_questions = read_questions(questions) if questions else []
     with console.status("reading the bundle") as status:
-        report = verify(bundle, checkpoint, tolerance, asked, status.update)
+        report = verify(bundle, checkpoint, tolerance, extra_questions, status.update)
     if as_json:
         print(json.dumps(asdict(report) | {"kl": report.kl, "failures": report.failures}, indent=1))
     else:
@@ -63,9 +63,9 @@ def show(report: "Report", console: Console) -> None:
     for column in ("conversation", "first choice agreed", "first that differs", "KL, nats"):
         tokens.add_column(column, justify="left" if column == "conversation" else "right")
     for conversation in report.conversations:
-        place = "none" if conversation.diverged is None else f"{conversation.diverged} (lead {conversation.gap:.1e})"
+        diverged = "none" if conversation.diverged is None else f"{conversation.diverged} (lead {conversation.gap:.1e})"
         agreed = f"{conversation.agreed}/{conversation.tokens}"
-        tokens.add_row(conversation.name, agreed, place, f"{conversation.kl:.1e}")
+        tokens.add_row(conversation.name, agreed, diverged, f"{conversation.kl:.1e}")
     console.print(tokens)
     if report.questions:
         show_answers(report, console)
@@ -91,7 +91,7 @@ def show_answers(report: "Report", console: Console) -> None:
 
 
 def main() -> None:
-    """Run ernie-verify."""
+    """Run ernie-verify on the arguments of this process."""
     run(command)
 
 

@@ -78,8 +78,8 @@ class Chat:
         messages = [*self.messages, {"role": "user", "content": content}]
         outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
         began = time.perf_counter()
-        with self._model.scheduler.reserve() as place:
-            request = place.submit(self._model.sequence(messages, self._params), outputs.put)
+        with self._model.scheduler.reserve() as reservation:
+            request = reservation.submit(self._model.sequence(messages, self._params), outputs.put)
         first_token_seconds = 0.0
         tokens = 0
         answer = ""

@@ -1,4 +1,4 @@
-"""The limits on images and videos of one untrusted request, whatever server takes it."""
+"""The limits on images and videos of one untrusted request, for every server."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from ernie_export.common.errors import InvalidMedia, InvalidValue
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """What the images and videos of one request may amount to.
+    """The limits on the images and videos of one request.
 
     Attributes:
         max_items: Images and videos together.

@@ -1,4 +1,4 @@
-"""The one way from an untrusted request's messages to a prompt, which every server takes."""
+"""Make a prompt from the messages of an untrusted request. Every server uses this function."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

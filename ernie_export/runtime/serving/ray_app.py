@@ -1,9 +1,9 @@
-"""A bundle on Ray Serve: replicas of the HTTP server's application, each with a model of its own.
+"""Serve a bundle on Ray Serve: replicas of the HTTP server's application, each with a model of its own.
 
     serve run ernie_export.runtime.serving.ray_app:build bundle=/models/ernie replicas=2 gpus=0.5
 
-Ray's proxy is the entrance, on loopback unless told otherwise: it shares requests out among the replicas, passes
-streams through and starts a lost replica anew. With `api_key_file` the replicas ask for keys, as ernie-serve does.
+Ray's proxy listens, by default on loopback. It distributes requests among the replicas, passes streams through and
+restarts a replica that is lost. With `api_key_file` the replicas require keys, as ernie-serve does.
 """
 
 from pathlib import Path
@@ -21,14 +21,25 @@ from ernie_export.runtime.serving.http.settings import LOOPBACK_HOSTS, Settings
 
 
 class Options(BaseModel):
-    """What `build` takes; on the command line of `serve run` as NAME=VALUE.
+    """The options of `build`; on the command line of `serve run` they are written NAME=VALUE.
 
-    bundle, api_key_file: at the same path on every machine. replicas: how many; with max_replicas above it Ray adds
-    some while a replica has more than target_requests in hand, and takes them away again. cpus, gpus: that a replica
-    reserves; with a fraction of a GPU several share one, and their kv_cache_gib with the weights must fit it together.
-    device: cpu or cuda, by default cuda where a GPU is reserved. threads: cores of one operator, by default as many as
-    reserved. rows, queue, kv_cache_gib: as of ernie-serve, for each replica. allowed_hosts: names by which clients call
-    the proxy, besides localhost; any where there are keys and none is listed.
+    Attributes:
+        bundle: Folder of the bundle, at the same path on every machine.
+        replicas: Number of replicas, the fewest where `max_replicas` is greater.
+        max_replicas: Most replicas: Ray adds some while requests exceed `target_requests`, and removes them again.
+        target_requests: Concurrent requests of a replica above which Ray adds another.
+        cpus: Cores that a replica reserves.
+        gpus: GPUs that a replica reserves. With a fraction, several replicas use one GPU, whose memory must hold the
+            weights and the KV caches of all.
+        device: "cpu" or "cuda"; by default "cuda" if a GPU is reserved.
+        threads: Cores of one operator; by default as many as are reserved.
+        model_name: What requests call the model; by default the folder's name.
+        rows: Sequences of a replica that decode together.
+        queue: Requests of a replica that wait; more are refused with 429.
+        kv_cache_gib: Most memory of a replica's KV cache, in GiB.
+        api_key_file: File of API keys, at the same path on every machine.
+        allowed_hosts: Names by which clients call the proxy, besides localhost; any if there are keys and none is
+            listed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,13 +61,13 @@ class Options(BaseModel):
 
     @model_validator(mode="after")
     def check(self) -> "Options":
-        """Refuse fewer replicas at most than at least."""
+        """Raise ValueError if `max_replicas` is less than `replicas`."""
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas: expected at least {self.replicas} (replicas), found {self.max_replicas}")
         return self
 
     def deployment(self) -> dict[str, Any]:
-        """The options of Ray Serve's deployment."""
+        """Return the options of Ray Serve's deployment."""
         scale: dict[str, Any] = {"num_replicas": self.replicas}
         if self.max_replicas is not None:
             scale = {
@@ -74,24 +85,24 @@ class Options(BaseModel):
 
 
 class Replica:
-    """One replica: the model, and the application around it, in a process that Ray starts."""
+    """One replica: a model and its HTTP application, in a process that Ray starts."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         device = options.device or ("cuda" if options.gpus else "cpu")
-        limits = SchedulerConfig(
+        config = SchedulerConfig(
             max_num_seqs=options.rows,
             max_queue=options.rows + options.queue,
             kv_cache_bytes=int(options.kv_cache_gib * 2**30),
         )
         threads = options.threads or max(1, int(options.cpus))
-        self.model = load(options.bundle, threads=threads, scheduler_config=limits, device=device)
+        self.model = load(options.bundle, threads=threads, scheduler_config=config, device=device)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Return the application that Ray serves of this replica.
+        """Return the application of this replica.
 
-        Without keys it answers to this machine's names and `allowed_hosts` alone: a web page reaches Ray's proxy on
-        loopback by a name of its own (DNS rebinding).
+        Without keys it accepts only the Host names of this machine and `allowed_hosts`: a web page can reach Ray's
+        proxy on loopback by a name of its own (DNS rebinding).
         """
         options = self.options
         api_keys = read_keys(options.api_key_file) if options.api_key_file else ()
@@ -106,7 +117,7 @@ class Replica:
         return self.application
 
     def check_health(self) -> None:
-        """Ray replaces a replica where this raises."""
+        """Raise RuntimeError if the model's thread has ended: Ray then replaces the replica."""
         if not self.application.state.service.alive:
             raise RuntimeError("the model's thread has ended")
 
@@ -116,7 +127,7 @@ class Replica:
 
 
 def build(options: Options) -> Any:
-    """The Ray Serve application of a bundle, for `serve run` and `ray.serve.run`. UserError if that is no bundle."""
+    """Return the Ray Serve application of a bundle. Raises InvalidFile if the folder is no bundle."""
     from ray import serve
 
     options = options.model_copy(update={"bundle": options.bundle.resolve()})

@@ -1,4 +1,4 @@
-"""The model behind Triton Inference Server: a decoupled Python backend around the model's own scheduler.
+"""Serve a bundle on Triton Inference Server: a decoupled Python backend around the model's scheduler.
 
 `ernie-export --layout triton` writes a `model.py` that imports this; Triton runs it in a process of its own, the stub,
 which alone has the module triton_python_backend_utils. Each request is answered by a thread that prepares it and sends
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ernie_export.common.errors import InvalidValue, UserError
+from ernie_export.common.errors import InvalidValue, Unavailable, UserError
 from ernie_export.common.json_fields import parse_json, parse_json_list
 from ernie_export.runtime.pipeline import Messages, load
 from ernie_export.runtime.sampling import SamplingParams
@@ -55,19 +55,19 @@ class Settings:
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> "Settings":
         """Read the parameters; those in capitals are Triton's own. Raises InvalidValue for a missing or wrong one."""
-        given = {name: value for name, value in parameters.items() if not name.isupper()}
+        values = {name: value for name, value in parameters.items() if not name.isupper()}
         known = {"device", "rows", "waiting", "kv_cache_gib", "media_folder"}
-        for name in sorted(given.keys() ^ known):
+        for name in sorted(values.keys() ^ known):
             found = "no such parameter" if name in known else "an unknown one"
             raise InvalidValue(f"config.pbtxt: {name}", f"the parameters {', '.join(sorted(known))}", found)
 
         def number(name: str, unit: int = 1) -> int:
             try:
-                return int(float(given[name]) * unit)
+                return int(float(values[name]) * unit)
             except (ValueError, OverflowError) as e:
-                raise InvalidValue(f"config.pbtxt: {name}", "a number", repr(given[name])) from e
+                raise InvalidValue(f"config.pbtxt: {name}", "a number", repr(values[name])) from e
 
-        folder = Path(given["media_folder"]).resolve() if given["media_folder"] else None
+        folder = Path(values["media_folder"]).resolve() if values["media_folder"] else None
         if folder and not folder.is_dir():
             raise InvalidValue("config.pbtxt: media_folder", "a folder", f"none at {folder}")
         if number("rows") < 1:
@@ -76,7 +76,7 @@ class Settings:
         scheduler_config = SchedulerConfig(
             max_num_seqs=number("rows"), max_queue=max_requests, kv_cache_bytes=number("kv_cache_gib", 2**30)
         )
-        return cls(given["device"], scheduler_config, max_requests, folder)
+        return cls(values["device"], scheduler_config, max_requests, folder)
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,13 @@ class TritonPythonModel:
     def responses(self, triton_request: TritonRequest, sender: Any) -> Iterator[tuple[dict[str, Any], bool]]:
         """Yield the outputs of each response, and whether it is the last."""
         outputs: SimpleQueue[Output] = SimpleQueue()
-        with self.model.scheduler.reserve(triton_request.timeout) as place:
+        with self.model.scheduler.reserve(triton_request.timeout) as reservation:
             params = SamplingParams.from_options(triton_request.options)
             sequence = self.model.begin(self.prepare(triton_request).prompt, params)
-            request = place.submit(sequence, outputs.put)
-        text, tokens, last = "", [], False
+            request = reservation.submit(sequence, outputs.put)
+        text = ""
+        tokens: list[int] = []
+        last = False
         while not last:
             if sender.is_cancelled():
                 request.cancel()
@@ -170,7 +172,8 @@ class TritonPythonModel:
                 continue
             if output.error is not None:
                 raise output.error
-            text, last = text + output.text, bool(output.finish_reason)
+            text += output.text
+            last = bool(output.finish_reason)
             tokens += [] if output.token is None else [output.token]
             if triton_request.stream or last:
                 yield (
@@ -182,20 +185,21 @@ class TritonPythonModel:
                     },
                     last,
                 )
-                text, tokens = "", []
+                text = ""
+                tokens = []
 
 
 def check_arrays() -> None:
-    """Refuse a Python backend built for NumPy 1 under NumPy 2, which reads zero for the strides of every array.
+    """Raise Unavailable for a Python backend built for NumPy 1 under NumPy 2, which reads zero for all strides.
 
     Its pybind11 is older than 2.12, so is that of Triton 2.51; the server would accept requests and crash on the first.
     """
     import triton_python_backend_utils as pb_utils
 
     if np.lib.NumpyVersion(np.__version__) >= "2.0.0":
-        found = pb_utils.Tensor.from_dlpack("probe", np.arange(1, 4)).as_numpy().tolist()
-        if found != [1, 2, 3]:
-            raise UserError(
+        values = pb_utils.Tensor.from_dlpack("probe", np.arange(1, 4)).as_numpy().tolist()
+        if values != [1, 2, 3]:
+            raise Unavailable(
                 f"tritonserver: expected a Python backend built for NumPy 2, or NumPy 1.26 in its environment; "
                 f"found NumPy {np.__version__}, whose arrays it misreads"
             )

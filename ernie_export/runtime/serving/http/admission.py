@@ -1,4 +1,4 @@
-"""How much is taken on at a time: beyond it, requests are refused at once rather than queued without bound."""
+"""Limits on concurrent requests and their bytes; requests beyond them are refused at once, not queued without bound."""
 
 import asyncio
 import math
@@ -8,25 +8,33 @@ from typing import Any
 
 from ernie_export.runtime.serving.http.errors import ApiError
 
-LONGEST_WAIT = 60  # seconds; the openai client takes no longer Retry-After
+MAX_RETRY_AFTER = 60  # seconds; the openai client takes no longer Retry-After
 
 
 class Admission:
-    """Counts choices and bytes of bodies in hand. Used from the event loop alone."""
+    """A counter of the choices and bytes of admitted requests. It is used from the event loop alone."""
 
-    def __init__(self, max_requests: int, max_bytes: int, rows: int) -> None:
-        """`rows`: choices that run together, by which a refused client is told how long to wait."""
-        self.count = 0  # choices in hand
-        self.open = 0  # requests let in that have not ended
+    def __init__(self, max_requests: int, max_bytes: int, max_num_seqs: int) -> None:
+        """Start empty.
+
+        Args:
+            max_requests: Choices that run or wait together.
+            max_bytes: Bytes of request bodies and fetched media held together.
+            max_num_seqs: Choices that run together, from which the Retry-After of a refusal is estimated.
+        """
+        self.count = 0  # choices of admitted requests
+        self.open = 0  # admitted requests that have not ended
         self.draining = False
         self._bytes = 0
-        self._max_requests, self._max_bytes, self._rows = max_requests, max_bytes, rows
-        self._seconds = 1.0  # that a request takes, a running mean
+        self._max_requests = max_requests
+        self._max_bytes = max_bytes
+        self._max_num_seqs = max_num_seqs
+        self._seconds = 1.0  # running mean of a request's time
 
     def admit(self) -> "Ticket":
-        """Let one request in, if there is a place now; it takes it once it is known how many choices it wants.
+        """Admit a request, which counts its choices once their number is known.
 
-        Raises ApiError 429 where there is none, 503 where the server is going down.
+        Raises ApiError 429 if no further request is accepted now, 503 if the server is shutting down.
         """
         if self.draining:
             raise ApiError(503, "the server is shutting down", code="shutting_down", headers={"Retry-After": "5"})
@@ -34,19 +42,19 @@ class Admission:
         return Ticket(self)
 
     def change(self, count: int, size: int) -> None:
-        """Take on more, or with numbers below 0, be done with it. Raises ApiError 429."""
+        """Add choices and bytes, or subtract them if negative. Raises ApiError 429 where a sum exceeds its limit."""
         if count > 0 or size > 0:
             self._check(self.count + count, self._bytes + size)
         self.count += count
         self._bytes += size
 
-    def took(self, seconds: float) -> None:
-        """Learn how long a request took."""
+    def record_seconds(self, seconds: float) -> None:
+        """Record how long a request took."""
         self._seconds += 0.1 * (seconds - self._seconds)
 
     def full(self) -> ApiError:
-        """What a client is told who comes when there is no place: and when to come again."""
-        wait = min(max(1, math.ceil(self._seconds * self.count / self._rows)), LONGEST_WAIT)
+        """Return the error for a request beyond the limits, with an estimate of when to retry."""
+        wait = min(max(1, math.ceil(self._seconds * self.count / self._max_num_seqs)), MAX_RETRY_AFTER)
         return ApiError(429, "too many requests are waiting", code="queue_full", headers={"Retry-After": str(wait)})
 
     def _check(self, count: int, size: int) -> None:
@@ -55,32 +63,33 @@ class Admission:
 
 
 class Ticket:
-    """What one request has taken; `release` gives it back."""
+    """The choices and bytes that one request counts for, until `release`."""
 
     def __init__(self, admission: Admission) -> None:
         self.began = time.monotonic()
         self._admission = admission
         admission.open += 1
-        self._choices = self._bytes = 0
+        self._choices = 0
+        self._bytes = 0
         self._work: Future[Any] | None = None
 
     def take(self, choices: int = 0, size: int = 0) -> None:
-        """So many more choices, so many more bytes. Raises ApiError 429."""
+        """Count so many more choices and bytes. Raises ApiError 429 beyond a limit."""
         self._admission.change(choices, size)
         self._choices += choices
         self._bytes += size
 
     def drop_bytes(self) -> None:
-        """Body and fetched files are no longer held."""
+        """Stop counting bytes: the body and fetched files are no longer held."""
         self._admission.change(0, -self._bytes)
         self._bytes = 0
 
     def keep_until(self, work: "Future[Any]") -> None:
-        """Whatever becomes of the request, it takes its place until this work is done or was never begun."""
+        """Let the request count until `work` is done or cancelled, whenever `release` is called."""
         self._work = work
 
     def release(self) -> None:
-        """The request has ended."""
+        """End the request."""
         if self._work is None or self._work.done():
             self._give_back()
         else:
@@ -89,6 +98,6 @@ class Ticket:
 
     def _give_back(self) -> None:
         if self._choices:
-            self._admission.took(time.monotonic() - self.began)
+            self._admission.record_seconds(time.monotonic() - self.began)
         self._admission.change(-self._choices, -self._bytes)
         self._admission.open -= 1

@@ -1,4 +1,4 @@
-"""The HTTP interface: `create_app` puts a model behind OpenAI's chat completions."""
+"""The HTTP application: `create_app` returns the routes of one model."""
 
 import asyncio
 import time
@@ -26,9 +26,9 @@ from ernie_export.runtime.serving.http.settings import Settings
 from ernie_export.runtime.serving.http.stream import EventStream, unless_gone
 
 STATIC = Path(__file__).parent / "static"
-BODY_SECONDS = 60.0  # that a body may take to arrive
+BODY_SECONDS = 60.0  # longest time for a body to arrive
 SMALL = 64 * 1024  # bytes of a body that are parsed at once: the event loop barely notices
-# The page runs nothing but its own files, shows what its user drops on it, and stands in no other page.
+# The page runs only its own files, shows files that its user drops on it, and cannot be framed by another page.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob: data:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -39,7 +39,7 @@ PAGE_HEADERS = {
 
 
 class PageFiles(StaticFiles):
-    """The page's files, with the page's headers."""
+    """The files of the page, served with the page's headers."""
 
     def file_response(self, *arguments: Any, **options: Any) -> Response:
         """Return a file with the headers."""
@@ -49,10 +49,13 @@ class PageFiles(StaticFiles):
 
 
 def create_app(model: Model, settings: Settings, fetcher: Fetcher | None = None) -> FastAPI:
-    """The application; `model` answers in a thread of the application's own from startup to shutdown.
+    """Return the application of a model, which answers in a thread of its own from startup to shutdown.
 
-    It stays the caller's to close, but takes no more requests after the shutdown. Its limits should let
-    `settings.max_requests` wait. `fetcher`: for addresses in requests; by default one for `settings.allow_urls`.
+    Args:
+        model: The model. The caller closes it; it accepts no requests after the shutdown. Its scheduler should let
+            `settings.max_requests` wait.
+        settings: The settings of the server.
+        fetcher: The client for URLs in requests; by default one for `settings.allow_urls`.
     """
     service = Service(model, settings, fetcher or Fetcher(settings.allow_urls, settings.fetch_seconds))
 
@@ -97,7 +100,7 @@ async def _chat(request: Request, service: Service) -> Response:
         async with asyncio.timeout_at(deadline):
             chat = await _read(request, settings, ticket)
             generation = await unless_gone(request.receive, service.generate(chat, ticket))
-            chat = chat.model_copy(update={"messages": []})  # pictures and clips in base64 are not kept any longer
+            chat = chat.model_copy(update={"messages": []})  # frees images and videos in base64
             writer = ResponseWriter(chat, generation, settings.model_name, service.token_bytes)
             if not chat.stream:
                 return JSONResponse(await unless_gone(request.receive, _complete(generation, writer)))
@@ -140,23 +143,23 @@ async def _events(generation: Generation, writer: ResponseWriter) -> AsyncIterat
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
-    """For probes and Prometheus."""
+    """Add the routes for probes and Prometheus."""
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        """Whether the process works: if not, it has to be started anew."""
+        """Return whether the process works; if not, it has to be restarted."""
         return JSONResponse({"status": "ok"}) if service.alive else _unavailable("the model's thread has ended")
 
     @app.get("/ready")
     async def ready() -> JSONResponse:
-        """Whether requests should be sent here now."""
+        """Return whether requests should be sent here now."""
         if service.admission.draining:
             return _unavailable("the server is shutting down")
         return JSONResponse({"status": "ready"}) if service.alive else _unavailable("the model's thread has ended")
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
-        """Prometheus' text form."""
+        """Return the metrics in Prometheus' text format."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -165,8 +168,8 @@ def _unavailable(reason: str) -> JSONResponse:
 
 
 def _add_models(app: FastAPI, settings: Settings, positions: int) -> None:
-    """The one model that there is."""
-    card = {
+    """Add the routes that describe the model."""
+    description = {
         "id": settings.model_name,
         "object": "model",
         "created": int(time.time()),
@@ -176,17 +179,17 @@ def _add_models(app: FastAPI, settings: Settings, positions: int) -> None:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [card]}
+        return {"object": "list", "data": [description]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         if name != settings.model_name:
             raise ApiError(404, f"the model {name[:80]!r} does not exist", "model", "model_not_found")
-        return card
+        return description
 
 
 def _add_page(app: FastAPI) -> None:
-    """The server's own page at /, and its files."""
+    """Add the server's page at / and its files."""
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -196,12 +199,13 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _describe_body(app: FastAPI) -> dict[str, Any]:
-    """The body, for the description of the interface: it is read by hand, once the request is let in.
+    """Return the OpenAPI description of the body, which the route parses itself once the request is admitted.
 
-    Its parts go where a description has its schemas: a reference counts from the top of the whole document.
+    Schemas of its parts are added to the document of `app`, since references are relative to the document's root.
     """
     schema = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    parts, describe = schema.pop("$defs"), app.openapi
+    parts = schema.pop("$defs")
+    describe = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = describe()

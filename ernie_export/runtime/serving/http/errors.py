@@ -18,7 +18,15 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_
 
 
 class ApiError(Exception):
-    """A request's failure as its sender is told it. `param` names the field at fault, `code` what is wrong with it."""
+    """An error response in OpenAI's form.
+
+    Attributes:
+        status: The HTTP status.
+        message: What is wrong, as one printable line.
+        param: The field at fault; None if there is none.
+        code: What is wrong, as a word for programs.
+        headers: Further headers of the response.
+    """
 
     def __init__(
         self,
@@ -30,25 +38,27 @@ class ApiError(Exception):
     ) -> None:
         self.message = one_printable_line(message)  # it may name a field that the request made up
         super().__init__(self.message)
-        self.status, self.param, self.code = status, param, code
+        self.status = status
+        self.param = param
+        self.code = code
         self.headers = dict(headers or {})
 
     def content(self) -> dict[str, Any]:
-        """The body."""
+        """Return the body."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        """The whole response."""
+        """Return the response."""
         return JSONResponse(self.content(), self.status, self.headers)
 
 
-# What a client is sent for each type of UserError: status and code. The first type that fits decides.
+# Status and code of each type of UserError. The first type that fits decides.
 _RESPONSES: tuple[tuple[type[UserError], int, str], ...] = (
     (ContextLengthExceeded, 400, "context_length_exceeded"),
     (UserError, 400, "invalid_value"),
 )
-# What a request calls each field of SamplingParams, and of the scheduler. Every other error is one of its messages.
+# The request's names of the fields of SamplingParams and of the scheduler. Every other error is one of the messages.
 _PARAMS = {
     "max_new_tokens": "max_tokens",
     "min_new_tokens": "min_tokens",
@@ -78,17 +88,17 @@ def _param(error: UserError) -> str:
 
 
 class ClientGone(Exception):
-    """The client left before its answer was whole: nobody reads a response any more."""
+    """A client that left before its answer was complete: nobody reads a response any more."""
 
 
 def internal_error(error: BaseException) -> ApiError:
-    """For the client no more than that something failed; for the log, all of it."""
+    """Log an error in full and return a response that says only that something failed."""
     log.error("a request failed", exc_info=error)
     return ApiError(500, "internal error: the server's log says more", code="internal_error")
 
 
 def install(app: FastAPI) -> None:
-    """Let every error of `app` take this form, the framework's own too."""
+    """Make every error of `app`, the framework's included, a response in this form."""
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> JSONResponse:

@@ -1,7 +1,7 @@
-"""Pictures and clips from addresses that the operator allows, without a way into the networks around this machine.
+"""Fetch images and videos from hosts that the operator allows, but never from a private network.
 
-A name is resolved once, every address that it has is checked, and the connection goes to a checked address: what the
-name resolves to a moment later plays no part. Each redirect is a new address, checked from the start.
+A host name is resolved once, every address that it has is checked, and the connection goes to a checked address: what
+the name resolves to later has no effect. Each redirect is a new URL that is checked like the first.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from ernie_export.runtime.serving.http.errors import ApiError
 
 REDIRECTS = 3
 _PORTS = {"http": 80, "https": 443}
-# Global by their registration, yet no public host: addresses that a gateway translates to IPv4, which this check cannot
-# see behind (NAT64, the 6to4 relay), addresses for documentation, and cloud providers' services for their own machines.
+# Registered as global, but no public hosts: addresses that a gateway translates to IPv4, hidden from this check (NAT64,
+# the 6to4 relay), addresses for documentation, and cloud providers' services for their own machines.
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -34,11 +34,11 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
 class NotPublic(Exception):
-    """A host has an address that is not a public one."""
+    """A host with an address that is not public."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet: not private, loopback, link-local, multicast, reserved."""
+    """Return whether an IP address is public: not private, loopback, link-local, multicast or reserved."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:
@@ -51,17 +51,18 @@ def is_public(address: str) -> bool:
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """Addresses of a host, as the system's resolver gives them."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    """Return the addresses of a host, as the system's resolver orders them."""
+    entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 class PublicNetwork(httpcore2.AsyncNetworkBackend):
-    """Connects to public addresses only. TLS still checks the certificate against the host's name."""
+    """A network backend that connects to public addresses only. TLS still checks the certificate of the host's name."""
 
     def __init__(self, resolve: Resolve, network: httpcore2.AsyncNetworkBackend) -> None:
         """`network` makes the connections, to addresses and never to names."""
-        self._resolve, self._network = resolve, network
+        self._resolve = resolve
+        self._network = network
 
     async def connect_tcp(
         self,
@@ -71,7 +72,7 @@ class PublicNetwork(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        """Raises NotPublic if any of the host's addresses is not a public one."""
+        """Connect to a host's first address that answers. Raises NotPublic if any of its addresses is not public."""
         addresses = await self._resolve(host, port)
         if not addresses or not all(is_public(address) for address in addresses):
             raise NotPublic(host)
@@ -84,7 +85,7 @@ class PublicNetwork(httpcore2.AsyncNetworkBackend):
 
 
 class Fetcher:
-    """Fetches from `allowed` hosts ("example.com", or "example.com:8080" for a port that is not the scheme's own)."""
+    """A client that fetches images and videos from allowed hosts."""
 
     def __init__(
         self,
@@ -93,13 +94,29 @@ class Fetcher:
         resolve: Resolve = resolve,
         network: httpcore2.AsyncNetworkBackend | None = None,
     ) -> None:
-        """`seconds`: the longest that one address may take, redirects included."""
+        """Create a client.
+
+        Args:
+            allowed: Hosts, such as "example.com", or "example.com:8080" for a port that is not the scheme's own.
+            seconds: Longest time for one URL, redirects included.
+            resolve: Returns the addresses of a host and port.
+            network: Makes the connections, to addresses and never to names.
+        """
         self._allowed = frozenset(host.lower() for host in allowed)
         self._seconds = seconds
         self._network = PublicNetwork(resolve, network or httpcore2.AnyIOBackend())
 
     async def fetch(self, url: str, limit: int, param: str) -> bytes:
-        """What lies at an address, at most `limit` bytes. Raises ApiError 400 that names the field `param`."""
+        """Return the content of a URL.
+
+        Args:
+            url: An http or https URL of an allowed host.
+            limit: Most bytes of the content.
+            param: The field of the request that holds the URL.
+
+        Raises:
+            ApiError: 400, naming `param`, if the URL is malformed, not allowed, cannot be fetched or is too large.
+        """
         try:
             async with asyncio.timeout(self._seconds), self._pool() as pool:
                 for _ in range(REDIRECTS + 1):
@@ -121,7 +138,7 @@ class Fetcher:
         return httpcore2.AsyncConnectionPool(network_backend=self._network, max_keepalive_connections=0)
 
     def _checked(self, url: str, param: str) -> httpcore2.URL:
-        """The address in parts, parsed this once. Raises ApiError 400 where it isn't allowed."""
+        """Return the parsed URL, which is not parsed again. Raises ApiError 400 if it is not allowed."""
         try:
             parts = urlsplit(url)
             scheme, host, port = parts.scheme, (parts.hostname or "").rstrip("."), parts.port
@@ -130,18 +147,18 @@ class Fetcher:
             raise _unreadable(param) from e
         if scheme not in _PORTS:
             raise ApiError(400, f"{param}: expected http or https, found {scheme[:20]}", param, "url_not_allowed")
-        wanted = f"[{name}]" if ":" in name else name
+        authority = f"[{name}]" if ":" in name else name
         if port not in (None, _PORTS[scheme]):
-            wanted += f":{port}"
-        if wanted not in self._allowed:
-            raise ApiError(400, f"{param}: the host is none that this server fetches from", param, "url_not_allowed")
+            authority += f":{port}"
+        if authority not in self._allowed:
+            raise ApiError(400, f"{param}: this server does not fetch from this host", param, "url_not_allowed")
         path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + (parts.query and "?")
         target = path + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
         return httpcore2.URL(scheme=scheme, host=name, port=port or _PORTS[scheme], target=target)
 
 
 def _redirected(url: str, location: str, param: str) -> str:
-    """Return where a redirect leads. Raises ApiError 400 for one that cannot be read."""
+    """Return the URL that a redirect leads to. Raises ApiError 400 for one that cannot be parsed."""
     try:
         return urljoin(url, location)
     except ValueError as e:

@@ -1,4 +1,4 @@
-"""Before any route: the name that the server was called by, and the key."""
+"""Checks before any route: the Host header and the API key; and reading a body of limited size."""
 
 import hmac
 import re
@@ -12,15 +12,15 @@ from ernie_export.common.errors import InvalidFile
 from ernie_export.runtime.serving.http.admission import Ticket
 from ernie_export.runtime.serving.http.errors import ApiError
 
-# What answers without a key: probes, the page (which asks for the key), the description of the interface.
+# Paths that need no key: probes, the page (which asks for the key), the description of the interface.
 OPEN = ("/", "/health", "/ready", "/openapi.json")
 OPEN_FOLDER = "/static/"
-MIN_KEY_LENGTH = 16  # characters: shorter keys can be guessed
+MIN_KEY_LENGTH = 16  # characters; shorter keys can be guessed
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
-    """Return the API keys in a file, one a line. Raises InvalidFile for no keys, or one that could be guessed."""
+    """Return the API keys in a file, one a line. Raises InvalidFile for none, or one that can be guessed."""
     try:
         keys = tuple(line.strip() for line in path.read_text(encoding="ascii").splitlines() if line.strip())
     except OSError as e:
@@ -35,18 +35,26 @@ def read_keys(path: Path) -> tuple[str, ...]:
 
 
 class Guard:
-    """Refuses requests by another name than `hosts` (where given), and those without one of `keys` (if there are any).
+    """Middleware that refuses requests with a wrong Host header or without an API key.
 
-    The name: a page of somebody else's may send its own name to this machine's address (DNS rebinding), and is then,
-    for a browser, the same site as this server. Only the Host header tells.
+    A foreign web page may resolve its own name to this machine's address (DNS rebinding) and is then, for a browser,
+    the same site as this server. Only the Host header shows it.
     """
 
     def __init__(self, app: ASGIApp, hosts: tuple[str, ...] | None, keys: tuple[str, ...]) -> None:
-        self._app, self._hosts = app, hosts
+        """Wrap an application.
+
+        Args:
+            app: The application that answers requests which pass.
+            hosts: Names that the Host header may have, without a port; None for any.
+            keys: API keys of which a request must bring one; with none, no key is needed.
+        """
+        self._app = app
+        self._hosts = hosts
         self._keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Answer with an error, or pass the request on, as ASGI calls it."""
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             try:
@@ -67,9 +75,9 @@ class Guard:
             raise ApiError(403, "the Host header names none of this server's hosts", code="host_not_allowed")
 
     def _check_key(self, headers: Headers) -> None:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        key = given.strip().encode() if scheme.lower() == "bearer" else b""
-        # Every key is compared, and each in a time that depends on nothing but its length.
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        key = token.strip().encode() if scheme.lower() == "bearer" else b""
+        # Every key is compared, in a time that depends only on its length.
         if not any([hmac.compare_digest(key, known) for known in self._keys]):
             raise ApiError(
                 401, "expected a valid API key as a Bearer token", code="invalid_api_key",
@@ -78,16 +86,22 @@ class Guard:
 
 
 def _check_length(headers: Headers) -> None:
-    """Refuse a body whose length is said in two ways: a proxy may have believed the other (RFC 9112, 6.1)."""
+    """Raise ApiError 400 for two lengths of one body: a proxy may have used the other one (RFC 9112, 6.1)."""
     if "content-length" in headers and "transfer-encoding" in headers:
         problem = "expected Content-Length or Transfer-Encoding, found both"
         raise ApiError(400, problem, code="invalid_request", headers={"Connection": "close"})
 
 
 async def read_body(request: Request, limit: int, ticket: Ticket) -> bytes:
-    """The body, of at most `limit` bytes. Raises ApiError 413 past it, 415 for what isn't declared as JSON.
+    """Return the body of a request. A web page may post text or forms to any server, but JSON only with its consent.
 
-    (A web page may post text or forms to any server without being asked; JSON only to one that lets it.)
+    Args:
+        request: The request.
+        limit: Most bytes of the body.
+        ticket: The request's ticket, which counts the bytes as they arrive.
+
+    Raises:
+        ApiError: 413 for a larger body, 415 for one that is not declared as JSON, 429 if too many bytes are held.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":

@@ -1,4 +1,4 @@
-"""From a request's messages to the runtime's: pictures and clips as bytes, from data URIs or allowed addresses."""
+"""Convert a request's messages to the runtime's: images and videos as bytes, from data URIs or allowed URLs."""
 
 import base64
 import binascii
@@ -13,17 +13,26 @@ Messages = list[dict[str, Any]]
 
 
 def media_of(messages: list[Message]) -> dict[str, ImagePart | VideoPart]:
-    """Pictures and clips in their order, by the name of the field that says where they are."""
+    """Return the images and videos in their order, by the name of the field with their URL."""
     return {
         _param(i, j, part): part
-        for i, turn in enumerate(messages)
-        for j, part in enumerate(() if isinstance(turn.content, str) else turn.content)
+        for i, message in enumerate(messages)
+        for j, part in enumerate(() if isinstance(message.content, str) else message.content)
         if not isinstance(part, TextPart)
     }
 
 
 async def fetch_all(messages: list[Message], fetcher: Fetcher, limit: int) -> dict[str, bytes]:
-    """What http and https addresses hold, `limit` bytes at most together. Raises ApiError 400 that names the field."""
+    """Return the contents of all http and https URLs, by URL.
+
+    Args:
+        messages: The messages of a request.
+        fetcher: The client that fetches them.
+        limit: Most bytes of all contents together.
+
+    Raises:
+        ApiError: 400, naming the field, if a URL is not allowed or cannot be fetched.
+    """
     fetched: dict[str, bytes] = {}
     for param, part in media_of(messages).items():
         url = _url(part)
@@ -33,17 +42,17 @@ async def fetch_all(messages: list[Message], fetcher: Fetcher, limit: int) -> di
 
 
 def runtime_messages(messages: list[Message], fetched: Mapping[str, bytes]) -> Messages:
-    """The form that the preprocessor takes. Raises ApiError 400 that names the field."""
-    turns: Messages = []
-    for i, turn in enumerate(messages):
+    """Return the messages in the form that the preprocessor takes. Raises ApiError 400 that names the field."""
+    converted: Messages = []
+    for i, message in enumerate(messages):
         content: str | list[dict[str, Any]]
-        if isinstance(turn.content, str):
-            content = turn.content
+        if isinstance(message.content, str):
+            content = message.content
         else:
-            content = [_runtime_part(part, fetched, _param(i, j, part)) for j, part in enumerate(turn.content)]
-        role = "system" if turn.role == "developer" else turn.role
-        turns.append({"role": role, "content": content} | ({"name": turn.name} if turn.name else {}))
-    return turns
+            content = [_runtime_part(part, fetched, _param(i, j, part)) for j, part in enumerate(message.content)]
+        role = "system" if message.role == "developer" else message.role
+        converted.append({"role": role, "content": content} | ({"name": message.name} if message.name else {}))
+    return converted
 
 
 def _runtime_part(part: TextPart | ImagePart | VideoPart, fetched: Mapping[str, bytes], param: str) -> dict[str, Any]:
@@ -54,8 +63,8 @@ def _runtime_part(part: TextPart | ImagePart | VideoPart, fetched: Mapping[str, 
     return {"type": kind, kind: fetched[url] if url in fetched else _data(url, param)}
 
 
-def _param(turn: int, place: int, part: TextPart | ImagePart | VideoPart) -> str:
-    return f"messages.{turn}.content.{place}.{part.type}" + ("" if isinstance(part, TextPart) else ".url")
+def _param(message_index: int, part_index: int, part: TextPart | ImagePart | VideoPart) -> str:
+    return f"messages.{message_index}.content.{part_index}.{part.type}" + ("" if isinstance(part, TextPart) else ".url")
 
 
 def _url(part: ImagePart | VideoPart) -> str:
@@ -63,16 +72,16 @@ def _url(part: ImagePart | VideoPart) -> str:
 
 
 def _data(url: str, param: str) -> bytes:
-    """The bytes of `data:TYPE;base64,...`."""
+    """Return the bytes of `data:TYPE;base64,...`. Raises ApiError 400 for anything else."""
     head, comma, data = url.partition(",")
     if not head.lower().startswith("data:"):
         raise ApiError(400, f"{param}: expected a data URI, or an http or https address", param, "invalid_url")
     if not comma or not head.lower().endswith(";base64"):
         raise ApiError(400, f"{param}: expected data:TYPE;base64,DATA", param, "invalid_url")
     try:
-        found = base64.b64decode(data, validate=True)
+        content = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as e:
         raise ApiError(400, f"{param}: expected base64, found {e}", param, "invalid_base64") from e
-    if not found:
+    if not content:
         raise ApiError(400, f"{param}: expected data, found none", param, "invalid_base64")
-    return found
+    return content

@@ -1,4 +1,4 @@
-"""The command's process: it listens, and on SIGTERM or Ctrl-C takes no more, finishes what runs, and leaves."""
+"""The process of ernie-serve: it listens, and on SIGTERM or Ctrl-C refuses requests, drains and exits."""
 
 import asyncio
 import logging
@@ -18,13 +18,11 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidValue
 from ernie_export.runtime.serving.http.service import Service
 
 IDLE_SECONDS = 75  # that a connection is kept between requests: longer than a proxy in front keeps it
-GOODBYE_SECONDS = 2  # for responses to reach those who wait for them, once the requests have ended
-
-
+GRACE_SECONDS = 2  # for responses to reach their clients once the requests have ended
 HEAD_SECONDS = 20  # that a request's head may take to arrive
 EXIT_SECONDS = 8  # after the drain, for all threads to end; then the process ends without them
 RESERVED_DESCRIPTORS = 128  # for the model's files, pipes to workers, fetches
@@ -64,7 +62,7 @@ class ConnectionLimits:
 
 
 class RateLimit(logging.Filter):
-    """Lets a few messages of a kind through in LOG_SECONDS: what clients cause must not fill the disk."""
+    """A filter that passes LOG_BURST messages of a kind in LOG_SECONDS: what clients cause must not fill the disk."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,35 +80,35 @@ class RateLimit(logging.Filter):
         return self._counts[kind] <= LOG_BURST
 
 
-class PatientProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, which by itself waits for the end of a head for ever, once it has its first byte."""
+class HeaderTimeoutProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 with a limit on the time that a request's head takes, and on the number of connections."""
 
     _timer: asyncio.TimerHandle | None = None
 
     def __init__(self, limits: ConnectionLimits, **arguments: Any) -> None:
-        """`arguments`: uvicorn's own."""
+        """`arguments`: those of uvicorn's protocol."""
         super().__init__(**arguments)
         self._limits = limits
         self._idle_since = 0.0  # by the loop's clock: when it was opened, or its last request came
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """See asyncio.Protocol."""
+        """Start the timer of the first head, or close a connection beyond the limits."""
         super().connection_made(transport)
         self._idle_since = self.loop.time()
-        self._watch()
-        self._make_place()
+        self._update_timer()
+        self._enforce_limits()
 
-    def _make_place(self) -> None:
-        """Close an idle connection, at worst this one, where there are more than all or one address may have."""
-        crowd = [other for other in self.connections if isinstance(other, PatientProtocol)]
-        if len(crowd) <= self._limits.total:
+    def _enforce_limits(self) -> None:
+        """Close an idle connection, or else this one, if all or those of its address are more than the limits allow."""
+        connections = [other for other in self.connections if isinstance(other, HeaderTimeoutProtocol)]
+        if len(connections) <= self._limits.total:
             address = _address(self)
             if address in ("127.0.0.1", "::1", ""):
                 return
-            crowd = [other for other in crowd if _address(other) == address]
-            if len(crowd) <= self._limits.per_address:
+            connections = [other for other in connections if _address(other) == address]
+            if len(connections) <= self._limits.per_address:
                 return
-        idle = [other for other in crowd if other is not self and other._is_idle()]
+        idle = [other for other in connections if other is not self and other._is_idle()]
         closed = min(idle, key=lambda other: other._idle_since, default=self)
         closed.transport.abort()
 
@@ -118,19 +116,19 @@ class PatientProtocol(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
+        """Parse the data, then start or stop the timer."""
         super().data_received(data)
         if not self._is_idle():
             self._idle_since = self.loop.time()
-        self._watch()
+        self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio.Protocol."""
+        """Stop the timer."""
         super().connection_lost(exc)
-        self._forget()
+        self._stop_timer()
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP ends the request that it came in, too: uvicorn would let that answer after the refusal."""
+        """Refuse what is no HTTP, and end the request that it came in: uvicorn would let that answer afterwards."""
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
@@ -140,19 +138,19 @@ class PatientProtocol(H11Protocol):
                 return
         super().send_400_response(msg)
 
-    def _watch(self) -> None:
-        """Let the time run from a head's beginning to its end, whatever arrives in between."""
+    def _update_timer(self) -> None:
+        """Run the timer from the beginning of a head to its end, whatever arrives in between."""
         if self.cycle is not None and not self.cycle.response_complete:
-            self._forget()
+            self._stop_timer()
         elif self._timer is None:
-            self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+            self._timer = self.loop.call_later(HEAD_SECONDS, self._on_timeout)
 
-    def _give_up(self) -> None:
+    def _on_timeout(self) -> None:
         self._timer = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
-    def _forget(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -165,15 +163,16 @@ def _address(connection: object) -> str:
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server, which by itself would stop listening at once: a probe would see no answer rather than a 503."""
+    """uvicorn's server, but it still listens while it drains: a probe is answered with 503 rather than not at all."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._service, self._admission = service, service.admission
+        self._service = service
+        self._admission = service.admission
         self._began = 0.0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First: drain. A second time: leave at once."""
+        """Drain at the first signal, exit at once at the second."""
         if self._admission.draining:
             self.should_exit = self.force_exit = True
         else:
@@ -184,7 +183,7 @@ class DrainingServer(uvicorn.Server):
         self._admission.draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        """uvicorn's own check ten times a second: whether to leave."""
+        """Return whether to exit. uvicorn calls this ten times a second."""
         if self._admission.draining:
             now = asyncio.get_running_loop().time()
             self._began = self._began or now
@@ -196,24 +195,22 @@ class DrainingServer(uvicorn.Server):
 
 
 def _end_process() -> None:
-    """End the process though a thread of it still runs, such as an engine that never returns."""
+    """End the process while a thread of it still runs, such as an engine that never returns."""
     log.error("the process did not end within %s seconds after the drain: ended without its threads", EXIT_SECONDS)
     os._exit(1)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any free one. Raises UserError where it can't be had."""
+    """Return a listening socket; port 0 takes any free one. Raises InvalidValue if the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as e:
-        raise UserError(
-            f"--host {host} --port {port}: expected an address to listen on, found {e.strerror or e}"
-        ) from e
+        raise InvalidValue(f"--host {host} --port {port}", "an address to listen on", e.strerror or e) from e
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:
-    """Answer until SIGTERM or Ctrl-C. Prints the address once requests are taken."""
+    """Serve until SIGTERM or Ctrl-C, and print the address once requests are accepted."""
     service: Service = app.state.service
     limits = ConnectionLimits.of_process(service.settings.max_connections)
     config = uvicorn.Config(
@@ -222,14 +219,14 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
         access_log=False,
         server_header=False,
         ws="none",
-        http=partial(PatientProtocol, limits),  # type: ignore[arg-type]  # uvicorn calls it, as it would a class
+        http=partial(HeaderTimeoutProtocol, limits),  # type: ignore[arg-type]  # uvicorn calls it, as it would a class
         loop="asyncio",
         proxy_headers=False,
         timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=GOODBYE_SECONDS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
         backlog=BACKLOG,
     )
-    # What it warns of, writing to a client that has gone, is the client's right, and is noticed anyway.
+    # asyncio warns of writes to clients that have gone; the server notices these itself.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     logging.getLogger("asyncio").addFilter(RateLimit())
     log.addFilter(RateLimit())

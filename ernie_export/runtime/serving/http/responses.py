@@ -1,4 +1,4 @@
-"""What an answer looks like: OpenAI's chat.completion, and its chunks when streamed."""
+"""Write answers as OpenAI's chat.completion, or as its chunks when streamed."""
 
 import json
 import time
@@ -16,7 +16,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class ResponseWriter:
-    """The writer of one response: each output as it comes, then what is known at the end."""
+    """The writer of one response, as a whole (`take`, `completion`) or as chunks (`opening`, `chunks`, `closing`)."""
 
     def __init__(self, chat: ChatRequest, generation: Generation, model_name: str, token_bytes: TokenBytes) -> None:
         self._chat = chat
@@ -35,7 +35,7 @@ class ResponseWriter:
         self._reasons[index] = output.finish_reason
 
     def completion(self) -> Json:
-        """The whole answer."""
+        """Return the complete answer."""
         choices = [
             {
                 "index": index,
@@ -50,12 +50,12 @@ class ResponseWriter:
         return {**self._shared, "object": "chat.completion", "choices": choices, "usage": self.usage()}
 
     def opening(self) -> Iterator[bytes]:
-        """A chunk that opens each choice."""
+        """Yield a first chunk for each choice."""
         for index in range(len(self._generation.requests)):
             yield self._chunk(index, {"role": "assistant", "content": ""})
 
     def chunks(self, index: int, output: Output) -> Iterator[bytes]:
-        """What an output adds to its choice, perhaps nothing."""
+        """Yield the chunks that an output adds to its choice, perhaps none."""
         logprobs = self._token_logprobs(output)
         if output.text or logprobs:
             yield self._chunk(index, {"content": output.text}, logprobs)
@@ -63,13 +63,13 @@ class ResponseWriter:
             yield self._chunk(index, {}, reason=output.finish_reason)
 
     def closing(self) -> Iterator[bytes]:
-        """The usage, where it is asked for, and the end."""
+        """Yield the usage if the request asks for it, and the end of the stream."""
         if self._chat.stream_options and self._chat.stream_options.include_usage:
             yield event({**self._shared, "object": "chat.completion.chunk", "choices": [], "usage": self.usage()})
         yield DONE
 
     def usage(self) -> Json:
-        """Tokens, those found in the KV cache among them; `media`: grid (t, h, w) in patches and tokens of each."""
+        """Return the token counts. `media` has the grid (t, h, w) in patches and the tokens of each image or video."""
         sequences = [request.sequence for request in self._generation.requests]
         prompt_tokens = len(sequences[0].prompt.input_ids)
         completion_tokens = sum(len(sequence.tokens) for sequence in sequences)
@@ -110,5 +110,5 @@ class ResponseWriter:
 
 
 def event(content: Json) -> bytes:
-    """One server-sent event."""
+    """Return one server-sent event."""
     return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

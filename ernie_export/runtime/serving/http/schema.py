@@ -1,7 +1,7 @@
-"""What a request may say: OpenAI's chat completion fields, and those extras of vLLM's that the sampler has.
+"""The fields of a request: those of OpenAI's chat completions, and vLLM's extras that the sampler supports.
 
-As at OpenAI, an unknown field is refused by name. A known one that this server cannot honour is refused too, unless its
-value asks for nothing (null, an empty list, a penalty of 0): it never counts for something that it is not.
+As at OpenAI, an unknown field is refused by name. A known one that this server does not support is refused too, unless
+its value has no effect (null, an empty list, a penalty of 0).
 """
 
 import re
@@ -20,7 +20,7 @@ MAX_KEYS = 256  # of one object
 MAX_ITEMS = 4096  # messages of a request, and parts of a message
 MAX_STOP_LENGTH = 256
 _BASE64 = re.compile(rb"[A-Za-z0-9+/=\\]{1024,}")
-# Values that ask for nothing, of fields that are known and not supported; None always does.
+# Values without effect of fields that are known but not supported; null is always one.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "frequency_penalty": (0,),
@@ -38,10 +38,10 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "verbosity": (),
     "web_search_options": (),
 }
-# What OpenAI takes for its own bookkeeping: no answer depends on it.
+# Fields of OpenAI's own bookkeeping, on which no answer depends.
 _INERT = ("metadata", "prompt_cache_key", "safety_identifier", "service_tier", "user")
-# Of an answer that comes back as a turn, as the openai client's objects have it.
-_NEUTRAL_OF_TURN: dict[str, tuple[Any, ...]] = {
+# The same of an assistant's message, which the openai client sends back as it received it.
+_NEUTRAL_OF_MESSAGE: dict[str, tuple[Any, ...]] = {
     "annotations": ([],), "audio": (), "function_call": (), "refusal": (), "tool_calls": ([],)
 }  # fmt: skip
 
@@ -51,33 +51,33 @@ class _Part(BaseModel):
 
 
 class TextPart(_Part):
-    """Text."""
+    """A text in a message."""
 
     type: Literal["text"]
     text: str
 
 
 class Link(_Part):
-    """Where a picture or clip is: a data URI with base64, or an address."""
+    """The URL of an image or video: a data URI in base64, or an http or https URL."""
 
     url: str
 
 
 class ImageLink(Link):
-    """`detail` as a matter of form: a picture is always seen whole."""
+    """The URL of an image. `detail` has no effect: an image is always processed in full."""
 
     detail: Literal["auto", "high"] | None = None
 
 
 class ImagePart(_Part):
-    """A picture."""
+    """An image in a message."""
 
     type: Literal["image_url"]
     image_url: ImageLink
 
 
 class VideoPart(_Part):
-    """A clip."""
+    """A video in a message."""
 
     type: Literal["video_url"]
     video_url: Link
@@ -87,7 +87,7 @@ Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
 class Message(_Part):
-    """One turn."""
+    """A message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: str | Annotated[list[Part], Field(fail_fast=True, max_length=MAX_ITEMS)]
@@ -95,20 +95,20 @@ class Message(_Part):
 
 
 class StreamOptions(_Part):
-    """`include_obfuscation` asks for padding against eavesdroppers, of which there is none here."""
+    """Options of a stream. `include_obfuscation`, padding against eavesdroppers, is not supported."""
 
     include_usage: bool = False
     include_obfuscation: Literal[False] | None = None
 
 
 class ResponseFormat(_Part):
-    """Text. JSON would have to be enforced token by token, which this server doesn't do."""
+    """The format of the answer, which is text; JSON is not supported."""
 
     type: Literal["text"]
 
 
 class TemplateOptions(_Part):
-    """What the chat template may be told (vLLM's extra)."""
+    """Variables of the chat template, an extra of vLLM."""
 
     enable_thinking: bool | None = None
 
@@ -162,13 +162,13 @@ def parse(body: bytes, max_text: int) -> ChatRequest:
     messages = document.get("messages")
     if isinstance(messages, list):
         document["messages"] = [
-            _without_neutral(turn, _NEUTRAL_OF_TURN, f"messages.{i}.") if isinstance(turn, dict) else turn
-            for i, turn in enumerate(messages)
+            _without_neutral(message, _NEUTRAL_OF_MESSAGE, f"messages.{i}.") if isinstance(message, dict) else message
+            for i, message in enumerate(messages)
         ]
     try:
         request = ChatRequest.model_validate(document)
     except ValidationError as e:
-        raise _explained(e) from e
+        raise _to_api_error(e) from e
     if sum(map(len, _texts(request))) > max_text:
         raise ApiError(413, f"messages: expected at most {max_text} characters of text", "messages", "body_too_large")
     if request.top_logprobs is not None and not request.logprobs:
@@ -218,8 +218,8 @@ def _without_neutral(document: dict[str, Any], neutral: dict[str, tuple[Any, ...
     return {name: value for name, value in document.items() if name not in neutral}
 
 
-def _explained(error: ValidationError) -> ApiError:
-    """What is wrong in the deepest place: of a value's several forms, the one that fits best complains there."""
+def _to_api_error(error: ValidationError) -> ApiError:
+    """Return the error at the deepest path: the form of a value that fits best is the one that fails there."""
     deepest = max(error.errors(include_url=False, include_input=False, include_context=False), key=_depth)
     unknown = deepest["type"] == "extra_forbidden"
     param = ".".join(_names(deepest["loc"]))
@@ -231,11 +231,11 @@ def _depth(error: Any) -> int:
     return len(error["loc"])
 
 
-def _names(places: tuple[int | str, ...]) -> list[str]:
-    """The sender's own names in pydantic's path, which names forms as well: "str", "list[...]", a part's type."""
+def _names(path: tuple[int | str, ...]) -> list[str]:
+    """Return the request's names in pydantic's path, without forms of a value: "str", "list[...]", a part's type."""
     names: list[str] = []
-    for before, place in zip((None, *places), places, strict=False):
-        form = isinstance(place, str) and ("[" in place or place in ("str", "constrained-str"))
-        if not form and not (isinstance(before, int) and place in ("text", "image_url", "video_url")):
-            names.append(str(place)[:80])
+    for before, name in zip((None, *path), path, strict=False):
+        form = isinstance(name, str) and ("[" in name or name in ("str", "constrained-str"))
+        if not form and not (isinstance(before, int) and name in ("text", "image_url", "video_url")):
+            names.append(str(name)[:80])
     return names

@@ -1,4 +1,4 @@
-"""The life of a request: it is checked, its media fetched, preprocessed in a thread and scheduled; tokens come back."""
+"""The steps of a request: check it, fetch its media, preprocess it in a thread, schedule it, and return its tokens."""
 
 import asyncio
 import threading
@@ -38,7 +38,7 @@ class Generation:
         self._outputs = outputs
 
     async def outputs(self) -> AsyncIterator[tuple[int, Output]]:
-        """Yield (choice index, output) until every choice has its finish_reason. Raises ApiError where one fails."""
+        """Yield (choice index, output) until every choice has its finish_reason. Raises ApiError if one fails."""
         left = len(self.requests)
         while left:
             index, output = await self._outputs.get()
@@ -58,17 +58,18 @@ class Generation:
 
 
 class Service:
-    """One model and its threads: one that steps, a few that preprocess."""
+    """A model with its threads: one that steps the scheduler, and some that preprocess."""
 
     def __init__(self, model: Model, settings: Settings, fetcher: Fetcher) -> None:
-        self.model, self.settings = model, settings
+        self.model = model
+        self.settings = settings
         max_num_seqs = model.scheduler.config.max_num_seqs
         self.admission = Admission(settings.max_requests, settings.max_waiting_bytes, max_num_seqs)
         self.metrics = Metrics(settings.model_name, self._running, self._waiting, self._cache_usage)
         self._live: set[Generation] = set()
         self.token_bytes = TokenBytes(model.preprocessor.chat.tokenizer)
         self._fetcher = fetcher
-        # Text must not wait for clips: it has threads of its own, and takes them for milliseconds.
+        # Requests of text alone take milliseconds and must not wait for videos: they have threads of their own.
         self._text_threads = ThreadPoolExecutor(2, "text")
         self._media_threads = ThreadPoolExecutor(settings.preprocessors, "media")
         self._pool = MediaPool(model.preprocessor.folder, settings.preprocessors, settings.media.worker_memory)
@@ -76,12 +77,12 @@ class Service:
         self._stepper = threading.Thread(target=model.scheduler.run, name="stepper", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the threads and the processes that decode media."""
         self._pool.start()
         self._stepper.start()
 
     def stop(self) -> None:
-        """End what still runs, and the threads. The model itself is its owner's to close."""
+        """End what still runs, and the threads. The owner of the model closes it."""
         self._cancel_preparing()
         self._pool.close()
         self.model.scheduler.close()
@@ -95,7 +96,7 @@ class Service:
         self._live.discard(generation)
 
     def abandon(self) -> None:
-        """End all that runs; its clients are sent an error."""
+        """Cancel all that runs; its clients are sent an error."""
         self._cancel_preparing()
         for generation in self._live:
             generation.close()
@@ -106,7 +107,7 @@ class Service:
 
     @property
     def alive(self) -> bool:
-        """Whether answers can come."""
+        """Whether the thread that steps the scheduler runs."""
         return self._stepper.is_alive()
 
     async def generate(self, chat: ChatRequest, ticket: Ticket) -> Generation:
@@ -122,7 +123,7 @@ class Service:
         try:
             prepared = await self._in_thread(bool(media_of(chat.messages)), prepare, ticket)
         finally:
-            ended.set()  # whatever still decodes for it ends
+            ended.set()  # ends the processes that still decode for it
             self._preparing.discard(ended)
         ticket.drop_bytes()
         return self._submit(prepared, params, ticket)
@@ -136,10 +137,10 @@ class Service:
         self._live.add(generation)
         try:
             for index, choice in enumerate(params):
-                with self.model.scheduler.reserve() as place:
+                with self.model.scheduler.reserve() as reservation:
                     sequence = self.model.begin(prepared.prompt, choice)
                     listener = _Listener(index, sequence, loop, outputs, self.metrics, ticket.began)
-                    requests.append(place.submit(sequence, listener))
+                    requests.append(reservation.submit(sequence, listener))
         except BaseException as e:
             self.end(generation)
             if isinstance(e, QueueFull):
@@ -237,9 +238,14 @@ class _Listener:
         metrics: Metrics,
         began: float,
     ) -> None:
-        self._index, self._sequence = index, sequence
-        self._loop, self._outputs, self._metrics = loop, outputs, metrics
-        self._began, self._last, self._tokens = began, 0.0, 0
+        self._index = index
+        self._sequence = sequence
+        self._loop = loop
+        self._outputs = outputs
+        self._metrics = metrics
+        self._began = began
+        self._last = 0.0  # time of the last token
+        self._tokens = 0
 
     def __call__(self, output: Output) -> None:
         now = time.monotonic()
@@ -248,8 +254,9 @@ class _Listener:
             if self._tokens:
                 self._metrics.between_tokens.observe(now - self._last)
             else:
-                self._first(now)
-            self._tokens, self._last = self._tokens + 1, now
+                self._record_first_token(now)
+            self._tokens += 1
+            self._last = now
         if output.finish_reason:
             reasons = {"cancelled": "abort", "timeout": "abort"}
             self._metrics.finished(reasons.get(output.finish_reason, output.finish_reason))
@@ -257,7 +264,7 @@ class _Listener:
             self._metrics.answer_length.observe(self._tokens)
         self._loop.call_soon_threadsafe(self._outputs.put_nowait, (self._index, output))
 
-    def _first(self, now: float) -> None:
+    def _record_first_token(self, now: float) -> None:
         self._metrics.prefix_queries.inc(len(self._sequence.prompt.input_ids))
         self._metrics.prefix_hits.inc(self._sequence.reused)
         if self._index == 0:

@@ -1,4 +1,4 @@
-"""Answers on their way: given up as soon as the client is gone, or the deadline past."""
+"""Streamed responses, which end as soon as the client has gone or the deadline has passed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -11,17 +11,18 @@ from starlette.types import Receive, Scope, Send
 from ernie_export.runtime.serving.http.errors import ApiError, ClientGone, internal_error
 from ernie_export.runtime.serving.http.responses import DONE, event
 
-FAREWELL = 1.0  # seconds for telling a client why its stream ends; it may be the one that doesn't read
+ERROR_SECONDS = 1.0  # for sending the error that ends a stream; its client may have stopped reading
 
 T = TypeVar("T")
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns. Where the client leaves first, `work` is cancelled and ClientGone raised.
+    """Return what `work` returns; if the client leaves first, cancel `work` and raise ClientGone.
 
     The request's body must have been read.
     """
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_wait_until_gone(receive))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -33,24 +34,26 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 class EventStream(Response):
-    """Server-sent events. Whatever ends it, `close` is called."""
+    """A response of server-sent events. Whatever ends it, `close` is called."""
 
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncIterator[bytes], deadline: float, close: Callable[[], None]) -> None:
-        """`deadline`: by the event loop's clock, when the last event must have been taken."""
+        """`deadline`: the time by the event loop's clock at which the response is ended."""
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._events, self._deadline, self._close = events, deadline, close
+        self._events = events
+        self._deadline = deadline
+        self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Send the response, as ASGI calls it."""
         try:
             with suppress(ClientGone):
                 await unless_gone(receive, self._send(send))
@@ -73,7 +76,7 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _end(self, send: Send, error: ApiError) -> None:
-        """Say why, in the stream, since its status is sent already."""
+        """Send an error as the last event, since the status is sent already."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL):
+            async with asyncio.timeout(ERROR_SECONDS):
                 await send({"type": "http.response.body", "body": event(error.content()) + DONE, "more_body": False})
