@@ -47,6 +47,7 @@ CODE = BASE | EXPORT | LAZY
 RULES = {
     "": Rule(set(), ("common.version", "exporter.export", "runtime.pipeline")),  # ernie_export/__init__.py itself
     "demo": Rule(BASE, ("common", "exporter.export", "runtime.pipeline")),
+    "doctor": Rule(BASE | LAZY, ("common", "doctor", "runtime.engines.device.find_gpu")),
     "common": Rule(BASE, ("common",)),
     "graphs": Rule(CODE, ("common", "graphs")),
     "exporter": Rule(CODE, ("common", "graphs", "exporter")),

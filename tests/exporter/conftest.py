@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from ernie_export.common.gpu import Gpu
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.export import Progress, export
 from ernie_export.exporter.targets import TARGETS, kernels
-from ernie_export.exporter.targets.gpu import Gpu
 from ernie_export.exporter.targets.tensorrt import TensorRT, TensorRTBuildOptions
 from ernie_export.graphs.ops.plugins import Sizes
 from tests.fakes.tensorrt_builder import ON_PATH

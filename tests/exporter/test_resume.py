@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from ernie_export.common.errors import UserError
+from ernie_export.common.gpu import Gpu
 from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.exporter.build_engines import WORK, resume
 from ernie_export.exporter.export import export
 from ernie_export.exporter.targets import TARGETS
 from ernie_export.exporter.targets.engines import REPORT
-from ernie_export.exporter.targets.gpu import Gpu
 from ernie_export.exporter.targets.tensorrt import TensorRT, TensorRTBuildOptions
 from ernie_export.exporter.targets.tensorrt_engines import kernels_for
 from ernie_export.graphs.ops import plugins
@@ -314,7 +314,7 @@ def test_which_kernels_a_card_takes(capability, architectures, hardware, taken):
 
 
 def test_the_card_is_asked_of_the_driver(driver, tmp_path):
-    program = "from ernie_export.exporter.targets.gpu import detect_gpu; print(detect_gpu())"
+    program = "from ernie_export.common.gpu import detect_gpu; print(detect_gpu())"
     path = str(ROOT)
     for folder, expected in ((driver, str(HOPPER)), (tmp_path, "None")):
         env = os.environ | {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(folder)}

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ernie_export.common.errors import InvalidValue
+from ernie_export.common.gpu import Gpu
 from ernie_export.common.manifest import EngineInfo
 from ernie_export.exporter.processor_files import image_token_range
 from ernie_export.exporter.progress import Progress
-from ernie_export.exporter.targets.gpu import Gpu
 from ernie_export.exporter.targets.options import TargetOptions
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.ops.bodies import OpBodies

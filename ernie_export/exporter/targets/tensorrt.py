@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ernie_export.common.errors import InvalidValue, Unavailable
+from ernie_export.common.gpu import Gpu, detect_gpu
 from ernie_export.common.manifest import HARDWARE_COMPATIBILITY, EngineInfo, TensorRTInfo
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.engines import (
@@ -24,7 +25,6 @@ from ernie_export.exporter.targets.engines import (
     bind_weights,
     resolve_sizes,
 )
-from ernie_export.exporter.targets.gpu import Gpu, detect_gpu
 from ernie_export.exporter.targets.options import CommandLineOption, TargetOptions, option
 from ernie_export.exporter.targets.target import DeferredBuild, ExportJob
 from ernie_export.exporter.targets.tensorrt_engines import (

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from ernie_export.common.errors import InvalidValue, Unavailable
+from ernie_export.common.gpu import Gpu
 from ernie_export.common.manifest import GRAPHS, EngineInfo, TensorRTInfo
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.engines import BuildEngine, Report, Request, profile_dimensions, write_report
-from ernie_export.exporter.targets.gpu import Gpu
 from ernie_export.exporter.targets.target import BuildMachine
 from ernie_export.exporter.targets.workers.files import write
 from ernie_export.exporter.targets.workers.tensorrt_build import TensorRTOptions

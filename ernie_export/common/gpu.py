@@ -1,4 +1,4 @@
-"""The GPU that engines are built on, as NVIDIA's driver reports it."""
+"""The first GPU of this machine, as NVIDIA's driver reports it: engines are built for it."""
 
 import ctypes
 from dataclasses import dataclass
