@@ -1,0 +1,152 @@
+"""The package as people install it: sdist and wheel in clean environments, each extra alone, without a clone."""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.paths import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+HATCHLING = PROJECT["build-system"]["requires"][0]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A clean virtual environment."""
+
+    folder: Path
+
+    @classmethod
+    def make(cls, folder: Path, python: str = sys.executable) -> "Environment":
+        """Make a virtual environment of an interpreter."""
+        subprocess.run([python, "-m", "venv", folder], check=True)
+        return cls(folder)
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Run a program of the environment outside the clone; returns what it prints."""
+        command = [self.folder / "bin" / program, *arguments]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+        assert done.returncode == 0, f"{program} {' '.join(arguments)}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def install(self, *requirements: str) -> None:
+        """Install requirements in the versions that the checks ran with."""
+        self.run(
+            "python", "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt"), *requirements
+        )
+
+
+@pytest.fixture(scope="session")
+def sdist(tmp_path_factory):
+    """The source distribution, built from the tree."""
+    folder = tmp_path_factory.mktemp("dist")
+    builder = Environment.make(folder / "builder")
+    builder.install(HATCHLING)
+    command = [builder.folder / "bin" / "python", "-m", "hatchling", "build", "-t", "sdist", "-d", folder]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return next(folder.glob("*.tar.gz"))
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist, tmp_path_factory):
+    """The wheel, built from the source distribution."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, sdist]
+    subprocess.run(command, check=True, cwd=folder)
+    return next(folder.glob("*.whl"))
+
+
+def works(python: str | Path) -> bool:
+    """Return whether an interpreter runs and can make environments."""
+    return subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0
+
+
+def test_the_source_distribution_has_what_a_clone_has_and_nothing_else(sdist):
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for name in (
+        "LICENSE",
+        "NOTICE",
+        "README.md",
+        "docs/index.md",
+        "tests/paths.py",
+        "examples/mini-ernie/config.json",
+    ):
+        assert name in names
+    assert not [
+        name for name in names if name.split("/")[0] in ("exporter", "graphs", "runtime", ".venv", "bundles", "site")
+    ]
+    assert sdist.stat().st_size < 16 * 2**20
+
+
+def test_the_wheel_has_the_package_its_data_and_the_demo(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ernie_export").rglob("*.py")}
+    assert modules <= set(names)
+    expected = [
+        "ernie_export/py.typed",
+        "ernie_export/examples/questions.json",
+        "ernie_export/examples/mini-ernie/config.json",
+        "ernie_export/runtime/serving/http/static/index.html",
+    ]
+    assert [name for name in expected if name not in names] == []
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"ernie_export"}
+    assert wheel.stat().st_size < 10 * 2**20  # what the quickstart says
+
+
+def test_a_first_run_needs_no_clone(wheel, tmp_path):
+    environment = Environment.make(tmp_path / "environment")
+    environment.install(f"{wheel}[export]")
+    table = environment.run("python", "-m", "ernie_export.demo")
+    assert "wrong" not in table and table.count(" right │") >= 5
+    for name in PROJECT["project"]["scripts"]:
+        assert environment.run(name, "--version").startswith(f"{name} ")
+    assert '"export and plan"' in environment.run("ernie-doctor", "--json")
+
+
+@pytest.mark.parametrize(
+    ("extra", "module"),
+    [
+        ("", "ernie_export.runtime.pipeline"),
+        ("[export]", "ernie_export.exporter.export"),
+        ("[serve]", "ernie_export.runtime.serving.http.app"),
+        ("[bench]", "ernie_export.runtime.bench.plot"),
+    ],
+)
+def test_each_extra_alone_brings_what_it_is_for(extra, module, wheel, tmp_path):
+    environment = Environment.make(tmp_path / "environment")
+    environment.install(f"{wheel}{extra}")
+    environment.run("python", "-c", f"import {module}")
+    environment.run("python", "-m", "pip", "check")
+
+
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_other_versions_of_python_run_the_demo(version, wheel, tmp_path):
+    candidates = [
+        shutil.which(f"python{version}"),
+        *Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}"),
+    ]
+    python = next((str(path) for path in candidates if path is not None and works(path)), None)
+    if python is None:
+        pytest.skip(f"Python {version} is not here")
+    environment = Environment.make(tmp_path / "environment", python)
+    environment.run("python", "-m", "pip", "install", "--quiet", f"{wheel}[export]")
+    assert "wrong" not in environment.run("python", "-m", "ernie_export.demo")
+
+
+def test_uv_installs_it_too(wheel, tmp_path):
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not here")
+    environment = Environment.make(tmp_path / "environment")
+    python = str(environment.folder / "bin" / "python")
+    subprocess.run([uv, "pip", "install", "--quiet", "--python", python, f"{wheel}[export]"], check=True)
+    assert "wrong" not in environment.run("python", "-m", "ernie_export.demo")
