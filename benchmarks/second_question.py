@@ -47,7 +47,8 @@ def main(bundle: Path, rounds: int, size: int, threads: int, output: Path | None
     found: dict[str, list[dict[str, float]]] = {}
     with load(bundle, threads=threads) as model:
         images = model.preprocessor.images
-        images = replace(images, settings=replace(images.settings, max_pixels=RELEASED_MOST_PIXELS))
+        bounds = replace(images.settings.bounds, maximum=RELEASED_MOST_PIXELS)
+        images = replace(images, settings=replace(images.settings, bounds=bounds))
         model.preprocessor = replace(model.preprocessor, images=images)
         forgetful = Model(
             model.manifest,

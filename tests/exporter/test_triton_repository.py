@@ -48,7 +48,7 @@ def test_the_parameters_are_those_that_the_backend_knows(repository):
     text = (repository / "ernie" / "config.pbtxt").read_text()
     words = [line.split('"') for line in text.splitlines() if "string_value" in line]
     settings = Settings.from_parameters({line[1]: line[3] for line in words})
-    assert (settings.device, settings.places, settings.media_folder) == ("cpu", 80, None)
+    assert (settings.device, settings.max_requests, settings.media_folder) == ("cpu", 80, None)
 
 
 def test_it_replaces_a_repository_and_nothing_else(repository, tmp_path):
