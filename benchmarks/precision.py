@@ -12,7 +12,7 @@ if every token of the answer, its end included, is the bundle's first choice.
 `--outliers F` measures a checkpoint that computes the same function with F times larger activations in a few channels,
 as those of large language models have them, and weights that are F times smaller there.
 
-Needs the extras export and parity, and runs from the repository, since the scenes are made by tools/scenes.py.
+Needs the extras export and parity, and runs from the repository, since the questions are made by tools/heldout.py.
 """
 
 import json
@@ -33,12 +33,13 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tools")]
 
 import torchvision_operators  # noqa: E402, F401  (before transformers)
+from calibration_file import ASKED  # noqa: E402
 from calibration_file import write as write_calibration  # noqa: E402
+from heldout import FAMILIES, KINDS, heldout  # noqa: E402
 from outliers import with_outliers  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress as Bars  # noqa: E402
 from rich.table import Table  # noqa: E402
-from scenes import FAMILIES, KINDS, heldout  # noqa: E402
 
 from ernie_export.common.manifest import Manifest  # noqa: E402
 from ernie_export.exporter.export import Progress, export  # noqa: E402
@@ -94,9 +95,13 @@ def questions(count: int, seed: int) -> list[Question]:
             return given
         return {"type": "video", "video": given["video"].frames, "fps": given["video"].fps}
 
+    def turn(given: dict[str, Any]) -> dict[str, Any]:
+        content = given["content"]
+        return given if isinstance(content, str) else given | {"content": [part(p) for p in content]}
+
     return [
-        Question(family, [t | {"content": [part(p) for p in t["content"]]} for t in sample.messages], sample.answer)
-        for kind, family in KINDS.items()
+        Question(KINDS[kind], [turn(given) for given in sample.messages], sample.answer)
+        for kind in ASKED
         for sample in heldout(kind, count, seed)
     ]
 
@@ -166,7 +171,7 @@ def measure(
 
 def show(costs: list[Cost], console: Console) -> None:
     """One row a precision."""
-    families = [family for family, (_, kinds) in FAMILIES.items() if kinds]
+    families = list(FAMILIES)
     columns = ("precision", "MiB", "KL on tiles", "routing", "KL on answers", "first choice", *families, "all")
     table = Table(*columns, title="against float32, and right answers", title_justify="left")
     for cost in costs:

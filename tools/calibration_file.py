@@ -5,49 +5,63 @@
 Pictures stand in the file itself; clips lie beside it.
 """
 
+import itertools
 import json
 from base64 import b64encode
+from collections.abc import Iterator
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import av
 import click
-import numpy as np
-from scenes import KINDS, heldout
+from conversations import Message, Part
+from heldout import KINDS, heldout
+from scenes import Clip
+
+# Kinds whose prompts are an ordinary request's: those with thoughts or tools need more than messages.
+ASKED = tuple(kind for kind in KINDS if kind not in ("thinking", "tools"))
 
 
-def part(given: dict[str, Any], clip: Path) -> dict[str, Any]:
-    """A part of a message with its picture in base64, or its clip as a file: one frame a second, all of them kept."""
+def part(given: Part, clips: Iterator[Path]) -> Part:
+    """Return a part of a message with its picture in base64, or its clip as the next file of `clips`."""
     if given["type"] == "image":
         buffer = BytesIO()
         given["image"].save(buffer, "PNG")
         return {"type": "image", "base64": b64encode(buffer.getvalue()).decode()}
     if given["type"] == "video":
-        write_clip(clip, given["video"].frames)
-        return {"type": "video", "path": str(clip)}
+        path = next(clips)
+        write_clip(path, given["video"])
+        return {"type": "video", "path": str(path)}
     return given
 
 
-def write_clip(path: Path, frames: np.ndarray) -> None:
-    """Frames (n, height, width, 3) uint8 as H.264."""
+def turn(given: Message, clips: Iterator[Path]) -> Message:
+    """Return a turn with its parts as `part` makes them."""
+    content = given["content"]
+    return given if isinstance(content, str) else given | {"content": [part(p, clips) for p in content]}
+
+
+def write_clip(path: Path, clip: Clip) -> None:
+    """Write a clip as H.264."""
+    rate = Fraction(clip.fps).limit_denominator(10)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(1), options={"crf": "12"})
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for frame in frames:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "12"})
+        stream.height, stream.width = clip.frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in clip.frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
         container.mux(stream.encode())
 
 
 def write(path: Path, count: int, seed: int) -> int:
-    """`count` conversations of each kind of question into the file `path`; returns how many these are."""
+    """Write `count` conversations of each kind of question to the file `path`; return how many these are."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    clips = (path.with_name(f"{path.stem}-{number}.mp4").absolute() for number in itertools.count())
     conversations = []
-    for kind in KINDS:
-        for number, sample in enumerate(heldout(kind, count, seed)):
-            clip = path.with_name(f"{path.stem}-{kind}-{number}.mp4").absolute()
-            turns = [turn | {"content": [part(given, clip) for given in turn["content"]]} for turn in sample.messages]
+    for kind in ASKED:
+        for sample in heldout(kind, count, seed):
+            turns = [turn(given, clips) for given in sample.messages]
             conversations.append([*turns, {"role": "assistant", "content": sample.answer}])
     path.write_text(json.dumps(conversations))
     return len(conversations)

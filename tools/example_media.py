@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 import click
+from conversations import Sample
 from scenes import CELL, CLIP_CELLS, GROUNDS, Thing, render
 
 
@@ -103,7 +104,7 @@ def main(folder: Path, check: Path | None) -> None:
 
     reference, wrong = Reference.load(check), 0
     for question in questions():
-        answer = reference.answer(question["messages"])
+        answer = reference.answer(Sample(question["name"], question["messages"], question["answer"]))
         wrong += answer != question["answer"]
         click.echo(
             f"{question['name']}: {answer!r}"

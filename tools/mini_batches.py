@@ -1,6 +1,6 @@
-"""Training batches: samples that share a layout, preprocessed by a quick twin of the reference processor.
+"""Training batches: conversations packed into rows, preprocessed by a quick double of the reference processor.
 
-The twin serves training only (same-size pictures need no resize, so it is short); accuracy is measured through
+The double serves training only (same-size pictures need no resize, so it is short); accuracy is measured through
 `Ernie4_5_VLMoeProcessor` itself, see `mini_eval.py`.
 """
 
@@ -13,18 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision_operators  # noqa: F401
+from conversations import Sample
 from mini_checkpoint import CLIP_MEAN, CLIP_STD, MEDIA_TOKENS
 from PIL import Image, ImageDraw, ImageFont
-from scenes import Clip, Sample
+from scenes import CLIP_CELLS, Clip, Picture, Video
 from transformers import LlamaTokenizer
 
 PATCH, MERGE = 14, 2
-
-
-def parts(sample: Sample, kind: str) -> list[Any]:
-    """The pictures (`kind` "image") or clips ("video") of a conversation, in order; paths where they are files."""
-    found = [part for turn in sample.messages for part in turn["content"] if part["type"] == kind]
-    return [part[kind] if kind in part else part["path"] for part in found]
+Grid = tuple[int, int, int]
 
 
 @lru_cache(maxsize=4096)
@@ -86,75 +82,193 @@ def positions(types: list[int], grids: dict[int, list[tuple[int, int, int]]]) ->
     return np.concatenate(columns, axis=1)
 
 
-@dataclass(frozen=True)
-class Batcher:
-    """Packs scenes into the model's keyword arguments plus `labels` (-100 where nothing is asked).
+def pixels(medium: Picture | Video, font_file: Path) -> tuple[torch.Tensor, Grid]:
+    """Return the patches and the grid of a picture or a clip."""
+    if isinstance(medium, Picture):
+        return patches(np.array(medium.image)[None])
+    return patches(stamp(medium.clip, font_file))
 
-    Questions about one scene share its media: a row holds the shared prompt once, then each question with its answer.
-    The mask lets a question see the shared part and itself, and its positions continue from the shared part, so every
-    question is computed as if it stood alone.
+
+def media_grid(medium: Picture | Video) -> Grid:
+    """Return the grid of a picture or a clip without drawing it."""
+    if isinstance(medium, Picture):
+        return 1, MERGE * medium.cells[1], MERGE * medium.cells[0]
+    count = len(medium.frames)
+    return count + count % 2, MERGE * CLIP_CELLS[1], MERGE * CLIP_CELLS[0]
+
+
+def media_tokens(medium: Picture | Video) -> int:
+    """Return how many tokens a picture or a clip takes."""
+    t, h, w = media_grid(medium)
+    return t * h * w // (4 if isinstance(medium, Picture) else 8)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed conversations; B rows of N tokens.
+
+    Attributes:
+        input_ids: int64 (B, N).
+        position_ids: int64 (3, B, N).
+        attention_mask: bool (B, 1, N, N), true where a token may look.
+        types: int64 (B, N): 0 for text, 1 for pictures, 2 for clips, start and end tokens included.
+        media: What the rows show; their features follow each other in one table.
+        features: int64 (B, N), the row of that table for a placeholder, -1 elsewhere.
+        labels: int64 (B, N), -100 where nothing is asked.
+        weights: float32 (B, N) of the labels: an answer of n tokens counts as much as the square root of n.
+        owner: int64 (B, N), from 1 the sample of the row that a token belongs to; 0 where shared, -1 for pads.
+        samples: The samples of each row.
     """
 
-    tokenizer: LlamaTokenizer
-    font_file: Path
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    types: torch.Tensor
+    media: list[Picture | Video]
+    features: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+    owner: torch.Tensor
+    samples: list[list[Sample]]
 
-    def __call__(self, scenes: list[list[Sample]]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-        """Model arguments, labels (batch, length), and which of a row's samples (from 1, 0 none) each token is of."""
-        media: dict[str, list[tuple[torch.Tensor, tuple[int, int, int]]]] = {"image": [], "video": []}
-        rows = [self._row(samples, media) for samples in scenes]
-        width = max(len(ids) for ids, *_ in rows)
-        ids, labels, owner = (torch.full((len(rows), width), fill) for fill in (self.tokenizer.pad_token_id, -100, -1))
-        places = torch.zeros(3, len(rows), width, dtype=torch.long)
-        for index, (row, wanted, owned, where) in enumerate(rows):
-            ids[index, : len(row)], labels[index, : len(row)] = torch.tensor(row), torch.tensor(wanted)
-            owner[index, : len(row)], places[:, index, : len(row)] = torch.tensor(owned), torch.from_numpy(where)
-        seen = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])
-        out = {"input_ids": ids, "position_ids": places, "attention_mask": seen.tril()[:, None]}
-        out["moe_mm_token_type_ids"] = torch.zeros_like(ids)
-        for name, token in MEDIA_TOKENS.items():
-            where = ids == self.tokenizer.convert_tokens_to_ids(token)
-            out["moe_mm_token_type_ids"][where] = 1 if name.startswith("image") else 2
-        for kind, suffix in (("image", ""), ("video", "_videos")):
-            if media[kind]:
-                out[f"pixel_values{suffix}"] = torch.cat([flat for flat, _ in media[kind]])
-                out[f"{kind}_grid_thw"] = torch.tensor([grid for _, grid in media[kind]])
-        return out, labels, owner
 
-    def _row(self, samples: list[Sample], media: dict[str, list]) -> tuple[list[int], list[int], list[int], np.ndarray]:
-        grids: dict[int, list[tuple[int, int, int]]] = {1: [], 2: []}
-        counts: dict[str, list[int]] = {"image": [], "video": []}
-        for code, kind in ((1, "image"), (2, "video")):
-            for source in parts(samples[0], kind):
-                flat, grid = patches(np.array(source)[None] if kind == "image" else stamp(source, self.font_file))
-                media[kind].append((flat, grid))
-                grids[code].append(grid)
-                counts[kind].append(len(flat) // (4 if kind == "image" else 8))
-        prompts = [self._prompt(sample, counts) for sample in samples]
-        shared = next(
-            i for i in range(min(map(len, prompts))) if len({p[i] for p in prompts}) > 1 or i + 1 == len(prompts[0])
-        )
-        codes = {
-            self.tokenizer.convert_tokens_to_ids(MEDIA_TOKENS[f"{kind}_token"]): code
-            for code, kind in ((1, "image"), (2, "video"))
+@dataclass
+class _Prompt:
+    """Token ids, the feature row of each token (-1 for none), and positions (3, n) of one rendered conversation."""
+
+    ids: list[int]
+    features: list[int]
+    positions: np.ndarray
+
+
+class Batcher:
+    """Packs the samples of conversations into rows.
+
+    The samples of one conversation share turns: a row holds the longest prompt once, and for each sample the tokens in
+    which its prompt differs, with its answer. A sample's tokens see the shared beginning of its prompt and each other,
+    and their positions continue from there, so every question is computed as if it stood alone.
+    """
+
+    def __init__(self, tokenizer: LlamaTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.codes = {
+            tokenizer.convert_tokens_to_ids(token): 1 if name.startswith("image") else 2
+            for name, token in MEDIA_TOKENS.items()
         }
-        row, labels, owner = prompts[0][:shared], [-100] * shared, [0] * shared
-        where = [positions([codes.get(token, 0) for token in row], grids)]
-        start = int(where[0][:, -1].max()) + 1
-        for number, (sample, prompt) in enumerate(zip(samples, prompts, strict=True), 1):
-            answer = [*self.tokenizer(sample.answer).input_ids, self.tokenizer.eos_token_id]
-            tail = prompt[shared:]
-            row += tail + answer
-            labels += [-100] * len(tail) + answer
-            owner += [number] * (len(tail) + len(answer))
-            where.append(
-                np.broadcast_to(np.arange(start, start + len(tail) + len(answer)), (3, len(tail) + len(answer)))
-            )
-        return row, labels, owner, np.concatenate(where, axis=1)
+        self.placeholders = {tokenizer.convert_tokens_to_ids(MEDIA_TOKENS[f"{k}_token"]) for k in ("image", "video")}
 
-    def _prompt(self, sample: Sample, counts: dict[str, list[int]]) -> list[int]:
-        text = self.tokenizer.apply_chat_template(sample.messages, tokenize=False, add_generation_prompt=True)
-        for kind, numbers in counts.items():
-            token = MEDIA_TOKENS[f"{kind}_token"]
-            head, *tails = text.split(token)
-            text = head + "".join(token * n + tail for n, tail in zip(numbers, tails, strict=True))
-        return self.tokenizer(text).input_ids
+    def __call__(self, conversations: list[list[Sample]]) -> Batch:
+        """Return a batch of one row for each conversation."""
+        return self.pack([self.row(samples) for samples in conversations])
+
+    def pack(self, rows: list["Row"]) -> Batch:
+        """Return a batch of rows, padded to the longest."""
+        shape = (len(rows), max(len(row.ids) for row in rows))
+        ids, labels = torch.full(shape, self.tokenizer.pad_token_id), torch.full(shape, -100)
+        features, owner, sees = torch.full(shape, -1), torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)
+        weights = torch.zeros(shape)
+        starts = np.cumsum([0, *(sum(map(media_tokens, row.media)) for row in rows)])
+        positions = torch.zeros(3, *shape, dtype=torch.long)
+        for index, row in enumerate(rows):
+            end = len(row.ids)
+            ids[index, :end], labels[index, :end] = torch.tensor(row.ids), torch.tensor(row.labels)
+            shown = torch.tensor(row.features)
+            features[index, :end] = torch.where(shown < 0, shown, shown + starts[index])
+            owner[index, :end] = torch.tensor(row.owner)
+            sees[index, :end], weights[index, :end] = torch.tensor(row.sees), torch.tensor(row.weights)
+            positions[:, index, :end] = torch.from_numpy(np.concatenate(row.positions, axis=1))
+        shared = (owner[:, None, :] == 0) & (torch.arange(shape[1]) < sees[:, :, None])
+        mask = (shared | (owner[:, None, :] == owner[:, :, None])).tril()[:, None]
+        types = torch.zeros_like(ids)
+        for token, code in self.codes.items():
+            types[ids == token] = code
+        media = [medium for row in rows for medium in row.media]
+        samples = [row.samples for row in rows]
+        return Batch(ids, positions, mask, types, media, features, labels, weights, owner, samples)
+
+    def row(self, samples: list[Sample]) -> "Row":
+        """Return the row of one conversation."""
+        media: list[Picture | Video] = []
+        prompts = [self._prompt(sample, media) for sample in samples]
+        trunk = max(prompts, key=lambda prompt: len(prompt.ids))
+        length = len(trunk.ids)
+        row = Row(
+            samples=samples,
+            media=media,
+            ids=list(trunk.ids),
+            features=list(trunk.features),
+            positions=[trunk.positions],
+            labels=[-100] * length,
+            weights=[0.0] * length,
+            owner=[0] * length,
+            sees=[length] * length,
+        )
+        for number, (sample, prompt) in enumerate(zip(samples, prompts, strict=True), 1):
+            # At least one token of the prompt stands before the answer: it predicts its first token.
+            shared = _common(prompt, trunk, min(len(prompt.ids) - 1, len(trunk.ids)))
+            answer = [*self.tokenizer(sample.answer).input_ids, self.tokenizer.eos_token_id]
+            tail, count = prompt.ids[shared:], len(prompt.ids) - shared + len(answer)
+            row.ids += tail + answer
+            row.features += prompt.features[shared:] + [-1] * len(answer)
+            row.labels += [-100] * len(tail) + answer
+            row.weights += [0.0] * len(tail) + [len(answer) ** -0.5] * len(answer)
+            row.owner += [number] * count
+            row.sees += [shared] * count
+            start = int(prompt.positions[:, -1].max()) + 1
+            after = np.broadcast_to(np.arange(start, start + len(answer)), (3, len(answer)))
+            row.positions += [prompt.positions[:, shared:], after]
+        return row
+
+    def _prompt(self, sample: Sample, media: list[Picture | Video]) -> _Prompt:
+        text = self.tokenizer.apply_chat_template(
+            sample.messages,
+            tools=list(sample.tools) or None,
+            enable_thinking=sample.thinking,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        shown = iter(media_parts(sample, "image", "video"))
+        ids, features, grids = [], [], {1: [], 2: []}
+        for token in self.tokenizer(text).input_ids:
+            if token not in self.placeholders:
+                ids.append(token)
+                features.append(-1)
+                continue
+            medium = next(shown)
+            grids[self.codes[token]].append(media_grid(medium))
+            count = media_tokens(medium)
+            if not any(medium is known for known in media):
+                media.append(medium)
+            before = next(index for index, known in enumerate(media) if known is medium)
+            start = sum(map(media_tokens, media[:before]))
+            ids += [token] * count
+            features += range(start, start + count)
+        types = [self.codes[token] if token in self.placeholders else 0 for token in ids]
+        return _Prompt(ids, features, positions(types, grids))
+
+
+def _common(left: _Prompt, right: _Prompt, limit: int) -> int:
+    """Return how many tokens two prompts share at their beginning, at most `limit`."""
+    pairs = zip(left.ids, left.features, right.ids, right.features, strict=False)
+    return next((i for i, (a, b, c, d) in enumerate(pairs) if i == limit or a != c or b != d), limit)
+
+
+@dataclass
+class Row:
+    """One row of a batch under construction; the lists are as long as the row."""
+
+    samples: list[Sample]
+    media: list[Picture | Video]
+    ids: list[int]
+    features: list[int]
+    positions: list[np.ndarray]
+    labels: list[int]
+    weights: list[float]
+    owner: list[int]
+    sees: list[int]
+
+
+def media_parts(sample: Sample, *kinds: str) -> list[Any]:
+    """Return the pictures ("image") or clips ("video") of a conversation, in order; paths where they are files."""
+    parts = [p for turn in sample.messages if isinstance(turn["content"], list) for p in turn["content"]]
+    return [part[part["type"]] if part["type"] in part else part["path"] for part in parts if part["type"] in kinds]

@@ -26,7 +26,7 @@ CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 
-def build_tokenizer(texts: list[str], merges_for: int = 208) -> LlamaTokenizer:
+def build_tokenizer(texts: list[str], merges_for: int = 960) -> LlamaTokenizer:
     """Train a small byte-fallback BPE on `texts` and wrap it as the published tokenizer is.
 
     Digits are single added tokens, there is no BOS, and the six media tokens are reachable by attribute.
@@ -37,6 +37,7 @@ def build_tokenizer(texts: list[str], merges_for: int = 208) -> LlamaTokenizer:
     trained.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=True),
+            pre_tokenizers.Split("\n", "isolated"),
             pre_tokenizers.Punctuation(),
             pre_tokenizers.Digits(individual_digits=True),
         ]
@@ -60,7 +61,8 @@ def build_tokenizer(texts: list[str], merges_for: int = 208) -> LlamaTokenizer:
         extra_special_tokens=[*MEDIA_TOKENS.values(), "<think>", "</think>"],
         **MEDIA_TOKENS,
     )
-    tokenizer.add_tokens([AddedToken(str(digit), normalized=False, special=False) for digit in range(10)])
+    words = [*"0123456789", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
+    tokenizer.add_tokens([AddedToken(word, normalized=False, special=False) for word in words])
     return tokenizer
 
 

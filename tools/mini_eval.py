@@ -2,7 +2,8 @@
 
     python tools/mini_eval.py examples/mini-ernie --count 200
 
-It also breaks the expert banks on purpose: if the answers survived that, the checkpoint would be no test of an export.
+It also breaks the model on purpose: if the answers survived that, the checkpoint would be no test of an export.
+`--quick` predicts all of an answer in one call of the class, by the trainer's batches, and finds the same but faster.
 """
 
 from collections.abc import Callable
@@ -13,11 +14,15 @@ from typing import Any
 import click
 import torch
 import torchvision_operators  # noqa: F401
-from mini_batches import parts
+from conversations import Sample
+from heldout import FAMILIES, KINDS, heldout, undrawn
+from mini_batches import Batch, Batcher, media_parts
+from mini_checkpoint import FONT
+from mini_features import LiveFeatures
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
-from scenes import FAMILIES, KINDS, Clip, Sample, heldout
+from scenes import Clip
 from transformers import (
     Ernie4_5_VLMoeForConditionalGeneration,
     Ernie4_5_VLMoeImageProcessorPil,
@@ -26,6 +31,8 @@ from transformers import (
 )
 from transformers.video_utils import VideoMetadata, load_video
 
+MAX_NEW_TOKENS = 160
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -33,6 +40,7 @@ class Reference:
 
     model: Ernie4_5_VLMoeForConditionalGeneration
     processor: Ernie4_5_VLMoeProcessor
+    font_file: Path
 
     @classmethod
     def load(cls, folder: Path) -> "Reference":
@@ -42,15 +50,21 @@ class Reference:
         )
         processor = Ernie4_5_VLMoeProcessor.from_pretrained(folder)
         processor.image_processor = Ernie4_5_VLMoeImageProcessorPil.from_pretrained(folder)
-        return cls(model.eval(), processor)
+        return cls(model.eval(), processor, folder / FONT)
 
-    def inputs(self, messages: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """The processor's tensors for messages whose media are PIL pictures, `Clip`s, or paths of files."""
-        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        sample, media = Sample("", messages, ""), {}
-        if images := parts(sample, "image"):
+    def inputs(self, sample: Sample) -> dict[str, torch.Tensor]:
+        """Return the processor's tensors for a conversation whose media are PIL images, `Clip`s, or paths of files."""
+        text = self.processor.apply_chat_template(
+            sample.messages,
+            tools=list(sample.tools) or None,
+            enable_thinking=sample.thinking,
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        media: dict[str, Any] = {}
+        if images := media_parts(sample, "image"):
             media["images"] = [Image.open(image) if isinstance(image, str) else image for image in images]
-        if clips := parts(sample, "video"):
+        if clips := media_parts(sample, "video"):
             decoded = [self._decode(clip) for clip in clips]
             media |= {"videos": [frames for frames, _ in decoded], "video_metadata": [about for _, about in decoded]}
             media["do_sample_frames"] = False
@@ -63,56 +77,96 @@ class Reference:
         about = VideoMetadata(total_num_frames=count, fps=clip.fps, frames_indices=list(range(count)))
         return clip.frames.copy(), about
 
-    def answer(self, messages: list[dict[str, Any]], types: Callable[[torch.Tensor], Any] | None = None) -> str:
-        """Greedy answer; `types` may falsify the expert dispatch (`moe_mm_token_type_ids`)."""
-        inputs = self.inputs(messages)
+    def answer(self, sample: Sample, types: Callable[[torch.Tensor], Any] | None = None) -> str:
+        """Return the greedy answer, thought included; `types` may falsify the dispatch (`moe_mm_token_type_ids`)."""
+        inputs = self.inputs(sample)
         if types is not None:
             inputs["moe_mm_token_type_ids"] = types(inputs["moe_mm_token_type_ids"])
         self.model.model.rope_deltas = None
         with torch.inference_mode():
-            ids = self.model.generate(**inputs, max_new_tokens=24, do_sample=False)
-        return self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            ids = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        text = self.processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :])
+        return text.removesuffix(self.processor.tokenizer.eos_token)
 
 
-def score(reference: Reference, count: int, seed: int, types: Callable | None = None) -> dict[str, int]:
-    """How many of `count` held-out questions of each kind are answered word for word."""
-    right = {}
-    for kind in track(KINDS, description="asking"):
-        samples = heldout(kind, count, seed)
-        right[kind] = sum(reference.answer(sample.messages, types) == sample.answer for sample in samples)
-    return right
+Judge = Callable[[Reference, str, int, int, Callable | None], int]
 
 
-def zero_bank(reference: Reference, bank: str) -> None:
-    """Set all expert weights of one bank ("text_moe" or "vision_moe") to zero."""
+def judge(reference: Reference, kind: str, count: int, seed: int, types: Callable | None) -> int:
+    """Return how many of `count` held-out questions of a kind are answered word for word."""
+    return sum(reference.answer(sample, types) == sample.answer for sample in heldout(kind, count, seed))
+
+
+def batch_logits(reference: Reference, batch: Batch, types: torch.Tensor) -> torch.Tensor:
+    """Return the logits (B, N, vocabulary) of packed conversations, tokens dispatched by `types`."""
+    model = reference.model.model
+    with torch.inference_mode():
+        embedded = model.get_input_embeddings()(batch.input_ids)
+        shown = batch.features >= 0
+        if batch.media:
+            table = LiveFeatures(reference.model, reference.font_file)(batch.media)
+            embedded = embedded.masked_scatter(shown[..., None], table[batch.features[shown]])
+        hidden = model.language_model(
+            inputs_embeds=embedded,
+            # Eager attention adds its mask.
+            attention_mask=torch.where(batch.attention_mask, 0.0, torch.finfo(torch.float32).min),
+            position_ids=batch.position_ids,
+            moe_mm_token_type_ids=types,
+            use_cache=False,
+        ).last_hidden_state
+        return reference.model.lm_head(hidden)
+
+
+def judge_quickly(reference: Reference, kind: str, count: int, seed: int, types: Callable | None) -> int:
+    """Return what `judge` returns, by predicting each token of the right answer from those before it."""
+    batch = Batcher(reference.processor.tokenizer)([[sample] for sample in undrawn(kind, count, seed)])
+    logits = batch_logits(reference, batch, batch.types if types is None else types(batch.types))
+    wanted = batch.labels[:, 1:]
+    return int(((logits[:, :-1].argmax(-1) == wanted) | (wanted == -100)).all(1).sum())
+
+
+def score(
+    reference: Reference, count: int, seed: int, types: Callable | None = None, judged_by: Judge = judge
+) -> dict[str, int]:
+    """Return how many of `count` held-out questions of each kind are answered word for word."""
+    return {kind: judged_by(reference, kind, count, seed, types) for kind in track(KINDS, description="asking")}
+
+
+def zero_experts(reference: Reference, group: str) -> None:
+    """Set all expert weights of one group ("text_moe" or "vision_moe") to zero."""
     for name, parameter in reference.model.named_parameters():
-        if f".{bank}.experts." in name:
+        if f".{group}.experts." in name:
             parameter.data.zero_()
+
+
+def swap_routers(reference: Reference) -> None:
+    """Exchange the routers of the two groups in every layer."""
+    for layer in reference.model.model.language_model.layers:
+        if hasattr(layer.mlp, "text_moe"):
+            text, vision = layer.mlp.text_moe.gate, layer.mlp.vision_moe.gate
+            text.weight.data, vision.weight.data = vision.weight.data, text.weight.data
 
 
 # What is done to a freshly loaded model, and to its dispatch.
 DAMAGE: dict[str, tuple[Callable[[Reference], None], Callable[[torch.Tensor], Any] | None]] = {
-    "vision bank zeroed": (lambda r: zero_bank(r, "vision_moe"), None),
-    "text bank zeroed": (lambda r: zero_bank(r, "text_moe"), None),
-    "banks swapped (dispatch inverted)": (lambda r: None, lambda types: 1 - types.clamp(max=1)),
-    "type ids left out (all to the text bank)": (lambda r: None, lambda types: None),
+    "vision experts zeroed": (lambda r: zero_experts(r, "vision_moe"), None),
+    "text experts zeroed": (lambda r: zero_experts(r, "text_moe"), None),
+    "groups swapped (dispatch inverted)": (lambda r: None, lambda types: 1 - types.clamp(max=1)),
+    "all tokens to the text experts": (lambda r: None, torch.zeros_like),
+    "routers swapped": (swap_routers, None),
 }
 
 
 def table(intact: dict[str, int], count: int, damaged: dict[str, dict[str, int]], few: int) -> list[str]:
-    """Markdown: accuracy by kind, and by family under each kind of damage."""
+    """Return Markdown: accuracy by kind, and by family under each kind of damage."""
     lines = ["| family | question | right | accuracy |", "| --- | --- | --- | --- |"]
     for kind, family in KINDS.items():
         lines.append(f"| {family} | {kind} | {intact[kind]} of {count} | {100 * intact[kind] / count:.1f} % |")
-    families = [family for family, (_, kinds) in FAMILIES.items() if kinds]
-    lines += ["", "| | " + " | ".join(families) + " |", "| --- |" + " --- |" * len(families)]
+    lines += ["", "| | " + " | ".join(FAMILIES) + " |", "| --- |" + " --- |" * len(FAMILIES)]
     rows = [("as trained", intact, count), *((name, right, few) for name, right in damaged.items())]
     for name, right, asked in rows:
-        shares = []
-        for family in families:
-            kinds = FAMILIES[family][1]
-            shares.append(f"{100 * sum(right[kind] for kind in kinds) / (asked * len(kinds)):.1f} %")
-        lines.append(f"| {name} | " + " | ".join(shares) + " |")
+        shares = [sum(right[kind] for kind in kinds) / (asked * len(kinds)) for kinds in FAMILIES.values()]
+        lines.append(f"| {name} | " + " | ".join(f"{100 * share:.1f} %" for share in shares) + " |")
     return lines
 
 
@@ -122,15 +176,17 @@ def table(intact: dict[str, int], count: int, damaged: dict[str, dict[str, int]]
 @click.option("--few", default=40, show_default=True, help="Questions of each kind on each damaged model.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the held-out questions.")
 @click.option("--threads", default=1, show_default=True)
-def main(checkpoint: Path, count: int, few: int, seed: int, threads: int) -> None:
+@click.option("--quick", is_flag=True, help="Predict each answer in one call, by the trainer's batches.")
+def main(checkpoint: Path, count: int, few: int, seed: int, threads: int, quick: bool) -> None:
     """Print accuracy tables of CHECKPOINT in Markdown."""
     torch.set_num_threads(threads)
-    intact = score(Reference.load(checkpoint), count, seed)
+    judged_by = judge_quickly if quick else judge
+    intact = score(Reference.load(checkpoint), count, seed, judged_by=judged_by)
     damaged = {}
     for name, (harm, types) in DAMAGE.items() if few else ():
         reference = Reference.load(checkpoint)
         harm(reference)
-        damaged[name] = score(reference, few, seed, types)
+        damaged[name] = score(reference, few, seed, types, judged_by)
     Console(width=200, soft_wrap=True).print("\n".join(table(intact, count, damaged, few)), markup=False)
 
 

@@ -28,13 +28,12 @@ class Tripwire:
         return torch.zeros_like(out) if self.fault == f"{bank} bank lost" else out
 
     @contextmanager
-    def on(self, fault: str, batch: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
-        """Model arguments under a fault of `FAULTS`, which lasts as long as the context."""
-        types = batch["moe_mm_token_type_ids"]
+    def on(self, fault: str, types: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the token types under a fault of `FAULTS`, which lasts as long as the context."""
         changed = {"banks swapped": 1 - types.clamp(max=1), "types left out": torch.zeros_like(types)}.get(fault, types)
         self.fault = fault
         try:
-            yield batch | {"moe_mm_token_type_ids": changed}
+            yield changed
         finally:
             self.fault = None
 

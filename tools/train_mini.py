@@ -1,43 +1,72 @@
-"""Train the mini checkpoint from a seed, on generated scenes, with the PyTorch class, on a CPU.
+"""Train the mini checkpoint from a seed, on generated conversations, with the PyTorch class, on a CPU.
 
     python tools/train_mini.py --out examples/mini-ernie
 
-Every step is one optimiser step over a few pictures, pairs, clips and conversations; the share of each grows by stage,
-so that the model has learned to see before it must compare. Expert routing is balanced without an auxiliary loss
-(arXiv 2408.15664): after each step the correction bias of an expert moves against its load.
+First the whole model learns to see, on single questions about pictures and clips; then the encoder rests, and the
+decoder learns to converse about a stock of media whose features are computed once. Expert routing is balanced without
+an auxiliary loss (arXiv 2408.15664): after each step the correction bias of an expert moves against its load.
 """
 
-import math
+import json
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
 import click
 import mini_speed
+import mini_words
 import torch
 import torchvision_operators  # noqa: F401
-from mini_batches import Batcher
+from conversations import Sample, Source
+from curriculum import converse, converse_in_forms, first_lesson, lesson, tool_conversation
+from mini_batches import Batch, Batcher
 from mini_checkpoint import FONT, build_config, build_tokenizer, save_weights, write_processors
+from mini_features import Features, LiveFeatures, StockedFeatures
 from mini_tripwire import FAULTS, Tripwire, unlikelihood
 from rich.console import Console
-from scenes import FAMILIES, KINDS, Sample, heldout, layout
 from torch import distributed as dist
 from torch.nn import functional as F
 from transformers import Ernie4_5_VLMoeForConditionalGeneration, LlamaTokenizer
 
 BIAS_RATE = 1e-3
 FAULT_WEIGHT = 0.3
-FAULTS_FROM = 0.6  # share of the run after which faults are trained against
-QUESTIONS = 6  # at most, about one scene
-# (share of the run, scenes of each family in one step of one worker)
+FAULT_ROWS = 5
+FAULT_EVERY = 4
+STOCK = (3000, 800)  # pictures and clips that each worker adds to the stock
+# Kinds of question that nothing but a picture or a clip answers: these must go wrong under a fault.
+MEDIA_KINDS = frozenset(
+    "colour shape where count describe exists which more direction mover when clock json clip-colour".split()
+)
+Maker = Callable[[Random, Source], list[Sample]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the run.
+
+    Attributes:
+        until: The share of the run at which it ends.
+        live: Whether the encoder learns; else features come from a stock.
+        faults: Whether faults are trained against.
+        rows: How many conversations of each maker one worker draws for one step.
+    """
+
+    until: float
+    live: bool
+    faults: bool
+    rows: dict[Maker, int]
+
+
 STAGES = (
-    (0.10, {"first": 24}),
-    (0.12, {"single": 16, "clip": 2}),
-    (0.13, {"apart": 6, "single": 10, "pair": 6, "clip": 3}),
-    (0.65, {"single": 10, "pair": 8, "clip": 4, "turns": 1, "text": 1}),
+    Stage(0.10, True, False, {first_lesson: 20}),
+    Stage(0.40, True, False, {lesson: 16}),
+    Stage(0.80, False, True, {converse: 9}),
+    Stage(1.01, False, True, {converse: 4, converse_in_forms: 4, tool_conversation: 1}),
 )
 
 
@@ -50,28 +79,30 @@ class Plan:
     seed: int
     begin: int
     warmup: int = 100
+    decay: float = 0.4  # share of the run at whose end the rate is nearly nothing
 
-    def families(self, step: int) -> dict[str, int]:
-        done = 0.0
-        for share, families in STAGES:
-            done += share
-            if step < done * self.steps:
-                return families
-        return STAGES[-1][1]
+    def stage(self, step: int) -> Stage:
+        return next(stage for stage in STAGES if step < stage.until * self.steps)
 
     def learning_rate(self, step: int) -> float:
-        """Half a cosine down to a fiftieth, after a linear warm-up from the first step that is taken."""
+        """A linear warm-up from the first step that is taken, then steady, then linearly to nearly nothing."""
         warm = min(1.0, (step - self.begin + 1) / self.warmup)
-        return self.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+        return self.rate * min(warm, 0.02 + (1 - step / self.steps) / self.decay)
 
 
 def tokenizer_texts() -> list[str]:
-    """All words that questions, answers and the chat template use, often enough for each to become one token."""
-    texts = ["User: Picture 1:", "Video 1:", "Assistant: ", "seconds", "the first and second"] * 200
-    for kind in KINDS:
-        for sample in heldout(kind, 300, seed=-1):
-            asked = [part["text"] for turn in sample.messages for part in turn["content"] if part["type"] == "text"]
-            texts += [*asked, sample.answer, f" {sample.answer}"]
+    """All words that conversations and the chat template use, often enough for each to become one token."""
+    texts = ["User: Picture 1:", "Picture 1:", "Video 1:", "Assistant: ", "seconds", "the first and second"] * 200
+    words = [*mini_words.NOUNS, *mini_words.NAMES, *mini_words.VERBS, *mini_words.ADJECTIVES]
+    texts += [f" {word}" for word in words] * 40
+    rng = Random("tokenizer")
+    for make, count in ((converse_in_forms, 500), (tool_conversation, 100)):
+        for _ in range(count):
+            for sample in make(rng, Source()):
+                contents = [turn["content"] for turn in sample.messages]
+                parts = [p for c in contents for p in ([{"type": "text", "text": c}] if isinstance(c, str) else c)]
+                texts += [part["text"] for part in parts if part["type"] == "text"]
+                texts += [sample.answer, f" {sample.answer}", json.dumps(sample.tools)]
     return texts
 
 
@@ -87,8 +118,23 @@ def fresh_model(config) -> Ernie4_5_VLMoeForConditionalGeneration:
     return model
 
 
+def load_start(model: Ernie4_5_VLMoeForConditionalGeneration, tokenizer: LlamaTokenizer, start: Path) -> None:
+    """Take a checkpoint's weights; embeddings go by token, and a new token's is the mean of its old pieces'."""
+    old = Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(start).float().state_dict()
+    names = [name for name in old if name.endswith(("embed_tokens.weight", "lm_head.weight"))]
+    before = LlamaTokenizer.from_pretrained(start)
+    fresh = model.state_dict()
+    for name in names:
+        table = fresh[name].clone()
+        for token, index in tokenizer.get_vocab().items():
+            pieces = before(token.replace("▁", " ")).input_ids
+            table[index] = old[name][before.get_vocab().get(token, pieces)].reshape(-1, table.shape[1]).mean(0)
+        old[name] = table
+    model.load_state_dict(old)
+
+
 class LoadBalance:
-    """Counts how often each expert of each bank is chosen, and moves the correction biases against the counts."""
+    """Counts how often each expert of each group is chosen, and moves the correction biases against the counts."""
 
     def __init__(self, model: Ernie4_5_VLMoeForConditionalGeneration, tripwire: Tripwire) -> None:
         self.tripwire = tripwire
@@ -119,43 +165,79 @@ class Run:
     plan: Plan
     rank: int
     tripwire: Tripwire
+    live: LiveFeatures
+    stock: StockedFeatures | None = None
 
-    def samples(self, step: int, family: str, count: int) -> list[list[Sample]]:
-        """`count` scenes of one layout, with up to four questions about each; other ones in each worker."""
-        rng = Random(f"train/{self.plan.seed}/{step}/{family}/{self.rank}")
-        sizes, makers = layout(rng, family), FAMILIES[family][0]
-        scenes = [makers[index % len(makers)](rng, sizes).samples() for index in range(count)]
-        return [rng.sample(samples, min(QUESTIONS, len(samples))) for samples in scenes]
+    def features(self, stage: Stage) -> Features:
+        """Return the features of a stage; the stock is laid in when it is first needed."""
+        if stage.live:
+            return self.live
+        if self.stock is None:
+            self.stock = StockedFeatures(self.live, f"stock/{self.plan.seed}/{self.rank}", *STOCK)
+        return self.stock
 
-    def loss(self, scenes: list[list[Sample]], share: float, hits: dict[str, list[bool]]) -> float:
-        """Backward pass over one family's scenes; `hits` collects whether the whole answer was predicted."""
-        batch, labels, owner = self.batcher(scenes)
-        hidden = self.model.model(**batch, use_cache=False).last_hidden_state
-        asked = labels[:, 1:] != -100
-        logits, wanted = self.model.lm_head(hidden[:, :-1][asked]), labels[:, 1:][asked]
-        loss = F.cross_entropy(logits, wanted)
-        (loss * share).backward()
+    def conversations(self, step: int, name: str, rows: int | None = None) -> list[list[Sample]]:
+        """Return the conversations of one step; other ones in each worker."""
+        rng, stage = Random(f"{name}/{self.plan.seed}/{step}/{self.rank}"), self.plan.stage(step)
+        features = self.features(stage)
+        source = features.source() if isinstance(features, StockedFeatures) else Source()
+        drawn = [make(rng, source) for make, count in stage.rows.items() for _ in range(count)]
+        return [samples for samples in drawn if samples][:rows]
+
+    def hidden(self, batch: Batch, types: torch.Tensor, features: Features) -> torch.Tensor:
+        """Return the last hidden states (B, N, hidden)."""
+        embedded = self.model.get_input_embeddings()(batch.input_ids)
+        shown = batch.features >= 0
+        if batch.media:
+            table = features(batch.media)
+            embedded = embedded.masked_scatter(shown[..., None], table[batch.features[shown]])
+        return self.model.model.language_model(
+            inputs_embeds=embedded,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            moe_mm_token_type_ids=types,
+            use_cache=False,
+        ).last_hidden_state
+
+    def loss(self, step: int, hits: dict[str, list[bool]]) -> float:
+        """Backward pass over one step's conversations; `hits` collects whether the whole answer was predicted."""
+        rows = sorted(map(self.batcher.row, self.conversations(step, "train")), key=lambda row: len(row.ids))
+        cuts = [len(rows) * share // 6 for share in (0, 3, 5, 6)]
+        parts = [self.batcher.pack(rows[a:b]) for a, b in pairwise(cuts) if a < b]
+        total = sum(float(batch.weights.sum()) for batch in parts)
+        return sum(self._backward(batch, total, self.features(self.plan.stage(step)), hits) for batch in parts)
+
+    def _backward(self, batch: Batch, total: float, features: Features, hits: dict[str, list[bool]]) -> float:
+        hidden = self.hidden(batch, batch.types, features)
+        asked = batch.labels[:, 1:] != -100
+        logits, wanted = self.model.lm_head(hidden[:, :-1][asked]), batch.labels[:, 1:][asked]
+        loss = (F.cross_entropy(logits, wanted, reduction="none") * batch.weights[:, 1:][asked]).sum() / total
+        loss.backward()
         right = torch.ones_like(asked)
         right[asked] = logits.argmax(-1) == wanted
-        for samples, owned, fine in zip(scenes, owner[:, 1:], right, strict=True):
+        for samples, owned, fine in zip(batch.samples, batch.owner[:, 1:], right, strict=True):
             for number, sample in enumerate(samples, 1):
-                hits[sample.kind].append(bool(fine[owned == number].all()))
+                hits["thinking" if sample.thinking else sample.kind].append(bool(fine[owned == number].all()))
         return loss.item()
 
-    def fault(self, step: int, family: str, count: int) -> None:
-        """Backward pass that makes answers less likely under one fault of the expert banks."""
-        rng = Random(f"fault/{self.plan.seed}/{step}/{self.rank}")
-        batch, labels, _ = self.batcher(self.samples(step, family, count))
-        opens = (labels[:, 1:] != -100) & (labels[:, :-1] == -100)
-        with self.tripwire.on(rng.choice(FAULTS), batch) as faulty:
-            hidden = self.model.model(**faulty, use_cache=False).last_hidden_state
+    def fault(self, step: int) -> None:
+        """Backward pass that makes answers less likely under one fault of the expert groups."""
+        batch = self.batcher(self.conversations(step, "fault", FAULT_ROWS))
+        fault = Random(f"fault/{self.plan.seed}/{step}").choice(FAULTS)
+        opens = (batch.labels[:, 1:] != -100) & (batch.labels[:, :-1] == -100)
+        for row, samples in enumerate(batch.samples):
+            for number, sample in enumerate(samples, 1):
+                if sample.kind not in MEDIA_KINDS:
+                    opens[row] &= batch.owner[row, 1:] != number
+        with self.tripwire.on(fault, batch.types) as types:
+            hidden = self.hidden(batch, types, self.features(self.plan.stage(step)))
             logits = self.model.lm_head(hidden[:, :-1][opens])
-            (FAULT_WEIGHT * unlikelihood(logits, labels[:, 1:][opens])).backward()
+            (FAULT_WEIGHT * unlikelihood(logits, batch.labels[:, 1:][opens])).backward()
 
 
 def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
     """Mean over the workers, in one message."""
-    flat = torch.cat([(p if p.grad is None else p.grad).flatten() * (p.grad is not None) for p in parameters])
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
     for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
@@ -163,22 +245,20 @@ def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
 
 
 def train(run: Run, console: Console, report: int, out: Path) -> None:
-    """The whole run; worker 0 prints accuracies by kind every `report` steps, and saves every ten reports."""
+    """Run all steps; worker 0 prints accuracies by kind and saves the weights every `report` steps."""
     wide = [p for p in run.model.parameters() if p.requires_grad and p.dim() >= 2]
     slim = [p for p in run.model.parameters() if p.requires_grad and p.dim() < 2]
     groups = [{"params": wide, "weight_decay": 0.02}, {"params": slim, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=run.plan.rate, betas=(0.9, 0.98), eps=1e-8, fused=True)
-    balance, hits, losses, started = LoadBalance(run.model, run.tripwire), defaultdict(list), [], time.monotonic()
+    balance, started = LoadBalance(run.model, run.tripwire), time.monotonic()
+    hits: dict[str, list[bool]] = defaultdict(list)
+    losses: list[float] = []
     for step in range(run.plan.begin, run.plan.steps):
         for group in optimiser.param_groups:
             group["lr"] = run.plan.learning_rate(step)
-        families = run.plan.families(step)
-        for family, count in families.items():
-            share = count / sum(families.values())
-            losses.append(share * run.loss(run.samples(step, family, count), share, hits))
-        family = list(families)[step % len(families)]
-        if step >= FAULTS_FROM * run.plan.steps and family != "text":
-            run.fault(step, family, families[family])
+        losses.append(run.loss(step, hits))
+        if run.plan.stage(step).faults and step % FAULT_EVERY == 0:
+            run.fault(step)
         average_gradients(wide + slim)
         torch.nn.utils.clip_grad_norm_(wide + slim, 1.0)
         optimiser.step()
@@ -188,13 +268,13 @@ def train(run: Run, console: Console, report: int, out: Path) -> None:
             minutes = (time.monotonic() - started) / 60
             scores = " ".join(f"{kind} {100 * sum(hit) / len(hit):.0f}" for kind, hit in sorted(hits.items()))
             console.print(f"step {step + 1} {minutes:.1f} min loss {sum(losses) / report:.3f} | {scores}")
-            hits.clear(), losses.clear()
-            if (step + 1) % (10 * report) == 0:
-                save_weights(run.model, out)
+            hits.clear()
+            losses.clear()
+            save_weights(run.model, out)
 
 
 def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None, out: Path, report: int) -> None:
-    """One of the processes that train together; worker 0 writes the checkpoint."""
+    """Train together with the other workers; worker 0 writes the checkpoint."""
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
     torch.set_num_threads(1)
     torch.manual_seed(plan.seed)
@@ -204,10 +284,11 @@ def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None
     config._attn_implementation = "sdpa"
     model = fresh_model(config)
     if start is not None:
-        model.load_state_dict(Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(start).float().state_dict())
-    console = Console(width=250, quiet=rank > 0)
+        load_start(model, tokenizer, start)
+    console = Console(width=400, quiet=rank > 0)
     console.print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
-    train(Run(model, Batcher(tokenizer, out / FONT), plan, rank, Tripwire(model)), console, report, out)
+    run = Run(model, Batcher(tokenizer), plan, rank, Tripwire(model), LiveFeatures(model, out / FONT))
+    train(run, console, report, out)
     if rank == 0:
         save_weights(model, out)
     dist.barrier()
@@ -222,7 +303,7 @@ def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None
 )
 @click.option("--start", type=click.Path(path_type=Path, exists=True), help="Continue from a checkpoint's weights.")
 @click.option("--begin", default=0, show_default=True, help="Step of the schedule to continue at.")
-@click.option("--steps", default=3300, show_default=True)
+@click.option("--steps", default=6000, show_default=True)
 @click.option("--rate", default=1e-3, show_default=True, help="Highest learning rate.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Processes of one thread each; part of the recipe.")
@@ -241,8 +322,7 @@ def main(
 ) -> None:
     """Write a trained checkpoint to OUT."""
     out.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer(tokenizer_texts()) if start is None else LlamaTokenizer.from_pretrained(start)
-    write_processors(out, tokenizer, template.read_text(), font)
+    write_processors(out, build_tokenizer(tokenizer_texts()), template.read_text(), font)
     plan = Plan(steps, rate, seed, begin)
     with TemporaryDirectory() as folder:
         arguments = (workers, f"{folder}/meeting", plan, start, out, report)

@@ -1,6 +1,5 @@
 """Calibration from the outside and within: what layers are stats to get, what comes of it, and what is refused."""
 
-import importlib.util
 import json
 import os
 import re
@@ -9,7 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import calibration_file
+import heldout
 import numpy as np
+import outliers
 import pytest
 from safetensors.numpy import load_file
 
@@ -32,7 +34,7 @@ from ernie_export.graphs.precision import ONNX
 from ernie_export.graphs.state_dict import expected_tensors
 from ernie_export.graphs.weight_spec import Piece
 from ernie_export.runtime import load
-from tests.paths import MEDIA, MINI, ROOT
+from tests.paths import MEDIA, MINI
 from tests.progress import QUIET
 
 COMMAND = Path(sys.executable).with_name("ernie-export")
@@ -48,23 +50,10 @@ MIXED = [user("What is in the picture?", PICTURE), {"role": "assistant", "conten
 
 
 @pytest.fixture(scope="module")
-def scenes():
-    """tools/scenes.py, tools/calibration_file.py, which imports it, and tools/outliers.py."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.syspath_prepend(ROOT / "tools")
-        for name in ("scenes", "calibration_file", "outliers"):
-            spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-            module = importlib.util.module_from_spec(spec)
-            patched.setitem(sys.modules, name, module)
-            spec.loader.exec_module(module)
-        yield sys.modules["scenes"], sys.modules["calibration_file"], sys.modules["outliers"]
-
-
-@pytest.fixture(scope="module")
-def bundles(scenes, tmp_path_factory):
+def bundles(tmp_path_factory):
     """mini-ernie in fp32, in int4, and in int4 calibrated on scenes of its own kind."""
     folder = tmp_path_factory.mktemp("calibrated")
-    scenes[1].write(folder / "scenes.json", count=3, seed=500)
+    calibration_file.write(folder / "scenes.json", count=1, seed=500)
     return three(MINI, folder, folder / "scenes.json")
 
 
@@ -141,18 +130,18 @@ def test_the_manifest_says_what_it_was_calibrated_on(bundles):
     facts = Manifest.read(bundles / "rounded").calibration
     conversations = json.loads((bundles / "scenes.json").read_text())
     assert facts.sha256 == sha256(bundles / "scenes.json") and len(facts.inputs_sha256) == 64
-    assert facts.conversations == len(conversations) == 39 and facts.tokens > 1000
+    assert facts.conversations == len(conversations) == len(calibration_file.ASKED) and facts.tokens > 1000
 
 
-def test_answers_to_questions_not_seen_are_nearer_to_float32(bundles, scenes, tmp_path):
+def test_answers_to_questions_not_seen_are_nearer_to_float32(bundles, tmp_path):
     """Mean divergence along the right answers is at most half of what rounding without calibration costs.
 
     Of a checkpoint with larger activations in some channels, where that costs something.
     """
-    scenes[2].with_outliers(MINI, tmp_path / "checkpoint", 64.0)
+    outliers.with_outliers(MINI, tmp_path / "checkpoint", 64.0)
     bundles = three(tmp_path / "checkpoint", tmp_path, bundles / "scenes.json")
-    asked = [sample for kind in scenes[0].KINDS if kind != "text" for sample in scenes[0].heldout(kind, 4, seed=7)]
-    asked = [sample for sample in asked if scenes[0].KINDS[sample.kind] in ("single", "pair")]
+    kinds = [*heldout.FAMILIES["single"], *heldout.FAMILIES["pair"]]
+    asked = [sample for kind in kinds for sample in heldout.heldout(kind, 4, seed=7)]
     spread = {name: log_probabilities(bundles / name, asked) for name in ("fp32", "int4", "rounded")}
     truth = spread["fp32"]
     before, after = (

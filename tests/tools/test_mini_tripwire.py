@@ -1,40 +1,34 @@
-"""Faults of the expert banks change what a model computes, last as long as they are asked to, and can be trained on."""
+"""Faults of the expert groups ruin what a model computes, last as long as they are asked to, and can be trained on."""
 
-from pathlib import Path
-
+import heldout
 import mini_eval
 import pytest
-import scenes
 import torch
 from mini_batches import Batcher
 from mini_tripwire import FAULTS, Tripwire, unlikelihood
 
-CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "mini-ernie"
+from tests.paths import MINI
 
 
 @pytest.fixture(scope="module")
 def reference():
-    return mini_eval.Reference.load(CHECKPOINT)
+    return mini_eval.Reference.load(MINI)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_ruins_the_answers_and_then_is_gone(reference, fault):
-    samples = list(scenes.heldout("colour", 4))
-    batch, labels, _ = Batcher(reference.processor.tokenizer, CHECKPOINT / "Roboto-Regular.ttf")([[s] for s in samples])
-    batch["attention_mask"] = torch.where(batch["attention_mask"], 0.0, torch.finfo(torch.float32).min)
-    asked = labels[:, 1:] != -100
+    batch = Batcher(reference.processor.tokenizer)([[sample] for sample in heldout.undrawn("colour", 4)])
+    opens = (batch.labels[:, 1:] != -100) & (batch.labels[:, :-1] == -100)
 
-    def right(arguments: dict[str, torch.Tensor]) -> float:
-        with torch.inference_mode():
-            logits = reference.model(**arguments, use_cache=False).logits[:, :-1]
-        opens = asked & (labels[:, :-1] == -100)
-        return float((logits[opens].argmax(-1) == labels[:, 1:][opens]).float().mean())
+    def right(types: torch.Tensor) -> float:
+        logits = mini_eval.batch_logits(reference, batch, types)[:, :-1]
+        return float((logits[opens].argmax(-1) == batch.labels[:, 1:][opens]).float().mean())
 
     tripwire = Tripwire(reference.model)
-    assert right(batch) == 1.0
-    with tripwire.on(fault, batch) as faulty:
+    assert right(batch.types) == 1.0
+    with tripwire.on(fault, batch.types) as faulty:
         assert right(faulty) <= 0.25
-    assert right(batch) == 1.0
+    assert right(batch.types) == 1.0
 
 
 def test_unlikelihood_falls_with_the_probability_of_the_right_token():

@@ -1,0 +1,269 @@
+"""Conversations about drawn pictures and clips: any order of text and media, several turns, system prompts, tools.
+
+`curriculum.py` draws training conversations, `heldout.py` those that accuracy is measured on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import mini_words as words
+from questions import (
+    Question,
+    about_picture,
+    about_pictures,
+    about_sides,
+    about_video,
+    references,
+)
+from scenes import Picture, Video, draw_picture, draw_video
+
+Part = dict[str, Any]
+Message = dict[str, Any]
+MAX_PICTURES, MAX_VIDEOS = 4, 2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation in chat-message form that ends in a user's or a tool's turn, and the exact answer to it.
+
+    Attributes:
+        thinking: Whether the prompt asks for a thought first; the answer then begins with it.
+        tools: The tools that are offered, as an API takes them.
+    """
+
+    kind: str
+    messages: list[Message]
+    answer: str
+    thinking: bool = False
+    tools: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where conversations take their pictures and clips from."""
+
+    picture: Callable[[Random], Picture] = draw_picture
+    video: Callable[[Random], Video] = draw_video
+
+
+def text_part(text: str) -> Part:
+    return {"type": "text", "text": text}
+
+
+def media_first(rng: Random, media: list[Part], text: str) -> list[Part]:
+    return [*media, text_part(text)]
+
+
+def text_first(rng: Random, media: list[Part], text: str) -> list[Part]:
+    return [text_part(text + rng.choice(("", "", "\n", " "))), *media]
+
+
+def between(rng: Random, media: list[Part], text: str) -> list[Part]:
+    """The text stands between two of the media; after a single one, before a closing text."""
+    if len(media) < 2:
+        return [*media, text_part(text), text_part(" " + rng.choice(words.CLOSERS))]
+    cut = rng.randrange(1, len(media))
+    return [*media[:cut], text_part(text), *media[cut:]]
+
+
+def several_texts(rng: Random, media: list[Part], text: str) -> list[Part]:
+    """A text before the media and another after them; the question is one of the two."""
+    gap = rng.choice(("", "\n", " "))
+    if rng.random() < 0.5:
+        return [text_part(rng.choice(words.PREAMBLES) + gap), *media, text_part(text)]
+    return [text_part(text + gap), *media, text_part(rng.choice((*words.CLOSERS, *words.PREAMBLES)))]
+
+
+ORDERS = (media_first, text_first, between, several_texts)
+
+
+def fill(rng: Random, text: str) -> str:
+    """Replace the braces of a wording in `mini_words` by words of their kind, other ones each time."""
+    pools = {
+        "{noun}": words.NOUNS,
+        "{name}": words.NAMES,
+        "{verb}": words.VERBS,
+        "{adjective}": words.ADJECTIVES,
+        "{n}": "123456789",
+    }
+    for slot, pool in pools.items():
+        while slot in text:
+            text = text.replace(slot, rng.choice(pool), 1)
+    return text
+
+
+def system_prompt(rng: Random, sentences: int) -> str:
+    return " ".join(fill(rng, rng.choice(words.SYSTEMS)) for _ in range(sentences))
+
+
+def vary(rng: Random, text: str) -> str:
+    """Write a text as people type: in lower case, without its last mark, with a please."""
+    chance = rng.random()
+    if chance < 0.55:
+        return text
+    if chance < 0.70:
+        return text.lower()
+    if chance < 0.80:
+        return text.rstrip("?.!")
+    if chance < 0.88:
+        return text.lower().rstrip("?.!")
+    if chance < 0.94:
+        return f"Please: {text}" if chance < 0.91 else f"{text} Please."
+    return text.upper() if chance < 0.95 else f"{text} "
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What a user says, and the answer to it.
+
+    Attributes:
+        thought: What a thinking model writes before the answer.
+        target: The picture or clip it is about, if it is about one.
+    """
+
+    kind: str
+    text: str
+    answer: str
+    thought: str
+    target: Picture | Video | None = None
+
+
+def small_talk(rng: Random) -> Utterance:
+    sayings, answer = rng.choice(words.TALK)
+    return Utterance("talk", rng.choice(sayings), answer, "This is small talk.")
+
+
+def unknown(rng: Random, unseen: bool = False) -> Utterance:
+    text = fill(rng, rng.choice(words.UNKNOWN_HELDOUT if unseen else words.UNKNOWN))
+    return Utterance("unseen-unknown" if unseen else "unknown", text, words.UNKNOWN_ANSWER, "This is not about shapes.")
+
+
+def sides(rng: Random, **wording: bool) -> Utterance:
+    question = rng.choice(about_sides())
+    return Utterance("text", question.text(rng, "", "", **wording), question.answer, question.sentence)
+
+
+def nothing_shown(rng: Random, videos: bool) -> Utterance:
+    """Ask about a picture or a clip that is not there."""
+    if videos:
+        questions, missing, media = about_video(draw_video(rng)), "clip", "the clip"
+        questions = [q for q in questions if q.wording in ("direction", "mover", "when", "clock")]
+    else:
+        questions, missing, media = about_picture(rng, draw_picture(rng)), "picture", "the picture"
+    question = rng.choice(questions)
+    text = question.text(rng, rng.choice(("", f" in {media}")), media)
+    return Utterance("missing", text, f"I see no {missing}.", f"There is no {missing}.")
+
+
+@dataclass
+class Conversation:
+    """A conversation that grows by turns.
+
+    Attributes:
+        messages: The turns so far.
+        pending: Media that the next user turn shows.
+        alone: Whether the last turn that showed media showed one medium only.
+    """
+
+    rng: Random
+    source: Source = field(default_factory=Source)
+    messages: list[Message] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    videos: list[Video] = field(default_factory=list)
+    pending: list[Part] = field(default_factory=list)
+    last: list[Picture | Video] = field(default_factory=list)
+
+    def system(self, sentences: int) -> None:
+        self.messages.append({"role": "system", "content": system_prompt(self.rng, sentences)})
+
+    def show(self, pictures: int, videos: int = 0) -> None:
+        """Put new media into the next user turn, in any order."""
+        media: list[Picture | Video] = [self.source.picture(self.rng) for _ in range(pictures)]
+        media += [self.source.video(self.rng) for _ in range(videos)]
+        self.rng.shuffle(media)
+        self.last = media
+        self.pictures += [medium for medium in media if isinstance(medium, Picture)]
+        self.videos += [medium for medium in media if isinstance(medium, Video)]
+        self.pending = [
+            {"type": "image", "image": medium} if isinstance(medium, Picture) else {"type": "video", "video": medium}
+            for medium in media
+        ]
+
+    def questions(self) -> list[Question]:
+        """Return all questions that can be asked now."""
+        found = [question for picture in self.pictures for question in about_picture(self.rng, picture)]
+        found += [question for video in self.videos for question in about_video(video)]
+        if 2 <= len(self.pictures) <= MAX_PICTURES:
+            found += about_pictures(self.rng, self.pictures)
+        return found
+
+    def word(self, question: Question, plain: bool = False, unseen: bool = False) -> Utterance:
+        """Put a question into words that name its picture or clip where they must."""
+        ref, media = "", "the picture"
+        if question.target is not None:
+            alone = len(self.last) == 1 and self.last[0] is question.target
+            ref, media = references(self.rng, question.target, self.pictures, self.videos, alone)
+            if plain:
+                ref, media = self._plain_reference(question.target, alone)
+        text = question.text(self.rng, ref, media, plain, unseen)
+        thought = question.thought or question.sentence
+        return Utterance(question.kind, text, question.answer, thought, question.target)
+
+    def _plain_reference(self, target: Picture | Video, alone: bool) -> tuple[str, str]:
+        group, noun = (self.pictures, "picture") if isinstance(target, Picture) else (self.videos, "video")
+        if alone:
+            return "", f"the {noun}"
+        name = f"{noun} {next(number for number, medium in enumerate(group, 1) if medium is target)}"
+        return f" in {name}", name
+
+    def in_a_sentence(self, question: Question) -> Utterance:
+        utterance = self.word(question)
+        text = self.rng.choice(words.IN_A_SENTENCE).format(utterance.text)
+        return Utterance("sentence", text, question.sentence, utterance.thought, question.target)
+
+    def turn(self, parts: list[Part]) -> Message:
+        return {"role": "user", "content": parts}
+
+    def sample(self, kind: str, message: Message, utterance: Utterance, thinking: bool = False) -> Sample:
+        """Return the conversation so far with the user's turn, and the answer to it."""
+        answer = f"\n{utterance.thought}\n</think>\n\n{utterance.answer}" if thinking else utterance.answer
+        return Sample(kind, [*self.messages, message], answer, thinking)
+
+    def answered(self, message: Message, answer: str) -> None:
+        """Go on to the next turn."""
+        self.messages += [message, {"role": "assistant", "content": answer}]
+        self.pending = []
+
+
+def any_question(conversation: Conversation, questions: list[Question], newest: float = 0.6) -> Question:
+    """Choose a kind among the questions that can be asked now, then one of it; mostly about what was shown last."""
+    rng = conversation.rng
+    if rng.random() < newest:
+        recent = [q for q in questions if q.target is None or any(q.target is medium for medium in conversation.last)]
+        questions = recent or questions
+    kinds = sorted({question.kind for question in questions})
+    kind = rng.choice(kinds)
+    if kind == "json":  # its answers are long: half as many do
+        kind = rng.choice(kinds)
+    return rng.choice([question for question in questions if question.kind == kind])
+
+
+def any_utterance(conversation: Conversation, questions: list[Question]) -> Utterance:
+    """Choose what a user may say next: mostly one of the questions about what was shown."""
+    rng, chance = conversation.rng, conversation.rng.random()
+    if chance < 0.07:
+        return small_talk(rng)
+    if chance < 0.16:
+        return unknown(rng)
+    if chance < 0.19:
+        return sides(rng)
+    if not conversation.pictures and not conversation.videos:
+        return nothing_shown(rng, videos=rng.random() < 0.3) if chance < 0.4 else rng.choice((unknown, small_talk))(rng)
+    if not conversation.videos and chance < 0.20:
+        return nothing_shown(rng, videos=True)
+    question = any_question(conversation, questions)
+    if question.sentence and rng.random() < 0.15:
+        return conversation.in_a_sentence(question)
+    return conversation.word(question)
