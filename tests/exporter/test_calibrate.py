@@ -85,7 +85,7 @@ def test_layers_are_given_what_the_whole_model_gives_them(mini, bundles, tmp_pat
         expected = traced.stages(model.preprocessor.prepare(MIXED), [5])
     for index in range(config.text.num_layers):
         built = build(config.text, index)
-        calls = list(calibrate_layer.run(built, config.text, index, prompts, checkpoint, "onnxruntime", tmp_path))
+        calls = list(calibrate_layer.run(built, config.text, index, prompts, checkpoint, FUSED_BODIES, tmp_path))
         assert [span for span, _ in calls] == [slice(0, len(prompts.token_types))]
         after = expected[f"layer {index}"]
         # Of most tokens: one that 8 bits send to another expert is far from where it was.
@@ -103,7 +103,7 @@ def test_chunks_of_a_prompt_come_to_the_same(mini, tmp_path, monkeypatch):
         monkeypatch.setattr(calibrate_layer, "CHUNK", chunk)
         prompts = read()
         calls = list(
-            calibrate_layer.run(build(config.text, 1), config.text, 1, prompts, checkpoint, "onnxruntime", tmp_path)
+            calibrate_layer.run(build(config.text, 1), config.text, 1, prompts, checkpoint, FUSED_BODIES, tmp_path)
         )
         assert len(calls) == -(-len(prompts.token_types) // chunk)
         found.append(np.array(prompts.hidden))

@@ -216,7 +216,7 @@ def test_refuses_to_overwrite_and_folders_it_cannot_write(tmp_path: Path) -> Non
     assert "4108 bytes: File exists" in one_line(tmp_path, checkpoint, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == b"precious"
     assert "cannot write to the folder: No such file" in one_line(tmp_path, checkpoint, tmp_path / "nowhere" / "out")
-    assert "cannot write to the folder: Not a directory" in one_line(tmp_path, checkpoint, tmp_path / "out" / "out")
+    assert "4108 bytes: Not a directory" in one_line(tmp_path, checkpoint, tmp_path / "out" / "out")
 
 
 def test_a_source_cut_after_opening_leaves_nothing(tmp_path: Path) -> None:
