@@ -95,7 +95,7 @@ def test_what_cannot_be_served_is_one_line_and_the_chat_goes_on(piped, tmp_path)
         "/image empty.jpg": "empty.jpg: expected an image, found an empty file",
         "/image .": ": expected an image, found a folder",
         "/image ~nobody-here/a.png": "~nobody-here/a.png: expected an image, found no such file",
-        "/video half.mp4": "half.mp4: expected a video that can be decoded",
+        "/video half.mp4": "half.mp4: expected a video file",
         f"/video {MEDIA}": "expected a video, found a folder",
         "/image": "/image: expected PATH after it, found nothing",
         "/reset now": "/reset: expected nothing after it, found now",
