@@ -157,7 +157,7 @@ def log_probabilities(bundle: Path, asked: list) -> list[np.ndarray]:
         for sample in asked:
             prompt = model.prompt(model.preprocessor.prepare(sample.messages))
             cache = model.engine.new_cache(1, len(prompt.input_ids))
-            logits = model.engine.prefill(cache, 0, prompt.chunk(0, len(prompt.input_ids))).astype(np.float64)
+            logits = model.engine.prefill(cache, 0, prompt.chunk(0, len(prompt.input_ids))).full().astype(np.float64)
             found.append(logits - logits.max() - np.log(np.exp(logits - logits.max()).sum()))
     return found
 

@@ -9,6 +9,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig, GenerationMixin
 
+from ernie_export.runtime.logits import DenseLogits
 from ernie_export.runtime.sampling import Sampler, SamplingParams
 
 EPSILON = 1e-6  # float32 rounding of the reference's softmax and running sum
@@ -41,7 +42,7 @@ def replay(logits: np.ndarray, prompt: list[int], generated: list[int], eos: lis
     for token in generated:
         forced = np.full(len(logits), -1e30, np.float32)
         forced[token] = 1e30
-        assert sampler.next(forced) == token
+        assert sampler.next(DenseLogits(forced)) == token
     return sampler
 
 
@@ -74,10 +75,10 @@ def test_same_choice_as_the_reference(case):
     scores = reference_scores(*case)
     sampler = replay(*case)
     if options["temperature"] == 0:
-        assert sampler.next(logits) == torch.from_numpy(scores).argmax().item()
+        assert sampler.next(DenseLogits(logits)) == torch.from_numpy(scores).argmax().item()
         return
     expected = torch.from_numpy(scores).softmax(-1).numpy()
-    ids, probabilities = sampler.distribution(logits)
+    ids, probabilities = sampler.distribution(DenseLogits(logits))
     ours = np.zeros(len(logits))
     ours[ids] = probabilities
     if options["top_p"] < 1:
@@ -108,7 +109,7 @@ def test_argmax_of_equals_is_the_first():
     rng = np.random.default_rng(0)
     for row in scores:
         row[rng.integers(0, 2000, 5)] = 1.0
-    ours = [Sampler(SamplingParams(), [2], []).next(row) for row in scores]
+    ours = [Sampler(SamplingParams(), [2], []).next(DenseLogits(row)) for row in scores]
     assert ours == torch.from_numpy(scores).argmax(-1).tolist()
 
 
@@ -126,7 +127,7 @@ def test_draws_follow_the_reference_distribution(options):
     expected = torch.from_numpy(scores).double().softmax(-1).numpy() * draws
     # One sampler per draw would test the seeding; one sampler tests its stream. The penalty must see no new tokens.
     sampler = Sampler(SamplingParams(**full, seed=11), [2], [4, 7])
-    ids, probabilities = sampler.distribution(logits)
+    ids, probabilities = sampler.distribution(DenseLogits(logits))
     counts = np.bincount([ids[sampler._draw(probabilities)] for _ in range(draws)], minlength=len(logits))
     assert counts[expected == 0].sum() == 0
     common = expected >= 5  # the test's own condition; the rest is pooled

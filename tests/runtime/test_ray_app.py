@@ -37,7 +37,7 @@ def client(bundle):
     ray.init(num_cpus=2, object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        serve.run(build(Options(bundle=bundle, replicas=2, cpus=0.5, kv_cache_gib=0.25)))
+        serve.run(build(Options(bundle=bundle, model_name="mini", replicas=2, cpus=0.5, kv_cache_gib=0.25)))
         yield OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=8, timeout=60)
     finally:
         serve.shutdown()
