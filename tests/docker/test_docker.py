@@ -113,11 +113,21 @@ def test_compose_runs_each_image_read_only_on_loopback():
     assert json.dumps(compose).count("${KEYS:?") == 1
 
 
+def copied_paths() -> set[str]:
+    """Return what the Dockerfile copies of the repository."""
+    lines = re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)
+    return {word for line in lines for word in line.split()}
+
+
+def test_the_dockerfile_copies_what_the_wheel_carries():
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for path in (*wheel["packages"], *wheel["force-include"]):
+        assert path.split("/")[0] in copied_paths(), path
+
+
 def test_the_context_holds_what_the_dockerfile_copies():
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    copied = {
-        word for line in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE) for word in line.split()
-    }
+    copied = copied_paths()
     assert ignored[0] == "*" and copied
     for source in copied:
         assert f"!{source.split('/')[0]}" in ignored and list(ROOT.glob(source)), source
