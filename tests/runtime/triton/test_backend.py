@@ -113,7 +113,7 @@ def test_requests_are_decoded_together(client):
 REFUSALS = {
     "no JSON": (b"What is red?", {}, "messages: expected JSON, found Expecting value"),
     "deep": (b"[" * 100_000, {}, "messages: expected JSON"),
-    "no list": ({"role": "user"}, {}, "messages: expected a JSON list, found dict"),
+    "no list": ({"role": "user"}, {}, 'messages: expected a JSON list, found {"role": "user"}'),
     "no message": ([], {}, "messages: expected at least one message"),
     "role": ([{"role": "judge", "content": "x"}], {}, "messages[0].role: expected one of system, user"),
     "option": (TEXT, {"max_tokens": 3}, "max_tokens: expected one of the options"),
@@ -127,9 +127,13 @@ REFUSALS = {
     "a playlist": (
         [{"role": "user", "content": [{"type": "video", "url": "data:video/mp4;base64,I0VYVE0zVQ=="}]}],
         {},
-        "expected a video that can be decoded, found Invalid data",
+        "expected a video file (mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,gif), found Invalid data",
     ),
-    "too long": ([{"role": "user", "content": "word " * 5000}], {}, "prompt: expected fewer than 4096 tokens"),
+    "too long": (
+        [{"role": "user", "content": "word " * 5000}],
+        {},
+        "prompt: expected at most 4096 tokens, found 20014",
+    ),
     **{
         f"path {path}": (
             [{"role": "user", "content": [{"type": "image", "path": path}, {"type": "text", "text": "What?"}]}],
