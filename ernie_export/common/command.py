@@ -9,7 +9,7 @@ import io
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,18 +42,19 @@ def user_errors() -> Iterator[None]:
         _fail(f"{e.filename or 'output'}: {e.strerror or e}")
 
 
-def run(command: click.Command) -> None:
-    """Run `command` on the arguments of this process and exit. Every command has `--version`."""
+def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
+    """Run `command` on `arguments`, by default those of this process, and exit. Every command has `--version`."""
     command = copy.copy(command)  # which may be run again in this process
     command.params = list(command.params)
     click.version_option(__version__, message="%(prog)s %(version)s")(command)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an answer may hold what a terminal that is not UTF-8 cannot show
+    args = list(sys.argv[1:] if arguments is None else arguments)
     status = 0
     with user_errors():
         # click's own main() would print several lines for a mistake, and turn a broken pipe into exit code 1.
         try:
-            with command.make_context(Path(sys.argv[0]).name, sys.argv[1:]) as context:
+            with command.make_context(Path(sys.argv[0]).name, args) as context:
                 command.invoke(context)
         except click.exceptions.Exit as e:  # --help, --version
             status = e.exit_code

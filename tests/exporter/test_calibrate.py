@@ -243,13 +243,12 @@ REFUSED = {
 
 
 @pytest.fixture
-def refused(monkeypatch, capsys):
+def refused(capsys):
     """refused(*arguments) -> what ernie-export printed, in this process, on its way to exit code 2."""
 
     def run(*arguments: Any) -> str:
-        monkeypatch.setattr(sys, "argv", ["ernie-export", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit:
-            cli.main()
+            cli.main([*map(str, arguments)])
         captured = capsys.readouterr()
         assert (exit.value.code, captured.out) == (2, "")
         assert captured.err.count("\n") == 1 and captured.err.startswith("error: ")

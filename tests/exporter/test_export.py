@@ -152,11 +152,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 }
 
 
-def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     """Run the command's entry point in this process; its one line on stderr, after exit code 2."""
-    monkeypatch.setattr(sys, "argv", ["ernie-export", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
-        cli.main()
+        cli.main([*map(str, arguments)])
     printed = capsys.readouterr()
     assert (stopped.value.code, printed.out) == (2, "")
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1 and printed.err.endswith("\n"), (
@@ -166,10 +165,10 @@ def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_bad_checkpoint_is_one_line(checkpoint, tmp_path, capsys, monkeypatch, damage):
+def test_a_bad_checkpoint_is_one_line(checkpoint, tmp_path, capsys, damage):
     spoil, named = DAMAGE[damage]
     spoil(checkpoint)
-    line = refusal(capsys, monkeypatch, checkpoint, "-o", tmp_path / "bundle")
+    line = refusal(capsys, checkpoint, "-o", tmp_path / "bundle")
     assert all(part in line for part in named), line
     assert {path.name for path in tmp_path.iterdir()} <= {"checkpoint"}
 
@@ -186,7 +185,7 @@ def test_a_shard_cut_while_it_is_read_is_one_line(checkpoint, tmp_path, capsys, 
         return original(*arguments)
 
     monkeypatch.setattr(weights, "write", cut_then_write)
-    assert SHARD in refusal(capsys, monkeypatch, checkpoint, "-o", output)
+    assert SHARD in refusal(capsys, checkpoint, "-o", output)
     assert tree(output) == before
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint", "bundle"}
 
@@ -210,7 +209,7 @@ def test_unknown_values_of_options_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["other files", "a file", "a link", "the checkpoint"])
-def test_what_is_no_bundle_is_left_alone(checkpoint, tmp_path, capsys, monkeypatch, kind):
+def test_what_is_no_bundle_is_left_alone(checkpoint, tmp_path, capsys, kind):
     output = tmp_path / "output"
     if kind == "other files":
         (output / "thesis").mkdir(parents=True)
@@ -223,14 +222,14 @@ def test_what_is_no_bundle_is_left_alone(checkpoint, tmp_path, capsys, monkeypat
     else:
         output = checkpoint
     before, names = tree(tmp_path), sorted(tmp_path.iterdir())
-    assert str(output) in refusal(capsys, monkeypatch, checkpoint, "-o", output)
+    assert str(output) in refusal(capsys, checkpoint, "-o", output)
     assert (tree(tmp_path), sorted(tmp_path.iterdir())) == (before, names)
 
 
-def test_a_parent_that_cannot_hold_a_folder(tmp_path, capsys, monkeypatch):
+def test_a_parent_that_cannot_hold_a_folder(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file" / "bundle", tmp_path / "file" / "deeper" / "bundle"):
-        line = refusal(capsys, monkeypatch, MINI, "-o", output)
+        line = refusal(capsys, MINI, "-o", output)
         assert str(output) in line and f"({tmp_path / 'file'}" in line
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -258,14 +257,14 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("room", [2**20, "weights alone"], ids=str)
-def test_a_full_disk_leaves_nothing(small_disk, capsys, monkeypatch, room):
+def test_a_full_disk_leaves_nothing(small_disk, capsys, room):
     """Too small for the weights: refused before they are begun. Full after them: what was written is removed."""
     if room == "weights alone":
         page, tensors = 4096, expected_tensors(ErnieConfig.from_hf(MINI))
         weights = 4 * sum(int(np.prod(shape)) for shape in tensors.values())
         room = weights + 40 * page  # the header takes some of it
     disk = small_disk(room)
-    line = refusal(capsys, monkeypatch, MINI, "-o", disk / "bundle")
+    line = refusal(capsys, MINI, "-o", disk / "bundle")
     assert "free" in line or "No space left" in line
     assert list(disk.iterdir()) == []
 

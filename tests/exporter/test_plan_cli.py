@@ -74,9 +74,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_refusal_is_one_line(capsys, monkeypatch, case):
+def test_a_refusal_is_one_line(capsys, case):
     arguments, named = REFUSED[case]
-    line = refusal(capsys, monkeypatch, *arguments)
+    line = refusal(capsys, *arguments)
     assert all(part in line for part in named), line
 
 
@@ -92,17 +92,16 @@ def test_a_refusal_is_one_line(capsys, monkeypatch, case):
         ("[]", "JSON object"),
     ],
 )
-def test_a_bad_device_file_is_one_line(tmp_path, capsys, monkeypatch, text, named):
+def test_a_bad_device_file_is_one_line(tmp_path, capsys, text, named):
     (tmp_path / "board.json").write_text(text)
-    line = refusal(capsys, monkeypatch, MINI, "--device", tmp_path / "board.json")
+    line = refusal(capsys, MINI, "--device", tmp_path / "board.json")
     assert "board.json" in line and named in line
 
 
-def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     """Run the entry point in this process; its one line on stderr, after exit code 2."""
-    monkeypatch.setattr(sys, "argv", ["ernie-plan", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
-        plan_cli.main()
+        plan_cli.main([*map(str, arguments)])
     printed = capsys.readouterr()
     assert (stopped.value.code, printed.out) == (2, "")
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1, printed.err

@@ -207,10 +207,9 @@ def test_a_full_disk_is_one_line(tmp_path):
         (("--target", "trt-rtx", "--max-batch", "0"), "--max-batch"),
     ],
 )
-def test_options_that_do_not_go_together(tmp_path, capsys, monkeypatch, arguments, named):
-    monkeypatch.setattr(sys, "argv", ["ernie-export", str(MINI), "-o", str(tmp_path / "bundle"), *arguments])
+def test_options_that_do_not_go_together(tmp_path, capsys, arguments, named):
     with pytest.raises(SystemExit) as stopped:
-        cli.main()
+        cli.main([str(MINI), "-o", str(tmp_path / "bundle"), *arguments])
     printed = capsys.readouterr().err
     assert stopped.value.code == 2 and printed.count("\n") == 1 and named in printed
     assert list(tmp_path.iterdir()) == []

@@ -225,9 +225,8 @@ def test_the_command_says_what_is_left_in_two_lines(without_gpu, tmp_path, capsy
     monkeypatch.setitem(REGISTERED, "trt", without_gpu)
     bundle = tmp_path / "bundle of mine"
     options = ("--target", "trt", "--arch", "sm90", "--max-tokens", "600", "--workspace", "2", "--version-compatible")
-    monkeypatch.setattr(sys, "argv", ["ernie-export", str(MINI), "-o", str(bundle), *options])
     with pytest.raises(SystemExit) as stopped:
-        cli.main()
+        cli.main([str(MINI), "-o", str(bundle), *options])
     lines = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 0
     assert lines[0] == f"{bundle} (trt, bf16)"
@@ -258,9 +257,8 @@ def test_the_command_says_what_is_left_in_two_lines(without_gpu, tmp_path, capsy
 def test_options_that_do_not_go_together(tmp_path, capsys, monkeypatch, arguments, named):
     monkeypatch.chdir(tmp_path)
     given = [str(MINI) if argument == "CHECKPOINT" else argument for argument in arguments]
-    monkeypatch.setattr(sys, "argv", ["ernie-export", *given])
     with pytest.raises(SystemExit) as stopped:
-        cli.main()
+        cli.main(given)
     printed = capsys.readouterr().err
     assert stopped.value.code == 2 and printed.count("\n") == 1 and named in printed
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,6 @@
 """ernie-verify: passes on what was exported rightly, and says where a bundle parts from PyTorch."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +18,12 @@ WITH_VISION_EXPERTS = {"eos_token_id": 2, "num_hidden_layers": 3}
 
 
 @pytest.fixture
-def verify(monkeypatch, capsys):
+def verify(capsys):
     """verify(*arguments) -> exit code, standard output, standard error."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ernie-verify", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit:
-            verify_cli.main()
+            verify_cli.main([*map(str, arguments)])
         captured = capsys.readouterr()
         return exit.value.code, captured.out, captured.err
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 
 import pytest
 from PIL import Image
@@ -25,13 +24,12 @@ def bundle(mini_bundle):
 
 
 @pytest.fixture
-def ernie_bench(monkeypatch, capsys):
+def ernie_bench(capsys):
     """Run the command in this process; returns its exit code, stdout and stderr."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ernie-bench", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
-            bench_cli.main()
+            bench_cli.main([*map(str, arguments)])
         out, err = capsys.readouterr()
         return int(end.value.code or 0), out, err
 

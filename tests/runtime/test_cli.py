@@ -105,13 +105,12 @@ def model(monkeypatch) -> FakeModel:
 
 
 @pytest.fixture
-def ernie_run(monkeypatch, capsys):
+def ernie_run(capsys):
     """Run the command in this process; returns its exit code, stdout and stderr."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ernie-run", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
-            cli.main()
+            cli.main([*map(str, arguments)])
         out, err = capsys.readouterr()
         return int(end.value.code or 0), out, err
 

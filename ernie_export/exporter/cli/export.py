@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -246,9 +246,9 @@ def summary(manifest: Manifest, caption: str) -> Table:
     return table
 
 
-def main() -> None:
-    """Run ernie-export on the arguments of this process."""
-    run(command)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ernie-export on `arguments`, by default those of this process, and exit."""
+    run(command, arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Run ernie-plan: say whether a model fits a device and how fast it can be, from config.json alone."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import reduce
 from operator import getitem
@@ -192,9 +192,9 @@ def number(value: float | None, factor: float) -> str:
     return "–" if value is None else f"{value * factor:,.0f}" if value * factor >= 100 else f"{value * factor:.3g}"
 
 
-def main() -> None:
-    """Run ernie-plan on the arguments of this process."""
-    run(command)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ernie-plan on `arguments`, by default those of this process, and exit."""
+    run(command, arguments)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,9 +91,9 @@ def show_answers(report: "Report", console: Console) -> None:
         console.print(table)
 
 
-def main() -> None:
-    """Run ernie-verify on the arguments of this process."""
-    run(command)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ernie-verify on `arguments`, by default those of this process, and exit."""
+    run(command, arguments)
 
 
 if __name__ == "__main__":

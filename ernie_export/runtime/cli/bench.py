@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -211,9 +211,9 @@ def format_bytes(nbytes: int) -> str:
     return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
 
 
-def main() -> None:
-    """Run ernie-bench on the arguments of this process."""
-    run(command)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ernie-bench on `arguments`, by default those of this process, and exit."""
+    run(command, arguments)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -54,9 +54,9 @@ def command(bundle: Path, conversation: Path | None, options: AnswerOptions) -> 
         sys.exit(2)
 
 
-def main() -> None:
-    """Run ernie-chat on the arguments of this process."""
-    run(command)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ernie-chat on `arguments`, by default those of this process, and exit."""
+    run(command, arguments)
 
 
 def at_terminal() -> bool:

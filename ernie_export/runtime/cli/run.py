@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,9 +84,9 @@ def command(
             print(f"[{number}] {result.text}")
 
 
-def main() -> None:
-    """Run ernie-run on the arguments of this process."""
-    run(command)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ernie-run on `arguments`, by default those of this process, and exit."""
+    run(command, arguments)
 
 
 def user_message(question: str | None, images: tuple[str, ...], videos: tuple[str, ...], order: list[str]) -> Messages:

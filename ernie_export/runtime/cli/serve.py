@@ -1,6 +1,7 @@
 """ernie-serve: an HTTP server of OpenAI's chat completions around a bundle."""
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -145,6 +146,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def main() -> None:
-    """Run ernie-serve on the arguments of this process."""
-    run(command)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ernie-serve on `arguments`, by default those of this process, and exit."""
+    run(command, arguments)

@@ -31,11 +31,10 @@ def test_an_engine_that_the_library_does_not_read(opened, bundles, monkeypatch):
         opened(bundles["trt"])
 
 
-def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
+def refusal(capsys: pytest.CaptureFixture[str], folder: Path) -> str:
     """ernie-run's one line, after exit code 2."""
-    monkeypatch.setattr(sys, "argv", ["ernie-run", str(folder), "What is red?"])
     with pytest.raises(SystemExit) as stopped:
-        cli.main()
+        cli.main([str(folder), "What is red?"])
     printed = capsys.readouterr()
     assert (stopped.value.code, printed.out, printed.err.count("\n")) == (2, "", 1)
     return printed.err
@@ -103,9 +102,9 @@ def test_the_version_is_one_that_runs_the_engines(bundle, tmp_path, on_card, fak
             load(folder)
 
 
-def test_a_bundle_that_waits_for_its_engines(bundle, tmp_path, capsys, monkeypatch):
+def test_a_bundle_that_waits_for_its_engines(bundle, tmp_path, capsys):
     folder = changed(shutil.copytree(bundle, tmp_path / "bundle"), "trt", version="", compute_capabilities=[])
-    line = refusal(capsys, monkeypatch, folder)
+    line = refusal(capsys, folder)
     assert line.endswith(f"(on the machine with the GPU: ernie-export --resume {folder})\n")
 
 
@@ -115,17 +114,17 @@ def test_without_a_driver(bundle, capsys, monkeypatch):
 
     monkeypatch.setattr(find_gpu.ctypes, "CDLL", missing)
     monkeypatch.setattr(find_gpu, "_in_packages", lambda name: [])
-    line = refusal(capsys, monkeypatch, bundle)
+    line = refusal(capsys, bundle)
     assert line.endswith("target trt-rtx: expected libcuda.so.1 (NVIDIA's driver), found none\n")
 
 
-def test_engines_of_another_version(bundle, tmp_path, capsys, monkeypatch):
+def test_engines_of_another_version(bundle, tmp_path, capsys):
     folder = changed(shutil.copytree(bundle, tmp_path / "bundle"), "trt-rtx", version="9.8")
-    line = refusal(capsys, monkeypatch, folder)
+    line = refusal(capsys, folder)
     assert "tensorrt_rtx_bindings 9.8" in line and rtx_module.__version__ in line
 
 
 @pytest.mark.parametrize(("target", "library"), [("trt", "tensorrt"), ("trt-rtx", "tensorrt_rtx_bindings")])
 def test_without_the_library(bundles, capsys, monkeypatch, target, library):
     monkeypatch.setitem(sys.modules, library, None)
-    assert f"pip install .[{target}]" in refusal(capsys, monkeypatch, bundles[target])
+    assert f"pip install .[{target}]" in refusal(capsys, bundles[target])

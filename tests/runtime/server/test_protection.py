@@ -3,7 +3,6 @@
 import io
 import json
 import struct
-import sys
 import zlib
 
 import httpx2
@@ -246,9 +245,8 @@ def test_a_server_that_must_not_start(bundle, tmp_path, monkeypatch, capsys, opt
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(process, "serve", lambda *args: pytest.fail("it started"))
-    monkeypatch.setattr(sys, "argv", ["ernie-serve", str(bundle), "--port", "0", *options])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        cli.main([str(bundle), "--port", "0", *options])
     out, err = capsys.readouterr()
     assert end.value.code == 2 and not out
     assert problem in err and err.count("\n") == 1, err
