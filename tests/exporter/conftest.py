@@ -16,7 +16,7 @@ import pytest
 from ernie_export.common.gpu import Gpu
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.export import Progress, export
-from ernie_export.exporter.targets import TARGETS, kernels
+from ernie_export.exporter.targets import TARGETS, kernels, register
 from ernie_export.exporter.targets.tensorrt import TensorRT, TensorRTBuildOptions
 from ernie_export.graphs.ops.plugins import Sizes
 from tests.fakes.tensorrt_builder import ON_PATH
@@ -116,9 +116,17 @@ def environment(driver):
 
 
 @pytest.fixture
-def machine(environment, few_kernels, monkeypatch):
+def register_target():
+    """register_target(target): for the rest of this test, exports find this target by its name."""
+    before = dict(TARGETS)
+    yield register
+    TARGETS.clear()
+    TARGETS.update(before)
+
+
+@pytest.fixture
+def machine(environment, few_kernels, monkeypatch, register_target):
     """A machine with TensorRT and a GPU, as far as this process and its children can see."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    target = TensorRT(detect_gpu=lambda: Gpu("Fake H100", (9, 0)), run_pieces=few_kernels)
-    monkeypatch.setitem(TARGETS, target.name, target)
+    register_target(TensorRT(detect_gpu=lambda: Gpu("Fake H100", (9, 0)), run_pieces=few_kernels))

@@ -96,14 +96,14 @@ def test_layers_are_given_what_the_whole_model_gives_them(mini, bundles, tmp_pat
             assert routed.mean() > 0.97
 
 
-def test_chunks_of_a_prompt_come_to_the_same(mini, tmp_path, monkeypatch):
+def test_chunks_of_a_prompt_come_to_the_same(mini, tmp_path):
     config, checkpoint, read = mini
     found = []
     for chunk in (512, 16):
-        monkeypatch.setattr(calibrate_layer, "CHUNK", chunk)
         prompts = read()
+        layer = build(config.text, 1)
         calls = list(
-            calibrate_layer.run(build(config.text, 1), config.text, 1, prompts, checkpoint, FUSED_BODIES, tmp_path)
+            calibrate_layer.run(layer, config.text, 1, prompts, checkpoint, FUSED_BODIES, tmp_path, chunk_tokens=chunk)
         )
         assert len(calls) == -(-len(prompts.token_types) // chunk)
         found.append(np.array(prompts.hidden))

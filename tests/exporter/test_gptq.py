@@ -83,14 +83,13 @@ def test_fewer_tokens_than_channels_do_not_break_it():
     assert np.linalg.norm(found - weights) < 1.5 * np.linalg.norm(before - weights)
 
 
-def test_wide_layers_are_quantized_in_column_blocks(monkeypatch):
+def test_wide_layers_are_quantized_in_column_blocks():
     """Slabs that cover the width, whose codes do not depend on each other."""
-    monkeypatch.setattr(gptq, "BLOCK_COLUMNS", 128)
-    assert column_blocks(300) == [slice(0, 128), slice(128, 256), slice(256, 300)]
+    assert column_blocks(300, 128) == [slice(0, 128), slice(128, 256), slice(256, 300)]
     rng = np.random.default_rng(4)
     weights = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)
     x, how = correlated(rng, 1000), Quantization(4, 64)
-    factors = [(span, cholesky_factor(hessian(x[:, span]))) for span in column_blocks(WIDTH)]
+    factors = [(span, cholesky_factor(hessian(x[:, span]))) for span in column_blocks(WIDTH, 128)]
     whole = rounded(weights, factors, how)
     for span, upper in factors:
         alone = rounded(np.ascontiguousarray(weights[:, span]), [(slice(0, 128), upper)], how)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from ernie_export.exporter.weights import direct_file as sink
+from ernie_export.exporter.weights.direct_file import Blocks
 from ernie_export.exporter.weights.quantize import PART, Quantizer, quantize_groups
 from ernie_export.exporter.weights.writer import plan, write
 from ernie_export.graphs.checkpoint.reader import SINGLE, Checkpoint
@@ -102,10 +102,8 @@ def quantised(name: str, shape: tuple[int, ...], pieces: tuple, how: Quantizatio
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_streamed_weights_are_those_quantised_whole(tmp_path, monkeypatch, bits, dtype):
+def test_streamed_weights_are_those_quantised_whole(tmp_path, bits, dtype):
     """Blocks far smaller than a tensor, both kinds of source, scales asked for before codes, another weight between."""
-    monkeypatch.setattr(sink, "BLOCK", 4096)
-    monkeypatch.setattr("ernie_export.exporter.weights.writer.BLOCK", 4096)
     rng = np.random.default_rng(bits)
     arrays = {name: rng.standard_normal((50, 96)).astype(dtype) for name in ("gate", "up", "down", "more")}
     save_file(arrays, tmp_path / SINGLE)
@@ -119,7 +117,8 @@ def test_streamed_weights_are_those_quantised_whole(tmp_path, monkeypatch, bits,
     for codes, scales in (("banks", "banks_scales"), ("rows", "rows_scales")):
         names = [weight.name for weight in layout.weights]
         assert names.index(scales) == names.index(codes) + 1
-    write(layout, Checkpoint.open(tmp_path), tmp_path / "out", lambda count: None)
+    blocks = Blocks(made_bytes=4096, written_bytes=4096)
+    write(layout, Checkpoint.open(tmp_path), tmp_path / "out", lambda count: None, block_sizes=blocks)
     loaded = load_file(tmp_path / "out")
     wide = {name: array.astype(np.float32) for name, array in arrays.items()}
     pair = np.stack([wide["gate"], wide["up"]], axis=1).reshape(100, 96)

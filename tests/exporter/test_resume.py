@@ -22,7 +22,7 @@ from ernie_export.common.gpu import Gpu
 from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.exporter.build_engines import WORK, resume
 from ernie_export.exporter.export import export
-from ernie_export.exporter.targets import TARGETS
+from ernie_export.exporter.targets import TARGETS, register
 from ernie_export.exporter.targets.engines import REPORT
 from ernie_export.exporter.targets.tensorrt import TensorRT, TensorRTBuildOptions
 from ernie_export.exporter.targets.tensorrt_engines import kernels_for
@@ -105,8 +105,12 @@ def finished(made, environment, tmp_path_factory, new_steps):
     with pytest.MonkeyPatch.context() as patched:
         for name, value in environment.items():
             patched.setenv(name, value)
-        patched.setitem(TARGETS, "trt", TensorRT(detect_gpu=lambda: HOPPER))
-        return folder, resume(folder, steps), steps
+        original = TARGETS["trt"]
+        register(TensorRT(detect_gpu=lambda: HOPPER))
+        try:
+            return folder, resume(folder, steps), steps
+        finally:
+            register(original)
 
 
 def test_a_bundle_with_its_engines(made, finished):
@@ -284,13 +288,13 @@ def test_a_tensorrt_that_does_not_load(waiting, tmp_path, monkeypatch):
     assert refusal(waiting).endswith("found that it does not load: ImportError: libnvinfer.so.11: cannot open")
 
 
-def test_without_a_gpu(waiting, machine, monkeypatch):
-    monkeypatch.setitem(TARGETS, "trt", TensorRT(detect_gpu=lambda: None))
+def test_without_a_gpu(waiting, machine, register_target):
+    register_target(TensorRT(detect_gpu=lambda: None))
     assert refusal(waiting).endswith("expected an NVIDIA GPU and its driver, found none")
 
 
-def test_a_card_without_kernels(waiting, machine, monkeypatch):
-    monkeypatch.setitem(TARGETS, "trt", TensorRT(detect_gpu=lambda: Gpu("Quadro RTX 4000", (7, 5))))
+def test_a_card_without_kernels(waiting, machine, register_target):
+    register_target(TensorRT(detect_gpu=lambda: Gpu("Quadro RTX 4000", (7, 5))))
     assert refusal(waiting).endswith("expected kernels for Quadro RTX 4000 (sm75), found them for sm80,sm90 (--arch)")
 
 

@@ -19,7 +19,6 @@ from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.cli import export as cli
 from ernie_export.exporter.export import DATA_FILE, export
-from ernie_export.exporter.targets import TARGETS as REGISTERED
 from ernie_export.exporter.targets import kernels
 from ernie_export.exporter.targets.target import ExportJob
 from ernie_export.exporter.targets.tensorrt import TensorRT, TensorRTBuildOptions
@@ -221,8 +220,8 @@ def test_experts_that_the_kernels_do_not_take_are_named_at_export(tmp_path):
         TensorRT().plan_engines(job)
 
 
-def test_the_command_says_what_is_left_in_two_lines(without_gpu, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(REGISTERED, "trt", without_gpu)
+def test_the_command_says_what_is_left_in_two_lines(without_gpu, tmp_path, capsys, register_target):
+    register_target(without_gpu)
     bundle = tmp_path / "bundle of mine"
     options = ("--target", "trt", "--arch", "sm90", "--max-tokens", "600", "--workspace", "2", "--version-compatible")
     with pytest.raises(SystemExit) as stopped:

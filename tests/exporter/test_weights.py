@@ -18,6 +18,7 @@ from ernie_export.common.errors import CannotWrite, UserError
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.weights import direct_file as sink
 from ernie_export.exporter.weights import writer as weights
+from ernie_export.exporter.weights.direct_file import BLOCKS, Blocks
 from ernie_export.exporter.weights.writer import plan, write
 from ernie_export.graphs.checkpoint.reader import SINGLE, Checkpoint
 from ernie_export.graphs.weight_spec import Constant, Interleaved, Piece, Rows, SourceSlice, Weight
@@ -39,11 +40,13 @@ def checkpoint_of(folder: Path, arrays: dict[str, np.ndarray]) -> Checkpoint:
     return Checkpoint.open(folder)
 
 
-def written(folder: Path, checkpoint: Checkpoint, content: list[Weight]) -> dict[str, np.ndarray]:
+def written(
+    folder: Path, checkpoint: Checkpoint, content: list[Weight], blocks: Blocks = BLOCKS
+) -> dict[str, np.ndarray]:
     """Write `content`, check file, digest, progress and offsets, and read it back with the safetensors library."""
     layout, path, told = plan(content), folder / "weights.safetensors", []
     path.unlink(missing_ok=True)
-    digest = write(layout, checkpoint, path, told.append)
+    digest = write(layout, checkpoint, path, told.append, block_sizes=blocks)
     raw = path.read_bytes()
     assert len(raw) == layout.nbytes == sum(told)
     assert hashlib.sha256(raw).hexdigest() == digest
@@ -96,12 +99,8 @@ def test_every_piece_and_cast(tmp_path: Path, stored: np.dtype, target: np.dtype
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "through the page cache"])
-def test_tensors_larger_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool) -> None:
-    monkeypatch.setattr(weights, "BLOCK", 64)
-    monkeypatch.setattr(sink, "BLOCK", 4096)  # the least that a direct write takes
-    monkeypatch.setattr(sink, "BLOCKS", 2)
-    if not direct:
-        monkeypatch.setattr(sink.os, "O_DIRECT", 0)
+def test_tensors_larger_than_a_block(tmp_path: Path, direct: bool) -> None:
+    blocks = Blocks(made_bytes=64, written_bytes=4096, count=2, direct=direct)  # a direct write takes no less
     arrays = {name: random((33, 7), BF16, seed) for seed, name in enumerate(["gate", "up", "down"])}
     arrays["wide"] = random((3, 129), BF16, 9)  # two rows are more than a block
     arrays["wider"] = random((3, 129), BF16, 10)
@@ -114,7 +113,7 @@ def test_tensors_larger_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyP
             Weight("wide", target, (6, 129), (Interleaved("wide", "wider"),)),
             Weight("constant", F32, (50, 3), (Constant(constant),)),
         ]
-        loaded = written(tmp_path, checkpoint, content)
+        loaded = written(tmp_path, checkpoint, content, blocks)
         assert loaded["rows"].tobytes() == arrays["down"].astype(target).tobytes()
         assert loaded["pairs"][0::2].tobytes() == arrays["gate"].astype(target).tobytes()
         assert loaded["pairs"][1::2].tobytes() == arrays["up"].astype(target).tobytes()

@@ -157,10 +157,19 @@ class FakeRuntimeConfig:
 
 
 class FakeRuntime:
-    """Fake of Runtime. `cuda`: the fake CUDA that it runs on."""
+    """Fake of Runtime.
+
+    Attributes:
+        cuda: The fake CUDA that it runs on.
+        top_k: Of the decode engine, as the manifest says.
+        validity: What `get_engine_validity` answers.
+        reads_plans: Whether it takes any plan.
+    """
 
     cuda: Any = None
-    top_k = 0  # of the decode engine, as the manifest says
+    top_k = 0
+    validity = (rtx_module.EngineValidity.VALID, 0)
+    reads_plans = True
     full = True
     engine_host_code_allowed = False
 
@@ -168,7 +177,9 @@ class FakeRuntime:
         assert isinstance(logger, rtx_module.Logger)
         self.loaded = 0
 
-    def deserialize_cuda_engine(self, serialized_engine: bytes) -> FakeCudaEngine:
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> FakeCudaEngine | None:
+        if not self.reads_plans:
+            return None
         self.loaded += 1
         return (FakeCudaEngine if self.full else FakeRtxEngine)(serialized_engine, self, self.loaded - 1)
 
@@ -177,7 +188,6 @@ class FakeRtxRuntime(FakeRuntime):
     """The same of TensorRT for RTX."""
 
     full = False
-    validity = (rtx_module.EngineValidity.VALID, 0)
 
     def get_engine_validity(self, buffer: bytes) -> tuple[Any, int]:
         return self.validity
@@ -192,6 +202,14 @@ LIBRARIES = {
         Runtime=FakeRtxRuntime, **{name: getattr(rtx_module, name) for name in (*BOTH, *RTX_ONLY)}
     ),
 }
+
+
+def fake_library(target: str, **attributes: Any) -> SimpleNamespace:
+    """Return the fake library of a target whose Runtime has these class attributes (see `FakeRuntime`)."""
+    library = LIBRARIES[target]
+    return SimpleNamespace(**vars(library) | {"Runtime": type("Runtime", (library.Runtime,), attributes)})
+
+
 FAKES = {
     "trt": {"IExecutionContext": FakeContext, "ICudaEngine": FakeCudaEngine, "Runtime": FakeRuntime},
     "trt-rtx": {
@@ -201,7 +219,15 @@ FAKES = {
         "IRuntimeConfig": FakeRuntimeConfig,
     },
 }
-OURS = {"cuda", "full", "top_k", "validity", "SCRATCH", "results"}  # what the fakes have besides the library's names
+OURS = {
+    "cuda",
+    "full",
+    "top_k",
+    "validity",
+    "reads_plans",
+    "SCRATCH",
+    "results",
+}  # what the fakes have besides the library's names
 
 
 # What TensorRT's engines have and those of TensorRT for RTX have not.

@@ -20,9 +20,9 @@ DAMPING = 0.01  # of the mean diagonal, added to it: keeps directions that no in
 BLOCK_COLUMNS = 4096  # columns quantized together: bounds H at 128 MiB; errors stay within a block
 
 
-def column_blocks(columns: int) -> list[slice]:
-    """Split `columns` into blocks of at most BLOCK_COLUMNS, which whole groups fill."""
-    return [slice(first, min(first + BLOCK_COLUMNS, columns)) for first in range(0, columns, BLOCK_COLUMNS)]
+def column_blocks(columns: int, block_columns: int = BLOCK_COLUMNS) -> list[slice]:
+    """Split `columns` into blocks of at most `block_columns`, which whole groups fill."""
+    return [slice(first, min(first + block_columns, columns)) for first in range(0, columns, block_columns)]
 
 
 def cholesky_factor(hessian: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from ernie_export.graphs.ops.bodies import OpBodies
 
 INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
 BITS = 8
-CHUNK = 512  # tokens of one call: attention forms scores of these by all tokens so far
+CHUNK_TOKENS = 512  # tokens of one call: attention forms scores of these by all tokens so far
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def run(
     checkpoint: Checkpoint,
     op_bodies: OpBodies,
     folder: Path,
+    chunk_tokens: int = CHUNK_TOKENS,
 ) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
     """Replace `prompts.hidden` by the layer's output.
 
@@ -102,6 +103,7 @@ def run(
         checkpoint: The weights.
         op_bodies: The operators' bodies that ONNX Runtime executes here.
         folder: A folder for scratch files.
+        chunk_tokens: Tokens of one call.
 
     Yields:
         A range of tokens, and the graph's outputs for them.
@@ -119,8 +121,8 @@ def run(
     first = 0
     for length in prompts.lengths:
         past = {part: np.zeros((1, text.num_kv_heads, length, text.head_dim), np.float32) for part in ("key", "value")}
-        for start in range(0, length, CHUNK):
-            span = slice(first + start, first + min(start + CHUNK, length))
+        for start in range(0, length, chunk_tokens):
+            span = slice(first + start, first + min(start + chunk_tokens, length))
             feeds: dict[str, Any] = {
                 "hidden": prompts.hidden[span],
                 "token_types": prompts.token_types[span],

@@ -12,12 +12,30 @@ import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-BLOCK = 4 * 2**20  # bytes of one block: large enough that calls cost nothing
-BLOCKS = 4  # blocks in flight: being filled, hashed and written
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks that a file is made and written in: large enough that calls cost nothing.
+
+    Attributes:
+        made_bytes: What is read and converted at a time.
+        written_bytes: What is written at a time, a multiple of the page.
+        count: Blocks in memory: being filled, hashed and written.
+        direct: Whether to write past the page cache where the file system can.
+    """
+
+    made_bytes: int = 4 * 2**20
+    written_bytes: int = 4 * 2**20
+    count: int = 4
+    direct: bool = True
+
+
+BLOCKS = Blocks()
 
 
 class DirectWriter:
@@ -27,17 +45,18 @@ class DirectWriter:
     the caller's, each takes about as long as the others.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, blocks: Blocks = BLOCKS) -> None:
         self.path = path
+        self.blocks = blocks
         self.file = path.open("xb", buffering=0)
-        self.direct = set_direct(self.file.fileno(), True)
+        self.direct = blocks.direct and set_direct(self.file.fileno(), True)
         self.hash = hashlib.sha256()
         self.hashing = ThreadPoolExecutor(1)
         self.writing = ThreadPoolExecutor(1)
         # Anonymous maps begin on a page.
-        self.free = deque(np.frombuffer(mmap.mmap(-1, BLOCK), np.uint8) for _ in range(BLOCKS))
+        self.free = deque(np.frombuffer(mmap.mmap(-1, blocks.written_bytes), np.uint8) for _ in range(blocks.count))
         self.busy: deque[tuple[np.ndarray, Future[None], Future[None]]] = deque()
-        self.scratch = np.empty(BLOCK, np.uint8)
+        self.scratch = np.empty(blocks.made_bytes, np.uint8)
         self.filled = 0
 
     def __enter__(self) -> "DirectWriter":
@@ -52,7 +71,7 @@ class DirectWriter:
 
     def block(self, nbytes: int) -> np.ndarray:
         """Return `nbytes` (uint8) to fill and `put`; the next call returns the same memory."""
-        return self.scratch[:nbytes] if nbytes <= BLOCK else np.empty(nbytes, np.uint8)
+        return self.scratch[:nbytes] if nbytes <= self.scratch.size else np.empty(nbytes, np.uint8)
 
     def put(self, data: np.ndarray) -> None:
         """Append a copy of `data` (uint8, 1-D)."""
@@ -60,11 +79,11 @@ class DirectWriter:
         while done < data.size:
             if not self.free:
                 self.reclaim()
-            count = min(BLOCK - self.filled, data.size - done)
+            count = min(self.blocks.written_bytes - self.filled, data.size - done)
             self.free[0][self.filled : self.filled + count] = data[done : done + count]
             self.filled += count
             done += count
-            if self.filled == BLOCK:
+            if self.filled == self.blocks.written_bytes:
                 self.send()
 
     def send(self) -> None:
@@ -85,7 +104,7 @@ class DirectWriter:
         """Append `view` to the file; what is no whole block (the end, or the rest of one cut short) is not direct."""
         done = 0
         while done < len(view):
-            if self.direct and len(view) - done < BLOCK:
+            if self.direct and len(view) - done < self.blocks.written_bytes:
                 self.direct = set_direct(self.file.fileno(), False)
             done += os.write(self.file.fileno(), view[done:])
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from ernie_export.common.errors import CannotWrite
 from ernie_export.common.safetensors_header import TensorEntry
-from ernie_export.exporter.weights.direct_file import BLOCK, DirectWriter
+from ernie_export.exporter.weights.direct_file import BLOCKS, Blocks, DirectWriter
 from ernie_export.exporter.weights.quantize import Quantizer
 from ernie_export.exporter.weights.quantized_store import QuantizedStore
 from ernie_export.graphs.checkpoint.reader import NUMPY, Checkpoint
@@ -97,6 +97,7 @@ def write(
     path: Path,
     on_progress: Callable[[int], None],
     calibrated: QuantizedStore | None = None,
+    block_sizes: Blocks = BLOCKS,
 ) -> str:
     """Write the file, flush it to the disk, and return its SHA-256; remove it if anything fails.
 
@@ -106,6 +107,7 @@ def write(
         path: The new file.
         on_progress: Called with the bytes of each block.
         calibrated: Weights that calibration has quantized already; all others are quantized here.
+        block_sizes: Sizes of the blocks that the file is made and written in.
 
     Returns:
         The SHA-256 in hexadecimal digits.
@@ -119,7 +121,7 @@ def write(
         check_pieces(weight, checkpoint)
     free = check_room(path, layout.nbytes)
     try:
-        with DirectWriter(path) as out, Quantizer() as quantizer:
+        with DirectWriter(path, block_sizes) as out, Quantizer() as quantizer:
             out.put(np.frombuffer(layout.header, np.uint8))
             on_progress(len(layout.header))
             pieces = [(weight, piece) for weight in layout.weights for piece in weight.pieces]
@@ -231,9 +233,10 @@ def blocks(piece: Piece, dtype: np.dtype, checkpoint: Checkpoint, out: DirectWri
 def array_blocks(array: np.ndarray, dtype: np.dtype, out: DirectWriter) -> Iterator[np.ndarray]:
     """Yield the bytes of an array in memory, block by block."""
     data = np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
-    for start in range(0, data.size, BLOCK):
-        block = out.block(min(BLOCK, data.size - start))
-        block[:] = data[start : start + BLOCK]
+    made_bytes = out.blocks.made_bytes
+    for start in range(0, data.size, made_bytes):
+        block = out.block(min(made_bytes, data.size - start))
+        block[:] = data[start : start + made_bytes]
         yield block
 
 
@@ -242,7 +245,7 @@ def flat_blocks(
 ) -> Iterator[np.ndarray]:
     """Yield elements `start` to `stop` of a source tensor, read straight into the block where no cast is needed."""
     stored = NUMPY[entry.dtype]
-    count = BLOCK // max(dtype.itemsize, stored.itemsize)
+    count = out.blocks.made_bytes // max(dtype.itemsize, stored.itemsize)
     raw = np.empty(0 if stored == dtype else min(count, stop - start), stored)
     for first in range(start, stop, count):
         size = min(count, stop - first)
@@ -261,7 +264,7 @@ def interleaved_blocks(
     """Yield rows of two source tensors in turn."""
     entries = [checkpoint.tensors[name] for name in (piece.gate, piece.up)]
     rows, width = entries[0].shape[0], math.prod(entries[0].shape[1:])
-    count = min(max(BLOCK // (2 * width * max(dtype.itemsize, 4)), 1), rows) if width else rows
+    count = min(max(out.blocks.made_bytes // (2 * width * max(dtype.itemsize, 4)), 1), rows) if width else rows
     raws = [np.empty((count, width), NUMPY[entry.dtype]) for entry in entries]
     for first in range(0, rows, count):
         size = min(count, rows - first)

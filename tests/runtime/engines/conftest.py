@@ -13,7 +13,7 @@ from ernie_export.runtime.engines.device.memory import CudaMemory
 from ernie_export.runtime.engines.tensorrt import library as libraries
 from ernie_export.runtime.engines.tensorrt.engine import TensorRTEngine
 from tests.fakes.cuda import FakeCuda
-from tests.fakes.tensorrt_runtime import LIBRARIES, FakeRuntime, changed, write_bundle
+from tests.fakes.tensorrt_runtime import changed, fake_library, write_bundle
 
 
 @pytest.fixture(scope="session")
@@ -44,15 +44,15 @@ def bundles(bundle, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def opened(monkeypatch, fake_cuda):
-    """opened(folder): its engine on a card that the fakes make up, and that card."""
+def opened(fake_cuda):
+    """opened(folder): its engine on a fake GPU, and that GPU's CUDA. More arguments are attributes of `FakeRuntime`."""
 
-    def opened(folder: Path) -> tuple[TensorRTEngine, Any]:
-        manifest, cuda = Manifest.read(folder), fake_cuda()
-        monkeypatch.setattr(FakeRuntime, "cuda", cuda)
-        monkeypatch.setattr(FakeRuntime, "top_k", manifest.engines.top_k)
+    def opened(folder: Path, **attributes: Any) -> tuple[TensorRTEngine, Any]:
+        manifest = Manifest.read(folder)
+        cuda = fake_cuda()
+        module = fake_library(manifest.target, cuda=cuda, top_k=manifest.engines.top_k, **attributes)
         library_class = libraries.LIBRARIES[manifest.engines.library]
-        library = library_class(LIBRARIES[manifest.target], manifest.engines, CudaMemory(cuda))
+        library = library_class(module, manifest.engines, CudaMemory(cuda))
         return TensorRTEngine(folder, manifest, library), cuda
 
     return opened

@@ -3,8 +3,6 @@
 What only a GPU can show (the provider's kernels, captured graphs) is measured by benchmarks/gpu.py.
 """
 
-import ctypes
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from ernie_export.runtime.logits import Logits
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler_config import SchedulerConfig
+from tests.fakes.installation import CUDA_LIBRARIES, DRIVER, FakeInstallation
 from tests.paths import MEDIA, ROOT
 
 SHAPES = Image.open(MEDIA / "shapes.png")
@@ -188,23 +187,9 @@ def half(bundle, tmp_path):
     return tmp_path
 
 
-def with_provider(monkeypatch, cuda: object, missing: str = "") -> None:
-    """As if onnxruntime-gpu were installed, with all libraries but one, and `cuda` for cuda.bindings.runtime."""
-
-    def library(name: str, mode: int = 0) -> None:
-        if name == missing or name not in ALL:
-            raise OSError(f"{name}: cannot open shared object file")
-
-    info = type(sys)("onnxruntime.capi.build_and_package_info")
-    info.cuda_version = "13.0"
-    monkeypatch.setitem(sys.modules, info.__name__, info)
-    monkeypatch.setattr(find_gpu.ort, "get_available_providers", lambda: [find_gpu.PROVIDER])
-    monkeypatch.setattr(ctypes, "CDLL", library)
-    monkeypatch.setattr(find_gpu, "_in_packages", lambda name: [])
-    monkeypatch.setattr("cuda.bindings.runtime", cuda)
-
-
-ALL = ("libcuda.so.1", "libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10", "libcudnn.so.9")
+def open_memory(bundle: Path, installation: FakeInstallation) -> CudaMemory:
+    """Return the GPU's memory, as loading the bundle for `--device cuda` does before anything else."""
+    return CudaMemory.for_bundle(bundle, Manifest.read(bundle), installation)
 
 
 def test_without_onnxruntime_gpu(half):
@@ -214,34 +199,33 @@ def test_without_onnxruntime_gpu(half):
         load(half, device="cuda")
 
 
-@pytest.mark.parametrize("missing", ALL)
-def test_without_a_library(half, monkeypatch, missing, fake_cuda):
-    with_provider(monkeypatch, fake_cuda(), missing)
+@pytest.mark.parametrize("missing", (DRIVER, *CUDA_LIBRARIES))
+def test_without_a_library(half, missing, fake_cuda):
+    installation = FakeInstallation(fake_cuda(), missing)
     with pytest.raises(UserError, match=f"--device cuda: expected {missing} .*, found none"):
-        load(half, device="cuda")
+        open_memory(half, installation)
 
 
-def test_without_cuda_bindings(half, monkeypatch, fake_cuda):
-    with_provider(monkeypatch, fake_cuda())
-    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+def test_without_cuda_bindings(half):
+    installation = FakeInstallation()
     with pytest.raises(UserError, match=r"--device cuda: expected cuda-bindings \(pip install .\[gpu\]\), found none"):
-        load(half, device="cuda")
+        open_memory(half, installation)
 
 
 @pytest.mark.parametrize(
     ("found", "reason"),
     [({"code": 35}, "driver version"), ({"code": 100}, "no CUDA-capable"), ({"devices": 0}, "no device")],
 )
-def test_without_a_gpu(half, monkeypatch, fake_cuda, found, reason):
-    with_provider(monkeypatch, fake_cuda(**found))
+def test_without_a_gpu(half, fake_cuda, found, reason):
+    installation = FakeInstallation(fake_cuda(**found))
     with pytest.raises(UserError, match=f"expected a GPU that CUDA 13 can use, found none .*{reason}"):
-        load(half, device="cuda")
+        open_memory(half, installation)
 
 
-def test_with_too_little_memory(half, monkeypatch, fake_cuda):
-    with_provider(monkeypatch, fake_cuda(free=2**30))
+def test_with_too_little_memory(half, fake_cuda):
+    installation = FakeInstallation(fake_cuda(free=2**30))
     with pytest.raises(UserError, match=r"expected 2\.0 GiB free on the GPU .*found 1\.0 of 16\.0"):
-        load(half, device="cuda")
+        open_memory(half, installation)
 
 
 def test_a_cache_that_does_not_fit(fake_cuda):

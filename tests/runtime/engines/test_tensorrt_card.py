@@ -2,8 +2,8 @@
 
 import re
 import shutil
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,24 +11,22 @@ import tensorrt_rtx_bindings as rtx_module
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import Manifest
-from ernie_export.runtime import load
 from ernie_export.runtime.cli import run as cli
-from ernie_export.runtime.engines.device import find_gpu
-from ernie_export.runtime.engines.tensorrt.library import open_tensorrt
-from tests.fakes.tensorrt_runtime import LIBRARIES, FakeRtxRuntime, FakeRuntime, changed
+from ernie_export.runtime.engines.tensorrt.library import TensorRT, open_tensorrt
+from tests.fakes.installation import DRIVER, FakeInstallation
+from tests.fakes.tensorrt_runtime import LIBRARIES, changed
 
 
-def test_an_rtx_engine_for_another_card(opened, bundle, monkeypatch):
+def test_an_rtx_engine_for_another_card(opened, bundle):
     kinds = rtx_module.EngineInvalidityDiagnostics
-    monkeypatch.setattr(FakeRtxRuntime, "validity", (rtx_module.EngineValidity.INVALID, int(kinds.UNSUPPORTED_CC)))
+    validity = (rtx_module.EngineValidity.INVALID, int(kinds.UNSUPPORTED_CC))
     with pytest.raises(UserError, match=r"vision.engine: expected a GPU of .* 8.9, found 9.0 \(UNSUPPORTED_CC\)"):
-        opened(bundle)
+        opened(bundle, validity=validity)
 
 
-def test_an_engine_that_the_library_does_not_read(opened, bundles, monkeypatch):
-    monkeypatch.setattr(FakeRuntime, "deserialize_cuda_engine", lambda self, plan: None)
+def test_an_engine_that_the_library_does_not_read(opened, bundles):
     with pytest.raises(UserError, match=r"vision.engine: expected an engine of tensorrt, found that it does not read"):
-        opened(bundles["trt"])
+        opened(bundles["trt"], reads_plans=False)
 
 
 def refusal(capsys: pytest.CaptureFixture[str], folder: Path) -> str:
@@ -40,19 +38,10 @@ def refusal(capsys: pytest.CaptureFixture[str], folder: Path) -> str:
     return printed.err
 
 
-@pytest.fixture
-def on_card(monkeypatch):
-    """on_card(cuda, version): as if TensorRT of this version, a driver and this card were here."""
-
-    def on_card(cuda: Any, version: str = "11.4.0.106") -> None:
-        library = type(sys)("tensorrt")
-        vars(library).update(vars(LIBRARIES["trt"]))
-        library.__version__ = version
-        monkeypatch.setitem(sys.modules, "tensorrt", library)
-        monkeypatch.setattr(find_gpu.ctypes, "CDLL", lambda *_, **__: None)
-        monkeypatch.setattr("cuda.bindings.runtime", cuda)
-
-    return on_card
+def open_with(folder: Path, cuda: Any, version: str = "11.4.0.106") -> TensorRT:
+    """Open TensorRT of this version on this GPU for a bundle, as loading it does before anything else."""
+    module = SimpleNamespace(**vars(LIBRARIES["trt"]), __version__=version)
+    return open_tensorrt(folder, Manifest.read(folder), FakeInstallation(cuda), lambda: module)
 
 
 EXACT = "expected NVIDIA H100 (9.0), which its engines were built for, found"
@@ -72,14 +61,14 @@ CARDS = [
 
 
 @pytest.mark.parametrize(("engines", "card", "message"), CARDS, ids=lambda value: str(value)[:40])
-def test_the_card_is_one_that_the_engines_run_on(bundle, tmp_path, on_card, fake_cuda, engines, card, message):
+def test_the_card_is_one_that_the_engines_run_on(bundle, tmp_path, fake_cuda, engines, card, message):
     folder = changed(shutil.copytree(bundle, tmp_path / "bundle"), "trt", **engines)
-    on_card(fake_cuda(**card))
+    cuda = fake_cuda(**card)
     if message:
         with pytest.raises(UserError, match=re.escape(message)):
-            load(folder)
+            open_with(folder, cuda)
     else:
-        open_tensorrt(folder, Manifest.read(folder)).memory.close()
+        open_with(folder, cuda).memory.close()
 
 
 VERSIONS = [
@@ -92,14 +81,13 @@ VERSIONS = [
 
 
 @pytest.mark.parametrize(("version", "compatible", "fine"), VERSIONS)
-def test_the_version_is_one_that_runs_the_engines(bundle, tmp_path, on_card, fake_cuda, version, compatible, fine):
+def test_the_version_is_one_that_runs_the_engines(bundle, tmp_path, fake_cuda, version, compatible, fine):
     folder = changed(shutil.copytree(bundle, tmp_path / "bundle"), "trt", version_compatible=compatible)
-    on_card(fake_cuda(), version)
     if fine:
-        open_tensorrt(folder, Manifest.read(folder)).memory.close()
+        open_with(folder, fake_cuda(), version).memory.close()
     else:
         with pytest.raises(UserError, match=rf"expected tensorrt 11.4.0.106, which built its engines, found {version}"):
-            load(folder)
+            open_with(folder, fake_cuda(), version)
 
 
 def test_a_bundle_that_waits_for_its_engines(bundle, tmp_path, capsys):
@@ -108,14 +96,10 @@ def test_a_bundle_that_waits_for_its_engines(bundle, tmp_path, capsys):
     assert line.endswith(f"(on the machine with the GPU: ernie-export --resume {folder})\n")
 
 
-def test_without_a_driver(bundle, capsys, monkeypatch):
-    def missing(name: str, *_: Any, **__: Any) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(find_gpu.ctypes, "CDLL", missing)
-    monkeypatch.setattr(find_gpu, "_in_packages", lambda name: [])
-    line = refusal(capsys, bundle)
-    assert line.endswith("target trt-rtx: expected libcuda.so.1 (NVIDIA's driver), found none\n")
+def test_without_a_driver(bundle):
+    with pytest.raises(UserError) as caught:
+        open_tensorrt(bundle, Manifest.read(bundle), FakeInstallation(missing=DRIVER))
+    assert str(caught.value) == f"{bundle}: target trt-rtx: expected libcuda.so.1 (NVIDIA's driver), found none"
 
 
 def test_engines_of_another_version(bundle, tmp_path, capsys):
@@ -124,7 +108,12 @@ def test_engines_of_another_version(bundle, tmp_path, capsys):
     assert "tensorrt_rtx_bindings 9.8" in line and rtx_module.__version__ in line
 
 
-@pytest.mark.parametrize(("target", "library"), [("trt", "tensorrt"), ("trt-rtx", "tensorrt_rtx_bindings")])
-def test_without_the_library(bundles, capsys, monkeypatch, target, library):
-    monkeypatch.setitem(sys.modules, library, None)
-    assert f"pip install .[{target}]" in refusal(capsys, bundles[target])
+def missing_library() -> Any:
+    raise ModuleNotFoundError("No module named 'tensorrt'", name="tensorrt")
+
+
+@pytest.mark.parametrize("target", ["trt", "trt-rtx"])
+def test_without_the_library(bundles, target):
+    with pytest.raises(UserError) as caught:
+        open_tensorrt(bundles[target], Manifest.read(bundles[target]), FakeInstallation(), missing_library)
+    assert f"pip install .[{target}]" in str(caught.value) and "\n" not in str(caught.value)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ernie_export.common.errors import Unavailable
 from ernie_export.common.manifest import Manifest
-from ernie_export.runtime.engines.device.find_gpu import find_gpu
+from ernie_export.runtime.engines.device.find_gpu import INSTALLED, Installation, find_gpu
 
 ALIGNMENT = 256  # bytes: of every block, and of every tensor that TensorRT binds
 STAGING_BYTES = 64 * 2**20
@@ -137,18 +137,24 @@ class CudaMemory:
         self._close = weakref.finalize(self, _free_all, library, self._blocks, self._graphs, self._stream)
 
     @classmethod
-    def for_bundle(cls, bundle: Path, manifest: Manifest) -> Self:
+    def for_bundle(cls, bundle: Path, manifest: Manifest, installation: Installation = INSTALLED) -> Self:
         """Return the first GPU's memory if the bundle can run there. Nothing is loaded yet.
 
-        Raises Unavailable if the bundle's precision or target does not run on ONNX Runtime's CUDA provider, there is no
-        GPU that it can use (see `find_gpu`), or there is too little free memory for the weights.
+        Args:
+            bundle: Folder of the bundle.
+            manifest: Its manifest.
+            installation: Where the CUDA libraries are looked for.
+
+        Raises:
+            Unavailable: If the bundle's precision or target does not run on ONNX Runtime's CUDA provider, there is no
+                GPU that it can use (see `find_gpu`), or there is too little free memory for the weights.
         """
         if "cuda" not in manifest.devices:
             raise Unavailable(
                 f"{bundle}: expected target onnx in fp16, bf16 or int4-fp16 for --device cuda (export it again "
                 f"with --precision), found {manifest.target}, {manifest.precision}"
             )
-        memory = cls(find_gpu())
+        memory = cls(find_gpu(installation))
         memory.check_fits(bundle, manifest)
         return memory
 

@@ -11,22 +11,35 @@ A captured graph holds the state of its context, which must not change any more:
 
 import importlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ernie_export.common.errors import InvalidFile, Unavailable
 from ernie_export.common.manifest import EngineInfo, Manifest, TensorRTInfo
-from ernie_export.runtime.engines.device.find_gpu import find_cuda
+from ernie_export.runtime.engines.device.find_gpu import INSTALLED, Installation, find_cuda
 from ernie_export.runtime.engines.device.memory import CudaMemory
 
 MIN_COMPUTE_CAPABILITY = (8, 0)
 
 
-def open_tensorrt(bundle: Path, manifest: Manifest) -> "TensorRT":
+def open_tensorrt(
+    bundle: Path,
+    manifest: Manifest,
+    installation: Installation = INSTALLED,
+    import_library: Callable[[], Any] | None = None,
+) -> "TensorRT":
     """Open the library and the first GPU for a bundle of compiled engines. No engine is loaded yet.
 
-    Raises Unavailable if the engines are not built yet, the library is missing or not one that runs them, there is no
-    driver or GPU, it is not one that they were built for, or it has too little free memory.
+    Args:
+        bundle: Folder of the bundle.
+        manifest: Its manifest.
+        installation: Where the driver and CUDA's libraries are looked for.
+        import_library: Imports the library; by default the one that the manifest names.
+
+    Raises:
+        Unavailable: If the engines are not built yet, the library is missing or not one that runs them, there is no
+            driver or GPU, it is not one that they were built for, or it has too little free memory.
     """
     info = manifest.engines
     if info is None or manifest.needs_engine_build:
@@ -37,7 +50,7 @@ def open_tensorrt(bundle: Path, manifest: Manifest) -> "TensorRT":
         expected = f"engines of {' or '.join(LIBRARIES)}"
         raise Unavailable(f"{bundle}: expected {expected}, found some of {info.library}")
     try:
-        module = library_class.import_library()
+        module = (import_library or library_class.import_library)()
     except ImportError as e:
         extra = f"pip install .[{manifest.target}]"
         raise Unavailable(f"{bundle}: expected {info.library} ({extra}), found none") from e
@@ -45,7 +58,8 @@ def open_tensorrt(bundle: Path, manifest: Manifest) -> "TensorRT":
         expected = f"{info.library} {info.version}, which built its engines"
         hint = "export again, or install that"
         raise Unavailable(f"{bundle}: expected {expected}, found {module.__version__} ({hint})")
-    memory = CudaMemory(find_cuda(f"{bundle}: target {manifest.target}", manifest.target))
+    reason = f"{bundle}: target {manifest.target}"
+    memory = CudaMemory(find_cuda(reason, manifest.target, installation=installation))
     if info.tensorrt is not None:
         check_gpu(bundle, info, info.tensorrt, memory)
     memory.check_fits(bundle, manifest)
@@ -101,6 +115,11 @@ class TensorRT:
 
     captures_steps = True
 
+    @staticmethod
+    def import_library() -> Any:
+        """Import the library. Raises ImportError if it is not installed."""
+        return importlib.import_module("tensorrt")
+
     def __init__(self, module: Any, info: EngineInfo, memory: CudaMemory) -> None:
         """Create the library's runtime. `info`: the engines that are to be loaded."""
         self.module = module
@@ -111,11 +130,6 @@ class TensorRT:
         self._runtime = module.Runtime(module.Logger(module.Logger.ERROR))
         if info.version_compatible:  # such an engine carries code of its own for the host
             self._runtime.engine_host_code_allowed = True
-
-    @staticmethod
-    def import_library() -> Any:
-        """Import the library. Raises ImportError if it is not installed."""
-        return importlib.import_module("tensorrt")
 
     def load(self, path: Path) -> Any:
         """Load an engine. Raises Unavailable or InvalidFile if the library does not take it."""
@@ -180,5 +194,5 @@ class TensorRTForRtx(TensorRT):
         return self._checked(engine.create_execution_context(config), name)
 
 
-# By the name that the manifest gives.
+# By the name of the Python module, which the manifest gives.
 LIBRARIES: dict[str, type[TensorRT]] = {"tensorrt": TensorRT, "tensorrt_rtx_bindings": TensorRTForRtx}
