@@ -5,6 +5,7 @@ without cannot be imported, which covers what libraries import on their own.
 """
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.paths import ROOT
+from tests.paths import PROGRAMS, ROOT
 
 PACKAGE = "ernie_export"
 # Third-party packages that each extra of pyproject.toml installs, by import name.
@@ -192,25 +193,12 @@ def test_torch_is_imported_only_where_parity_is_checked():
     assert [path for path in users if not path.startswith("ernie_export/exporter/verify")] == []
 
 
-IMPORT_ALL = """
-import importlib, sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if any(name == blocked or name.startswith(blocked + ".") for blocked in {blocked!r}):
-            raise ModuleNotFoundError(f"No module named {{name!r}} (blocked)", name=name)
-
-sys.meta_path.insert(0, Absent())
-for module in {modules!r}:
-    importlib.import_module("ernie_export." + module if module else "ernie_export")
-print(len({modules!r}))
-"""
-
-
 def import_without(blocked: tuple[str, ...], names: list[str]) -> str:
     """Import modules in a process without `blocked`; returns its error output."""
-    program = IMPORT_ALL.format(blocked=blocked, modules=names)
-    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    modules = [f"ernie_export.{name}" if name else "ernie_export" for name in names]
+    request = {"blocked": blocked, "modules": modules, "arguments": None}
+    command = [sys.executable, PROGRAMS / "run_without.py", json.dumps(request)]
+    process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode or process.stdout == f"{len(names)}\n"
     return process.stderr
 

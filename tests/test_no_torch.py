@@ -9,34 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.paths import MINI
+from tests.paths import MINI, PROGRAMS
 
 TORCH = ("torch", "torchvision", "transformers", "safetensors")
 EXPORT = ("onnx", "onnx_ir", "ml_dtypes", "ernie_export.exporter", "ernie_export.graphs.builder")
 
-PROGRAM = """
-import importlib, sys
-
-blocked = {blocked!r}
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if any(name == b or name.startswith(b + ".") for b in blocked):
-            raise ModuleNotFoundError(f"No module named {{name!r}} (blocked)", name=name)
-
-sys.meta_path.insert(0, Absent())
-sys.argv = {arguments!r}
-try:
-    importlib.import_module({module!r}).main()
-finally:
-    assert not [name for name in blocked if name in sys.modules]
-"""
-
 
 def run(module: str, blocked: tuple[str, ...], *arguments: Any) -> subprocess.CompletedProcess[str]:
     """Run a command's entry point in a process without `blocked`."""
-    program = PROGRAM.format(module=module, blocked=blocked, arguments=["command", *map(str, arguments)])
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    request = {"blocked": blocked, "modules": [module], "arguments": ["command", *map(str, arguments)]}
+    command = [sys.executable, PROGRAMS / "run_without.py", json.dumps(request)]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

@@ -17,67 +17,17 @@ from ernie_export.common.manifest import NAME as MANIFEST
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter import replace as bundle
 from ernie_export.runtime import load, pipeline
-from tests.paths import MINI
+from tests.paths import MINI, PROGRAMS
+
 
 # Forks exports for every line of input, "TARGET,TARGET,... PRECISION STAGGER STEPS", one every STAGGER seconds; kills
 # the last of them once it has reported so many steps (each block written is one, and the moments about each rename and
 # removal), or lets all end where STEPS is "-". Answers with exit codes and the steps counted.
-DRIVER = """
-import os, signal, sys, time
-from pathlib import Path
-from ernie_export.exporter import replace as bundle
-from ernie_export.exporter.export import Progress, export
-
-checkpoint, output = Path(sys.argv[1]), Path(sys.argv[2])
-
-def child(target, precision):
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(writer)
-        return pid, reader
-    os.close(reader)
-    def step(*_):
-        os.write(writer, b".")
-        time.sleep(0.001)
-    def around(function):
-        return lambda *arguments: (step(), time.sleep(0.05), function(*arguments), step(), time.sleep(0.02))
-    bundle.put_in_place = around(bundle.put_in_place)
-    bundle.remove_bundle = around(bundle.remove_bundle)
-    code = 1
-    try:
-        progress = Progress()
-        progress.begin = progress.advance = step
-        export(checkpoint, output, target, precision, progress)
-        code = 0
-    finally:
-        os._exit(code)
-
-print("ready", flush=True)
-for line in sys.stdin:
-    targets, precision, stagger, limit = line.split()
-    children = []
-    for target in targets.split(","):
-        children.append(child(target, precision))
-        time.sleep(float(stagger))
-    pid, reader = children[-1]
-    steps = 0
-    while os.read(reader, 1):
-        steps += 1
-        if limit != "-" and steps >= int(limit):
-            os.kill(pid, signal.SIGKILL)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid, _ in children]
-    for _, reader in children:
-        os.close(reader)
-    print(*codes, steps, flush=True)
-"""
-
-
 class Driver:
     """Exports in processes that can be killed; each is forked from one that has the modules loaded."""
 
     def __init__(self, output: Path) -> None:
-        program = [sys.executable, "-c", DRIVER, str(MINI), str(output)]
+        program = [sys.executable, str(PROGRAMS / "export_when_asked.py"), str(MINI), str(output)]
         self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout.readline() == "ready\n"
 
@@ -155,41 +105,8 @@ def test_killed_at_any_moment(driver, tmp_path, record_property, kills, precisio
 
 # Replaces a bundle once for each line that putting it in its place takes, ended before that line; prints what stands
 # under the name each time.
-LINE_BY_LINE = """
-import os, signal, sys
-from pathlib import Path
-from ernie_export.exporter import replace as bundle
-
-output, line, status = Path(sys.argv[1]), 0, -9
-while status != 0:
-    line += 1
-    output.mkdir(exist_ok=True)
-    (output / "manifest.json").write_text("old")
-    pid = os.fork()
-    if not pid:
-        passed = 0
-        def trace(frame, event, _):
-            global passed
-            if frame.f_code.co_filename != bundle.__file__:
-                return None
-            passed += event == "line"
-            if passed == line:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-        with bundle.writing_bundle(output) as folder:
-            (folder / "manifest.json").write_text("new")
-            whole = bundle.put_in_place
-            bundle.put_in_place = lambda *places: (sys.settrace(trace), whole(*places))
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert status in (-9, 0), status
-    manifest = output / "manifest.json"
-    print(manifest.read_text() if manifest.is_file() else "nothing")
-"""
-
-
 def test_there_is_a_bundle_under_the_name_at_every_line(tmp_path):
-    program = [sys.executable, "-c", LINE_BY_LINE, str(tmp_path / "bundle")]
+    program = [sys.executable, str(PROGRAMS / "kill_at_every_line.py"), str(tmp_path / "bundle")]
     ended = subprocess.run(program, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     stood = ended.stdout.split()

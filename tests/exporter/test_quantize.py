@@ -14,6 +14,7 @@ from ernie_export.exporter.weights.writer import plan, write
 from ernie_export.graphs.checkpoint.reader import SINGLE, Checkpoint
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8
 from ernie_export.graphs.weight_spec import Interleaved, Quantization, Rows, ScalesOf, Weight
+from tests.paths import PROGRAMS
 
 U8, F32 = np.dtype(np.uint8), np.dtype(np.float32)
 
@@ -139,20 +140,7 @@ def test_scales_without_codes_are_refused(tmp_path):
 def test_memory_stays_at_a_few_blocks(tmp_path):
     """128 MiB of float32 become 17 MiB of codes and scales in a process that grows by less than 64 MiB."""
     save_file({"x": np.random.default_rng(0).standard_normal((8192, 4096), np.float32)}, tmp_path / SINGLE)
-    program = f"""
-import numpy as np
-from pathlib import Path
-from ernie_export.exporter.weights.writer import plan, write
-from ernie_export.graphs.checkpoint.reader import Checkpoint
-from ernie_export.graphs.weight_spec import Quantization, Rows, ScalesOf, Weight
-how = Quantization(4, 128)
-codes = Weight("x", np.dtype(np.uint8), (8192, 2048), (Rows("x"),), how)
-scales = Weight("s", np.dtype(np.float32), (8192, 32), (ScalesOf("x"),))
-layout, checkpoint = plan([codes, scales]), Checkpoint.open(Path({str(tmp_path)!r}))
-peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
-before = peak()
-write(layout, checkpoint, Path({str(tmp_path / "out")!r}), lambda count: None)
-print(peak() - before)
-"""
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, PROGRAMS / "quantize_file.py", tmp_path], capture_output=True, text=True, check=True
+    )
     assert int(result.stdout) < 64, result.stdout

@@ -27,7 +27,7 @@ from ernie_export.exporter.targets.engines import REPORT
 from ernie_export.exporter.targets.tensorrt import TensorRT, TensorRTBuildOptions
 from ernie_export.exporter.targets.tensorrt_engines import kernels_for
 from ernie_export.graphs.ops import plugins
-from tests.paths import MINI, ROOT
+from tests.paths import MINI, PROGRAMS, ROOT
 from tests.progress import QUIET
 
 LIMITS = TensorRTBuildOptions(max_batch_size=3, max_seq_len=600, max_image_tokens=64, arch="sm80, sm90")
@@ -58,41 +58,9 @@ def change_tensorrt_info(bundle: Path, **changes: Any) -> None:
     replace(manifest, engines=engines).write(bundle)
 
 
-USES = """
-import json
-import tensorrt as trt
-
-class Log(trt.ILogger):
-    def __init__(self):
-        trt.ILogger.__init__(self)
-
-builder = trt.Builder(Log())
-config = builder.create_builder_config()
-cache = config.create_timing_cache(b"")
-uses = {
-    "as it should be": lambda: config.set_flag(trt.BuilderFlag.TF32),
-    "a property that is not there": lambda: setattr(config, "hardware_compatibility", trt.ProfilingVerbosity.NONE),
-    "a property of another type": lambda: setattr(config, "hardware_compatibility_level", "NONE"),
-    "a method that is not there": lambda: config.set_workspace(1),
-    "an argument of another type": lambda: config.set_flag("TF32"),
-    "an argument too few": lambda: config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
-    "an argument too many": lambda: config.clear_flag(trt.BuilderFlag.TF32, 1),
-    "an argument by another name": lambda: config.set_timing_cache(cache, mismatch=False),
-    "text for bytes": lambda: config.create_timing_cache("no bytes"),
-}
-found = {}
-for name, use in uses.items():
-    try:
-        use()
-    except (AttributeError, TypeError) as e:
-        found[name] = type(e).__name__
-print(json.dumps([list(uses), found]))
-"""
-
-
 def test_the_fake_refuses_what_the_bindings_do_not_take(environment):
     options = {"capture_output": True, "text": True, "env": os.environ | environment}
-    process = subprocess.run([sys.executable, "-c", USES], **options)
+    process = subprocess.run([sys.executable, PROGRAMS / "misuse_tensorrt.py"], **options)
     assert process.returncode == 0, process.stderr
     (good, *wrong), refused = json.loads(process.stdout.splitlines()[-1])
     assert list(refused) == wrong and good not in refused

@@ -28,7 +28,7 @@ from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.ptx import TARGETS
 from ernie_export.graphs.precision import TENSORRT
 from ernie_export.runtime import load
-from tests.paths import MINI
+from tests.paths import MINI, PROGRAMS
 from tests.progress import QUIET
 
 LIMITS = TensorRTBuildOptions(max_batch_size=3, max_seq_len=600, max_image_tokens=64, arch="sm80, sm90")
@@ -80,18 +80,6 @@ def test_graphs_are_plugins_and_standard_operators(made, graph):
     assert weights & {tensor.name for tensor in model.graph.input}
 
 
-PARSE = """
-import sys
-import tensorrt_rtx_bindings as trt
-logger = trt.Logger(trt.Logger.ERROR)
-builder = trt.Builder(logger)
-network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-parser = trt.OnnxParser(network, logger)
-parsed = parser.parse_from_file(sys.argv[1])
-print(parsed, network.num_layers, *(parser.get_error(i).desc() for i in range(parser.num_errors)))
-"""
-
-
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_tensorrt_for_rtx_parses_all_but_the_plugins(made, tmp_path, graph):
     """A plugin ends that library's process, so each is taken out, and what it gives becomes an input."""
@@ -113,7 +101,7 @@ def test_tensorrt_for_rtx_parses_all_but_the_plugins(made, tmp_path, graph):
     del model.graph.node[:]
     model.graph.node.extend(standard)
     onnx.save(model, tmp_path / "standard.onnx")
-    program = [sys.executable, "-c", PARSE, str(tmp_path / "standard.onnx")]
+    program = [sys.executable, str(PROGRAMS / "parse_onnx.py"), str(tmp_path / "standard.onnx")]
     process = subprocess.run(program, capture_output=True, text=True)
     parsed, layers, *errors = process.stdout.split(maxsplit=2)
     assert parsed == "True" and int(layers) > 20, errors

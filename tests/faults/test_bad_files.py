@@ -1,11 +1,13 @@
 """Damaged files of every kind, in processes that are watched: a result or one printable line, and nothing else."""
 
-from pathlib import Path
+import os
 
 import pytest
 import run
 import workers
 from workers import Job, Tally
+
+from tests.paths import PROGRAMS, ROOT
 
 # Inputs of a kind, by what one costs; the others get the last number.
 COUNTS = {
@@ -30,51 +32,15 @@ def test_damaged_files(record_property) -> None:
     record_property("inputs", sum(tally.inputs for tally in tallies.values()))
 
 
-BAD = """
-import os, signal, sys, time
-sys.path.insert(0, {folder!r})
-import kinds, workers
-from ernie_export.common.errors import UserError
-
-def attempt(data):
-    number = int(data)
-    if number == 1: raise UserError("an expected line")
-    if number == 2: raise ZeroDivisionError("a defect")
-    if number == 3: os.kill(os.getpid(), signal.SIGSEGV)
-    if number == 4:
-        while True: pass
-    if number == 5: bytearray(8 * 2**30)
-    if number == 6: os._exit(7)
-    if number == 7:
-        error = UserError("")
-        error.args = ("two\\nlines",)
-        raise error
-
-class Scratch:
-    def __init__(self, folder): pass
-    def kinds(self):
-        return {{"bad": lambda: Kind()}}
-
-class Kind:
-    seeds = [b"0"]
-    attempt = staticmethod(attempt)
-    def input(self, name, number): return b"%d" % number
-
-kinds.Scratch = Scratch
-workers.worker(int(sys.argv[1]), __import__("pathlib").Path(sys.argv[2]), int(sys.argv[3]))
-"""
-
-
-def test_whatever_goes_wrong_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_goes_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exceptions, crashes, hangs, floods of memory and lines that are none; the inputs between them are tried."""
-    program = tmp_path / "worker.py"
-    program.write_text(BAD.format(folder=str(Path(workers.__file__).parent)))
-    monkeypatch.setattr(workers, "__file__", str(program))
-    tallies, findings = workers.try_all([Job("bad", 0, 9)], time_limit=1)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(ROOT / "tools" / "fuzz"))))
+    tallies, findings = workers.try_all([Job("bad", 0, 9)], time_limit=1, program=PROGRAMS / "bad_worker.py")
     assert (tallies["bad"].answered, tallies["bad"].refused) == (2, 1)
     found = {finding.number: finding.what for finding in findings}
     assert found == {
-        2: "ZeroDivisionError in worker.py:attempt", 3: "SIGSEGV", 4: "hang", 5: "MemoryError in worker.py:attempt",
+        2: "ZeroDivisionError in bad_worker.py:attempt", 3: "SIGSEGV", 4: "hang",
+        5: "MemoryError in bad_worker.py:attempt",
         6: "exit 7", 7: "not one printable line",
     }  # fmt: skip
 

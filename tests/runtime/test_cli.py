@@ -14,42 +14,13 @@ import pytest
 from ernie_export.common.errors import UserError
 from ernie_export.runtime.cli import run as cli
 from ernie_export.runtime.sampling import SamplingParams
+from tests.paths import PROGRAMS
 
 PLAIN = [{"role": "user", "content": [{"type": "text", "text": "Hello?"}]}]
 GREEDY = {
     "max_new_tokens": 128, "min_new_tokens": 0, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0,
     "seed": None, "stop": (), "logprobs": None,
 }  # fmt: skip
-# A program that runs the command on a model with the answer of its first argument, for what needs a real process.
-PROGRAM = """
-import sys, time
-from dataclasses import dataclass
-from ernie_export.runtime.cli import run as cli
-
-@dataclass(frozen=True)
-class Result:
-    text: str
-    tokens: tuple
-    prompt_tokens: int
-    finish_reason: str
-    reused_tokens: int
-
-class Model:
-    __enter__ = lambda self: self
-    __exit__ = lambda *error: None
-    def stream(self, messages, **options):
-        for word in {pieces!r}:
-            yield word
-            time.sleep({pause})
-        return Result("", (1, 2), 3, "stop", 0)
-    def generate(self, messages, **options):
-        return Result("".join({pieces!r}), (1, 2), 3, "stop", 0)
-
-cli.load = lambda bundle, options: Model()
-cli.main()
-"""
-
-
 # Output is buffered, as it is for a user, whatever this test run has set.
 BUFFERED = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PYTHONIOENCODING")}
 
@@ -118,7 +89,7 @@ def ernie_run(capsys):
 
 
 def program(pieces: list[str], pause: float = 0.0) -> list[str]:
-    return [sys.executable, "-c", PROGRAM.format(pieces=pieces, pause=pause), "bundle", "Hello?"]
+    return [sys.executable, str(PROGRAMS / "run_fake_model.py"), json.dumps(pieces), str(pause), "bundle", "Hello?"]
 
 
 def test_a_question_streams_its_answer(model, ernie_run):

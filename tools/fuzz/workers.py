@@ -62,16 +62,23 @@ class Tally:
 
 
 def try_all(
-    jobs: Iterable[Job], time_limit: float, address_space: int = ADDRESS_SPACE
+    jobs: Iterable[Job], time_limit: float, address_space: int = ADDRESS_SPACE, program: Path = Path(__file__)
 ) -> tuple[dict[str, Tally], list[Finding]]:
-    """Try the inputs of all jobs, one worker at a time; `time_limit` is seconds for one input."""
+    """Try the inputs of all jobs, one worker at a time.
+
+    Args:
+        jobs: What to try.
+        time_limit: Seconds for one input.
+        address_space: Bytes that a worker may map.
+        program: The worker's program.
+    """
     waiting = list(jobs)
     tallies = {job.kind: Tally() for job in waiting}
     findings: list[Finding] = []
     while waiting:
         scratch = Path(tempfile.mkdtemp(prefix="fuzz-", dir=shared_memory()))
         try:
-            waiting = run_worker(waiting, scratch, time_limit, address_space, tallies, findings)
+            waiting = run_worker(waiting, scratch, time_limit, address_space, tallies, findings, program)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return tallies, findings
@@ -89,12 +96,13 @@ def run_worker(
     address_space: int,
     tallies: dict[str, Tally],
     findings: list[Finding],
+    program: Path,
 ) -> list[Job]:
     """One worker's life; returns the jobs that it left."""
     reader, writer = os.pipe()
-    program = [sys.executable, str(Path(__file__)), str(writer), str(scratch), str(address_space)]
+    command = [sys.executable, str(program), str(writer), str(scratch), str(address_space)]
     with (scratch / "stderr").open("wb") as stderr:
-        worker = subprocess.Popen(program, stdin=subprocess.PIPE, stderr=stderr, pass_fds=[writer])
+        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=stderr, pass_fds=[writer])
     os.close(writer)
     assert worker.stdin is not None
     worker.stdin.write(json.dumps([[j.kind, j.first, j.last] for j in jobs]).encode())
