@@ -47,10 +47,10 @@ docs: $(VENV)/.with-docs
 	$(BIN)/python -m tools.docs.generate
 	$(BIN)/mkdocs build --strict --quiet
 
-# Tests that measure time or drive servers run alone, after the others.
+# Tests that measure time run after the others, with nothing beside them.
 test: $(VENV)/.with-parity check
-	$(BIN)/pytest -n $(JOBS) --dist loadfile -m '(parity or kernels or slow) and not serial'
-	$(BIN)/pytest -m serial
+	$(BIN)/pytest -n $(JOBS) --dist loadfile -m '(parity or kernels or server or browser or slow) and not alone'
+	$(BIN)/pytest -m alone
 
 lock: $(VENV)/.with-parity
 	$(BIN)/python tools/lock.py > constraints.txt

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ernie_export.exporter.export import export
-from tests.markers import MARKERS, is_serial, marker_of
+from tests.markers import MARKERS, is_alone, marker_of
 from tests.paths import MINI
 from tests.progress import QUIET
 
@@ -43,8 +43,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if marker := marker_of(item.path):
             item.add_marker(marker)
-        if is_serial(item.path):
-            item.add_marker("serial")
+        if is_alone(item.path):
+            item.add_marker("alone")
     if config.getoption("--fast"):
         dropped = [item for item in items if any(item.get_closest_marker(name) for name in MARKERS)]
         items[:] = [item for item in items if item not in dropped]

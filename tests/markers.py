@@ -14,9 +14,14 @@ MARKERS = {
     "server": "starts ernie-serve, Ray Serve or tritonserver",
     "kernels": "compiles or interprets Triton kernels, or needs the Python bindings of CUDA and TensorRT; needs no GPU",
     "slow": "takes seconds, or whole processes",
-    "serial": "measures time or memory, or drives a server: runs alone",
+    "alone": "measures time: runs after the others, with nothing beside it",
 }
-SERIAL = ("tests/benchmarks", "tests/faults")  # and all tests of servers and browsers
+ALONE = (
+    "tests/benchmarks",
+    "tests/faults",
+    "tests/runtime/server/test_availability.py",
+    "tests/runtime/server/test_page.py",
+)
 PATHS = {
     "tests/benchmarks": "slow",
     "tests/common/test_version.py": "slow",
@@ -57,6 +62,6 @@ def marker_of(path: Path) -> str | None:
     return None
 
 
-def is_serial(path: Path) -> bool:
-    """Return whether the tests of a file run alone."""
-    return marker_of(path) in ("server", "browser") or any(path.is_relative_to(ROOT / folder) for folder in SERIAL)
+def is_alone(path: Path) -> bool:
+    """Return whether the tests of a file run with nothing beside them."""
+    return any(path.is_relative_to(ROOT / name) for name in ALONE)

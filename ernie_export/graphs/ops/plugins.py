@@ -227,12 +227,11 @@ def shapes_of(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def version() -> str:
+def version(folder: Path = Path(__file__).parent) -> str:
     """Return a digest of the sources of the plugins' declarations and kernels, so that no change can be forgotten.
 
     A kernel that was compiled from some sources is launched by the shape functions and grids of the same.
     """
-    folder = Path(__file__).parent
     paths = [folder / "kernel_plugin.py", folder / "quick_plugin.py"]
     for pattern in ("plugin", "kernel*", "function_tensorrt"):
         paths += folder.glob(f"*/{pattern}.py")

@@ -5,6 +5,8 @@ beside the backend. The stub embeds Python and becomes the virtual environment w
 heeds no PYTHONPATH.
 """
 
+import importlib
+import importlib.util
 import json
 import os
 import socket
@@ -15,6 +17,7 @@ import time
 import venv
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib.machinery import PathFinder
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -31,15 +34,23 @@ FOLDER = Path(sys.prefix) / "tritonserver"
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
+def import_client() -> Any:
+    """Import tritonclient.grpc and what it needs of FOLDER alone: its NumPy is for the server."""
+    for name in ("rapidjson", "tritonclient"):
+        if name not in sys.modules:
+            spec = PathFinder.find_spec(name, [str(FOLDER)])
+            assert spec and spec.loader, f"{FOLDER} holds no {name}: `make test` fills it"
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+    return importlib.import_module("tritonclient.grpc")
+
+
 class Client:
     """tritonclient over gRPC: requests by name, and their responses in the order in which they come."""
 
     def __init__(self, port: int) -> None:
-        sys.path.append(str(FOLDER))
-        import tritonclient.grpc as grpc
-
-        self.grpc = grpc
-        self.client = grpc.InferenceServerClient(f"127.0.0.1:{port}")
+        self.grpc = import_client()
+        self.client = self.grpc.InferenceServerClient(f"127.0.0.1:{port}")
 
     def begin(self) -> None:
         """Open the stream of this client, which has one at a time; results and errors go into `came`."""
