@@ -1,8 +1,8 @@
 """GPTQ: quantized weights that make up for each other's errors on the inputs that a layer has been observed to get.
 
 A layer multiplies its inputs x by the rows of W, and rounding a row w to ŵ costs (w - ŵ) H (w - ŵ)ᵀ, H = mean of xᵀx.
-Columns are rounded one after the other; the error of each is spread over the columns still to come, by the row of U
-that belongs to it, where H⁻¹ = UᵀU and U is upper triangular (Frantar et al. 2022, arXiv:2210.17323). A group's scale
+Columns are rounded one after the other; the error of each is distributed over the columns still to come, by the row of
+U that belongs to it, where H⁻¹ = UᵀU and U is upper triangular (Frantar et al. 2022, arXiv:2210.17323). A group's scale
 is settled when its first column comes, on values that carry the earlier columns' errors, each weighted by 1 / U[k, k]²:
 what an error in that column costs once the later ones have made up for it as well as they can.
 

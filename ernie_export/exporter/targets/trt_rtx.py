@@ -42,7 +42,7 @@ class RtxBuildOptions(BuildOptions):
 
     compute_capabilities: str = option(
         DEFAULT_CAPABILITIES,
-        CommandLineOption("--compute-capability", f"cards.  [default: {DEFAULT_CAPABILITIES}]", metavar="LIST"),
+        CommandLineOption("--compute-capability", f"GPUs.  [default: {DEFAULT_CAPABILITIES}]", metavar="LIST"),
     )
 
 

@@ -11,7 +11,7 @@ from ernie_export.common.errors import InvalidValue
 from ernie_export.graphs.ops.kernel_plugin import GRAPH_DTYPE, Attributes, Constants, KernelPlugin, Shapes
 
 # Architecture -> the one that is compiled for. Triton 3.6 can't write sm_110's PTX (its ptxas knows no such target);
-# PTX for sm_89 uses no feature of one family alone, and a driver translates it for any later card.
+# PTX for sm_89 uses no feature of one family alone, and a driver translates it for any later GPU.
 TARGETS = {name: int(name[2:]) for name in ("sm80", "sm86", "sm87", "sm89", "sm90", "sm100", "sm120")} | {"sm110": 89}
 # Most shared memory a program may ask for, bytes (CUDA C++ programming guide, "Technical specifications").
 SHARED_LIMIT = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 120: 99}
@@ -83,7 +83,7 @@ def compile_kernel(
     types = dict(plugin.inputs) | {output.name: output.dtype for output in plugin.outputs(shapes, attributes)}
     pointers = {name: "*" + TRITON_TYPE[dtype if kind == GRAPH_DTYPE else kind] for name, kind in types.items()}
     signature = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in kernel.arg_names}
-    # TensorRT's buffers begin at multiples of 256 bytes; told of 16, the compiler loads 16 bytes at a time.
+    # TensorRT's buffers begin at multiples of 256 bytes; if it knows of 16, the compiler loads 16 bytes at a time.
     aligned = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in pointers}
     with triton.knobs.compilation.scope():
         triton.knobs.compilation.disable_line_info = True  # it holds this machine's paths

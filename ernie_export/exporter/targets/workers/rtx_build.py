@@ -1,6 +1,6 @@
 """What building an engine takes with TensorRT for RTX alone.
 
-It needs no GPU: the library compiles kernels on the card that loads the engine. Its timing cache does nothing (its
+It needs no GPU: the library compiles kernels on the GPU that loads the engine. Its timing cache does nothing (its
 documentation says so), and its inspector needs a driver.
 """
 

@@ -1,7 +1,7 @@
-"""The original revision's processor settings, translated to the transformers spelling.
+"""The original revision's processor settings, translated to those of the hf layout.
 
 The original code has one processor (`Ernie4_5_VLProcessor`) around one image processor for pictures and frames; the
-transformers spelling has a file for each. What is not written has the original classes' default, which is also the
+hf layout has a file for each. What is not written has the original classes' default, which is also the
 transformers classes'.
 """
 
@@ -16,7 +16,7 @@ IMAGE_FILE = "preprocessor_config.json"
 VIDEO_FILE = "video_preprocessor_config.json"
 OPTIONS_FILE = "processor_config.json"
 FONT = "Roboto-Regular.ttf"
-# Same name and meaning in both files of the transformers spelling.
+# Same name and meaning in both files of the hf layout.
 SHARED = "do_convert_rgb do_normalize do_rescale do_resize image_mean image_std resample rescale_factor".split()
 # Arguments of the original processor and their defaults; they may stand in either of its files.
 ARGUMENTS = {

@@ -67,7 +67,7 @@ QUANTIZED_EXPERTS_ONNXRUNTIME = """
     y = Div (mixed, over)
 """
 # For graphs in 16 bits, which may run on CUDA: probabilities that differ in float32 may be equal in 16 bits, and other
-# experts would be chosen. So what it chooses by is 1 for the chosen ones. CUDA's kernels want to be told that the
+# experts would be chosen. So what it chooses by is 1 for the chosen ones. CUDA's kernels need to know that the
 # weights lie as QMoE's declaration says, and are not packed for them yet.
 QUANTIZED_EXPERTS_CUDA = """
     nothing = Sub (probs, probs)

@@ -2,7 +2,7 @@
 
 `onnxruntime`: com.microsoft::MatMulNBits. Its accuracy level 4 lets the kernel round a row of x to 8 bits a group
 before it multiplies: 3 to 4 times as fast as float32 rows, at an error below that of 8-bit weights. It has no kernel
-for e4m3 numbers: Float8Linear is spelled in standard operators everywhere.
+for e4m3 numbers: Float8Linear is written in standard operators everywhere.
 """
 
 REST = "rest = Constant <value_ints = [-1]> ()"
