@@ -33,9 +33,8 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tools")]
 
 import torchvision_operators  # noqa: E402, F401  (before transformers)
-from calibration_file import ASKED  # noqa: E402
 from calibration_file import write as write_calibration  # noqa: E402
-from heldout import FAMILIES, KINDS, heldout  # noqa: E402
+from heldout import KINDS, TRAINED, heldout  # noqa: E402
 from outliers import with_outliers  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress as Bars  # noqa: E402
@@ -101,7 +100,7 @@ def questions(count: int, seed: int) -> list[Question]:
 
     return [
         Question(KINDS[kind], [turn(given) for given in sample.messages], sample.answer)
-        for kind in ASKED
+        for kind in TRAINED
         for sample in heldout(kind, count, seed)
     ]
 
@@ -171,7 +170,7 @@ def measure(
 
 def show(costs: list[Cost], console: Console) -> None:
     """One row a precision."""
-    families = list(FAMILIES)
+    families = list(dict.fromkeys(KINDS[kind] for kind in TRAINED))
     columns = ("precision", "MiB", "KL on tiles", "routing", "KL on answers", "first choice", *families, "all")
     table = Table(*columns, title="against float32, and right answers", title_justify="left")
     for cost in costs:

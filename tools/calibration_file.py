@@ -8,19 +8,19 @@ Pictures stand in the file itself; clips lie beside it.
 import itertools
 import json
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import av
 import click
 from conversations import Message, Part
-from heldout import KINDS, heldout
+from heldout import TRAINED, heldout
 from scenes import Clip
 
-# Kinds whose prompts are an ordinary request's: those with thoughts or tools need more than messages.
-ASKED = tuple(kind for kind in KINDS if kind not in ("thinking", "tools"))
+Draw = Callable[[str, int, int], Iterable[Any]]  # samples of a kind, as `heldout` draws them
 
 
 def part(given: Part, clips: Iterator[Path]) -> Part:
@@ -43,10 +43,9 @@ def turn(given: Message, clips: Iterator[Path]) -> Message:
 
 
 def write_clip(path: Path, clip: Clip) -> None:
-    """Write a clip as H.264."""
-    rate = Fraction(clip.fps).limit_denominator(10)
+    """Write a clip as H.264, one frame a second, so that the processor keeps all of them."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "12"})
+        stream = container.add_stream("libx264", rate=Fraction(1), options={"crf": "12"})
         stream.height, stream.width = clip.frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in clip.frames:
@@ -54,13 +53,13 @@ def write_clip(path: Path, clip: Clip) -> None:
         container.mux(stream.encode())
 
 
-def write(path: Path, count: int, seed: int) -> int:
+def write(path: Path, count: int, seed: int, kinds: Iterable[str] = TRAINED, draw: Draw = heldout) -> int:
     """Write `count` conversations of each kind of question to the file `path`; return how many these are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     clips = (path.with_name(f"{path.stem}-{number}.mp4").absolute() for number in itertools.count())
     conversations = []
-    for kind in ASKED:
-        for sample in heldout(kind, count, seed):
+    for kind in kinds:
+        for sample in draw(kind, count, seed):
             turns = [turn(given, clips) for given in sample.messages]
             conversations.append([*turns, {"role": "assistant", "content": sample.answer}])
     path.write_text(json.dumps(conversations))

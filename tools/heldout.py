@@ -267,6 +267,11 @@ FAMILIES: dict[str, dict[str, Maker]] = {
     },
     "output": {"json": plain("json", (1, 1)), "thinking": thinking, "tools": tools},
 }
+# The kinds that the weights in examples/mini-ernie were trained on: what is measured against them asks these.
+TRAINED = (
+    "shape", "colour", "count", "where", "describe", "more", "which", "other", "each-second", "direction", "mover",
+    "picture-then-clip", "text",
+)  # fmt: skip
 KINDS = {kind: family for family, kinds in FAMILIES.items() for kind in kinds}
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import calibration_file
-import heldout
 import numpy as np
 import outliers
+import plain_scenes
 import pytest
 from safetensors.numpy import load_file
 
@@ -53,7 +53,7 @@ MIXED = [user("What is in the picture?", PICTURE), {"role": "assistant", "conten
 def bundles(tmp_path_factory):
     """mini-ernie in fp32, in int4, and in int4 calibrated on scenes of its own kind."""
     folder = tmp_path_factory.mktemp("calibrated")
-    calibration_file.write(folder / "scenes.json", count=1, seed=500)
+    calibration_file.write(folder / "scenes.json", 3, 500, plain_scenes.KINDS, plain_scenes.heldout)
     return three(MINI, folder, folder / "scenes.json")
 
 
@@ -130,7 +130,7 @@ def test_the_manifest_says_what_it_was_calibrated_on(bundles):
     facts = Manifest.read(bundles / "rounded").calibration
     conversations = json.loads((bundles / "scenes.json").read_text())
     assert facts.sha256 == sha256(bundles / "scenes.json") and len(facts.inputs_sha256) == 64
-    assert facts.conversations == len(conversations) == len(calibration_file.ASKED) and facts.tokens > 1000
+    assert facts.conversations == len(conversations) == 39 and facts.tokens > 1000
 
 
 def test_answers_to_questions_not_seen_are_nearer_to_float32(bundles, tmp_path):
@@ -140,8 +140,8 @@ def test_answers_to_questions_not_seen_are_nearer_to_float32(bundles, tmp_path):
     """
     outliers.with_outliers(MINI, tmp_path / "checkpoint", 64.0)
     bundles = three(tmp_path / "checkpoint", tmp_path, bundles / "scenes.json")
-    kinds = [*heldout.FAMILIES["single"], *heldout.FAMILIES["pair"]]
-    asked = [sample for kind in kinds for sample in heldout.heldout(kind, 4, seed=7)]
+    kinds = [kind for kind, family in plain_scenes.KINDS.items() if family in ("single", "pair")]
+    asked = [sample for kind in kinds for sample in plain_scenes.heldout(kind, 4, seed=7)]
     spread = {name: log_probabilities(bundles / name, asked) for name in ("fp32", "int4", "rounded")}
     truth = spread["fp32"]
     before, after = (

@@ -16,11 +16,6 @@ from tests.paths import MINI
 from tests.progress import QUIET
 
 EACH = 10  # questions of each kind
-# What the checkpoint was trained on: plain wordings, media first.
-ASKED = (
-    "shape", "colour", "count", "where", "describe", "more", "which", "other", "each-second", "direction", "mover",
-    "picture-then-clip", "text",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +33,7 @@ def questions():
 
     return [
         (kind, [turn(given) for given in sample.messages], sample.answer)
-        for kind in ASKED
+        for kind in heldout.TRAINED
         for sample in heldout.heldout(kind, EACH, seed=1)
     ]
 
