@@ -33,10 +33,13 @@ def command(bundle: Path, checkpoint: Path, questions: Path | None, tolerance: f
     Exit code 0: within tolerance; 1: past it; 2: something could not be read.
     """
     try:
+        from transformers.utils import logging as transformers_logging
+
         from ernie_export.exporter.verify.questions import read_questions
         from ernie_export.exporter.verify.verify import verify
     except ModuleNotFoundError as e:
         raise Unavailable(f"ernie-verify needs the extra 'parity' (no module {e.name}): pip install .[parity]") from e
+    transformers_logging.disable_progress_bar()  # this command shows its own progress
     console = Console(stderr=True)
     extra_questions = read_questions(questions) if questions else []
     with console.status("reading the bundle") as status:

@@ -182,7 +182,8 @@ class VideoProcessor:
         """
         size = pixels.target_size(video.frames.shape[1], video.frames.shape[2], self.settings, video.name)
         out = np.empty((len(video.frames), CHANNELS, *size), dtype=np.uint8)
-        for index, (frame, second) in enumerate(zip(video.frames, video.timestamps, strict=True)):
+        # A file trimmed by an edit list has fewer frames than its header says, and so than there are timestamps.
+        for index, (frame, second) in enumerate(zip(video.frames, video.timestamps, strict=False)):
             if self.font is not None:
                 frame = _draw(frame, label(second), self.font, video.name)
             planes = np.ascontiguousarray(frame.transpose(2, 0, 1))
