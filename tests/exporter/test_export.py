@@ -269,6 +269,7 @@ def test_a_full_disk_leaves_nothing(small_disk, capsys, room):
     assert list(disk.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [2**20, 200 * 2**10], ids=["weights", "font"])
 def test_a_limit_on_files(tmp_path, limit):
     """The system refuses to let a file grow, in the weights or after them; the old bundle stays."""
@@ -287,6 +288,7 @@ def test_a_limit_on_files(tmp_path, limit):
     assert {path.name for path in tmp_path.iterdir()} <= {"bundle", "checkpoint"}
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded(tmp_path):
     """Of a 300 MB checkpoint an export holds a few blocks: at most 64 MiB more than of the 7 MB of mini-ernie."""
     text = {"hidden_size": 1024, "num_attention_heads": 32, "moe_num_experts": 32, "moe_intermediate_size": [256, 128]}

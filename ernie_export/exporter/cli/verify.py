@@ -33,13 +33,12 @@ def command(bundle: Path, checkpoint: Path, questions: Path | None, tolerance: f
     Exit code 0: within tolerance; 1: past it; 2: something could not be read.
     """
     try:
-        from transformers.utils import logging as transformers_logging
-
         from ernie_export.exporter.verify.questions import read_questions
+        from ernie_export.exporter.verify.torch_side import hide_progress_bars
         from ernie_export.exporter.verify.verify import verify
     except ModuleNotFoundError as e:
         raise Unavailable(f"ernie-verify needs the extra 'parity' (no module {e.name}): pip install .[parity]") from e
-    transformers_logging.disable_progress_bar()  # this command shows its own progress
+    hide_progress_bars()  # this command shows its own
     console = Console(stderr=True)
     extra_questions = read_questions(questions) if questions else []
     with console.status("reading the bundle") as status:

@@ -6,10 +6,16 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import Ernie4_5_VLMoeForConditionalGeneration
+from transformers.utils import logging as transformers_logging
 
 from ernie_export.common.errors import UserError
 from ernie_export.graphs.checkpoint.original.files import as_hf_checkpoint
 from ernie_export.graphs.config import ErnieConfig
+
+
+def hide_progress_bars() -> None:
+    """Let transformers load a checkpoint without drawing bars."""
+    transformers_logging.disable_progress_bar()
 
 
 class Reference:
