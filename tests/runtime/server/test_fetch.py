@@ -9,7 +9,7 @@ import httpcore2
 import pytest
 
 from ernie_export.runtime.serving.http.errors import ApiError
-from ernie_export.runtime.serving.http.fetch import Fetcher, is_public
+from ernie_export.runtime.serving.http.fetch import Fetcher, _redirected, is_public
 
 PUBLIC = "93.184.216.34"
 PICTURE = b"picture" * 1000
@@ -206,11 +206,18 @@ def test_a_port_that_was_allowed(web):
         "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
         "240.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1",
         "fec0::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1",
-        "2001:0:4136:e378:8000:63bf:3fff:fdd2", "2001:db8::1",
+        "2001:0:4136:e378:8000:63bf:3fff:fdd2", "2001:db8::1", "192.0.0.192", "168.63.129.16", "192.88.99.1", "3fff::1",
+        "::ffff:168.63.129.16",
     ],
 )  # fmt: skip
 def test_no_public_address(address):
     assert not is_public(address)
+
+
+def test_a_redirect_that_cannot_be_read_is_refused():
+    with pytest.raises(ApiError) as refusal:
+        _redirected("http://pictures.test/a", "http://[::1", "messages.0.content.0.image_url.url")
+    assert (refusal.value.status, refusal.value.code) == (400, "invalid_url")
 
 
 @pytest.mark.parametrize("address", [PUBLIC, "1.1.1.1", "2606:2800:220:1:248:1893:25c8:1946", "::ffff:1.1.1.1"])
