@@ -109,9 +109,13 @@ class Worker:
         return np.frombuffer(pixels, np.uint8).reshape(_checked_shape(answer))
 
     def kill(self) -> None:
-        """End the process at once."""
+        """End the process at once. May be called from any thread."""
         self._process.kill()
         self._process.wait()
+
+    def close(self) -> None:
+        """End the process and close its pipes, which no other thread may be using."""
+        self.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -206,7 +210,7 @@ class MediaPool:
         """End every worker, whatever it does. Requests that are being decoded raise InvalidMedia or Cancelled."""
         self._closed.set()
         for worker in list(self._running):
-            self._end(worker)
+            worker.kill()  # the thread that waits for it, if one does, meets the end of its pipe and closes it
 
     def _start_worker(self) -> Worker:
         worker = Worker(self._bundle, self._memory)
@@ -215,7 +219,7 @@ class MediaPool:
 
     def _end(self, worker: Worker) -> None:
         self._running.discard(worker)
-        worker.kill()
+        worker.close()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from ernie_export.runtime.serving.media_limits import MediaLimits
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 
-def confine(messages: Sequence[Message], folder: Path | None, max_file_bytes: int = 2**28) -> list[dict[str, Any]]:
+def confine(
+    messages: Sequence[Message], folder: Path | None, max_file_bytes: int = MediaLimits.max_file_bytes
+) -> list[dict[str, Any]]:
     """Return the messages with every image and video as bytes, read from `folder` where they are paths.
 
     A file is read here and now: what stands under its name later plays no part, nor do files that it may refer to.

@@ -5,6 +5,7 @@ import io
 import math
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -141,3 +142,17 @@ def test_closing_ends_what_is_being_decoded(images, videos):
 def test_a_path_is_not_read(decoder):
     with pytest.raises(InvalidMedia, match="expected the bytes of a file"):
         decoder.image(MEDIA / "shapes.png", "it")
+
+
+def test_closing_while_a_file_is_decoded_ends_the_waiting_thread(images, videos):
+    """The thread meets the end of its worker's pipe. (Whether closing races with its wait, no test can hold.)"""
+    pool = MediaPool(MINI, workers=1, memory=MEMORY)
+    decoder = PooledDecoder(pool, images, videos, 60.0, 60.0, math.inf, lambda: False)
+    with ThreadPoolExecutor(1) as threads:
+        decoding = threads.submit(decoder.image, slow_jpeg(), "it")
+        while not workers_of(pool):
+            time.sleep(0.01)
+        time.sleep(2)
+        pool.close()
+        with pytest.raises(InvalidMedia, match="found that the decoder ended"):
+            decoding.result(timeout=10)
