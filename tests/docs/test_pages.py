@@ -148,5 +148,13 @@ def test_a_block_that_fails_or_prints_something_else_is_reported(tmp_path, old, 
     assert len(check(read_blocks(PAGE.replace(old, new)), Shell(tmp_path, ""))) == 1
 
 
+def test_a_page_that_calls_make_prints_the_same_under_make(tmp_path, monkeypatch):
+    """`make test` runs these tests, and a make that knows itself inside another one prints its folder."""
+    (tmp_path / "Makefile").write_text("all:\n\t@echo made\n")
+    for name, value in {"MAKELEVEL": "1", "MAKEFLAGS": "w", "MFLAGS": "-w"}.items():
+        monkeypatch.setenv(name, value)
+    assert check(read_blocks("```console\n$ make\nmade\n```\n"), Shell(tmp_path, "")) == []
+
+
 def test_an_unclosed_block_type_is_no_program():
     assert not Block(1, 0, 0, "text", "$ false\n", ()).is_run

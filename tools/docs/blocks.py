@@ -24,6 +24,7 @@ from pathlib import Path
 RUN = ("console", "bash", "python")
 SHOWN = ("text", "json", "ini", "http")
 ANY = "…"
+MAKE_VARIABLES = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")  # set by `make test`; a make below it would print its folder
 _FENCE = re.compile(
     r"(?P<marks>(?:^[ ]*<!--(?:(?!-->).)*-->[ ]*\n)*)^(?P<indent>[ ]*)```(?P<language>[^\n]*)\n(?P<text>.*?)^[ ]*```[ ]*$",
     re.MULTILINE | re.DOTALL,
@@ -102,7 +103,8 @@ class Shell:
     def run(self, command: list[str]) -> tuple[int, str]:
         """Run a program in the folder. Returns its exit code, and stdout and stderr together."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {"PATH": path, "HOME": str(self.folder), "TERM": "dumb", "COLUMNS": "80"}
+        outside = {name: value for name, value in os.environ.items() if name not in MAKE_VARIABLES}
+        environment = outside | {"PATH": path, "HOME": str(self.folder), "TERM": "dumb", "COLUMNS": "80"}
         done = subprocess.run(
             command,
             cwd=self.folder,
