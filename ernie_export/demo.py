@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ernie_export.common.command import run
-from ernie_export.common.errors import Unavailable
+from ernie_export.common.errors import Unavailable, printable
 
 INSTALLED = Path(__file__).parent  # a wheel has the examples in the package, a clone beside it
 ROOT = INSTALLED if (INSTALLED / "examples").is_dir() else INSTALLED.parent
@@ -65,7 +65,8 @@ def ask(bundle: Path, name: str) -> int:
             wrong += not right
             verdict = "right" if right else f"wrong: expected {question['answer']}"
             *about, asked = descriptions(question["messages"])
-            table.add_row(*map(Text, ("\n".join(about), asked, answer, verdict)), style="" if right else "bold red")
+            cells = [Text(printable(text, keep="\n")) for text in ("\n".join(about), asked, answer, verdict)]
+            table.add_row(*cells, style="" if right else "bold red")
     Console().print(table)
     return wrong
 

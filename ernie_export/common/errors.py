@@ -13,6 +13,7 @@ Callers read types and attributes, never the text. Text keeps one form: "WHAT: e
 """
 
 from pathlib import Path
+from typing import TextIO
 
 MAX_LENGTH = 16_000  # characters of a message: room for a few paths of the longest there are
 
@@ -97,3 +98,8 @@ def one_printable_line(message: str) -> str:
 def printable(text: str, keep: str = "") -> str:
     """Return `text` with control characters escaped, except those in `keep`: a terminal would execute them."""
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def text_for(stream: TextIO, text: str) -> str:
+    """Return `text` as it may be written to `stream`: at a terminal with its control characters escaped."""
+    return printable(text, keep="\n\t") if stream.isatty() else text

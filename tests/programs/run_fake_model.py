@@ -39,8 +39,9 @@ class Model:
             time.sleep(PAUSE)
         return Result("", (1, 2), 3, "stop", 0)
 
-    def generate(self, messages: Any, **options: Any) -> Result:
-        return Result("".join(PIECES), (1, 2), 3, "stop", 0)
+    def generate(self, messages: Any, **options: Any) -> Result | list[Result]:
+        result = Result("".join(PIECES), (1, 2), 3, "stop", 0)
+        return [result] * len(messages) if isinstance(messages[0], list) else result
 
 
 cli.load = lambda bundle, options: Model()

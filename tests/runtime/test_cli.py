@@ -266,6 +266,40 @@ def test_statistics_go_to_a_terminal_alone():
     assert subprocess.run(program(["one"]), capture_output=True, env=BUFFERED).stderr == b""
 
 
+CONTROL = "a\x1b]0;title\x07\x1b[2Jb\x9b31mc\u202ed\te\nf"  # commands of a terminal, and one that turns text round
+ESCAPED = "a\\x1b]0;title\\x07\\x1b[2Jb\\x9b31mc\\u202ed\te\nf"
+
+
+def at_a_terminal(command: list[str]) -> str:
+    """Run a command whose stdout is a terminal and return what it writes there."""
+    terminal, side = pty.openpty()
+    process = subprocess.run(command, stdout=side, stderr=subprocess.PIPE, env=BUFFERED)
+    os.close(side)
+    written = os.read(terminal, 10_000).decode()
+    os.close(terminal)
+    assert process.returncode == 0, process.stderr
+    return written.replace("\r\n", "\n")
+
+
+def test_a_terminal_executes_nothing_that_an_answer_holds(tmp_path):
+    assert at_a_terminal(program(list(CONTROL))) == ESCAPED + "\n"
+    several = tmp_path / "several.json"
+    several.write_text(json.dumps([PLAIN, PLAIN]))
+    command = [*program([CONTROL])[:-1], "--messages", str(several)]
+    assert at_a_terminal(command) == f"[1] {ESCAPED}\n[2] {ESCAPED}\n"
+
+
+def test_a_pipe_gets_an_answer_as_it_is():
+    answer = subprocess.run(program(list(CONTROL)), capture_output=True, env=BUFFERED).stdout
+    assert answer.decode() == CONTROL + "\n"
+
+
+def test_json_holds_no_control_characters():
+    written = at_a_terminal([*program([CONTROL + "你"]), "--json"])
+    assert written.removesuffix("\n").isprintable() and "你" in written
+    assert json.loads(written)["text"] == CONTROL + "你"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 def test_any_encoding_of_the_output(encoding):
     environment = BUFFERED | {"PYTHONIOENCODING": encoding}

@@ -1,18 +1,21 @@
 """A bundle on a real local Ray cluster of two replicas, one of which is killed while requests run."""
 
+import asyncio
 import os
 import socket
 import threading
 import time
 
+import httpx2
 import pytest
 from openai import OpenAI
 from pydantic import ValidationError
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime import load
-from ernie_export.runtime.serving.ray_app import Options, build
+from ernie_export.runtime.serving.ray_app import Options, Replica, build
 
+KEY = "a-key-of-sixteen-characters"
 QUESTIONS = [f"How many sides has a {shape}?" for shape in ("triangle", "square", "circle", "star")]
 
 
@@ -109,6 +112,50 @@ def test_a_replica_killed_under_load_fails_no_request(client, expected):
             break
         time.sleep(0.1)
     assert len(replicas()) == 2 and len(replicas() & before) == 1, "the killed replica is not replaced"
+
+
+@pytest.fixture
+def ask_host(bundle, tmp_path):
+    """ask_host(host, key, **options): the status of a replica's list of models under that Host header."""
+    keys = tmp_path / "keys"
+    keys.write_text(KEY)
+
+    def ask(host: str, key: str = "", **options: object) -> int:
+        replica = Replica(Options(bundle=bundle, kv_cache_gib=0.1, **options))
+        application = replica.__serve_build_asgi_app__()
+        headers = {"Host": host} | ({"Authorization": f"Bearer {key}"} if key else {})
+
+        async def get() -> int:
+            transport = httpx2.ASGITransport(app=application)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://proxy") as client:
+                return (await client.get("/v1/models", headers=headers)).status_code
+
+        return asyncio.run(get())
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "status"),
+    [
+        ("attacker.example", {}, 403),
+        ("attacker.example:8000", {}, 403),
+        ("", {}, 403),
+        ("localhost:8000", {}, 200),
+        ("127.0.0.1", {}, 200),
+        ("attacker.example", {"allowed_hosts": ("models.example",)}, 403),
+        ("Models.Example:8000", {"allowed_hosts": ("models.EXAMPLE",)}, 200),
+    ],
+)
+def test_replicas_without_keys_answer_to_known_names_alone(ask_host, host, options, status):
+    assert ask_host(host, **options) == status
+
+
+def test_replicas_with_keys_answer_to_any_name_unless_some_are_listed(ask_host, tmp_path):
+    keys = {"api_key_file": tmp_path / "keys"}
+    assert ask_host("models.example", KEY, **keys) == 200
+    assert ask_host("models.example", **keys) == 401
+    assert ask_host("other.example", KEY, **keys, allowed_hosts=("models.example",)) == 403
 
 
 def test_options_become_ray_serves(bundle):

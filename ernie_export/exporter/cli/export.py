@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ernie_export.common.command import peak_memory, run
+from ernie_export.common.errors import printable
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.cli.target_options import (
     describe_targets,
@@ -112,14 +113,14 @@ def command(
         manifest = work(progress)
     seconds = time.monotonic() - started
     print_line = partial(console.print, soft_wrap=True, markup=False, highlight=False)
-    print_line(f"{folder} ({manifest.target}, {manifest.precision})")
+    print_line(printable(f"{folder} ({manifest.target}, {manifest.precision})"))
     if (calibration := manifest.calibration) is not None:
         counts = f"{calibration.conversations} conversations of {calibration.tokens} tokens"
         console.print(f"calibrated on {counts}", highlight=False)
     console.print(summary(manifest, f"{seconds:.1f} s, peak memory {peak_memory() / 2**20:.0f} MiB"))
     if manifest.needs_engine_build:
         print_line(f"engines are not built yet: {progress.deferred_because}")
-        quoted = shlex.quote(str(location))
+        quoted = printable(shlex.quote(str(location)))
         print_line(f"on the machine that has the GPU and TensorRT: ernie-export --resume {quoted}")
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ernie_export.common.command import run
-from ernie_export.common.errors import InvalidFile, InvalidValue
+from ernie_export.common.errors import InvalidFile, InvalidValue, printable
 from ernie_export.common.json_fields import one_line
 from ernie_export.exporter.cli.target_options import target_option, with_target_options
 from ernie_export.exporter.plan.devices import DEVICES, Device, find_device
@@ -115,7 +115,7 @@ def read_precisions(target: Target, names: str) -> tuple[Precision, ...]:
 def show(plan: dict[str, Any], device: Device | None, console: Console) -> None:
     """Print a plan as a summary and a table with a column for each precision."""
     for line in summary(plan, device):
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)
     console.print(PlanTable(plan).table)
     for note in plan["notes"]:
         console.print(Text(note), soft_wrap=True)

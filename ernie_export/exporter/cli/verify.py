@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ernie_export.common.command import run
-from ernie_export.common.errors import Unavailable
+from ernie_export.common.errors import Unavailable, printable
 
 if TYPE_CHECKING:
     from ernie_export.exporter.verify.verify import Report
@@ -68,12 +68,12 @@ def show(report: "Report", console: Console) -> None:
     for conversation in report.conversations:
         diverged = "none" if conversation.diverged is None else f"{conversation.diverged} (lead {conversation.gap:.1e})"
         agreed = f"{conversation.agreed}/{conversation.tokens}"
-        tokens.add_row(conversation.name, agreed, diverged, f"{conversation.kl:.1e}")
+        tokens.add_row(_plain(conversation.name), agreed, diverged, f"{conversation.kl:.1e}")
     console.print(tokens)
     if report.questions:
         show_answers(report, console)
     for line in report.failures:
-        console.print(line, style="red")
+        console.print(_plain(line), style="red")
     verdict = f"{len(report.failures)} past the limits" if report.failures else "within the limits"
     rounding = "" if error is None else f"relative error {error:.0e}, "
     console.print(f"{verdict} ({report.precision}: {rounding}divergence {report.tolerance.kl:.0e} nats)")
@@ -89,8 +89,13 @@ def show_answers(report: "Report", console: Console) -> None:
     if different:
         table = Table("expected", "reference", "bundle", title="answers that differ", title_justify="left")
         for question in different:
-            table.add_row(*map(Text, (question.answer, question.reference, question.bundle)))
+            table.add_row(_plain(question.answer), _plain(question.reference), _plain(question.bundle))
         console.print(table)
+
+
+def _plain(text: str) -> Text:
+    """Return what a file or a model says for a table: its brackets are no markup, control characters are escaped."""
+    return Text(printable(text, keep="\n\t"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ernie_export.common.command import peak_memory, run
-from ernie_export.common.errors import InvalidValue
+from ernie_export.common.errors import InvalidValue, printable
 from ernie_export.common.image_sizes import parse_image_sizes
 from ernie_export.common.text import format_number
 from ernie_export.runtime.bench.machine import Machine
@@ -185,7 +185,7 @@ def show(document: dict[str, Any], console: Console) -> None:
     """Print the metrics as tables: a column for each batch size, and a row for each size of image."""
     loaded = f"loaded in {document['load_seconds']:.2f} s; peak memory {format_bytes(document['peak_rss_bytes'])} (RSS)"
     for line in [*describe_run(document), loaded]:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for metrics in document["batches"]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from ernie_export.common.command import print_error, run
-from ernie_export.common.errors import InvalidValue, UserError, printable
+from ernie_export.common.errors import InvalidValue, UserError, printable, text_for
 from ernie_export.runtime.chat.chat import Chat
 from ernie_export.runtime.cli.options import AnswerOptions, click_options, load
 
@@ -143,7 +143,7 @@ def answer_question(chat: Chat, question: str) -> None:
     """Print an answer as it comes, and then its statistics."""
 
     def on_text(piece: str) -> None:
-        print(printable(piece, keep="\n\t") if sys.stdout.isatty() else piece, end="", flush=True)
+        print(text_for(sys.stdout, piece), end="", flush=True)
 
     stats = chat.ask(question, on_text)
     print(flush=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ernie_export.common.command import run
-from ernie_export.common.errors import InvalidValue, printable
+from ernie_export.common.errors import InvalidValue, text_for
 from ernie_export.runtime import messages_file
 from ernie_export.runtime.answer_stats import AnswerStats
 from ernie_export.runtime.cli.options import AnswerOptions, click_options, load
@@ -81,7 +81,7 @@ def command(
         print_json([asdict(result) for result in answer] if isinstance(answer, list) else asdict(answer))
     elif isinstance(answer, list):
         for number, result in enumerate(answer, start=1):
-            print(f"[{number}] {result.text}")
+            print(f"[{number}] {text_for(sys.stdout, result.text)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,7 +113,6 @@ def print_stream(pieces: Generator[str, None, "Result"]) -> None:
     """Print pieces of an answer as they come, and then its statistics to stderr if that is a terminal."""
     began = time.perf_counter()
     first_token_seconds = 0.0
-    terminal = sys.stdout.isatty()  # it would execute control characters that an answer holds
     while True:
         try:
             piece = next(pieces)
@@ -122,7 +121,7 @@ def print_stream(pieces: Generator[str, None, "Result"]) -> None:
             break
         first_token_seconds = first_token_seconds or time.perf_counter() - began
         if piece:
-            print(printable(piece, keep="\n\t") if terminal else piece, end="", flush=True)
+            print(text_for(sys.stdout, piece), end="", flush=True)
     print(flush=True)
     if sys.stderr.isatty():
         stats = AnswerStats(
@@ -137,5 +136,9 @@ def print_stream(pieces: Generator[str, None, "Result"]) -> None:
 
 
 def print_json(document: object) -> None:
-    """Print JSON on one line; in ASCII where the encoding of stdout is not UTF-8."""
-    print(json.dumps(document, ensure_ascii=(sys.stdout.encoding or "ascii").lower() != "utf-8"))
+    """Print JSON on one line; in ASCII where the encoding of stdout is not UTF-8.
+
+    JSON escapes the control characters of ASCII. Those of Unicode, which a terminal executes as well, are escaped here.
+    """
+    text = json.dumps(document, ensure_ascii=(sys.stdout.encoding or "ascii").lower() != "utf-8")
+    print("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))

@@ -3,6 +3,8 @@
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +12,8 @@ import httpx2
 import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.runtime.server.conftest import MAIN
 
 ASKED = [{"role": "user", "content": "How many sides has a triangle?"}]
 # Longer than any test waits; each ends in another way.
@@ -45,6 +49,17 @@ def until(condition, seconds: float = 30.0) -> None:
 
 def in_hand(server) -> float:
     return metric(server, "vllm:num_requests_running") + metric(server, "vllm:num_requests_waiting")
+
+
+def test_the_first_line_is_one_printable_line(bundle):
+    """The name of a bundle's folder is whatever its sender has called it."""
+    name = "a\x1b]0;title\x07\nb http://elsewhere"
+    command = [sys.executable, "-c", MAIN, str(bundle), "--port", "0", "--model-name", name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        line = process.stdout.readline()
+        process.terminate()
+        assert process.stdout.read() == ""
+    assert line.startswith(r"a\x1b]0;title\x07 b http://elsewhere at http://127.0.0.1:") and line[:-1].isprintable()
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(narrow):

@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ernie_export.common.errors import InvalidValue
+from ernie_export.common.errors import InvalidValue, one_printable_line
 from ernie_export.runtime.serving.http.service import Service
 
 IDLE_SECONDS = 75  # that a connection is kept between requests: longer than a proxy in front keeps it
@@ -232,7 +232,8 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
     log.addFilter(RateLimit())
     server = DrainingServer(config, service)
     host, port = listener.getsockname()[:2]
-    print(f"{service.settings.model_name} at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    print(one_printable_line(f"{service.settings.model_name} at {address}"), flush=True)
     server.run(sockets=[listener])
     if not server.started:
         sys.exit(1)
