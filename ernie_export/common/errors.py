@@ -55,12 +55,17 @@ class InvalidFile(UserError):
         key: The key in it at fault, dotted; None if the file as a whole is.
         expected: What would be accepted.
         found: What is there.
+        hint: What may be wrong, or what to do; empty if there is nothing to say.
     """
 
     def __init__(self, path: Path | str, expected: str, found: object, key: str | None = None, hint: str = "") -> None:
-        self.path, self.key, self.expected, self.found = Path(path), key, expected, str(found)
+        self.path, self.key, self.expected, self.found, self.hint = Path(path), key, expected, str(found), hint
         where = f"{path}: {key}" if key is not None else f"{path}"
         super().__init__(f"{where}: expected {expected}, found {found}" + (f" ({hint})" if hint else ""))
+
+    def moved_to(self, path: Path) -> "InvalidFile":
+        """Return this error with another path: that of the file which the one at fault was made from."""
+        return InvalidFile(path, self.expected, self.found, self.key, self.hint)
 
 
 class CannotWrite(UserError):

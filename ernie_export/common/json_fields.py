@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ernie_export.common import git_lfs
 from ernie_export.common.errors import InvalidFile, InvalidValue, UserError
 
 MAX_JSON_BYTES = 64 * 2**20  # an index of the released model is below 4 MiB
@@ -50,6 +51,8 @@ def parse_json_value(source: Path | str, text: bytes) -> Any:
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: reject_duplicate_keys(source, pairs))
     except (ValueError, RecursionError) as e:
+        if git_lfs.is_pointer(text):
+            raise _invalid(source, "JSON", git_lfs.FOUND, hint=git_lfs.HINT) from e
         raise _invalid(source, "JSON", one_line(" ".join(str(e).split()))) from e
 
 
@@ -87,10 +90,10 @@ def read_json_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
         raise InvalidFile(path, "a readable file", e.strerror or e) from e
 
 
-def _invalid(source: Path | str, expected: str, found: str, key: str | None = None) -> UserError:
+def _invalid(source: Path | str, expected: str, found: str, key: str | None = None, hint: str = "") -> UserError:
     if isinstance(source, Path):
-        return InvalidFile(source, expected, found, key=key)
-    return InvalidValue(source if key is None else f"{source}: {key}", expected, found)
+        return InvalidFile(source, expected, found, key=key, hint=hint)
+    return InvalidValue(source if key is None else f"{source}: {key}", expected, found, hint=hint)
 
 
 class JsonObject:

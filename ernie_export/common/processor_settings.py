@@ -10,6 +10,7 @@ from pathlib import Path
 from ernie_export.common.json_fields import JsonObject, read_json
 
 NESTED_FILE = "processor_config.json"
+DEFAULT_FONT = "Roboto-Regular.ttf"  # the video processor class's own
 MAX_PIXELS = 2**27  # that a checkpoint may ask an image to be resized to: 1.5 GiB as float32
 
 
@@ -88,3 +89,16 @@ IMAGE_PROCESSOR = ProcessorKind("image_processor", "preprocessor_config.json", P
 VIDEO_PROCESSOR = ProcessorKind(
     "video_processor", "video_preprocessor_config.json", PixelBounds(299 * 28 * 28, 1196 * 28 * 28)
 )
+
+
+def timestamp_font(settings: JsonObject) -> str | None:
+    """Return the name of the font that a video processor draws timestamps with, or None where it draws none.
+
+    Raises InvalidFile for a name that is a path: the font lies beside the settings.
+    """
+    if not settings.flag("draw_on_frames", default=True):
+        return None
+    name = settings.text("font", default=DEFAULT_FONT)
+    if Path(name).name != name:
+        raise settings.error("font", "the name of a file in the same folder")
+    return name

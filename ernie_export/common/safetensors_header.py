@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ernie_export.common import git_lfs
 from ernie_export.common.errors import InvalidFile
 from ernie_export.common.json_fields import one_line, parse_json
 
@@ -74,6 +75,9 @@ def _read_header_text(path: Path) -> tuple[int, bytes]:
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
+            if git_lfs.is_pointer(start + file.read(len(git_lfs.START))):
+                raise InvalidFile(path, "safetensors", git_lfs.FOUND, hint=git_lfs.HINT)
+            file.seek(len(start))
             if start.startswith((b"PK", b"\x80")) and length > HEADER_LIMIT:
                 raise InvalidFile(path, "safetensors", "a zip or pickle file (never unpickled)")
             if len(start) < 8 or length > HEADER_LIMIT or 8 + length > size:

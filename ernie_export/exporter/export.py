@@ -1,6 +1,5 @@
 """Checkpoint to bundle, from the first check to the last rename."""
 
-import shutil
 from pathlib import Path
 
 from ernie_export.common.manifest import (
@@ -12,8 +11,9 @@ from ernie_export.common.manifest import (
     ModelInfo,
     sha256,
 )
+from ernie_export.exporter.check_processors import check_processors
 from ernie_export.exporter.output_layout import LAYOUTS
-from ernie_export.exporter.processor_files import find_processor_files, refuse_foreign_links
+from ernie_export.exporter.processor_files import copy_file, find_processor_files, refuse_foreign_links
 from ernie_export.exporter.progress import SILENT, Progress
 from ernie_export.exporter.replace import writing_bundle
 from ernie_export.exporter.targets import check_calibration, find_target
@@ -78,7 +78,10 @@ def export(
         job = ExportJob(config, precision, target.check_options(options), graphs, data.offsets, source)
         planned = target.plan_engines(job)
         with writing_bundle(output, LAYOUTS[layout].bundle) as bundle:
-            # Before the weights, which engines do not hold: what a library refuses is refused early.
+            # Before the weights, which take longest: what the runtime or a library would refuse is refused early.
+            for path in processor_files:
+                copy_file(path, bundle / path.name)
+            check_processors(bundle, checkpoint, model_info(config, engines=None))
             engines = target.write(bundle, job, planned, progress)
             with QuantizedStore(bundle / "scratch") as store:
                 calibration = None
@@ -87,8 +90,6 @@ def export(
                     calibration = calibrate(conversations, job, target, tensors, store, progress=progress)
                 progress.begin("Writing weights", data.nbytes)
                 digest = weights.write(data, tensors, bundle / DATA_FILE, progress.advance, store)
-            for path in processor_files:
-                shutil.copyfile(path, bundle / path.name)
             LAYOUTS[layout].write_around(bundle)
             manifest = describe(
                 bundle, config, target, precision, data_digest=digest, engines=engines, calibration=calibration

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from ernie_export.common import git_lfs
 from ernie_export.common.errors import InvalidFile
-from ernie_export.common.processor_settings import IMAGE_PROCESSOR, VIDEO_PROCESSOR, PixelBounds
+from ernie_export.common.processor_settings import IMAGE_PROCESSOR, VIDEO_PROCESSOR, PixelBounds, timestamp_font
 from ernie_export.graphs.config import ErnieConfig
 
 COPIED_SUFFIXES = (".json", ".jinja", ".ttf", ".otf", ".model")
@@ -40,7 +41,7 @@ def find_processor_files(folder: Path, require_all: bool = True) -> list[Path]:
 
     Args:
         folder: A checkpoint.
-        require_all: Whether a required file, or the font that the settings name, must be there.
+        require_all: Whether a required file, or the font that timestamps are drawn with, must be there.
 
     Raises:
         InvalidFile: A required file is missing, settings are malformed, or the font is not in `folder`.
@@ -50,14 +51,26 @@ def find_processor_files(folder: Path, require_all: bool = True) -> list[Path]:
             raise InvalidFile(folder / name, "a file", "none")
     files = [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
     settings = VIDEO_PROCESSOR.find_settings(folder)
-    font = None if settings is None else settings.optional("font", settings.text)
-    if settings is None or font is None:
-        return files
-    if Path(font).name == font and (folder / font).is_file():
+    font = None if settings is None else timestamp_font(settings)
+    if font is not None and (folder / font).is_file():
         return [*files, folder / font]
-    if require_all:
-        raise settings.error("font", "the name of a file in the checkpoint")
+    if require_all and settings is not None and font is not None:
+        raise settings.error("font", "the name of a file in the checkpoint", f"{font}, which is not there")
     return files
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a processor file.
+
+    Raises InvalidFile where `source` cannot be read or is a git-lfs pointer, OSError where `target` cannot be written.
+    """
+    try:
+        content = source.read_bytes()
+    except OSError as e:
+        raise InvalidFile(source, "a readable file", e.strerror or e) from e
+    if git_lfs.is_pointer(content):
+        raise InvalidFile(source, "a file of the checkpoint", git_lfs.FOUND, hint=git_lfs.HINT)
+    target.write_bytes(content)
 
 
 def image_token_range(folder: Path, config: ErnieConfig) -> tuple[int, int]:

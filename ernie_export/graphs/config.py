@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_export.common.json_fields import JsonObject, read_json
+from ernie_export.graphs.checkpoint.folder import require_folder
 from ernie_export.graphs.checkpoint.original import config as original
 
 # What save_pretrained (4.x and 5.x) writes into any config and no graph depends on.
@@ -182,6 +183,7 @@ class ErnieConfig:
     @staticmethod
     def from_hf(folder: Path) -> "ErnieConfig":
         """Read config.json (and generation_config.json) of a checkpoint folder. Raises InvalidFile, naming the key."""
+        require_folder(folder)
         path = folder / "config.json"
         section = JsonObject(path, "", read_json(path))
         if original.is_original(section.members):

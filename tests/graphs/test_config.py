@@ -262,7 +262,7 @@ def test_refuses_what_is_no_json_object(tmp_path: Path, text: str, found: str) -
 def test_refuses_missing_or_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json: expected a JSON file, found no file"):
         ErnieConfig.from_hf(tmp_path)
-    with pytest.raises(UserError, match="found no file"):
+    with pytest.raises(UserError, match="a checkpoint folder, found none"):
         ErnieConfig.from_hf(tmp_path / "nowhere")
     (tmp_path / "config.json").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(UserError, match=r"config\.json: expected JSON"):

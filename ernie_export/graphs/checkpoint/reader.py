@@ -16,6 +16,7 @@ import numpy as np
 from ernie_export.common.errors import InvalidFile
 from ernie_export.common.json_fields import one_line, read_json
 from ernie_export.common.safetensors_header import TensorEntry, read_header
+from ernie_export.graphs.checkpoint.folder import require_folder
 
 # Dtypes that a checkpoint may store, by their safetensors name.
 NUMPY = {
@@ -54,8 +55,7 @@ class Checkpoint:
         Raises InvalidFile if weights are missing, truncated, contradictory or pickled.
         """
         single, index = folder / SINGLE, folder / INDEX
-        if not folder.is_dir():
-            raise InvalidFile(folder, "a checkpoint folder", "a file" if folder.exists() else "none")
+        require_folder(folder)
         if single.exists() and index.exists():
             raise InvalidFile(folder, f"{SINGLE} or {INDEX}", "both")
         if single.exists() or not index.exists():

@@ -42,12 +42,14 @@ class ChatProcessor:
         template: The chat template.
         merge_size: Patches that a placeholder token stands for along each side.
         byte_tokens: Ids of the pieces that stand for single bytes.
+        template_file: Where the template was read.
     """
 
     tokenizer: ChatTokenizer
     template: jinja2.Template
     merge_size: int
     byte_tokens: frozenset[int]
+    template_file: Path
 
     @classmethod
     def from_folder(cls, folder: Path) -> "ChatProcessor":
@@ -67,7 +69,7 @@ class ChatProcessor:
         videos = processor_settings(folder, VIDEO_PROCESSOR)
         if read_merge_size(videos) != merge:
             raise videos.error("merge_size", f"{merge}, as for images")
-        return cls(tokenizer, template, merge, byte_token_ids(tokenizer.backend.get_vocab()))
+        return cls(tokenizer, template, merge, byte_token_ids(tokenizer.backend.get_vocab()), source)
 
     def render(
         self,
@@ -206,6 +208,10 @@ def _find_template(folder: Path, tokenizer: ChatTokenizer) -> tuple[Path, str]:
     return source, value
 
 
+class TemplateRefusal(jinja2.TemplateError):
+    """What a template raises on purpose, by `raise_exception`: the messages are of a form that it does not take."""
+
+
 class _Generation(jinja2.ext.Extension):
     """The block `{% generation %}...{% endgeneration %}`, a mark for training whose content passes through."""
 
@@ -232,7 +238,7 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     )
 
     def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
+        raise TemplateRefusal(message)
 
     def tojson(
         value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False

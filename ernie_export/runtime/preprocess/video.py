@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ernie_export.common.errors import InvalidFile, InvalidMedia
 from ernie_export.common.json_fields import JsonObject
-from ernie_export.common.processor_settings import VIDEO_PROCESSOR
+from ernie_export.common.processor_settings import VIDEO_PROCESSOR, timestamp_font
 from ernie_export.runtime.preprocess import pixels, settings
 from ernie_export.runtime.preprocess.pixels import Planes
 from ernie_export.runtime.preprocess.resample import resize_bicubic
@@ -25,7 +25,6 @@ from ernie_export.runtime.preprocess.video_decode import DEFAULT_FPS, DecodeLimi
 
 TEMPORAL_PATCH = 2  # the class refuses every other value
 FILTERS = (settings.BICUBIC,)
-DEFAULT_FONT = "Roboto-Regular.ttf"
 _KEYS = {"do_sample_frames", "fps", "num_frames", "min_frames", "max_frames", "draw_on_frames", "font"}
 
 VideoSource = str | Path | bytes | NDArray[np.uint8] | Sequence[Image.Image | NDArray[np.uint8]]
@@ -206,11 +205,9 @@ class VideoProcessor:
 
 def _find_font(section: JsonObject) -> Path | None:
     """Return the font of the timestamps, or None where none are drawn. Raises InvalidFile if it is no font."""
-    if not section.flag("draw_on_frames", default=True):
+    name = timestamp_font(section)
+    if name is None:
         return None
-    name = section.text("font", default=DEFAULT_FONT)
-    if Path(name).name != name:
-        raise section.error("font", "the name of a file in the same folder")
     font = section.path.parent / name
     try:
         ImageFont.truetype(font)
