@@ -93,4 +93,6 @@ $(VENV)/.with-parity: pyproject.toml constraints.txt | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/tritonserver nvidia-pytriton==0.7.0 \
 	tritonclient==2.73.0 python-rapidjson==1.25 numpy==1.26.4
 	$(BIN)/python tools/tensorrt_api.py $(VENV)/tensorrt_api
+	for version in 10.15.1.29 11.1.0.106; do \
+	$(BIN)/python tools/tensorrt_api.py $(VENV)/tensorrt_api-$$version $$version || exit 1; done
 	@touch $@ $(VENV)/.with-export

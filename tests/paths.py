@@ -10,8 +10,9 @@ MEDIA = ROOT / "examples" / "media"
 PROGRAMS = ROOT / "tests" / "programs"
 
 
-def tensorrt_api() -> Path:
-    """Return the folder with TensorRT's Python API, or fail where it is not installed."""
-    folder = Path(sys.prefix, "tensorrt_api")
-    assert folder.is_dir(), f"{folder} is missing: python tools/tensorrt_api.py {folder}, which `make test` runs"
+def tensorrt_api(version: str = "") -> Path:
+    """Return the folder with TensorRT's Python API, of the newest or of an older version; fail where there is none."""
+    folder = Path(sys.prefix, f"tensorrt_api-{version}" if version else "tensorrt_api")
+    command = f"python tools/tensorrt_api.py {folder} {version}".strip()
+    assert folder.is_dir(), f"{folder} is missing: {command}, which `make test` runs"
     return folder

@@ -1,6 +1,6 @@
 """Make TensorRT's own Python API importable where its libraries can't be had: for reading, and for tests.
 
-    python tools/tensorrt_api.py DIR
+    python tools/tensorrt_api.py DIR [VERSION]
     PYTHONPATH=DIR LD_LIBRARY_PATH=DIR/stubs python -c 'import tensorrt, tensorrt.plugin'
 
 The bindings are the registry's real wheel (5 MB). The C entry points that they look up on import are stubs that
@@ -13,7 +13,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-PACKAGE = "tensorrt_cu13_bindings==11.4.0.106"
+PACKAGE = "tensorrt_cu13_bindings"
+VERSION = "11.4.0.106"
 LIBRARIES = ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser")
 ENTRY_POINTS = (
     "createInferBuilder_INTERNAL",
@@ -28,11 +29,11 @@ ENTRY_POINTS = (
 )
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, version: str = VERSION) -> None:
     """Fill `folder`; raises CalledProcessError where pip or the C compiler fails."""
     with tempfile.TemporaryDirectory() as work:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", work]
-        subprocess.run([*pip, PACKAGE], check=True)
+        subprocess.run([*pip, f"{PACKAGE}=={version}"], check=True)
         (wheel,) = Path(work).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
@@ -40,7 +41,7 @@ def main(folder: Path) -> None:
         stubs.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in ENTRY_POINTS))
         (folder / "stubs").mkdir(exist_ok=True)
         for library in LIBRARIES:
-            target = folder / "stubs" / f"{library}.so.11"
+            target = folder / "stubs" / f"{library}.so.{version.split('.')[0]}"
             command = ["cc", "-shared", "-fPIC", f"-Wl,-soname,{target.name}", "-o", str(target), str(stubs)]
             subprocess.run(command, check=True)
     # The wheel calls itself tensorrt_bindings; its own Python sources import `tensorrt`.
@@ -52,4 +53,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

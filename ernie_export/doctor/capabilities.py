@@ -106,7 +106,7 @@ def has_compiler() -> str:
     try:
         import triton  # noqa: F401
     except ImportError as e:
-        return f"Triton, which has wheels for Linux on x86-64 (found none: {e})"
+        return f"Triton, which has wheels for Linux (found none: {e})"
     return ""
 
 

@@ -42,7 +42,7 @@ def test_extras_are_read_with_those_that_they_include():
 
 
 def test_a_requirement_of_another_platform_does_not_count(monkeypatch):
-    monkeypatch.setitem(requirements.PLATFORM, "platform_machine", "aarch64")
+    monkeypatch.setitem(requirements.PLATFORM, "sys_platform", "darwin")
     assert read_requirements("kernels") == []
 
 
@@ -60,9 +60,9 @@ def test_a_package_that_stands_for_another_counts(monkeypatch):
 def test_tensorrt_is_found_without_the_metadata_of_a_wheel(monkeypatch):
     fake = types.ModuleType("tensorrt")
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    fake.__version__ = "10.7.0"
-    assert capabilities.has_tensorrt() == "tensorrt >=10.13 (found 10.7.0)"
-    fake.__version__ = "10.13.2.6"
+    fake.__version__ = "10.14.1.48"
+    assert capabilities.has_tensorrt() == "tensorrt >=10.15.1 (found 10.14.1.48)"
+    fake.__version__ = "10.15.1.29"
     assert capabilities.has_tensorrt() == ""
 
 

@@ -108,11 +108,21 @@ def driver(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def environment(driver):
-    """Where processes find the fake TensorRT, and the fake driver."""
-    api = tensorrt_api()
-    path = os.pathsep.join(map(str, (ROOT, ON_PATH, api)))
-    return {"PYTHONPATH": path, "LD_LIBRARY_PATH": f"{driver}:{api / 'stubs'}"}
+def environment_of(driver):
+    """environment_of(version): where processes find the fake TensorRT on bindings of this version, and the driver."""
+
+    def call(version: str = "") -> dict[str, str]:
+        api = tensorrt_api(version)
+        path = os.pathsep.join(map(str, (ROOT, ON_PATH, api)))
+        return {"PYTHONPATH": path, "LD_LIBRARY_PATH": f"{driver}:{api / 'stubs'}"}
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def environment(environment_of):
+    """The same of the newest version."""
+    return environment_of()
 
 
 @pytest.fixture

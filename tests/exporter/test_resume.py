@@ -31,7 +31,7 @@ from tests.paths import MINI, PROGRAMS, ROOT
 from tests.progress import QUIET
 
 LIMITS = TensorRTBuildOptions(max_batch_size=3, max_seq_len=600, max_image_tokens=64, arch="sm80, sm90")
-NONE_HERE = "expected TensorRT 10.13 or later (pip install .[export,trt]), found none"
+NONE_HERE = "expected TensorRT 10.15.1 or later (pip install .[export,trt]), found none"
 HOPPER = Gpu("Fake H100", (9, 0))
 PREPARED = {"vision.onnx", "resampler.onnx", "decoder.onnx", "decode.onnx", "kernels-sm80.json", "kernels-sm90.json"}
 BUILT = {"vision.engine", "resampler.engine", "decoder.engine", "decode.engine", "timing.cache", REPORT}
@@ -117,6 +117,18 @@ def test_engines_are_built_as_asked(finished):
     assert outputs["decode"]["candidate_ids"] == best and "candidate_ids" not in outputs["decoder"]
     assert outputs["decode"]["candidate_values"] == best | {"name": "candidate_values", "dtype": "float"}
     assert outputs["decode"]["logit_total"] == {"name": "logit_total", "dtype": "float", "shape": [-1]}
+
+
+@pytest.mark.parametrize("version", ["10.15.1.29", "11.1.0.106"])
+def test_engines_are_built_by_every_version_from_the_oldest_on(made, environment_of, tmp_path, version):
+    """Every plugin is created and asked by that version's Python sources, and every call fits its bindings."""
+    folder = shutil.copytree(made[0], tmp_path / "bundle")
+    process = command("--resume", folder, env=os.environ | environment_of(version))
+    assert process.returncode == 0, process.stderr
+    assert Manifest.read(folder).engines.version == version
+    report = json.loads((folder / REPORT).read_text())
+    counts = {name: len(report[name]["inspector"]["plugins"]) for name in GRAPHS}
+    assert counts == {"vision": 0, "resampler": 0, "decoder": 4 + 3 * 6, "decode": 4 + 3 * 5}
 
 
 def test_what_was_asked_of_an_export_holds_for_its_engines(waiting, machine):
@@ -243,10 +255,10 @@ def test_without_tensorrt(waiting, monkeypatch):
     assert refusal(waiting) == f"--resume {waiting}: {NONE_HERE}"
 
 
-@pytest.mark.parametrize("version", ["10.12.0.36", "8.6.1"])
+@pytest.mark.parametrize("version", ["10.15.0.9", "10.14.1.48", "8.6.1"])
 def test_an_older_tensorrt(waiting, machine, monkeypatch, version):
     monkeypatch.setenv("FAKE_TENSORRT_VERSION", version)
-    assert refusal(waiting).endswith(f"expected TensorRT 10.13 or later, found {version}")
+    assert refusal(waiting).endswith(f"expected TensorRT 10.15.1 or later, found {version}")
 
 
 def test_a_tensorrt_that_does_not_load(waiting, tmp_path, monkeypatch):

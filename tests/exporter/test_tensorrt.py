@@ -32,7 +32,7 @@ from tests.paths import MINI, PROGRAMS
 from tests.progress import QUIET
 
 LIMITS = TensorRTBuildOptions(max_batch_size=3, max_seq_len=600, max_image_tokens=64, arch="sm80, sm90")
-NONE_HERE = "expected TensorRT 10.13 or later (pip install .[export,trt]), found none"
+NONE_HERE = "expected TensorRT 10.15.1 or later (pip install .[export,trt]), found none"
 PREPARED = {"vision.onnx", "resampler.onnx", "decoder.onnx", "decode.onnx", "kernels-sm80.json", "kernels-sm90.json"}
 
 

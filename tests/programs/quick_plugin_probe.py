@@ -8,6 +8,7 @@ import dataclasses
 import json
 import sys
 
+import numpy as np
 import tensorrt as trt
 import tensorrt.plugin as trtp  # noqa: F401
 from compile_kernels import kernel_specs  # tools/
@@ -33,7 +34,8 @@ def build(kernel_plugin, shapes, attributes, dtype, arch, sizes):
     definition = _lib.QDP_REGISTRY[f"ernie::{kernel_plugin.name}"]
     plugin = _plugin_class._TemplateAOTPlugin(kernel_plugin.name, "ernie", definition.num_outputs)
     functions = definition.aot_impl_attr_names, definition.aot_impl_func
-    plugin.init(definition.register_func, attributes, *functions, definition.autotune_attr_names,
+    arrays = {name: np.array([value]) for name, value in attributes.items()}
+    plugin.init(definition.register_func, arrays, *functions, definition.autotune_attr_names,
                 definition.autotune_func)  # fmt: skip
     kinds = [getattr(trt, dtype if kind == GRAPH_DTYPE else kind) for kind in kernel_plugin.inputs.values()]
     left = iter(sizes)

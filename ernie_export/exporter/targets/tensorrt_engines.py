@@ -4,6 +4,7 @@ Neither the checkpoint nor Triton is needed.
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +22,9 @@ from ernie_export.exporter.targets.workers.files import write
 from ernie_export.exporter.targets.workers.tensorrt_build import TensorRTOptions
 from ernie_export.graphs.ops.ptx import TARGETS as ARCHITECTURES
 
-MIN_VERSION = (10, 13)  # the first whose engines carry the kernels of Python plugins, as far as is known
+# The first whose parser has every operator of the graphs: Attention since 10.14; TensorScatter, RMSNormalization and
+# RotaryEmbedding since 10.15, which began with 10.15.1 (the CHANGELOG of NVIDIA/TensorRT).
+MIN_VERSION = (10, 15, 1)
 TIMING_CACHE = "timing.cache"
 PTX_FOR_ALL = 89  # PTX for a later architecture has features of that one alone; a driver translates this for any
 AMPERE_PLUS = "ampere-plus"  # of HARDWARE_COMPATIBILITY: engines for every GPU from Ampere on
@@ -58,7 +61,7 @@ class TensorRTBuild:
         expected = f"expected TensorRT {'.'.join(map(str, MIN_VERSION))} or later"
         if version is None:
             raise Unavailable(f"{expected} (pip install .[export,trt]), found none")
-        if tuple(map(int, version.split(".")[:2])) < MIN_VERSION:
+        if version_numbers(version) < MIN_VERSION:
             raise Unavailable(f"{expected}, found {version}")
         gpu = self.detect_gpu()
         if gpu is None:
@@ -144,6 +147,11 @@ def kernels_file(arch: str) -> str:
 def report_path(folder: Path, name: str) -> Path:
     """Return where an engine's report waits for the other engines."""
     return folder / f"{name}.json"
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Return the first three numbers of a version of TensorRT."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
 def installed_version() -> str | None:

@@ -1,6 +1,9 @@
 """A kernel plugin as a TensorRT quick plugin: shape function, formats and tactics, and the kernel as PTX (AOT).
 
 The kernels are compiled when a bundle is made: the machine that builds engines has no use for Triton.
+
+An attribute is declared as an array of one number. TensorRT's parser passes arrays, and up to 11.1 its Python sources
+make a declared `int` of one by int(array), which NumPy refuses from version 2.4 on.
 """
 
 import inspect
@@ -8,11 +11,15 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ernie_export.graphs.ops.kernel_plugin import GRAPH_DTYPE, KernelPlugin
 from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.spec import DOMAIN
 
 FORMAT_NAME = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "int32": "INT32", "int64": "INT64"}
+ATTRIBUTE_TYPE = {int: npt.NDArray[np.int32], float: npt.NDArray[np.float32]}
 
 
 def register(plugin: KernelPlugin, kernels: Kernels) -> None:
@@ -27,9 +34,11 @@ def register(plugin: KernelPlugin, kernels: Kernels) -> None:
 
     def shapes(*descs: Any, **attributes: Any) -> Any:
         by_name = dict(zip(names, descs, strict=True))
+        exprs = {name: desc.shape_expr for name, desc in by_name.items()}
+        numbers = {name: array.item() for name, array in attributes.items()}
         return tuple(
             trtp.from_shape_expr(output.shape, _dtype(trt, plugin, by_name, output.dtype))
-            for output in plugin.outputs({name: desc.shape_expr for name, desc in by_name.items()}, attributes)
+            for output in plugin.outputs(exprs, numbers)
         )
 
     def tactics(*arguments: Any) -> Any:
@@ -61,7 +70,8 @@ def _signed(
     function: Callable[..., Any], plugin: KernelPlugin, desc: type, more: tuple[str, ...], result: Any
 ) -> Callable[..., Any]:
     """Give `function` the signature that TensorRT reads the plugin's inputs and attributes from."""
-    named = [*((name, desc) for name in plugin.inputs), *plugin.attributes.items()]
+    named = [(name, desc) for name in plugin.inputs]
+    named += [(name, ATTRIBUTE_TYPE[number]) for name, number in plugin.attributes.items()]
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter(name, kind, annotation=annotation) for name, annotation in named]
     parameters += [inspect.Parameter(name, kind) for name in more]
@@ -73,7 +83,8 @@ def _split(plugin: KernelPlugin, arguments: tuple[Any, ...]) -> tuple[dict[str, 
     """Return inputs and attributes by name from TensorRT's positional arguments, which end with the outputs."""
     count = len(plugin.inputs)
     inputs = dict(zip(plugin.inputs, arguments[:count], strict=True))
-    return inputs, dict(zip(plugin.attributes, arguments[count:-1], strict=True))
+    numbers = (array.item() for array in arguments[count:-1])
+    return inputs, dict(zip(plugin.attributes, numbers, strict=True))
 
 
 def _static(inputs: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -63,12 +63,12 @@ def takes(signature: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> 
 
 def fits(annotation: str, value: Any) -> bool:
     """Whether a value may be given where the bindings' documentation has this annotation."""
-    simple = {"str": str, "bool": bool, "float": (int, float)}
+    simple = {"str": str, "bool": bool, "float": (int, float), "int": int}
     if annotation in simple:
         return isinstance(value, simple[annotation])
     if annotation == "typing.SupportsInt":
         return hasattr(value, "__int__") and not isinstance(value, str)
-    if annotation == "typing_extensions.Buffer":
+    if annotation in ("typing_extensions.Buffer", "buffer"):
         try:
             return memoryview(value) is not None
         except TypeError:
