@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-MINI = ROOT / "examples" / "mini-ernie"
 sys.path.insert(0, str(ROOT))
 POOL = 2**24 + 9  # values; no multiple of a width, so that rows differ
 
@@ -34,9 +33,8 @@ def configuration(folder: Path, small: bool) -> Any:
 
     from ernie_export.graphs.config import ErnieConfig
 
-    if small:
-        return ErnieConfig.from_hf(MINI)
-    write_settings(folder, SHAPES["full"], SHAPES["full"]["text"]["num_hidden_layers"])
+    shape = SHAPES["tiny" if small else "full"]
+    write_settings(folder, shape, shape["text"]["num_hidden_layers"])
     return ErnieConfig.from_hf(folder)
 
 

@@ -1,10 +1,11 @@
 """Part c of gpu.py: bundles on ONNX Runtime's CUDA provider, right and fast.
 
     python benchmarks/gpu_model.py --device cuda
-    python benchmarks/gpu_model.py --device cpu --small         (a dry run: mini-ernie's shape, on the host's memory)
+    python benchmarks/gpu_model.py --device cpu --small         (a dry run: a tiny shape, on the host's memory)
 
 Prints one JSON object a line, for each of:
-- right: mini-ernie on the device against the CPU engine in float32: error of the logits, greedy tokens that agree;
+- right: a tiny seeded model on the device against the CPU engine in float32: error of the logits, and greedy
+  tokens that agree;
 - ours: the released shape with random weights: time to the first token of 256 text and 1024 image tokens, decode at
   1, 8 and 32 rows, GiB used, and the share of the memory's measured rate that the bytes of a step come to;
 - transformers: the same, on the same card, by each way that it runs experts.
@@ -24,7 +25,7 @@ from typing import Any
 
 import click
 import numpy as np
-from gpu_engine import MINI, ROOT, Request, Work, configuration, decode, hollow_bundle, open_engine
+from gpu_engine import ROOT, Request, Work, configuration, decode, hollow_bundle, open_engine
 
 FULL = Work(256, (64, 64), (1, 8, 32), 64)
 SMALL = Work(12, (4, 4), (1, 3), 3)
@@ -32,7 +33,7 @@ SMALL = Work(12, (4, 4), (1, 3), 3)
 
 @click.command()
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
-@click.option("--small", is_flag=True, help="mini-ernie's shape, for a dry run.")
+@click.option("--small", is_flag=True, help="A tiny shape, for a dry run.")
 @click.option("--only", multiple=True, type=click.Choice(["right", "ours", "transformers"]))
 def main(device: str, small: bool, only: tuple[str, ...]) -> None:
     """Measure and print."""
@@ -48,12 +49,12 @@ def main(device: str, small: bool, only: tuple[str, ...]) -> None:
 
 
 def right(device: str, small: bool) -> Iterator[dict[str, Any]]:
-    """mini-ernie by every precision of the device against the CPU: in float32, but codes against the same codes."""
+    """A tiny seeded model by every precision of the device, against a CPU: the same codes, or float32."""
+    from make_checkpoint import SHAPES, write_checkpoint
+
     from ernie_export.exporter.export import Progress, export
     from ernie_export.graphs.config import ErnieConfig
     from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
-
-    request = Request(ErnieConfig.from_hf(MINI), Work(24, (8, 12), (1,), 1))
 
     def answer(engine: Any) -> tuple[np.ndarray, list[int]]:
         cache = engine.new_cache(1, request.tokens + 40)
@@ -61,10 +62,13 @@ def right(device: str, small: bool) -> Iterator[dict[str, Any]]:
         return logits, [int(step[0]) for step in decode(engine, cache, 1, 32)]
 
     with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "checkpoint"
+        write_checkpoint(checkpoint, SHAPES["tiny"])
+        request = Request(ErnieConfig.from_hf(checkpoint), Work(24, (8, 12), (1,), 1))
         for precision in ("fp16", *(("bf16",) if device == "cuda" else ()), "int4-fp16"):
             beside = "int4-fp16" if precision == "int4-fp16" else "fp32"
             bundles = {name: Path(folder) / name for name in (precision, beside)}
-            manifests = {name: export(MINI, bundle, "onnx", name, Progress()) for name, bundle in bundles.items()}
+            manifests = {name: export(checkpoint, bundle, "onnx", name, Progress()) for name, bundle in bundles.items()}
             with OrtCpuEngine(bundles[beside], manifests[beside], 2) as engine:
                 expected, wanted = answer(engine)
             with open_engine(bundles[precision], manifests[precision], device, random=False) as engine:
@@ -111,7 +115,6 @@ def ours(device: str, small: bool) -> Iterator[dict[str, Any]]:
 def transformers(device: str, small: bool) -> Iterator[dict[str, Any]]:
     """The same work by the PyTorch class, greedy, by the shortest loop that it allows."""
     import torch
-    from make_checkpoint import SHAPES, write_settings
 
     try:
         import torchvision  # noqa: F401
@@ -123,12 +126,8 @@ def transformers(device: str, small: bool) -> Iterator[dict[str, Any]]:
     torch.set_grad_enabled(False)
     work, dtype = (SMALL, torch.float32) if small else (FULL, torch.bfloat16)
     with tempfile.TemporaryDirectory() as folder:
-        source = MINI
-        if not small:
-            source = Path(folder)
-            write_settings(source, SHAPES["full"], SHAPES["full"]["text"]["num_hidden_layers"])
         ours_config = configuration(Path(folder), small)
-        hf_config = AutoConfig.from_pretrained(source)
+        hf_config = AutoConfig.from_pretrained(folder)
     request = Request(ours_config, work)
     before = torch.cuda.memory_allocated() if device == "cuda" else 0
     torch.set_default_dtype(dtype)

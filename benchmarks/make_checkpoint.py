@@ -5,6 +5,7 @@
 
 | shape | parameters | dtype | what |
 | --- | --- | --- | --- |
+| tiny | 2 M | float32 | mini-ernie's vision, and expert widths that the kernels of every precision take |
 | m600 | 650 M | float32 | the released model's proportions: small enough for PyTorch in float32 beside it |
 | full | 29.4 B | bfloat16 | the released model's shape, 54.8 GiB; `--layers 2` keeps its widths |
 
@@ -32,6 +33,25 @@ from ernie_export.graphs.state_dict import expected_tensors
 MINI = Path(__file__).parent.parent / "examples" / "mini-ernie"
 POOL = 2**23 + 9  # values: no multiple of any width, so that rows of a larger tensor differ
 SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "dtype": "float32",
+        "shard_bytes": 2**24,
+        "image_pixels": 64 * 196,
+        "text": {
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "moe_intermediate_size": [128, 64],
+            "moe_num_experts": 8,
+            "moe_k": 2,
+            "vocab_size": 488,
+            "max_position_embeddings": 4096,
+            "mrope_section": [6, 6, 4],
+        },
+        "vision": {"hidden_size": 96, "depth": 2, "num_heads": 4, "intermediate_size": 384},
+    },
     "m600": {
         "dtype": "float32",
         "shard_bytes": 2**29,
@@ -80,8 +100,13 @@ SHAPES: dict[str, dict[str, Any]] = {
 @click.option("--holes", is_flag=True, help="Leave the vision bank's experts as holes in the files.")
 def main(folder: Path, shape: str, layers: int | None, holes: bool) -> None:
     """Write the checkpoint into FOLDER."""
+    parameters = write_checkpoint(folder, SHAPES[shape], layers, holes)
+    print(f"{folder}: {parameters / 1e6:.0f} M parameters")
+
+
+def write_checkpoint(folder: Path, sizes: dict[str, Any], layers: int | None = None, holes: bool = False) -> int:
+    """Write a checkpoint of a shape; returns its parameters. The same values every time."""
     folder.mkdir(parents=True, exist_ok=True)
-    sizes = SHAPES[shape]
     write_settings(folder, sizes, layers or sizes["text"]["num_hidden_layers"])
     config = ErnieConfig.from_hf(folder)
     dtype = np.dtype(np.float32 if sizes["dtype"] == "float32" else ml_dtypes.bfloat16)
@@ -104,7 +129,7 @@ def main(folder: Path, shape: str, layers: int | None, holes: bool) -> None:
                         values.write(file, tensor, size)
                     bars.advance(task, nbytes)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    print(f"{folder}: {sum(map(math.prod, tensors.values())) / 1e6:.0f} M parameters")
+    return sum(map(math.prod, tensors.values()))
 
 
 def write_settings(folder: Path, sizes: dict[str, Any], layers: int) -> None:

@@ -68,6 +68,7 @@ def export(
     progress.begin("Reading the checkpoint")
     config = ErnieConfig.from_hf(checkpoint)
     target.check(config)
+    target.check_precision(config, precision)
     tensors = Checkpoint.open(checkpoint)
     check_layout(tensors, config)
     refuse_foreign_links(checkpoint)

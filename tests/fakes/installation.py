@@ -13,14 +13,18 @@ CUDA_LIBRARIES = ("libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13", "li
 class FakeInstallation(Installation):
     """onnxruntime-gpu, the driver and all of CUDA's libraries but `missing`.
 
-    `cuda`: for cuda.bindings.runtime; None: it is not installed.
+    `cuda`: for cuda.bindings.runtime; None: it is not installed. `version`: ONNX Runtime's.
     """
 
     cuda: Any = None
     missing: str = ""
+    version: str = "1.31.1"
 
     def providers(self) -> list[str]:
         return [PROVIDER]
+
+    def onnxruntime_version(self) -> str:
+        return self.version
 
     def cuda_version(self) -> str:
         return "13.0"

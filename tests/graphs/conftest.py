@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from ernie_export.exporter.targets.onnx import FUSED_BODIES, PORTABLE_BODIES
 from ernie_export.exporter.targets.trt_rtx import RTX_BODIES
 from ernie_export.graphs.builder import GraphBuilder
+from ernie_export.graphs.ops.bodies import OpBodies
 
 Run = Callable[..., list[np.ndarray]]
 BODIES = {bodies.name: bodies for bodies in (FUSED_BODIES, PORTABLE_BODIES, RTX_BODIES)}
@@ -27,7 +28,7 @@ def run_op(tmp_path: Path) -> Run:
 
     def run(
         op_type: str,
-        lowering: str,
+        lowering: str | OpBodies,
         inputs: dict[str, np.ndarray],
         attributes: dict[str, object],
         outputs: list[tuple[type, int]],
@@ -48,7 +49,7 @@ def run_op(tmp_path: Path) -> Run:
             shape = [f"out{index}_{axis}" for axis in range(rank)]
             g.output(value, f"out{index}", ir.DataType.from_numpy(np.dtype(dtype)), shape)
         path = tmp_path / "one.onnx"
-        g.save(path, BODIES[lowering], "weights", {})
+        g.save(path, BODIES[lowering] if isinstance(lowering, str) else lowering, "weights", {})
         if evaluator == "onnx":
             return ReferenceEvaluator(onnx.load(path)).run(None, inputs)
         options = ort.SessionOptions()

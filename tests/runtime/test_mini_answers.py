@@ -54,11 +54,11 @@ def right(bundle, questions):
         ("onnx", "fp16", 5),
         ("onnx", "int8", 1),
         ("onnx", "int4", 1),
-        ("onnx", "int4-fp16", 5),
         ("onnx-portable", "fp32", 5),
         ("onnx-portable", "fp16", 5),
         ("onnx-portable", "int8", 5),
         ("onnx-portable", "int4", 5),
+        ("onnx-portable", "int4-fp16", 5),
     ],
 )
 def test_answers_are_right(questions, tmp_path, target, precision, every):

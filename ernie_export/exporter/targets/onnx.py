@@ -35,6 +35,10 @@ PORTABLE_BODIES = OpBodies(
     ),
 )
 HEAD_DIM_MULTIPLE = 8  # com.microsoft::GroupQueryAttention takes no other head size
+# Multiples of what the CUDA provider's expert kernels sum over (its moe_qmoe.md, 4.2; moe_quantization.cc, 1.31.1):
+# QMoE refuses a part of a tile of quantized weights, MoE rows that do not begin at a multiple of 16 bytes.
+QUANTIZED_EXPERT_MULTIPLE = 64
+EXPERT_MULTIPLE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,24 @@ class OnnxRuntimeTarget(Target):
                 key="text_config.head_dim",
                 hint=f"--target {ONNX_PORTABLE.name} takes any",
             )
+
+    def check_precision(self, config: ErnieConfig, precision: Precision) -> None:
+        """Raise InvalidFile for widths that the CUDA provider's kernels for experts refuse."""
+        text = config.text
+        if "cuda" not in precision.devices or "sparse" not in text.layer_types:
+            return
+        if precision.decoder is not None:
+            multiple, other = QUANTIZED_EXPERT_MULTIPLE, "--precision int4 takes multiples of 16"
+        elif "cpu" not in precision.devices:
+            multiple, other = EXPERT_MULTIPLE, "--precision fp16 takes any, on a CPU"
+        else:
+            return
+        widths = {"hidden_size": text.hidden_size}
+        widths |= {f"moe_intermediate_size[{i}]": width for i, width in enumerate(text.moe_intermediate_size)}
+        for key, width in widths.items():
+            if width % multiple:
+                expected = f"a multiple of {multiple} for --precision {precision.name} (CUDA's kernels for experts)"
+                raise InvalidFile("config.json", expected, width, key=f"text_config.{key}", hint=other)
 
     def takes(self, config: ErnieConfig) -> bool:
         """Return whether the fused attention takes the model's head size."""

@@ -151,6 +151,9 @@ class Target:
     def check(self, config: ErnieConfig) -> None:
         """Raise UserError, naming the key, if the target's operators cannot run the model."""
 
+    def check_precision(self, config: ErnieConfig, precision: Precision) -> None:
+        """Raise UserError, naming the key, if the target's operators cannot run the model in `precision`."""
+
     def plan_engines(self, job: ExportJob) -> EngineInfo | None:
         """Return how the engines are going to be built; None if there are none.
 

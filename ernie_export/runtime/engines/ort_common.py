@@ -1,5 +1,6 @@
 """What both engines of ONNX Runtime share: session options, and errors that name the graph."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +8,18 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from ernie_export.common.errors import InvalidFile
+from ernie_export.common.errors import InvalidFile, Unavailable
+
+# For the CPU and for CUDA: the first whose CUDA provider reads the routers of bfloat16 graphs in their own type. Before
+# that it read float32 there, and chose experts at random.
+MIN_VERSION = "1.31.1"
+
+
+def check_version(package: str, version: str, install: str) -> None:
+    """Raise Unavailable, naming the command to `install` a later one, if a version of ONNX Runtime is too old."""
+    found, wanted = ([int(number) for number in re.findall(r"\d+", text)[:3]] for text in (version, MIN_VERSION))
+    if found < wanted:
+        raise Unavailable(f"{package}: expected version {MIN_VERSION} or newer, found {version} ({install})")
 
 
 def session_options(threads: int | None) -> ort.SessionOptions:

@@ -4,11 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
+
 from ernie_export.common.errors import InvalidValue
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.devices import DEVICES
 from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.engines.device.memory import CudaMemory
+from ernie_export.runtime.engines.ort_common import MIN_VERSION, check_version
 from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
 from ernie_export.runtime.engines.ort_cuda import OrtCudaEngine
 from ernie_export.runtime.engines.tensorrt.engine import TensorRTEngine
@@ -54,6 +57,7 @@ def find_engine(bundle: Path, manifest: Manifest, device: str) -> EngineOpener:
 
 
 def _find_cpu(bundle: Path, manifest: Manifest) -> EngineOpener:
+    check_version("onnxruntime", ort.__version__, f"pip install 'onnxruntime>={MIN_VERSION}'")
     return lambda threads: OrtCpuEngine(bundle, manifest, threads)
 
 

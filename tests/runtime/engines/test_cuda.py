@@ -3,6 +3,8 @@
 What only a GPU can show (the provider's kernels, captured graphs) is measured by benchmarks/gpu.py.
 """
 
+import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +14,13 @@ import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import Unavailable, UserError
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime import load
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.device import find_gpu, memory
 from ernie_export.runtime.engines.device.memory import CudaMemory, HostMemory
+from ernie_export.runtime.engines.ort_common import MIN_VERSION, check_version
 from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
 from ernie_export.runtime.engines.ort_cuda import TOPK_GRAPH, OrtCudaEngine
 from ernie_export.runtime.logits import Logits
@@ -197,6 +200,26 @@ def test_without_onnxruntime_gpu(half):
         pytest.skip("onnxruntime-gpu is installed here")
     with pytest.raises(UserError, match="expected onnxruntime-gpu, found onnxruntime .* without its CUDA provider"):
         load(half, device="cuda")
+
+
+@pytest.mark.parametrize("version", ["1.31.0", "1.31.0rc2", "1.30.4", "1.9.9"])
+def test_with_a_version_that_routes_bf16_at_random(half, version, fake_cuda):
+    found = re.escape(version)
+    with pytest.raises(Unavailable, match=f"onnxruntime-gpu: expected version 1.31.1 or newer, found {found} "):
+        open_memory(half, FakeInstallation(fake_cuda(), version=version))
+
+
+@pytest.mark.parametrize("version", ["1.31.1", "1.32.0", "1.100", "2.0"])
+def test_versions_from_the_floor_on_are_taken(half, version, fake_cuda):
+    open_memory(half, FakeInstallation(fake_cuda(free=2**33), version=version)).close()
+
+
+def test_a_cpu_asks_for_the_same_floor():
+    """The package asks for it as well."""
+    with pytest.raises(Unavailable, match=r"^onnxruntime: expected version 1\.31\.1 or newer, found 1\.31\.0 \(pip"):
+        check_version("onnxruntime", "1.31.0", "pip install it")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"onnxruntime>={MIN_VERSION}" in project["dependencies"]
 
 
 @pytest.mark.parametrize("missing", (DRIVER, *CUDA_LIBRARIES))

@@ -2,11 +2,12 @@
 
 Routing and dispatch are the same everywhere; only how one bank's experts run differs:
 `portable` loops over the experts in standard operators (ascending order, as the reference adds them), `onnxruntime`
-calls the fused com.microsoft::MoE, or QMoE where the experts are quantised. MoE wants router logits and applies a
-softmax of its own, so it is given log(probability) for the chosen experts and -1e30 elsewhere: the softmax then returns
-the probabilities over their sum, which is to be over norm_min at least. QMoE takes what it chooses by and what it
-weighs by apart, and the sum is left to us. Neither takes experts in e4m3 numbers: those run as in `portable`
-everywhere.
+calls the fused com.microsoft::MoE, or QMoE where the experts are quantised. Both apply a softmax of their own, so they
+are given the chosen experts' logits less the highest of them, and -1e30 elsewhere: the softmax then returns the
+probabilities over their sum, which is to be over norm_min at least. The highest is 0 and the others, the less they
+weigh, the further below it: rounding them to 16 bits costs least so. QMoE can take what it chooses by and what it
+weighs by apart (router_weights, input 14), but that input is for the CPU alone: the CUDA provider does not read it
+(moe_quantization.cc, 1.31.1). Neither takes experts in e4m3 numbers: those run as in `portable` everywhere.
 
 A step of one token spends about as long on starting operators as on the experts, so there are few of them.
 """
@@ -42,20 +43,27 @@ ROUTING = f"""{CHOICE}
     weights = Div (chosen, divisor)
 """
 
-# A probability is nothing beside 1e30.
-EXPERTS_ONNXRUNTIME = """
-    logs = Log (chosen)
+# What MoE and QMoE choose and weigh by. A probability is nothing beside 1e30. Logits, not logarithms of probabilities:
+# a bias may choose experts whose probabilities are 0 in float32.
+ROUTER = """
+    own_logits = GatherElements <axis = 1> (logits, experts)
+    highest = ReduceMax <keepdims = 1> (own_logits, axis)
+    below = Sub (own_logits, highest)
     low = Constant <value = float {-1e30}> ()
     lows = Add (probs, low)
-    router32 = ScatterElements <axis = 1> (lows, experts, logs)
+    router32 = ScatterElements <axis = 1> (lows, experts, below)
     router = CastLike (router32, x)
-    mixed = com.microsoft.MoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
-        activation_beta = 0.0, normalize_routing_weights = 0> (x, router, gate_up, , down)
+"""
+SHARE = """
     share32 = Div (total, divisor)
     share = CastLike (share32, x)
     y = Mul (mixed, share)
 """
-# Accuracy level 4: see the package quantized_linear.
+EXPERTS_ONNXRUNTIME = f"""{ROUTER}
+    mixed = com.microsoft.MoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
+        activation_beta = 0.0, normalize_routing_weights = 0> (x, router, gate_up, , down)
+{SHARE}"""
+# Accuracy level 4: see the package quantized_linear. In float32, on a CPU: one operator fewer a step.
 QUANTIZED_EXPERTS_ONNXRUNTIME = """
     choose_by = CastLike (scores, x)
     weigh_by = CastLike (probs, x)
@@ -66,23 +74,13 @@ QUANTIZED_EXPERTS_ONNXRUNTIME = """
     over = CastLike (divisor, x)
     y = Div (mixed, over)
 """
-# For graphs in 16 bits, which may run on CUDA: probabilities that differ in float32 may be equal in 16 bits, and other
-# experts would be chosen. So what it chooses by is 1 for the chosen ones. CUDA's kernels need to know that the
-# weights lie as QMoE's declaration says, and are not packed for them yet.
-QUANTIZED_EXPERTS_CUDA = """
-    nothing = Sub (probs, probs)
-    one = Constant <value_float = 1.0> ()
-    choices = Shape (experts)
-    ones = Expand (one, choices)
-    choose32 = ScatterElements <axis = 1> (nothing, experts, ones)
-    choose_by = CastLike (choose32, x)
-    weigh32 = Div (probs, divisor)
-    weigh_by = CastLike (weigh32, x)
-    y = com.microsoft.QMoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
+# For graphs in 16 bits, which may run on CUDA. Its kernels need to know that the weights lie as QMoE's declaration
+# says, and are not packed for them yet.
+QUANTIZED_EXPERTS_CUDA = f"""{ROUTER}
+    mixed = com.microsoft.QMoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
         activation_beta = 0.0, normalize_routing_weights = 0, expert_weight_bits: int = @bits,
-        block_size: int = @group, weights_prepacked = 0>
-        (x, choose_by, gate_up, gate_up_scales, , down, down_scales, , , , , , , , weigh_by)
-"""
+        block_size: int = @group, weights_prepacked = 0> (x, router, gate_up, gate_up_scales, , down, down_scales)
+{SHARE}"""
 
 EXPERTS_PORTABLE = """
     count = Shape <start = 1, end = 2> (gate)
@@ -170,10 +168,20 @@ BANKS = """
     y_vision, e_vision = ernie.{bank} <{passed}> (x_vision, {vision})
 """ + MERGE.format(y="y", experts="experts")
 # The same for ONNX Runtime on the CPU, where a step of text tokens skips the vision bank. The text bank stands outside,
-# once: packed for its kernels, it would be in memory once for each branch.
+# once: packed for its kernels, it would be in memory once for each branch. Before 1.32 its kernels take no rows for an
+# error: where no token is text, the bank gets the first one, and that answer is dropped.
 BANKS_IF_ANY = """
-    x_text = GatherND (x, text_rows)
-    y_text, e_text = ernie.{bank} <{passed}> (x_text, {text})
+    first_row = Constant <value = int64[1, 1] {{0}}> ()
+    one_1d = Constant <value_ints = [1]> ()
+    zero_1d = Constant <value_ints = [0]> ()
+    text_tokens = Shape <start = 0, end = 1> (text_rows)
+    missing = Sub (one_1d, text_tokens)
+    rows_missing = Slice (first_row, zero_1d, missing, zero_1d)
+    some_text = Concat <axis = 0> (text_rows, rows_missing)
+    x_text = GatherND (x, some_text)
+    y_some_text, e_some_text = ernie.{bank} <{passed}> (x_text, {text})
+    y_text = Slice (y_some_text, zero_1d, text_tokens, zero_1d)
+    e_text = Slice (e_some_text, zero_1d, text_tokens, zero_1d)
     vision_tokens = Size (vision_places)
     any_vision = Cast <to = 9> (vision_tokens)
     y, experts = If (any_vision) <

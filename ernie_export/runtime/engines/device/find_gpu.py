@@ -8,10 +8,11 @@ from typing import Any
 import onnxruntime as ort
 
 from ernie_export.common.errors import Unavailable
+from ernie_export.runtime.engines.ort_common import MIN_VERSION, check_version
 
 PROVIDER = "CUDAExecutionProvider"
 CUDA_MAJOR = 13  # the version of cuda-bindings, and the one that the engines' libraries were built for
-SWAP = "pip uninstall -y onnxruntime && pip install --force-reinstall --no-deps onnxruntime-gpu"
+SWAP = f"pip uninstall -y onnxruntime && pip install --force-reinstall --no-deps 'onnxruntime-gpu>={MIN_VERSION}'"
 
 
 class Installation:
@@ -20,6 +21,10 @@ class Installation:
     def providers(self) -> list[str]:
         """Return the names of ONNX Runtime's execution providers."""
         return list(ort.get_available_providers())
+
+    def onnxruntime_version(self) -> str:
+        """Return the version of ONNX Runtime."""
+        return str(ort.__version__)
 
     def cuda_version(self) -> str:
         """Return the version of CUDA that onnxruntime-gpu was built for; it alone says so."""
@@ -50,9 +55,10 @@ INSTALLED = Installation()
 def find_gpu(installation: Installation = INSTALLED) -> Any:
     """Return cuda.bindings.runtime, if ONNX Runtime can use a GPU.
 
-    Raises Unavailable if ONNX Runtime has no CUDA provider, a CUDA library or the driver is missing, or there is
-    no GPU.
+    Raises Unavailable if ONNX Runtime is too old or has no CUDA provider, a CUDA library or the driver is missing, or
+    there is no GPU.
     """
+    check_version("onnxruntime-gpu", installation.onnxruntime_version(), SWAP)
     if PROVIDER not in installation.providers():
         raise Unavailable(
             f"--device cuda: expected onnxruntime-gpu, found onnxruntime {ort.__version__} without its CUDA provider "
