@@ -7,7 +7,7 @@ import os
 import pytest
 
 from ernie_export.common.errors import InvalidMedia, UserError
-from ernie_export.runtime.serving.untrusted_media import confine, count_media
+from ernie_export.runtime.serving.untrusted_media import BASE64_PIECE, confine, count_media, decode_base64
 
 DATA = base64.b64encode(b"bytes").decode()
 
@@ -45,6 +45,23 @@ def confined(messages, folder):
 def test_data_uris_become_bytes(kind, allowed, folder):
     messages = one(kind, url=f"data:{kind}/x;base64,{DATA}")
     assert confined(messages, folder if allowed else None) == b"bytes"
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, 2, 3, 4, BASE64_PIECE // 4 * 3 - 1, BASE64_PIECE // 4 * 3, 2 * BASE64_PIECE + 1]
+)
+def test_base64_in_pieces(size):
+    data = bytes(i % 251 for i in range(size))
+    assert decode_base64(base64.b64encode(data).decode()) == data
+
+
+def test_base64_that_goes_on_after_its_padding():
+    padded = "A" * (BASE64_PIECE - 2) + "=="
+    with pytest.raises(ValueError, match="data after the padding"):
+        decode_base64(padded + "AAAA")
+    for text in ("AA==AA==", "A", "A" * BASE64_PIECE + "A", "AA!A", "é" * 4):
+        with pytest.raises(ValueError):
+            decode_base64(text)
 
 
 def test_base64_and_image_url_become_bytes():

@@ -179,6 +179,8 @@ class Preprocessor:
         text = self.chat.render(messages, add_generation_prompt, variables)
         if max_tokens is not None and len(text) > MAX_CHARACTERS_PER_TOKEN * max_tokens:
             raise ContextLengthExceeded("prompt", f"at most {max_tokens} tokens", f"{len(text)} characters")
+        if max_tokens is not None and self.chat.tokenizer.is_longer(text, max_tokens):
+            raise ContextLengthExceeded("prompt", f"at most {max_tokens} tokens", "more")
         kinds = self.chat.placeholders(text)
         check_counts(kinds, len(sources.images), len(sources.videos))
         arrays: dict[str, NDArray[Any]] = {}

@@ -18,6 +18,7 @@ from ernie_export.common.json_fields import one_line, read_json
 
 FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+PIECE = 2**15  # characters that are tokenized at a time to find out whether a text is too long
 # The tokens that chat templates may name; the Llama class defaults three of them.
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LLAMA_DEFAULTS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -90,6 +91,22 @@ class ChatTokenizer:
         bos = self.named.get("bos_token")
         special = not (bos is not None and text.startswith(bos))
         return self.backend.encode_batch([text], add_special_tokens=special)[0].ids
+
+    def is_longer(self, text: str, max_tokens: int) -> bool:
+        """Return whether a text certainly has more than `max_tokens` tokens, without tokenizing much more than these.
+
+        The text is tokenized in pieces. A cut may add a few tokens: an eighth more than `max_tokens` is allowed for.
+        False says nothing of a text that is hardly longer.
+        """
+        if len(text) <= PIECE:
+            return False
+        tokens = 0
+        for start in range(0, len(text), PIECE):
+            (encoding,) = self.backend.encode_batch([text[start : start + PIECE]], add_special_tokens=False)
+            tokens += len(encoding)
+            if tokens > max_tokens + max_tokens // 8:
+                return True
+        return False
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, special tokens left out."""

@@ -2,6 +2,7 @@
 
 import base64
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import ContextLengthExceeded, UserError
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.preprocess.chat import ChatProcessor
 from ernie_export.runtime.preprocess.messages import media, normalise
@@ -229,6 +230,40 @@ def test_decoding_leaves_special_tokens_out(chat: ChatProcessor):
     assert chat.decode(ids) == "a red square"
     assert chat.decode(np.array(ids)) == "a red square"
     assert chat.byte_tokens and chat.decode(chat.encode("🙂")) == "🙂"
+
+
+class CountingTokenizer:
+    """A tokenizer's backend that counts the characters which it is given."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.characters = 0
+
+    def encode_batch(self, texts: list[str], **options: Any) -> Any:
+        self.characters += sum(map(len, texts))
+        return self._backend.encode_batch(texts, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+@pytest.mark.parametrize("character", ["😀", "你", "A", " ", "\n", "\x00"])
+def test_a_text_that_is_too_long_is_not_tokenized_to_its_end(preprocessor: Preprocessor, character: str):
+    """An emoji may take four tokens: four million of them took gigabytes, and most of a minute."""
+    backend = CountingTokenizer(preprocessor.chat.tokenizer.backend)
+    tokenizer = replace(preprocessor.chat.tokenizer, backend=backend)
+    limited = replace(preprocessor, chat=replace(preprocessor.chat, tokenizer=tokenizer))
+    with pytest.raises(ContextLengthExceeded, match="prompt: expected at most 131072 tokens, found more"):
+        limited.prepare(user({"type": "text", "text": character * 4_000_000}), max_tokens=131_072)
+    assert backend.characters < 300_000
+
+
+def test_a_long_text_within_the_limit_is_taken_whole(preprocessor: Preprocessor):
+    messages = user({"type": "text", "text": "the red circle. " * 5000})
+    tokens = preprocessor(messages)["input_ids"].shape[1]
+    assert preprocessor.prepare(messages, max_tokens=tokens).arrays["input_ids"].shape[1] == tokens
+    with pytest.raises(ContextLengthExceeded, match=f"found {tokens}"):
+        preprocessor.prepare(messages, max_tokens=tokens - 1)
 
 
 TEMPLATES = {

@@ -101,9 +101,14 @@ def chat(**fields: object) -> bytes:
     return json.dumps({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, **fields}).encode()
 
 
-def picture(data_uri, data: bytes) -> bytes:
-    content = [{"type": "image_url", "image_url": {"url": data_uri(data)}}, {"type": "text", "text": "What is it?"}]
+def question(url: str) -> bytes:
+    """A question about the picture at an address."""
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is it?"}]
     return chat(messages=[{"role": "user", "content": content}])
+
+
+def picture(data_uri, data: bytes) -> bytes:
+    return question(data_uri(data))
 
 
 BODIES = {
@@ -113,11 +118,23 @@ BODIES = {
     "unknown fields": (b"{" + b",".join(b'"f%d":0' % i for i in range(400_000)) + b"}", 413),
     "some small values": (b'{"messages":[' + b"0," * 200_000 + b"0]}", 400),
     "nested lists": (b'{"messages":' + b"[" * 50_000 + b"]" * 50_000 + b"}", 400),
-    "a long stop string": (chat(stop="A" * 15_000_000, n=8), 400),
+    "a long stop string": (chat(stop="A" * 15_000_000, n=8), 413),
+    "a stop string of text": (chat(stop="A" * 4_000_000, n=8), 400),
     "long text like base64": (chat(messages=[{"role": "user", "content": "A" * 15_900_000}]), 413),
     "long text of words": (chat(messages=[{"role": "user", "content": "ab; c. " * 560_000}]), 400),
     "a long name": (chat(messages=[{"role": "user", "content": "hi", "name": "A" * 15_000_000}]), 413),
     "many stop strings": (chat(stop=["A" * 300_000] * 12), 400),
+    "runs of base64 that are short": (chat(user=("A" * 1023 + "!") * 30_000), 413),
+    "data URIs of escapes": (b'{"user":";base64,' + b"\\u4f60" * 5_000_000 + b'"}', 413),
+    "data URIs of slashes": (b'{"user":";base64,' + b"\\/" * 15_000_000 + b'"}', 413),
+    "many data URIs": (b'{"user":"' + b";base64,A" * 3_400_000 + b'"}', 413),
+    "an endless address": (question("http://x;base64," + "A" * 30_000_000), 400),
+    "a picture of no kind": (question("data:image/png;base64," + "A" * 30_000_000), 400),
+    "an endless kind of part": (
+        chat(messages=[{"role": "user", "content": [{"type": ";base64," + "A" * 30_000_000}]}]),
+        400,
+    ),
+    "many keys": (chat(logit_bias={str(i): 1 for i in range(130_000)}), 400),
 }
 
 
@@ -132,6 +149,18 @@ def test_a_costly_body_stops_nothing(attacked, kind):
     check_health(attacked, lambda: at_once(attack, attack, attack))
     assert set(found) == {status}
     assert peak_memory(attacked) < 2 * GIB
+
+
+def test_the_longest_answers_stop_nothing(attacked):
+    """Eight answers with the probabilities of twenty tokens at each place: megabytes of JSON from a short request."""
+    body = chat(n=8, min_tokens=800, max_tokens=800, logprobs=True, top_logprobs=20)
+    before = peak_memory(attacked)
+
+    def attack() -> None:
+        assert post(attacked, body) == (200, "")
+
+    check_health(attacked, attack)
+    assert peak_memory(attacked) - before < GIB // 4
 
 
 def slow_jpeg(side: int = 4000, scans: int = 5000) -> bytes:

@@ -23,10 +23,11 @@ from ernie_export.runtime.serving.http.responses import ResponseWriter
 from ernie_export.runtime.serving.http.schema import ChatRequest, parse
 from ernie_export.runtime.serving.http.service import Generation, Service
 from ernie_export.runtime.serving.http.settings import Settings
-from ernie_export.runtime.serving.http.stream import EventStream, unless_gone
+from ernie_export.runtime.serving.http.stream import CompleteResponse, EventStream, unless_gone
 
 STATIC = Path(__file__).parent / "static"
 BODY_SECONDS = 60.0  # longest time for a body to arrive
+SEND_SECONDS = 30.0  # that a client may take to read a complete answer, even where the deadline is near
 SMALL = 64 * 1024  # bytes of a body that are parsed at once: the event loop barely notices
 # The page runs only its own files, shows files that its user drops on it, and cannot be framed by another page.
 PAGE_HEADERS = {
@@ -86,10 +87,11 @@ def create_app(model: Model, settings: Settings, fetcher: Fetcher | None = None)
 
 async def _chat(request: Request, service: Service) -> Response:
     settings = service.settings
-    deadline = asyncio.get_running_loop().time() + settings.timeout
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + settings.timeout
     ticket = service.admission.admit()
     generation: Generation | None = None
-    stream: EventStream | None = None
+    response: Response | None = None
 
     def end() -> None:
         if generation is not None:
@@ -98,22 +100,25 @@ async def _chat(request: Request, service: Service) -> Response:
 
     try:
         async with asyncio.timeout_at(deadline):
-            chat = await _read(request, settings, ticket)
+            chat = await _read(request, service, ticket)
             generation = await unless_gone(request.receive, service.generate(chat, ticket))
             chat = chat.model_copy(update={"messages": []})  # frees images and videos in base64
             writer = ResponseWriter(chat, generation, settings.model_name, service.token_bytes)
-            if not chat.stream:
-                return JSONResponse(await unless_gone(request.receive, _complete(generation, writer)))
-        stream = EventStream(_events(generation, writer), deadline, end)
-        return stream
+            if chat.stream:
+                response = EventStream(_events(generation, writer), deadline, end)
+            else:
+                content = await unless_gone(request.receive, _complete(generation, writer))
+                response = CompleteResponse(content, max(deadline, clock() + SEND_SECONDS), end)
+        return response
     except TimeoutError as e:
         raise ApiError(504, f"no answer within {settings.timeout:g} seconds", code="timeout") from e
     finally:
-        if stream is None:
+        if response is None:
             end()
 
 
-async def _read(request: Request, settings: Settings, ticket: Ticket) -> ChatRequest:
+async def _read(request: Request, service: Service, ticket: Ticket) -> ChatRequest:
+    settings = service.settings
     try:
         async with asyncio.timeout(BODY_SECONDS):
             body = await read_body(request, settings.max_body, ticket)
@@ -123,10 +128,10 @@ async def _read(request: Request, settings: Settings, ticket: Ticket) -> ChatReq
         raise ApiError(408, f"the body: expected within {BODY_SECONDS:g} seconds", code="timeout") from e
     if len(body) <= SMALL:
         return parse(body, settings.max_text)
-    return await asyncio.to_thread(parse, body, settings.max_text)
+    return await service.parse(body)
 
 
-async def _complete(generation: Generation, writer: ResponseWriter) -> dict[str, Any]:
+async def _complete(generation: Generation, writer: ResponseWriter) -> bytes:
     async for index, output in generation.outputs():
         writer.take(index, output)
     return writer.completion()

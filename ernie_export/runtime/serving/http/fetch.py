@@ -16,6 +16,7 @@ import httpcore2
 from ernie_export.runtime.serving.http.errors import ApiError
 
 REDIRECTS = 3
+MAX_URL_LENGTH = 8192  # characters; browsers and servers take no longer ones
 _PORTS = {"http": 80, "https": 443}
 # Registered as global, but no public hosts: addresses that a gateway translates to IPv4, hidden from this check (NAT64,
 # the 6to4 relay), addresses for documentation, and cloud providers' services for their own machines.
@@ -139,6 +140,9 @@ class Fetcher:
 
     def _checked(self, url: str, param: str) -> httpcore2.URL:
         """Return the parsed URL, which is not parsed again. Raises ApiError 400 if it is not allowed."""
+        if len(url) > MAX_URL_LENGTH:
+            problem = f"{param}: expected an address of at most {MAX_URL_LENGTH} characters, found {len(url)}"
+            raise ApiError(400, problem, param, "invalid_url")
         try:
             parts = urlsplit(url)
             scheme, host, port = parts.scheme, (parts.hostname or "").rstrip("."), parts.port

@@ -92,7 +92,7 @@ def _check_length(headers: Headers) -> None:
         raise ApiError(400, problem, code="invalid_request", headers={"Connection": "close"})
 
 
-async def read_body(request: Request, limit: int, ticket: Ticket) -> bytes:
+async def read_body(request: Request, limit: int, ticket: Ticket) -> bytearray:
     """Return the body of a request. A web page may post text or forms to any server, but JSON only with its consent.
 
     Args:
@@ -115,7 +115,7 @@ async def read_body(request: Request, limit: int, ticket: Ticket) -> bytes:
         body += piece
         if len(body) > limit:
             raise _too_large(limit)
-    return bytes(body)
+    return body
 
 
 def _too_large(limit: int) -> ApiError:

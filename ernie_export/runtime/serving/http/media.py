@@ -1,13 +1,12 @@
 """Convert a request's messages to the runtime's: images and videos as bytes, from data URIs or allowed URLs."""
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any
 
 from ernie_export.runtime.serving.http.errors import ApiError
 from ernie_export.runtime.serving.http.fetch import Fetcher
 from ernie_export.runtime.serving.http.schema import ImagePart, Message, TextPart, VideoPart
+from ernie_export.runtime.serving.untrusted_media import decode_base64
 
 Messages = list[dict[str, Any]]
 
@@ -36,7 +35,7 @@ async def fetch_all(messages: list[Message], fetcher: Fetcher, limit: int) -> di
     fetched: dict[str, bytes] = {}
     for param, part in media_of(messages).items():
         url = _url(part)
-        if url not in fetched and url[:8].lower().startswith(("http://", "https://")):
+        if url[:8].lower().startswith(("http://", "https://")) and url not in fetched:
             fetched[url] = await fetcher.fetch(url, limit - sum(map(len, fetched.values())), param)
     return fetched
 
@@ -79,8 +78,8 @@ def _data(url: str, param: str) -> bytes:
     if not comma or not head.lower().endswith(";base64"):
         raise ApiError(400, f"{param}: expected data:TYPE;base64,DATA", param, "invalid_url")
     try:
-        content = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as e:
+        content = decode_base64(data)
+    except ValueError as e:
         raise ApiError(400, f"{param}: expected base64, found {e}", param, "invalid_base64") from e
     if not content:
         raise ApiError(400, f"{param}: expected data, found none", param, "invalid_base64")

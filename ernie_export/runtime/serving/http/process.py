@@ -113,7 +113,7 @@ class HeaderTimeoutProtocol(H11Protocol):
         closed.transport.abort()
 
     def _is_idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
+        return self.cycle is None or self.cycle.response_complete or self.transport.is_closing()
 
     def data_received(self, data: bytes) -> None:
         """Parse the data, then start or stop the timer."""
@@ -228,8 +228,8 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
     )
     # asyncio warns of writes to clients that have gone; the server notices these itself.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
-    logging.getLogger("asyncio").addFilter(RateLimit())
-    log.addFilter(RateLimit())
+    for name in ("asyncio", "uvicorn.error", log.name):
+        logging.getLogger(name).addFilter(RateLimit())
     server = DrainingServer(config, service)
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"

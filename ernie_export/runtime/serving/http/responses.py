@@ -25,29 +25,35 @@ class ResponseWriter:
         self._shared = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model_name}
         count = len(generation.requests)
         self._texts: list[list[str]] = [[] for _ in range(count)]
-        self._logprobs: list[list[Json]] = [[] for _ in range(count)]
+        # Each token's as JSON at once: with many choices and alternatives, objects would take hundreds of megabytes,
+        # and writing them at the end would take seconds, in which the event loop serves nobody.
+        self._logprobs: list[list[bytes]] = [[] for _ in range(count)]
         self._reasons = [""] * count
 
     def take(self, index: int, output: Output) -> None:
         """Keep an output of a choice for `completion`."""
         self._texts[index].append(output.text)
-        self._logprobs[index] += self._token_logprobs(output)
+        self._logprobs[index] += map(dump, self._token_logprobs(output))
         self._reasons[index] = output.finish_reason
 
-    def completion(self) -> Json:
-        """Return the complete answer."""
-        choices = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": "".join(texts), "refusal": None},
-                "logprobs": {"content": logprobs, "refusal": None} if self._chat.logprobs else None,
-                "finish_reason": reason,
-            }
-            for index, (texts, logprobs, reason) in enumerate(
-                zip(self._texts, self._logprobs, self._reasons, strict=True)
-            )
-        ]
-        return {**self._shared, "object": "chat.completion", "choices": choices, "usage": self.usage()}
+    def completion(self) -> bytes:
+        """Return the complete answer as JSON."""
+        head = dump({**self._shared, "object": "chat.completion"})
+        choices = b",".join(map(self._choice, range(len(self._texts))))
+        return b'%b,"choices":[%b],"usage":%b}' % (head[:-1], choices, dump(self.usage()))
+
+    def _choice(self, index: int) -> bytes:
+        """Return a choice of a complete answer as JSON."""
+        message = {"role": "assistant", "content": "".join(self._texts[index]), "refusal": None}
+        logprobs = b"null"
+        if self._chat.logprobs:
+            logprobs = b'{"content":[%b],"refusal":null}' % b",".join(self._logprobs[index])
+        return b'{"index":%d,"message":%b,"logprobs":%b,"finish_reason":%b}' % (
+            index,
+            dump(message),
+            logprobs,
+            dump(self._reasons[index]),
+        )
 
     def opening(self) -> Iterator[bytes]:
         """Yield a first chunk for each choice."""
@@ -111,4 +117,9 @@ class ResponseWriter:
 
 def event(content: Json) -> bytes:
     """Return one server-sent event."""
-    return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + dump(content) + b"\n\n"
+
+
+def dump(content: Json | str) -> bytes:
+    """Return JSON in UTF-8, without spaces."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()

@@ -4,7 +4,6 @@ As at OpenAI, an unknown field is refused by name. A known one that this server 
 its value has no effect (null, an empty list, a penalty of 0).
 """
 
-import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -19,7 +18,7 @@ MAX_VALUES = 65_536  # in a body, keys not counted: each takes memory, and time 
 MAX_KEYS = 256  # of one object
 MAX_ITEMS = 4096  # messages of a request, and parts of a message
 MAX_STOP_LENGTH = 256
-_BASE64 = re.compile(rb"[A-Za-z0-9+/=\\]{1024,}")
+MAX_DATA_URIS = 1024  # that are looked for in a body; what follows counts as text
 # Values without effect of fields that are known but not supported; null is always one.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "audio": (),
@@ -139,7 +138,7 @@ class ChatRequest(_Part):
     chat_template_kwargs: TemplateOptions | None = None
 
 
-def parse(body: bytes, max_text: int) -> ChatRequest:
+def parse(body: bytes | bytearray, max_text: int) -> ChatRequest:
     """Read a request's body. Raises ApiError 400 that names the field, 413 for more text than `max_text` bytes.
 
     Small values take much more memory and time than they are long, and every fault that pydantic finds becomes an
@@ -148,7 +147,7 @@ def parse(body: bytes, max_text: int) -> ChatRequest:
     """
     if sum(body.count(mark) for mark in (b",", b"{", b"[")) > MAX_MARKS:
         raise ApiError(413, f"the body: expected at most {MAX_MARKS} commas and brackets", code="body_too_large")
-    if len(body) > max_text and len(_BASE64.sub(b"", body)) > max_text:
+    if len(body) > max_text and len(body) - _count_data(body) > max_text:
         raise ApiError(413, f"the body: expected at most {max_text} bytes besides media", code="body_too_large")
     try:
         document = pydantic_core.from_json(body, allow_inf_nan=False)
@@ -176,6 +175,27 @@ def parse(body: bytes, max_text: int) -> ChatRequest:
     if request.stream_options is not None and not request.stream:
         raise ApiError(400, "stream_options: expected stream true beside it", "stream_options", "invalid_value")
     return request
+
+
+def _count_data(body: bytes | bytearray) -> int:
+    """Return the bytes of data URIs in base64, in a time that depends on the body's length alone.
+
+    They are strings of ASCII with few escapes, of a slash, which some libraries write: the parser copies them. Other
+    strings it reads character by character, several times slower, while no other thread runs.
+    """
+    mark = b";base64,"
+    total = 0
+    end = 0
+    for _ in range(MAX_DATA_URIS):
+        start = body.find(mark, end)
+        end = body.find(b'"', start)
+        if -1 in (start, end):
+            break
+        data = body[start + len(mark) : end]
+        escapes = data.count(b"\\/")
+        if data.isascii() and data.count(b"\\") == escapes <= len(data) // 16:
+            total += len(data)
+    return total
 
 
 def _check_size(document: dict[str, Any]) -> None:

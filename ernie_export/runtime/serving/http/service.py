@@ -18,7 +18,7 @@ from ernie_export.runtime.serving.http.errors import ApiError, from_user_error, 
 from ernie_export.runtime.serving.http.fetch import Fetcher
 from ernie_export.runtime.serving.http.media import fetch_all, media_of, runtime_messages
 from ernie_export.runtime.serving.http.metrics import Metrics
-from ernie_export.runtime.serving.http.schema import ChatRequest
+from ernie_export.runtime.serving.http.schema import ChatRequest, parse
 from ernie_export.runtime.serving.http.settings import Settings
 from ernie_export.runtime.serving.media_pool import Cancelled, MediaPool
 from ernie_export.runtime.serving.prepare import PreparedRequest, prepare_request
@@ -69,6 +69,8 @@ class Service:
         self._live: set[Generation] = set()
         self.token_bytes = TokenBytes(model.preprocessor.chat.tokenizer)
         self._fetcher = fetcher
+        # One large body after another: each holds the interpreter's lock for a while, together they would for longer.
+        self._parse_thread = ThreadPoolExecutor(1, "parse")
         # Requests of text alone take milliseconds and must not wait for videos: they have threads of their own.
         self._text_threads = ThreadPoolExecutor(2, "text")
         self._media_threads = ThreadPoolExecutor(settings.preprocessors, "media")
@@ -87,7 +89,7 @@ class Service:
         self._pool.close()
         self.model.scheduler.close()
         self._stepper.join()
-        for threads in (self._text_threads, self._media_threads):
+        for threads in (self._parse_thread, self._text_threads, self._media_threads):
             threads.shutdown(wait=True, cancel_futures=True)
 
     def end(self, generation: Generation) -> None:
@@ -109,6 +111,11 @@ class Service:
     def alive(self) -> bool:
         """Whether the thread that steps the scheduler runs."""
         return self._stepper.is_alive()
+
+    async def parse(self, body: bytearray) -> ChatRequest:
+        """Read a large body in a thread. Raises ApiError as `schema.parse` does."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._parse_thread, parse, body, self.settings.max_text)
 
     async def generate(self, chat: ChatRequest, ticket: Ticket) -> Generation:
         """Check, prepare and queue a request. Raises ApiError."""

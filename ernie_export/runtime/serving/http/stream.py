@@ -1,4 +1,4 @@
-"""Streamed responses, which end as soon as the client has gone or the deadline has passed."""
+"""Responses that end as soon as the client has gone or the deadline has passed, streamed or complete."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from ernie_export.runtime.serving.http.errors import ApiError, ClientGone, internal_error
 from ernie_export.runtime.serving.http.responses import DONE, event
 
+PIECE_BYTES = 64 * 1024  # of a complete answer that are handed to the connection at a time
 ERROR_SECONDS = 1.0  # for sending the error that ends a stream; its client may have stopped reading
 
 T = TypeVar("T")
@@ -37,6 +38,35 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
 async def _wait_until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+class CompleteResponse(Response):
+    """A complete answer. It is sent in pieces, as fast as the client reads; whatever ends it, `close` is called.
+
+    An answer with log probabilities may have many megabytes, and a client that reads none of them would hold these.
+    """
+
+    media_type = "application/json"
+
+    def __init__(self, content: bytes, deadline: float, close: Callable[[], None]) -> None:
+        """`deadline`: the time by the event loop's clock at which a client that reads too slowly is given up."""
+        super().__init__(content)
+        self._deadline = deadline
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response, as ASGI calls it."""
+        view = memoryview(self.body)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._deadline):
+                    await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                    for start in range(0, len(view), PIECE_BYTES):
+                        piece = bytes(view[start : start + PIECE_BYTES])
+                        await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._close()
 
 
 class EventStream(Response):
