@@ -3,7 +3,7 @@
     python benchmarks/full_size.py scratch/full --output benchmarks/results/full-size-cpu.json
     python benchmarks/full_size.py scratch/two --layers 2
 
-Random weights (make_checkpoint.py, the vision bank's experts as holes): the answer means nothing, all else is as with
+Random weights (make_checkpoint.py, the vision experts as holes): the answer means nothing, all else is as with
 the released ones. Measured on `ernie-run` as a user runs it: seconds from the command to the first text, once with the
 bundle out of the page cache and once in it; memory by kind; decode's rate, against the memory's bandwidth (a streaming
 read's) over the bytes of weights and cache that a token reads (by ernie-plan).

@@ -6,7 +6,7 @@
 Expert dispatch is run with weights in the kernels' dtype, in int4 and in fp8, whose bytes are what is counted. Prints
 one JSON object a line. `floor` is the larger of the bytes that must move over the measured copy rate and of the
 operations over the measured rate of matrix products; `of_floor` is floor over time. Errors are norms against float32
-arithmetic on the same rounded weights, or on what the codes stand for.
+arithmetic on the same rounded weights, or on what the quantized values stand for.
 """
 
 import json
@@ -44,8 +44,8 @@ SMALL = Shape(32, 2, (32, 16), 1, (2, 1), (1, 1, 2), (2,), 1, 16)
 
 
 @dataclass(frozen=True)
-class Bank:
-    """A bank as the kernels take it. expert: gate_up and down of one, float32; nbytes: of one expert as stored."""
+class ExpertGroup:
+    """An expert group as kernels take it. expert: gate_up and down of one, float32; nbytes: of one as stored."""
 
     inputs: tuple[Any, ...]
     expert: Callable[[int], tuple[Any, Any]]
@@ -167,77 +167,88 @@ class Bench:
         return turn(q), turn(k)
 
     def moe_rows(self) -> Iterator[dict[str, Any]]:
-        """Expert dispatch: the text bank alone, as decode has it, and both banks, half of the tokens each."""
+        """Expert dispatch: text experts alone, as decode has it, and both expert groups, half of the tokens each."""
         shape = self.shape
-        text, vision = (self.bank(width) for width in shape.widths)
+        text, vision = (self.expert_group(width) for width in shape.widths)
         blocks = list(self.torch_blocks(text, vision))
         ways = {"": ("", (text, vision)), " int4": ("Quantized", (self.int4(text), self.int4(vision)))}
         if self.device == "cpu" or self.torch.cuda.get_device_capability() >= (8, 9):
             ways[" fp8"] = "Float8", (self.fp8(text), self.fp8(vision))
         for tokens in shape.tokens:
             for both in (False, True):
-                for name, (storage, banks) in ways.items():
-                    named = f"moe{name}, {'both banks' if both else 'text bank'}"
-                    yield from self.moe(named, tokens, banks if both else (banks[0], None), storage, blocks)
+                for name, (storage, expert_groups) in ways.items():
+                    named = f"moe{name}, {'both expert groups' if both else 'text experts'}"
+                    yield from self.moe(
+                        named, tokens, expert_groups if both else (expert_groups[0], None), storage, blocks
+                    )
 
-    def bank(self, width: int) -> Bank:
+    def expert_group(self, width: int) -> ExpertGroup:
         """gate (H, E) and bias (E,) in float32; gate_up (E, 2I, H), down (E, H, I)."""
         hidden, experts = self.shape.hidden, self.shape.experts
         gate_up = self.normal(experts, 2 * width, hidden, scale=hidden**-0.5)
         down = self.normal(experts, hidden, width, scale=width**-0.5)
         gate = self.torch.randn(hidden, experts, device=self.device) * hidden**-0.5
         bias = self.torch.zeros(experts, device=self.device)
-        return Bank((gate, bias, gate_up, down), lambda expert: (gate_up[expert].float(), down[expert].float()))
+        return ExpertGroup((gate, bias, gate_up, down), lambda expert: (gate_up[expert].float(), down[expert].float()))
 
-    def int4(self, bank: Bank) -> Bank:
-        """The bank in codes of 4 bits, each group rounded to the range of its largest value."""
+    def int4(self, expert_group: ExpertGroup) -> ExpertGroup:
+        """The expert group in quantized values of 4 bits, each group rounded to the range of its largest value."""
 
         def packed(numbers: Any) -> Any:
-            codes = (numbers.round() + 8).to(self.torch.uint8)
-            return codes[..., 0::2] | codes[..., 1::2] << 4
+            qweight = (numbers.round() + 8).to(self.torch.uint8)
+            return qweight[..., 0::2] | qweight[..., 1::2] << 4
 
-        def unpacked(codes: Any) -> Any:
-            return self.torch.stack([codes & 15, codes >> 4], -1).flatten(-2).float() - 8
+        def unpacked(qweight: Any) -> Any:
+            return self.torch.stack([qweight & 15, qweight >> 4], -1).flatten(-2).float() - 8
 
-        return self.stored(bank, 7.0, packed, unpacked)
+        return self.stored(expert_group, 7.0, packed, unpacked)
 
-    def fp8(self, bank: Bank) -> Bank:
-        """The bank in e4m3 numbers, the largest of a group at the largest of them."""
+    def fp8(self, expert_group: ExpertGroup) -> ExpertGroup:
+        """The expert group in e4m3 numbers, the largest of a group at the largest of them."""
         kind = self.torch.float8_e4m3fn
-        return self.stored(bank, 448.0, lambda numbers: numbers.to(kind), lambda codes: codes.view(kind).float())
+        return self.stored(
+            expert_group, 448.0, lambda numbers: numbers.to(kind), lambda qweight: qweight.view(kind).float()
+        )
 
-    def stored(self, bank: Bank, largest: float, pack: Callable[[Any], Any], unpack: Callable[[Any], Any]) -> Bank:
-        """The bank in codes and scales; `unpack` takes the bytes that `pack` makes, as uint8."""
+    def stored(
+        self, expert_group: ExpertGroup, largest: float, pack: Callable[[Any], Any], unpack: Callable[[Any], Any]
+    ) -> ExpertGroup:
+        """The expert group in quantized values and scales; `unpack` takes the bytes that `pack` makes, as uint8."""
         torch, group = self.torch, self.shape.group
-        gate, bias, *weights = bank.inputs
+        gate, bias, *weights = expert_group.inputs
         inputs = [gate, bias]
         for weight in weights:
-            codes, scales = [], []
+            qweight, scales = [], []
             for rows in weight:  # an expert at a time, since float32 takes room
                 grouped = rows.float().reshape(len(rows), -1, group)
                 scale = (grouped.abs().amax(-1) / largest).clamp(min=1e-8).to(self.dtype)
                 scales.append(scale)
-                codes.append(pack((grouped / scale.float()[..., None]).flatten(1).clamp(-largest, largest)))
-            inputs += torch.stack([code.view(torch.uint8) for code in codes]).view(torch.int32), torch.stack(scales)
+                qweight.append(pack((grouped / scale.float()[..., None]).flatten(1).clamp(-largest, largest)))
+            inputs += torch.stack([code.view(torch.uint8) for code in qweight]).view(torch.int32), torch.stack(scales)
 
         def expert(number: int) -> tuple[Any, Any]:
-            def meant(codes: Any, scales: Any) -> Any:
-                numbers = unpack(codes[number].view(torch.uint8))
+            def meant(qweight: Any, scales: Any) -> Any:
+                numbers = unpack(qweight[number].view(torch.uint8))
                 return (numbers.reshape(*scales[number].shape, group) * scales[number].float()[..., None]).flatten(1)
 
             return meant(*inputs[2:4]), meant(*inputs[4:6])
 
-        return Bank(tuple(inputs), expert)
+        return ExpertGroup(tuple(inputs), expert)
 
     def moe(
-        self, name: str, tokens: int, banks: tuple[Bank, Bank | None], storage: str, blocks: list[tuple[str, Any]]
+        self,
+        name: str,
+        tokens: int,
+        expert_groups: tuple[ExpertGroup, ExpertGroup | None],
+        storage: str,
+        blocks: list[tuple[str, Any]],
     ) -> Iterator[dict[str, Any]]:
         """One number of tokens: error, time, and PyTorch's times beside weights in the kernels' dtype."""
         from gpu_timing import relative_error, seconds
 
         from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
 
-        torch, shape, (text, vision) = self.torch, self.shape, banks
+        torch, shape, (text, vision) = self.torch, self.shape, expert_groups
         inputs = [self.normal(tokens, shape.hidden) for _ in range(shape.sets)]
         types = torch.arange(tokens, device=self.device) % 2 if vision else None
         tactics = DECODE if tokens <= 16 else PREFILL
@@ -248,11 +259,11 @@ class Bench:
             return moe_dispatch(x, types, *weights, attributes, empty, tactics, storage)
 
         found = call(inputs[0], self.empty)
-        error = relative_error(found["y"], self.reference(inputs[0], found["experts"], banks, types))
+        error = relative_error(found["y"], self.reference(inputs[0], found["experts"], expert_groups, types))
         chosen = [found["experts"], *(call(x, self.plain)["experts"] for x in inputs[1:])]
-        nbytes = sum(self.moe_bytes(experts, banks) for experts in chosen) / shape.sets + 2 * inputs[0].nbytes
-        by_bank = [tokens - int((types != 0).sum()), int((types != 0).sum())] if vision else [tokens, 0]
-        flops = sum(6 * n * shape.k * shape.hidden * width for n, width in zip(by_bank, shape.widths, strict=True))
+        nbytes = sum(self.moe_bytes(experts, expert_groups) for experts in chosen) / shape.sets + 2 * inputs[0].nbytes
+        by_group = [tokens - int((types != 0).sum()), int((types != 0).sum())] if vision else [tokens, 0]
+        flops = sum(6 * n * shape.k * shape.hidden * width for n, width in zip(by_group, shape.widths, strict=True))
         timed = {"error": error, "seconds": seconds([partial(call, x, self.plain) for x in inputs], self.device)}
         of_row = None if types is None else types[None]
         for way, block in [] if storage else blocks:
@@ -262,38 +273,38 @@ class Bench:
                 timed[f"{way} error"] = f"{type(e).__name__}: {e}"
         yield self.row(name, tokens, nbytes, flops, **timed)
 
-    def moe_bytes(self, experts: Any, banks: tuple[Bank, Bank | None]) -> float:
+    def moe_bytes(self, experts: Any, expert_groups: tuple[ExpertGroup, ExpertGroup | None]) -> float:
         """Weights that must be read: routers, and each chosen expert once."""
         total = 0
-        for first, bank in enumerate(banks):
-            if bank is not None:
+        for first, expert_group in enumerate(expert_groups):
+            if expert_group is not None:
                 hit = experts.unique()
                 count = int(((hit >= first * self.shape.experts) & (hit < (first + 1) * self.shape.experts)).sum())
-                total += bank.inputs[0].nbytes + count * bank.nbytes
+                total += expert_group.inputs[0].nbytes + count * expert_group.nbytes
         return total
 
-    def reference(self, x: Any, experts: Any, banks: tuple[Bank, Bank | None], types: Any) -> Any:
+    def reference(self, x: Any, experts: Any, expert_groups: tuple[ExpertGroup, ExpertGroup | None], types: Any) -> Any:
         """y in float32 for the given choice of experts, whose weights are computed anew."""
         torch, shape = self.torch, self.shape
         y = torch.zeros(x.shape, device=self.device)
-        for first, bank in enumerate(banks):
-            if bank is None:
+        for first, expert_group in enumerate(expert_groups):
+            if expert_group is None:
                 continue
             rows = torch.arange(len(x), device=x.device) if types is None else torch.nonzero(types == first)[:, 0]
-            probs = (x[rows].float() @ bank.inputs[0]).softmax(-1)
+            probs = (x[rows].float() @ expert_group.inputs[0]).softmax(-1)
             own = experts[rows] - first * shape.experts
             weights = probs.gather(1, own)
             weights = weights / weights.sum(-1, keepdim=True).clamp(min=NORM_MIN)
             for expert in own.unique().tolist():
                 place, slot = torch.nonzero(own == expert, as_tuple=True)
-                gate_up, down = bank.expert(expert)
+                gate_up, down = expert_group.expert(expert)
                 both = x[rows[place]].float() @ gate_up.T
                 gated = torch.nn.functional.silu(both[:, 0::2]) * both[:, 1::2]
                 out = gated @ down.T
                 y.index_add_(0, rows[place], out * weights[place, slot, None])
         return y
 
-    def torch_blocks(self, text: Bank, vision: Bank) -> Iterator[tuple[str, Any]]:
+    def torch_blocks(self, text: ExpertGroup, vision: ExpertGroup) -> Iterator[tuple[str, Any]]:
         """transformers' layer with the same weights, by its ways of running experts."""
         from transformers import Ernie4_5_VLMoeConfig
         from transformers.models.ernie4_5_vl_moe import modeling_ernie4_5_vl_moe as modeling
@@ -307,8 +318,8 @@ class Bench:
             with self.torch.device(self.device):
                 block = modeling.Ernie4_5_VLMoeMoeBlock(config)
             block = block.to(self.dtype).eval()
-            for part, bank in ((block.text_moe, text), (block.vision_moe, vision)):
-                gate, _, gate_up, down = bank.inputs
+            for part, expert_group in ((block.text_moe, text), (block.vision_moe, vision)):
+                gate, _, gate_up, down = expert_group.inputs
                 part.gate.weight.data = gate.T.contiguous()
                 # Rows of gate and up in turn here, one after the other there.
                 split = self.torch.cat([gate_up[:, 0::2], gate_up[:, 1::2]], dim=1)

@@ -49,7 +49,7 @@ def main(device: str, small: bool, only: tuple[str, ...]) -> None:
 
 
 def right(device: str, small: bool) -> Iterator[dict[str, Any]]:
-    """A tiny seeded model by every precision of the device, against a CPU: the same codes, or float32."""
+    """A tiny seeded model by every precision of the device, against a CPU: the same quantized values, or float32."""
     from make_checkpoint import SHAPES, write_checkpoint
 
     from ernie_export.exporter.export import Progress, export

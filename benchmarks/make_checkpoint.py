@@ -11,7 +11,7 @@
 
 Values are cut from a pool of random numbers, one for each width that a product sums over, from another place for every
 tensor: routing spreads over the experts, activations stay finite through any depth, and writing is as fast as the disk.
-With `--holes` the vision bank's experts (23 % of the released shape) are holes in sparse files, which read as zeros and
+With `--holes` the vision experts (23 % of the released shape) are holes in sparse files, which read as zeros and
 take no room. Processors are mini-ernie's, the tokenizer's vocabulary is filled up to the model's.
 """
 
@@ -97,7 +97,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="m600", show_default=True)
 @click.option("--layers", type=int, help="Decoder layers instead of the shape's own number.")
-@click.option("--holes", is_flag=True, help="Leave the vision bank's experts as holes in the files.")
+@click.option("--holes", is_flag=True, help="Leave the vision experts as holes in the files.")
 def main(folder: Path, shape: str, layers: int | None, holes: bool) -> None:
     """Write the checkpoint into FOLDER."""
     parameters = write_checkpoint(folder, SHAPES[shape], layers, holes)

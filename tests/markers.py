@@ -33,7 +33,7 @@ PATHS = {
     "tests/exporter/test_resume.py": "kernels",
     "tests/exporter/test_rtx.py": "kernels",
     "tests/exporter/test_tensorrt.py": "kernels",
-    "tests/exporter/test_tensorrt_codes.py": "kernels",
+    "tests/exporter/test_tensorrt_quantized.py": "kernels",
     "tests/exporter/test_triton_repository.py": "slow",
     "tests/faults": "slow",
     "tests/graphs/ops/test_kernels.py": "kernels",

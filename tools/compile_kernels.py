@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("--arch", default=",".join(TARGETS), help="architectures, as sm80,sm90; all by default")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16"))
     parser.add_argument("--weights", default="plain", help=f"some of {','.join(WEIGHTS)}; fp8 leaves older cards out")
-    parser.add_argument("--plugins", help="plugins, as Rope,BankDown; all by default")
+    parser.add_argument("--plugins", help="plugins, as Rope,ExpertsDown; all by default")
     parser.add_argument("--out", type=Path, help="write each kernel's PTX to OUT/ARCH/NAME.ptx")
     parser.add_argument("--quick", action="store_true", help="the first tactic of each plugin only")
     arguments = parser.parse_args()

@@ -26,7 +26,11 @@ def test_every_part_runs(tmp_path):
     assert not [row for row in rows if any("error" in key and isinstance(value, str) for key, value in row.items())]
     assert found["parts"]["a"]["rows"][-1]["not run"]
     kernels = {row["what"]: row for row in found["parts"]["b"]["rows"]}
-    moe = {f"moe{weights}, {banks}" for weights in ("", " int4", " fp8") for banks in ("text bank", "both banks")}
+    moe = {
+        f"moe{weights}, {experts}"
+        for weights in ("", " int4", " fp8")
+        for experts in ("text experts", "both expert groups")
+    }
     assert set(kernels) == {"ceilings", "rope", *moe}
     for name in {"rope", *moe}:
         assert kernels[name]["error"] < 1e-5 and kernels[name]["of_floor"] > 0

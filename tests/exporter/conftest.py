@@ -88,7 +88,7 @@ def made(make):
 
 @pytest.fixture(scope="session", params=["int4", "fp8"])
 def coded(request, make):
-    """Such a bundle with weights in codes, for one architecture."""
+    """Such a bundle with quantized weights, for one architecture."""
     return make(request.param, "sm90")
 
 

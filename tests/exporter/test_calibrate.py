@@ -70,8 +70,8 @@ def mini(tmp_path):
     (tmp_path / "conversation.json").write_text(json.dumps(MIXED))
 
     def prompts():
-        with QuantizedStore(tmp_path / "vision") as codes:
-            encoder = VisionEncoder(build_graphs(config, ONNX["int4"]), FUSED_BODIES, checkpoint, codes.folder)
+        with QuantizedStore(tmp_path / "vision") as qweight:
+            encoder = VisionEncoder(build_graphs(config, ONNX["int4"]), FUSED_BODIES, checkpoint, qweight.folder)
             return read_prompts(tmp_path / "conversation.json", MINI, config, checkpoint, encoder, tmp_path)
 
     return config, checkpoint, prompts
@@ -110,7 +110,7 @@ def test_chunks_of_a_prompt_come_to_the_same(mini, tmp_path):
     np.testing.assert_allclose(found[0], found[1], atol=1e-3 * np.abs(found[0]).max())
 
 
-def test_only_the_codes_differ(bundles):
+def test_only_the_quantized_weights_differ(bundles):
     """Graphs, sizes, names and all that is not quantised in the decoder's layers are the same to the byte."""
     before, after = (Manifest.read(bundles / name) for name in ("int4", "rounded"))
     assert {**before.files, DATA_FILE: None} == {**after.files, DATA_FILE: None}
@@ -167,7 +167,7 @@ def test_the_same_conversations_give_the_same_bytes(bundles, tmp_path):
     assert Manifest.read(tmp_path / "again") == Manifest.read(bundles / "rounded")
 
 
-def test_the_codes_are_the_same_whatever_the_target(bundles, tmp_path, without_gpu):
+def test_the_quantized_weights_are_the_same_whatever_the_target(bundles, tmp_path, without_gpu):
     """A graph for TensorRT runs nowhere here: the one for ONNX Runtime stands in for it."""
     limits = TensorRTBuildOptions(max_seq_len=600, max_image_tokens=64, arch="sm90")
     export(MINI, tmp_path / "trt", without_gpu, "int4", QUIET, limits, bundles / "scenes.json")
@@ -182,8 +182,8 @@ def test_the_codes_are_the_same_whatever_the_target(bundles, tmp_path, without_g
         assert np.allclose(here[f"{name}_scales"], there[f"{name}_scales"].astype(np.float32), rtol=2**-8)
 
 
-def test_a_bank_that_no_token_reached_is_rounded_as_without(bundles, tmp_path):
-    """Text alone: the vision experts keep the codes that they have without calibration."""
+def test_an_expert_group_that_no_token_reached_is_rounded_as_without(bundles, tmp_path):
+    """Text alone: the vision experts keep the quantized values that they have without calibration."""
     (tmp_path / "text.json").write_text(json.dumps([[user("How many sides has a square?")]] * 2))
     export(MINI, tmp_path / "text", "onnx", "int4", QUIET, conversations=tmp_path / "text.json")
     plain, calibrated = (load_file(folder / DATA_FILE) for folder in (bundles / "int4", tmp_path / "text"))
@@ -192,7 +192,7 @@ def test_a_bank_that_no_token_reached_is_rounded_as_without(bundles, tmp_path):
             assert np.array_equal(plain[name], calibrated[name]) == (".vision." in name), name
 
 
-def test_an_expert_is_rounded_for_its_own_tokens_and_without_them_for_its_banks(mini):
+def test_an_expert_is_rounded_for_its_own_tokens_and_without_them_for_its_expert_groups(mini):
     """Chosen by twenty tokens that are unlike the others, its down projection serves these better than if by nobody."""
     config, checkpoint, _ = mini
     rng = np.random.default_rng(0)
@@ -207,18 +207,18 @@ def test_an_expert_is_rounded_for_its_own_tokens_and_without_them_for_its_banks(
         chosen = np.where(np.arange(4000)[:, None] < own, config.text.num_experts + 3, 0)
         calibrate.round_experts("vision", 1, calibrate.LayerStats({}, x, chosen), np.ones(4000, np.int64), decoder)
         assert len(kept) == 2 * config.text.num_experts
-        codes, scales = (part.reshape(config.text.hidden_size, -1) for part in kept[rows])
+        qweight, scales = (part.reshape(config.text.hidden_size, -1) for part in kept[rows])
         given = calibrate.product(x[:20], decoder.matrix(pair.gate), decoder.matrix(pair.up))
-        errors[name] = np.linalg.norm(given @ (dequantize(codes, scales, 4) - decoder.matrix(rows.source)).T)
+        errors[name] = np.linalg.norm(given @ (dequantize(qweight, scales, 4) - decoder.matrix(rows.source)).T)
         plain = np.linalg.norm(given @ decoder.matrix(rows.source).T)
     assert 0 < errors["its own"] < 0.7 * errors["nobody's"] < 0.1 * plain
 
 
 class Kept:
-    """A store of codes in memory."""
+    """A store of quantized values in memory."""
 
     def __init__(self, kept: dict[Piece, tuple[np.ndarray, np.ndarray]]) -> None:
-        self.put = lambda piece, codes, scales: kept.update({piece: (codes, scales)})
+        self.put = lambda piece, qweight, scales: kept.update({piece: (qweight, scales)})
 
 
 def run(*arguments: Any) -> subprocess.CompletedProcess[str]:

@@ -25,17 +25,17 @@ def hessian(x: np.ndarray) -> np.ndarray:
 
 
 def rounded(weights: np.ndarray, factors: list, how: Quantization) -> np.ndarray:
-    codes, scales = quantize_rows(weights, factors, how)
-    assert codes.dtype == np.uint8 and codes.shape == (weights.size * how.bits // 8,)
+    qweight, scales = quantize_rows(weights, factors, how)
+    assert qweight.dtype == np.uint8 and qweight.shape == (weights.size * how.bits // 8,)
     assert scales.dtype == np.float32 and scales.shape == (weights.size // how.group,)
-    return dequantize(codes.reshape(len(weights), -1), scales.reshape(len(weights), -1), how.bits)
+    return dequantize(qweight.reshape(len(weights), -1), scales.reshape(len(weights), -1), how.bits)
 
 
 def plain(weights: np.ndarray, how: Quantization) -> np.ndarray:
     with Quantizer() as quantizer:
-        codes = quantizer.quantize(weights.reshape(-1), how)
+        qweight = quantizer.quantize(weights.reshape(-1), how)
         scales = quantizer.take_scales()
-    return dequantize(codes.reshape(len(weights), -1), scales.reshape(len(weights), -1), how.bits)
+    return dequantize(qweight.reshape(len(weights), -1), scales.reshape(len(weights), -1), how.bits)
 
 
 @pytest.mark.parametrize("group", [16, 32, 128])
@@ -84,7 +84,7 @@ def test_fewer_tokens_than_channels_do_not_break_it():
 
 
 def test_wide_layers_are_quantized_in_column_blocks():
-    """Slabs that cover the width, whose codes do not depend on each other."""
+    """Slabs that cover the width, whose quantized values do not depend on each other."""
     assert column_blocks(300, 128) == [slice(0, 128), slice(128, 256), slice(256, 300)]
     rng = np.random.default_rng(4)
     weights = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)
@@ -110,6 +110,6 @@ def test_important_places_are_rounded_better():
     importance = np.where(np.arange(64) < 8, 100, 1).astype(np.float32)
     errors = []
     for weight in (None, importance):
-        codes, scales = quantize_groups(values, 4, weight)
-        errors.append(((codes * scales[:, None] - values) ** 2 * importance).sum())
+        qweight, scales = quantize_groups(values, 4, weight)
+        errors.append(((qweight * scales[:, None] - values) ** 2 * importance).sum())
     assert errors[1] < 0.95 * errors[0]

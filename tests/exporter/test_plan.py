@@ -158,8 +158,8 @@ def test_quantized_sizes_count_weights_and_scales(released):
     assert found["int4"]["weights"]["text experts"] == experts // 2 + scales
     engines = planned(released, "--target", "trt")["precisions"]
     assert engines.keys() == TENSORRT.keys()
-    for name, codes in (("int4", experts // 2), ("int8", experts), ("fp8", experts)):
-        assert engines[name]["weights"]["text experts"] == codes + experts // 128 * 2
+    for name, qweight in (("int4", experts // 2), ("int8", experts), ("fp8", experts)):
+        assert engines[name]["weights"]["text experts"] == qweight + experts // 128 * 2
         assert engines[name]["weights"]["vision encoder"] == engines["bf16"]["weights"]["vision encoder"]
         assert engines[name]["kv_per_token"] == engines["bf16"]["kv_per_token"]
     for name in ("int8", "int4"):

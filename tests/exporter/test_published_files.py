@@ -128,7 +128,7 @@ IMAGE, OPTIONS, TOKENS = "preprocessor_config.json", "processor_config.json", "t
 # What is done to the original checkpoint, and what the one line has to name.
 DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "unknown key of the config": (change("config.json", window=3), ("config.json", "window")),
-    "another bank size": (change("config.json", moe_num_experts=[8, 4]), ("config.json", "moe_num_experts")),
+    "another expert group size": (change("config.json", moe_num_experts=[8, 4]), ("config.json", "moe_num_experts")),
     "unknown key of the image processor": (change(IMAGE, do_flip=True), (IMAGE, "do_flip")),
     "unknown key of the processor": (change(OPTIONS, video_speed=2), (OPTIONS, "video_speed")),
     "another image processor": (change(IMAGE, image_processor_type="CLIP"), (IMAGE, "image_processor_type", "CLIP")),

@@ -69,10 +69,10 @@ def test_graphs_are_plugins_and_standard_operators(made, graph):
     ours = [node for node in model.graph.node if node.domain]
     specs = plugins.kernel_specs(plugins.Sizes.of(ErnieConfig.from_hf(MINI).text, "bfloat16"))
     names = {plugin.name for plugin, _, _ in specs}
-    expected = {"decoder": {name for name in names if "Bank" not in name}}
+    expected = {"decoder": {name for name in names if "Experts" not in name}}
     expected |= {"decode": {name for name in names if "Dispatch" not in name}, "vision": set(), "resampler": set()}
     assert {node.op_type for node in ours} == expected[graph]
-    assert all(node.name.rsplit("/", 2)[-2] in ("MultimodalRope", "ExpertBank", "MoEDispatch") for node in ours)
+    assert all(node.name.rsplit("/", 2)[-2] in ("MultimodalRope", "ExpertGroup", "MoEDispatch") for node in ours)
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names) and all(name.startswith("/") for name in names)
     weights = read_header(folder / DATA_FILE).keys()

@@ -34,7 +34,7 @@ SHARES = """
 """
 LOGITS = (
     f"""
-BankLogits <plugin_namespace> (x, text_gate) => (partial) {{
+ExpertsLogits <plugin_namespace> (x, text_gate) => (partial) {{
     {CONSTANTS}
     x32 = Cast <to = 1> (x)
     logits = MatMul (x32, text_gate)
@@ -68,7 +68,7 @@ ROUTE = """
 """
 ROUTES = (
     f"""
-BankRoute <k, norm_min, plugin_namespace> (partial, text_bias) => (experts, slots, weights) {{
+ExpertsRoute <k, norm_min, plugin_namespace> (partial, text_bias) => (experts, slots, weights) {{
     {CONSTANTS}
     bias = Identity (text_bias)
     {ROUTE}
@@ -139,14 +139,14 @@ OF_ORDER = """
 """
 
 
-def each_bank(body: str, weight: str, vision: bool) -> str:
-    """`body` for every bank, its values named by the bank, and the one that is the slot's own: `result`."""
+def each_group(body: str, weight: str, vision: bool) -> str:
+    """`body` for every expert group, its values named by the group, and the one that is the slot's own: `result`."""
     text = f"""
     each_1d = Shape <start = 0, end = 1> (text_{weight})
     each = Squeeze (each_1d, first)
     greatest = Sub (each, one)
     text_expert = Min (expert, greatest)
-    {body.replace("BANK", "text")}
+    {body.replace("EXPERT_GROUP", "text")}
     """
     if not vision:
         return text + "result = Identity (text_value)"
@@ -154,7 +154,7 @@ def each_bank(body: str, weight: str, vision: bool) -> str:
     {text}
     over = Sub (expert, each)
     vision_expert = Max (over, zero)
-    {body.replace("BANK", "vision")}
+    {body.replace("EXPERT_GROUP", "vision")}
     of_text = Less (expert, each)
     of_text_column = Unsqueeze (of_text, second)
     result = Where (of_text_column, text_value, vision_value)
@@ -162,31 +162,31 @@ def each_bank(body: str, weight: str, vision: bool) -> str:
 
 
 GATE_UP = """
-    BANK_weight = Gather <axis = 0> (BANK_gate_up, BANK_expert)
-    BANK_column = MatMul (BANK_weight, column)
-    BANK_both = Squeeze (BANK_column, third)
-    BANK_gate = Slice (BANK_both, first, end, second, third)
-    BANK_up = Slice (BANK_both, second, end, second, third)
-    BANK_sigmoid = Sigmoid (BANK_gate)
-    BANK_silu = Mul (BANK_gate, BANK_sigmoid)
-    BANK_own = Mul (BANK_silu, BANK_up)
-    BANK_width = Shape <start = 1, end = 2> (BANK_own)
-    BANK_missing = Sub (widest, BANK_width)
-    BANK_pads = Concat <axis = 0> (first, first, first, BANK_missing)
-    BANK_value = Pad (BANK_own, BANK_pads)
+    GROUP_weight = Gather <axis = 0> (GROUP_gate_up, GROUP_expert)
+    GROUP_column = MatMul (GROUP_weight, column)
+    GROUP_both = Squeeze (GROUP_column, third)
+    GROUP_gate = Slice (GROUP_both, first, end, second, third)
+    GROUP_up = Slice (GROUP_both, second, end, second, third)
+    GROUP_sigmoid = Sigmoid (GROUP_gate)
+    GROUP_silu = Mul (GROUP_gate, GROUP_sigmoid)
+    GROUP_own = Mul (GROUP_silu, GROUP_up)
+    GROUP_width = Shape <start = 1, end = 2> (GROUP_own)
+    GROUP_missing = Sub (widest, GROUP_width)
+    GROUP_pads = Concat <axis = 0> (first, first, first, GROUP_missing)
+    GROUP_value = Pad (GROUP_own, GROUP_pads)
 """
 DOWN = """
-    BANK_weight = Gather <axis = 0> (BANK_down, BANK_expert)
-    BANK_width = Shape <start = 2, end = 3> (BANK_weight)
-    BANK_act = Slice (act, first, BANK_width, second)
-    BANK_act_column = Unsqueeze (BANK_act, third)
-    BANK_column = MatMul (BANK_weight, BANK_act_column)
-    BANK_value = Squeeze (BANK_column, third)
+    GROUP_weight = Gather <axis = 0> (GROUP_down, GROUP_expert)
+    GROUP_width = Shape <start = 2, end = 3> (GROUP_weight)
+    GROUP_act = Slice (act, first, GROUP_width, second)
+    GROUP_act_column = Unsqueeze (GROUP_act, third)
+    GROUP_column = MatMul (GROUP_weight, GROUP_act_column)
+    GROUP_value = Squeeze (GROUP_column, third)
 """
 
 
 def gate_up(name: str, signature: str, experts: str, vision: bool) -> str:
-    """Bank- or DispatchGateUp."""
+    """Experts- or DispatchGateUp."""
     wide = "text_rows = Shape <start = 1, end = 2> (text_gate_up)\n"
     wide += "vision_rows = Shape <start = 1, end = 2> (vision_gate_up)\nrows = Max (text_rows, vision_rows)"
     narrow = "rows = Shape <start = 1, end = 2> (text_gate_up)"
@@ -200,7 +200,7 @@ def gate_up(name: str, signature: str, experts: str, vision: bool) -> str:
     token = Div (numbers, k)
     inputs = Gather <axis = 0> (x, token)
     column = Unsqueeze (inputs, third)
-    {each_bank(GATE_UP, "gate_up", vision)}
+    {each_group(GATE_UP, "gate_up", vision)}
     weight = Reshape (weights, last)
     weight_column = Unsqueeze (weight, second)
     scale = CastLike (weight_column, x)
@@ -210,11 +210,11 @@ def gate_up(name: str, signature: str, experts: str, vision: bool) -> str:
 
 
 def down(name: str, signature: str, experts: str, vision: bool) -> str:
-    """Bank- or DispatchDown."""
+    """Experts- or DispatchDown."""
     return f"""
 {name} <k, plugin_namespace> ({signature}) => (out) {{
     {CONSTANTS} {experts}
-    {each_bank(DOWN, "down", vision)}
+    {each_group(DOWN, "down", vision)}
     out = Identity (result)
 }}
 """
@@ -249,7 +249,7 @@ Rope <num_heads, kv_num_heads, plugin_namespace> (q, k, position_ids, inv_freq, 
     k_rotated = CastLike (k_turned, k)
 }
 """
-# A weight (..., N, K) in the scales' dtype from its codes in words of 32 bits, the lowest first.
+# A weight (..., N, K) in the scales' dtype from its quantized values in words of 32 bits, the lowest first.
 WEIGHT = """
     NAME_bits = Constant <value_int = 32> ()
     NAME_none = Constant <value_int = 0> ()
@@ -280,9 +280,9 @@ VALUES = {
     levels = Pow (two, bits)
     none = Constant <value_int = 0> ()
     one_step = Constant <value_int = 1> ()
-    codes_there = Range (none, levels, one_step)
+    levels_there = Range (none, levels, one_step)
     middle = Div (levels, two)
-    values = Sub (codes_there, middle)
+    values = Sub (levels_there, middle)
 """,
     "Float8": f"""
     bits = Constant <value_int = 8> ()
@@ -293,7 +293,7 @@ VALUES = {
 
 
 def coded(storage: str, name: str, inputs: str) -> str:
-    """The plugin of this storage: the plain one `name`, of `inputs`, on weights made of its codes."""
+    """The plugin of this storage: the plain one `name`, of `inputs`, on weights made of its quantized values."""
     weights = [value for value in inputs.split(", ") if value.endswith(("_gate_up", "_down"))]
     given = ", ".join(f"{value}, {value}_scales" if value in weights else value for value in inputs.split(", "))
     plain = ", ".join(f"{value}_weight" if value in weights else value for value in inputs.split(", "))
@@ -309,18 +309,18 @@ def coded(storage: str, name: str, inputs: str) -> str:
 def linear(storage: str) -> str:
     """QuantizedLinear or Float8Linear."""
     return f"""
-{storage}Linear <{", ".join(("K", "N", *STORAGES[storage], "plugin_namespace"))}> (x, codes, scales) => (y) {{
-    {VALUES[storage]} {WEIGHT.replace("NAME_scales", "scales").replace("NAME", "codes")}
-    y = Gemm <transB = 1> (x, codes_weight)
+{storage}Linear <{", ".join(("K", "N", *STORAGES[storage], "plugin_namespace"))}> (x, qweight, scales) => (y) {{
+    {VALUES[storage]} {WEIGHT.replace("NAME_scales", "scales").replace("NAME", "qweight")}
+    y = Gemm <transB = 1> (x, qweight_weight)
 }}
 """
 
 
 GROUPED = "offsets, order"
 EXPERTS = {
-    "BankGateUp": "x, slots, weights, text_gate_up",
+    "ExpertsGateUp": "x, slots, weights, text_gate_up",
     "DispatchGateUp": f"x, {GROUPED}, weights, text_gate_up, vision_gate_up",
-    "BankDown": "act, slots, text_down",
+    "ExpertsDown": "act, slots, text_down",
     "DispatchDown": f"act, {GROUPED}, text_down, vision_down",
 }
 
@@ -331,13 +331,13 @@ def bodies() -> list[onnx.FunctionProto]:
         *LOGITS,
         *ROUTES,
         SORT,
-        gate_up("BankGateUp", EXPERTS["BankGateUp"], OF_SLOTS, vision=False),
+        gate_up("ExpertsGateUp", EXPERTS["ExpertsGateUp"], OF_SLOTS, vision=False),
         gate_up("DispatchGateUp", EXPERTS["DispatchGateUp"], OF_ORDER, vision=True),
-        down("BankDown", EXPERTS["BankDown"], OF_SLOTS, vision=False),
+        down("ExpertsDown", EXPERTS["ExpertsDown"], OF_SLOTS, vision=False),
         down("DispatchDown", EXPERTS["DispatchDown"], OF_ORDER, vision=True),
         *(coded(storage, name, inputs) for storage in VALUES for name, inputs in EXPERTS.items()),
         *(linear(storage) for storage in VALUES),
-        COMBINE.replace("NAME", "BankCombine"),
+        COMBINE.replace("NAME", "ExpertsCombine"),
         COMBINE.replace("NAME", "DispatchCombine"),
         ROPE,
     ]

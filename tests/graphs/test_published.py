@@ -113,7 +113,7 @@ def test_takes_the_converter_s_value(tmp_path: Path, changes: dict[str, Any], fi
         ({"moe_layer_interval": DROP}, "moe_layer_interval"),
         ({"moe_layer_start_index": [1, 2]}, "moe_layer_start_index: expected the same sparse layers"),
         ({"moe_layer_end_index": [27, 26]}, "moe_layer_start_index: expected the same sparse layers"),
-        ({"moe_layer_end_index": [27]}, "moe_layer_end_index: expected a layer, or one for each bank"),
+        ({"moe_layer_end_index": [27]}, "moe_layer_end_index: expected a layer, or one for each expert group"),
         ({"moe_layer_end_index": [27, "28"]}, "moe_layer_end_index"),
         ({"moe_layer_start_index": None}, "moe_layer_start_index"),
         ({"moe_use_aux_free": DROP}, "moe_use_aux_free: expected true, found no such key"),

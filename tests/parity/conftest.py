@@ -1,7 +1,7 @@
 """Random checkpoints of the PyTorch class, exported, and the summary that the parity tests print at the end.
 
-Weights are drawn large enough that every expert, bias and position matters: a swapped bank or axis changes the outputs
-by tens of per cent. Router correction biases are never zero.
+Weights are drawn large enough that every expert, bias and position matters: a swapped expert group or axis changes the
+outputs by tens of per cent. Router correction biases are never zero.
 """
 
 import math

@@ -33,7 +33,7 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
         "text": {"num_attention_heads": 4, "num_key_value_heads": 1, "hidden_size": 64, "num_hidden_layers": 3},
         "dtype": torch.bfloat16,
     },
-    "deep-vit-wide-vision-bank": {"text": {"moe_intermediate_size": [16, 64]}, "vision": {"depth": 5}},
+    "deep-vit-wide-vision-experts": {"text": {"moe_intermediate_size": [16, 64]}, "vision": {"depth": 5}},
 }
 PAIRS = [(name, target) for name in CHECKPOINTS for target in ("onnx", "onnx-portable")]
 

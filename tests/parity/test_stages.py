@@ -33,8 +33,8 @@ CASES: dict[str, dict[str, Any]] = {
     "every-expert-chosen": {"text": {"moe_num_experts": 4, "moe_k": 4}},
     "one-expert-chosen": {"text": {"moe_num_experts": 7, "moe_k": 1}},
     "many-experts": {"text": {"moe_num_experts": 24, "moe_k": 6, "moe_intermediate_size": [12, 4]}},
-    "vision-bank-wider": {"text": {"moe_intermediate_size": [8, 40]}},
-    "banks-of-one-width": {"text": {"moe_intermediate_size": [24, 24], "moe_num_shared_experts": 1}},
+    "vision-experts-wider": {"text": {"moe_intermediate_size": [8, 40]}},
+    "experts-of-one-width": {"text": {"moe_intermediate_size": [24, 24], "moe_num_shared_experts": 1}},
     "all-dense": {"text": {"num_hidden_layers": 2, "mlp_layer_types": ["dense"] * 2}},
     "all-sparse": {"text": {"num_hidden_layers": 3, "mlp_layer_types": ["sparse"] * 3}},
     "dense-in-the-middle": {"text": {"num_hidden_layers": 3, "mlp_layer_types": ["sparse", "dense", "sparse"]}},
@@ -61,7 +61,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 # Cases that the graphs for TensorRT for RTX and for TensorRT are held to, too; they differ from the portable ones in
 # attention, rotation and dispatch.
-TENSORRT = ("many-heads-one-kv", "every-expert-chosen", "many-experts", "vision-bank-wider", "head-dim-10")
+TENSORRT = ("many-heads-one-kv", "every-expert-chosen", "many-experts", "vision-experts-wider", "head-dim-10")
 
 
 def targets(name: str) -> tuple[str, ...]:
@@ -177,14 +177,14 @@ class Reference:
 
     def __init__(self, model: Any, inputs: dict[str, np.ndarray], position_ids: np.ndarray) -> None:
         self.layers: list[torch.Tensor] = []
-        self.routing: dict[int, dict[str, tuple[torch.Tensor, torch.Tensor]]] = {}  # scores, chosen by bank
+        self.routing: dict[int, dict[str, tuple[torch.Tensor, torch.Tensor]]] = {}  # scores, chosen by expert group
         hooks = []
         for index, layer in enumerate(model.model.language_model.layers):
             hooks.append(layer.register_forward_hook(lambda m, i, output: self.layers.append(output)))
-            for bank in ("text", "vision"):
+            for expert_group in ("text", "vision"):
                 if hasattr(layer.mlp, "text_moe"):
-                    gate = getattr(layer.mlp, f"{bank}_moe").gate
-                    hooks.append(gate.register_forward_hook(self.router(index, bank)))
+                    gate = getattr(layer.mlp, f"{expert_group}_moe").gate
+                    hooks.append(gate.register_forward_hook(self.router(index, expert_group)))
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
         try:
             with torch.no_grad():
@@ -193,21 +193,21 @@ class Reference:
             for hook in hooks:
                 hook.remove()
 
-    def router(self, index: int, bank: str) -> Any:
+    def router(self, index: int, expert_group: str) -> Any:
         def record(gate: Any, _: Any, output: Any) -> None:
             scores = gate.moe_statics(output[0].softmax(-1))
-            self.routing.setdefault(index, {})[bank] = scores, output[2]
+            self.routing.setdefault(index, {})[expert_group] = scores, output[2]
 
         return record
 
     def chosen(self, index: int, types: np.ndarray, experts: int) -> tuple[np.ndarray, np.ndarray]:
-        """Experts (T, k), the vision bank's from `experts` on, and the gap after the k-th score (T,)."""
-        banks = self.routing[index]
-        k = next(iter(banks.values()))[1].shape[1]
+        """Experts (T, k), the vision expert group's from `experts` on, and the gap after the k-th score (T,)."""
+        expert_groups = self.routing[index]
+        k = next(iter(expert_groups.values()))[1].shape[1]
         chosen, gaps = np.zeros((len(types), k), np.int64), np.full(len(types), np.inf)
-        for bank, rows, first in (("text", types == 0, 0), ("vision", types != 0, experts)):
+        for expert_group, rows, first in (("text", types == 0, 0), ("vision", types != 0, experts)):
             if rows.any():
-                scores, picked = banks[bank]
+                scores, picked = expert_groups[expert_group]
                 chosen[rows] = picked.numpy() + first
                 if k < experts:
                     best = scores.sort(dim=-1, descending=True).values.double()
@@ -309,11 +309,11 @@ def test_far_positions(make_exported, tmp_path, summary, target, offset):
 
 
 def twins(model: Any) -> None:
-    """Make experts 0 and 1 of every bank equal, so that which of them is asked changes nothing but the routing."""
+    """Make experts 0 and 1 of every expert group equal, so that the choice between them changes the routing alone."""
     with torch.no_grad():
         for layer in model.model.language_model.layers:
-            for bank in ("text_moe", "vision_moe") if hasattr(layer.mlp, "text_moe") else ():
-                moe = getattr(layer.mlp, bank)
+            for expert_group in ("text_moe", "vision_moe") if hasattr(layer.mlp, "text_moe") else ():
+                moe = getattr(layer.mlp, expert_group)
                 for tensor in (moe.gate.weight, moe.experts.gate_up_proj, moe.experts.down_proj):
                     tensor[1] = tensor[0]
                 moe.gate.moe_statics.e_score_correction_bias[:, 1] = moe.gate.moe_statics.e_score_correction_bias[:, 0]

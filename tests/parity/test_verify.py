@@ -30,7 +30,7 @@ def verify(capsys):
     return run
 
 
-def swap_banks(model):
+def swap_expert_groups(model):
     """Exchange the text and vision experts, their routers and their biases in every sparse layer."""
     with torch.no_grad():
         for layer in model.model.language_model.layers:
@@ -68,8 +68,10 @@ def test_passes_on_what_was_exported(verify, right, target):
     assert 0 <= report["kl"] < 1e-9
 
 
-def test_fails_on_swapped_expert_banks(verify, right, make_exported, tmp_path):
-    swapped = make_exported(tmp_path, 11, EQUAL_WIDTHS | WITH_VISION_EXPERTS, change=swap_banks, targets=("onnx",))
+def test_fails_on_swapped_expert_groups(verify, right, make_exported, tmp_path):
+    swapped = make_exported(
+        tmp_path, 11, EQUAL_WIDTHS | WITH_VISION_EXPERTS, change=swap_expert_groups, targets=("onnx",)
+    )
     code, out, _ = verify(swapped.bundles["onnx"], "--against", right.folder, "--json")
     report = json.loads(out)
     assert code == 1

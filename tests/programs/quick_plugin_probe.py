@@ -47,7 +47,7 @@ def main() -> None:
     found = {}
     sizes = {"Rope": [2, 40, 2, 40, 2, 40], "Combine": [480], "Down": [480, 480], "GateUp": [80, 480, 80]}
     dispatch = ("Logits", "Route", "Sort", "GateUp", "Down", "Combine")
-    only = {"Rope", "BankLogits", "BankGateUp", *(f"Dispatch{name}" for name in dispatch)}
+    only = {"Rope", "ExpertsLogits", "ExpertsGateUp", *(f"Dispatch{name}" for name in dispatch)}
     for kernel_plugin, shapes, attributes in kernel_specs():
         if kernel_plugin.name in only:
             # GateUp with its first tactic, and its last, which asks for more shared memory than sm89 has.
@@ -56,7 +56,7 @@ def main() -> None:
             own = sizes.get(kernel_plugin.name.removeprefix("Dispatch"), [80] * 4)
             kernel_plugin = dataclasses.replace(kernel_plugin, tactics=kept)
             found[kernel_plugin.name] = build(kernel_plugin, shapes, attributes, "bfloat16", "sm89", own)
-    stored = {"DispatchGateUp": [80, 480, 80], "BankDown": [480, 80], "Linear": [80]}
+    stored = {"DispatchGateUp": [80, 480, 80], "ExpertsDown": [480, 80], "Linear": [80]}
     for weights, prefix in (("int4", "Quantized"), ("fp8", "Float8")):
         for kernel_plugin, shapes, attributes in kernel_specs(weights):
             if (own := stored.get(kernel_plugin.name.removeprefix(prefix))) is not None:

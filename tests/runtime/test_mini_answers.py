@@ -1,6 +1,6 @@
 """The exported mini checkpoint answers held-out questions about generated scenes, end to end and without torch.
 
-Wrong pixels, swapped frames, positions or expert banks all show here as wrong answers.
+Wrong pixels, swapped frames, positions or expert groups all show here as wrong answers.
 """
 
 import json
@@ -71,7 +71,7 @@ def test_answers_are_right(questions, tmp_path, target, precision, every):
 
 
 def test_swapped_routers_show_as_wrong_answers(questions, tmp_path):
-    """Exchange the two banks' routers by their names in the safetensors headers: shapes and sizes stay as they are."""
+    """Exchange the two expert groups' routers by their names in safetensors headers: shapes and sizes stay."""
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(MINI, checkpoint)
     for shard in checkpoint.glob("*.safetensors"):

@@ -53,7 +53,7 @@ def quantize_rows(
         the other, a scale for each group of a row.
     """
     rows, columns = weights.shape
-    codes = np.empty((rows, columns), np.float32)
+    qweight = np.empty((rows, columns), np.float32)
     scales = np.empty((rows, columns // how.group), np.float32)
     for span, upper in factors:
         left = np.array(weights[:, span].T, order="C")  # a copy, (K, rows): a column's values lie together
@@ -63,12 +63,12 @@ def quantize_rows(
             weight = 1 / np.diagonal(block) ** 2
             _, scale = quantize_groups(left[group].T, how.bits, weight)
             scales[:, (span.start + first) // how.group] = scale
-            codes[:, span.start + first : span.start + first + how.group] = round_group(
+            qweight[:, span.start + first : span.start + first + how.group] = round_group(
                 left[group], scale, block, how.bits
             )
             # `left[group]` now holds each column's error over U[k, k].
             left[group.stop :] -= upper[group, group.stop :].T @ left[group]
-    return pack(codes, how.bits), scales.reshape(-1)
+    return pack(qweight, how.bits), scales.reshape(-1)
 
 
 def round_group(left: np.ndarray, scale: np.ndarray, block: np.ndarray, bits: int) -> np.ndarray:
@@ -85,10 +85,10 @@ def round_group(left: np.ndarray, scale: np.ndarray, block: np.ndarray, bits: in
     """
     lowest = -(2 ** (bits - 1))
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale != 0)
-    codes = np.empty_like(left)
+    qweight = np.empty_like(left)
     for column, values in enumerate(left):
-        code = np.clip(np.rint(values * inverse), lowest, -1 - lowest, out=codes[column])
+        code = np.clip(np.rint(values * inverse), lowest, -1 - lowest, out=qweight[column])
         values -= code * scale
         values /= block[column, column]
         left[column + 1 :] -= block[column, column + 1 :, None] * values
-    return codes.T
+    return qweight.T

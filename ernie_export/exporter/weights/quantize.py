@@ -2,8 +2,9 @@
 
 The value of a group that is largest in magnitude gets the lowest code, -2^(bits - 1), which has no positive partner:
 that is one code more than a scale for the symmetric range would use, and the scale's sign tells which side it is. A
-smaller scale clips that value and serves the others better: for each of `CLIPS` the codes are found, then the scale
-that fits these codes best, ⟨w, c⟩ / ⟨c, c⟩. The codes that leave the least squared error, ‖w‖² - ⟨w, c⟩² / ⟨c, c⟩, win.
+smaller scale clips that value and serves the others better: for each of `CLIPS` the quantized values are found, then
+the scale that fits these quantized values best, ⟨w, c⟩ / ⟨c, c⟩. The quantized values that leave the least squared
+error, ‖w‖² - ⟨w, c⟩² / ⟨c, c⟩, win.
 """
 
 import os
@@ -39,7 +40,7 @@ class Quantizer:
 
     def quantize(self, values: np.ndarray, how: Quantization) -> np.ndarray:
         """Quantize `values` (float32, 1-D, whole groups) to packed uint8, and keep their scales."""
-        codes = np.empty(values.size * how.bits // 8, np.uint8)
+        qweight = np.empty(values.size * how.bits // 8, np.uint8)
         scales = np.empty(values.size // how.group, np.float32)
 
         def part(first: int) -> None:
@@ -47,16 +48,16 @@ class Quantizer:
             packed = slice(first * how.bits // 8, (first + PART) * how.bits // 8)
             groups = values[span].reshape(-1, how.group)
             if how.float8:
-                codes[packed], scale = float8_groups(groups)
+                qweight[packed], scale = float8_groups(groups)
             else:
                 integers, scale = quantize_groups(groups, how.bits)
-                codes[packed] = pack(integers, how.bits)
+                qweight[packed] = pack(integers, how.bits)
             scales[first // how.group : (first + PART) // how.group] = scale
 
         for _ in self.cores.map(part, range(0, values.size, PART)):
             pass
         self.scales.append(scales)
-        return codes
+        return qweight
 
     def take_scales(self) -> np.ndarray:
         """Return the scales (float32, 1-D) of all values quantized since the last call, one a group."""
@@ -85,15 +86,15 @@ def quantize_groups(
     best, best_fit = np.empty_like(values), np.full(len(values), -1, np.float32)
     scales = np.zeros(len(values), np.float32)
     for clip in CLIPS[bits]:
-        codes = values * (1 / (widest * np.float32(clip)))[:, None]
-        np.rint(codes, out=codes)
-        np.clip(codes, lowest, -1 - lowest, out=codes)
-        weighed = codes if importance is None else codes * importance
-        along, size = np.einsum("gi,gi->g", values, weighed), np.einsum("gi,gi->g", codes, weighed)
+        qweight = values * (1 / (widest * np.float32(clip)))[:, None]
+        np.rint(qweight, out=qweight)
+        np.clip(qweight, lowest, -1 - lowest, out=qweight)
+        weighed = qweight if importance is None else qweight * importance
+        along, size = np.einsum("gi,gi->g", values, weighed), np.einsum("gi,gi->g", qweight, weighed)
         scale = along / np.where(size > 0, size, 1)
         fit = along * scale
         better = fit > best_fit
-        best_fit[better], scales[better], best[better] = fit[better], scale[better], codes[better]
+        best_fit[better], scales[better], best[better] = fit[better], scale[better], qweight[better]
     return best, scales
 
 
@@ -108,7 +109,7 @@ def float8_groups(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return numbers.astype(ml_dtypes.float8_e4m3fn).view(np.uint8).reshape(-1), scales
 
 
-def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Return `codes` (float32) as bytes, moved up to begin at 0; with 4 bits two a byte, the lower half first."""
-    stored = (codes.reshape(-1) + np.float32(2 ** (bits - 1))).astype(np.uint8)
+def pack(qweight: np.ndarray, bits: int) -> np.ndarray:
+    """Return `qweight` (float32) as bytes, moved up to begin at 0; with 4 bits two a byte, the lower half first."""
+    stored = (qweight.reshape(-1) + np.float32(2 ** (bits - 1))).astype(np.uint8)
     return stored if bits == 8 else stored[0::2] | stored[1::2] << 4

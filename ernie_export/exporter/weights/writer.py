@@ -202,9 +202,9 @@ def stored_blocks(
         calibrated: Weights that are quantized already.
     """
     if calibrated is not None and is_calibrated(weight, piece, calibrated):
-        codes, scales = calibrated.take(piece)
+        qweight, scales = calibrated.take(piece)
         quantizer.scales.append(scales)
-        yield codes
+        yield qweight
     elif isinstance(piece, ScalesOf):
         yield from array_blocks(quantizer.take_scales(), np.dtype(weight.dtype), out)
     elif weight.quantization is None:

@@ -31,9 +31,9 @@ def quantized(
     shape = (outputs, inputs // group, group * bits // 8)  # as MatMulNBits wants it: by row, group and byte
     pieces = tuple(Rows(source) for source in sources)
     how = Quantization(bits, group, g.float8 and bits == 8)
-    codes, scales = quantized_weight(g, name, shape, (outputs, inputs), pieces, how)
+    qweight, scales = quantized_weight(g, name, shape, (outputs, inputs), pieces, how)
     prefix, attributes = storage(how)
-    (y,) = g.custom(f"{prefix}Linear", x, codes, scales, K=inputs, N=outputs, **attributes)
+    (y,) = g.custom(f"{prefix}Linear", x, qweight, scales, K=inputs, N=outputs, **attributes)
     return y
 
 
@@ -64,9 +64,9 @@ def quantized_weight(
         The quantized weight (uint8 or e4m3) and its scales (..., groups).
     """
     kind = np.dtype(ml_dtypes.float8_e4m3fn if how.float8 else np.uint8)
-    codes = g.weight(Weight(name, kind, stored, pieces, how))
+    qweight = g.weight(Weight(name, kind, stored, pieces, how))
     groups = (*shape[:-1], shape[-1] // how.group)
-    return codes, g.weight(Weight(f"{name}_scales", g.dtype.numpy(), groups, (ScalesOf(name),)))
+    return qweight, g.weight(Weight(f"{name}_scales", g.dtype.numpy(), groups, (ScalesOf(name),)))
 
 
 def group_size(source: str, *widths: int) -> int:

@@ -6,11 +6,11 @@ import onnx_ir as ir
 from ernie_export.graphs.ops.bodies import OpBodies
 from ernie_export.graphs.ops.cached_attention.spec import CACHED_ATTENTION
 from ernie_export.graphs.ops.moe_dispatch.spec import (
-    EXPERT_BANK,
-    FLOAT8_EXPERT_BANK,
+    EXPERT_GROUP,
+    FLOAT8_EXPERT_GROUP,
     FLOAT8_MOE_DISPATCH,
     MOE_DISPATCH,
-    QUANTIZED_EXPERT_BANK,
+    QUANTIZED_EXPERT_GROUP,
     QUANTIZED_MOE_DISPATCH,
 )
 from ernie_export.graphs.ops.mrope.spec import MROPE, ROTARY_TABLES
@@ -21,11 +21,11 @@ from ernie_export.graphs.ops.vision_attention.spec import VISION_ATTENTION
 SPECS: dict[str, OpSpec] = {
     spec.name: spec
     for spec in (
-        EXPERT_BANK,
+        EXPERT_GROUP,
         MOE_DISPATCH,
-        QUANTIZED_EXPERT_BANK,
+        QUANTIZED_EXPERT_GROUP,
         QUANTIZED_MOE_DISPATCH,
-        FLOAT8_EXPERT_BANK,
+        FLOAT8_EXPERT_GROUP,
         FLOAT8_MOE_DISPATCH,
         QUANTIZED_LINEAR,
         FLOAT8_LINEAR,

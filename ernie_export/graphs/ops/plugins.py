@@ -135,8 +135,8 @@ class Sizes:
                 inputs = node.attributes["K"].as_int()
                 outputs = node.attributes["N"].as_int()
                 linears[Linear(inputs, outputs, Stored.of(node, "Linear"))] = None
-            elif node.op_type.endswith("ExpertBank") and "group" in node.attributes:
-                stored = Stored.of(node, "ExpertBank")
+            elif node.op_type.endswith("ExpertGroup") and "group" in node.attributes:
+                stored = Stored.of(node, "ExpertGroup")
         for linear in linears:
             name = f"linear layer of {linear.outputs} x {linear.inputs}"
             check_storage(name, linear.stored.storage, linear.stored.group, (linear.inputs,), archs)
@@ -182,7 +182,7 @@ def kernel_specs(sizes: Sizes) -> Iterator[tuple[KernelPlugin, Shapes, Attribute
     for linear in sizes.linears:
         stored_as = linear.stored
         groups = (linear.outputs, linear.inputs // stored_as.group)
-        inputs = {"x": (-1, linear.inputs), "codes": (*groups, stored_as.words(stored_as.group)), "scales": groups}
+        inputs = {"x": (-1, linear.inputs), "qweight": (*groups, stored_as.words(stored_as.group)), "scales": groups}
         yield (
             linear_plugin(stored_as.storage),
             inputs,

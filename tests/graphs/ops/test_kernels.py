@@ -25,37 +25,39 @@ def compiled(name, tactic, shared):
     return CompiledKernel(name, tactic, constants, True, "entry", ".version 8.7", 128, shared)
 
 
-KERNELS = Kernels("bfloat16", (compiled("BankDown", 1, 30720), compiled("BankDown", 5, 60000), compiled("Rope", 2, 0)))
+KERNELS = Kernels(
+    "bfloat16", (compiled("ExpertsDown", 1, 30720), compiled("ExpertsDown", 5, 60000), compiled("Rope", 2, 0))
+)
 
 
 def test_kernels_are_read_as_written_and_found_by_tactic(tmp_path):
     KERNELS.write(tmp_path / "kernels.json")
     found = Kernels.read(tmp_path / "kernels.json")
     assert found == KERNELS
-    assert found.of(*CASES["BankDown"]) == {1: KERNELS.compiled[0], 5: KERNELS.compiled[1]}
-    assert list(found.within(48 * 1024).of(*CASES["BankDown"])) == [1]
+    assert found.of(*CASES["ExpertsDown"]) == {1: KERNELS.compiled[0], 5: KERNELS.compiled[1]}
+    assert list(found.within(48 * 1024).of(*CASES["ExpertsDown"])) == [1]
 
 
 def test_kernels_for_other_sizes_are_refused():
-    plugin, shapes, attributes = CASES["BankDown"]
+    plugin, shapes, attributes = CASES["ExpertsDown"]
     other = shapes | {"text_down": (4, 128, 48)}
-    with pytest.raises(ValueError, match="BankDown: expected a kernel for .*'I_TEXT': 48.*, found .*'I_TEXT': 96"):
+    with pytest.raises(ValueError, match="ExpertsDown: expected a kernel for .*'I_TEXT': 48.*, found .*'I_TEXT': 96"):
         KERNELS.of(plugin, other, attributes)
-    with pytest.raises(ValueError, match=r"BankCombine: expected .*, found kernels for \[\]"):
-        KERNELS.of(*CASES["BankCombine"])
+    with pytest.raises(ValueError, match=r"ExpertsCombine: expected .*, found kernels for \[\]"):
+        KERNELS.of(*CASES["ExpertsCombine"])
 
 
 def test_every_plugin_of_a_model_is_listed():
     names = [plugin.name for plugin in (case[0] for case in CASES.values())]
-    bank = ["Logits", "Route", "GateUp", "Down", "Combine"]
+    expert_group = ["Logits", "Route", "GateUp", "Down", "Combine"]
     assert names == [
         "Rope",
-        *(f"Bank{name}" for name in bank),
-        *(f"Dispatch{n}" for n in (*bank[:2], "Sort", *bank[2:])),
+        *(f"Experts{name}" for name in expert_group),
+        *(f"Dispatch{n}" for n in (*expert_group[:2], "Sort", *expert_group[2:])),
     ]
     assert [plugin.name for plugin, _, _ in plugins.kernel_specs(replace(SIZES, experts=0))] == ["Rope"]
     # As a plugin gets it: what is left of 1e-12 in the 32 bits of a graph's attribute.
-    assert CASES["BankRoute"][2]["norm_min"] == float(np.float32(1e-12)) != 1e-12
+    assert CASES["ExpertsRoute"][2]["norm_min"] == float(np.float32(1e-12)) != 1e-12
 
 
 def test_a_model_that_the_kernels_cannot_serve_is_named():

@@ -14,7 +14,7 @@ BODIES = [("portable", "onnxruntime"), ("onnxruntime", "onnxruntime"), ("portabl
 MIXES = {"mixed": lambda t: t % 3, "text only": lambda t: t * 0, "vision only": lambda t: t * 0 + 2}
 
 
-def bank(rng: np.random.Generator, hidden: int, experts: int, width: int) -> tuple[np.ndarray, ...]:
+def expert_group(rng: np.random.Generator, hidden: int, experts: int, width: int) -> tuple[np.ndarray, ...]:
     shapes = (hidden, experts), (experts,), (experts, 2 * width, hidden), (experts, hidden, width)
     return tuple(rng.normal(0, 0.3, shape).astype(np.float32) for shape in shapes)
 
@@ -23,8 +23,8 @@ def case(seed: int) -> tuple[np.ndarray, tuple, tuple, int]:
     rng = np.random.default_rng(seed)
     tokens, hidden, experts = (int(n) for n in rng.integers((1, 4, 2), (40, 33, 12)))
     k = int(rng.integers(1, experts + 1))
-    banks = [bank(rng, hidden, experts, int(width)) for width in rng.integers(1, 20, 2)]
-    return rng.standard_normal((tokens, hidden)).astype(np.float32), *banks, k
+    expert_groups = [expert_group(rng, hidden, experts, int(width)) for width in rng.integers(1, 20, 2)]
+    return rng.standard_normal((tokens, hidden)).astype(np.float32), *expert_groups, k
 
 
 @pytest.mark.parametrize("mix", MIXES)
@@ -43,7 +43,7 @@ def test_body_equals_reference(run_op, seed, lowering, evaluator, mix):
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_a_body_of_16_bits_asks_each_bank_for_a_row_at_least(run_op, mix):
+def test_a_body_of_16_bits_asks_each_expert_group_for_a_row_at_least(run_op, mix):
     """The CUDA kernels refuse none. Only the rounding to 16 bits is between this and the reference."""
     x, text, vision, k = case(1)
     half = [[a.astype(np.float16) if n > 1 else a for n, a in enumerate(arrays)] for arrays in (text, vision)]
@@ -62,21 +62,21 @@ SIZES = [(128, (96, 64), 32), (256, (128, 384), 128), (64, (16, 48), 16)]
 QUANTIZED_NAMES = ("gate", "bias", "gate_up", "gate_up_scales", "down", "down_scales")
 
 
-def quantized_bank(
+def quantized_group(
     rng: np.random.Generator, hidden: int, experts: int, width: int, bits: int | None, group: int
 ) -> tuple:
-    """A bank's inputs, and the bank that they stand for; `bits` None: codes are e4m3 numbers."""
-    gate, bias, _, _ = bank(rng, hidden, experts, width)
+    """An expert group's inputs, and the weights that they stand for; `bits` None: e4m3 numbers."""
+    gate, bias, _, _ = expert_group(rng, hidden, experts, width)
     stored, meant = [gate, bias], [gate, bias]
     for rows, columns in ((2 * width, hidden), (hidden, width)):
         scales = rng.uniform(-0.02, 0.02, (experts, rows, columns // group)).astype(np.float32)
         if bits is None:
-            codes = rng.standard_normal((experts, rows, columns)).astype(ml_dtypes.float8_e4m3fn)
-            meant.append(dequantize_float8(codes, scales))
+            qweight = rng.standard_normal((experts, rows, columns)).astype(ml_dtypes.float8_e4m3fn)
+            meant.append(dequantize_float8(qweight, scales))
         else:
-            codes = rng.integers(0, 256, (experts, rows, columns * bits // 8), dtype=np.uint8)
-            meant.append(dequantize(codes, scales, bits))
-        stored += codes, scales
+            qweight = rng.integers(0, 256, (experts, rows, columns * bits // 8), dtype=np.uint8)
+            meant.append(dequantize(qweight, scales, bits))
+        stored += qweight, scales
     return tuple(stored), tuple(meant)
 
 
@@ -96,16 +96,18 @@ STORED = [
 def test_quantised_body_equals_reference(run_op, lowering, error, bits, hidden, widths, group, mix):
     """The fused kernel rounds its rows to 8 bits: that error is far below a swapped code's or scale's."""
     rng = np.random.default_rng((bits or 0) + hidden)
-    (text, text_meant), (vision, vision_meant) = (quantized_bank(rng, hidden, 8, w, bits, group) for w in widths)
+    (text, text_meant), (vision, vision_meant) = (quantized_group(rng, hidden, 8, w, bits, group) for w in widths)
     x, k = rng.standard_normal((17, hidden)).astype(np.float32), 3
     types = MIXES[mix](np.arange(len(x)))
     expected, experts = reference.moe_dispatch(x, types, text_meant, vision_meant, k, 1e-12)
-    banks = {f"{n}_{kind}": a for kind, arrays in (("t", text), ("v", vision)) for n, a in zip(QUANTIZED_NAMES, arrays)}
+    expert_groups = {
+        f"{n}_{kind}": a for kind, arrays in (("t", text), ("v", vision)) for n, a in zip(QUANTIZED_NAMES, arrays)
+    }
     attributes = {"k": k, "norm_min": 1e-12, "group": group} | ({} if bits is None else {"bits": bits})
     outputs = [(np.float32, 2), (np.int64, 2)]
-    inputs = {"x": x, "token_types": types, **banks}
+    inputs = {"x": x, "token_types": types, **expert_groups}
     op = "Float8MoEDispatch" if bits is None else "QuantizedMoEDispatch"
-    y, chosen = run_op(op, lowering, inputs, attributes, outputs, constants=tuple(banks))
+    y, chosen = run_op(op, lowering, inputs, attributes, outputs, constants=tuple(expert_groups))
     assert np.array_equal(chosen, experts)
     assert np.linalg.norm(y - expected) <= error * np.linalg.norm(expected)
 
@@ -119,7 +121,7 @@ def test_bias_chooses_but_does_not_weigh(run_op, lowering, evaluator):
     bias[1] = 5
     inputs = dict(zip(("x", *NAMES), (x, gate, bias, gate_up, down)))
     outputs = [(np.float32, 2), (np.int64, 2)]
-    y, chosen = run_op("ExpertBank", lowering, inputs, {"k": 2, "norm_min": 1e-12}, outputs, evaluator)
+    y, chosen = run_op("ExpertGroup", lowering, inputs, {"k": 2, "norm_min": 1e-12}, outputs, evaluator)
     assert (chosen[:, 0] == 1).all()
     probs = np.exp(x @ gate) / np.exp(x @ gate).sum(-1, keepdims=True)
     pair = np.take_along_axis(probs, chosen, -1)
@@ -135,14 +137,14 @@ def test_bias_chooses_but_does_not_weigh(run_op, lowering, evaluator):
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 20])
-def test_a_bank_alone_is_right_for_few_and_many_tokens(run_op, tokens):
+def test_an_expert_group_alone_is_right_for_few_and_many_tokens(run_op, tokens):
     """RTX's body gathers the chosen experts for 1 and 2 tokens here (3·T·k <= E) and runs all experts for more."""
     rng = np.random.default_rng(tokens)
-    x, arrays = rng.standard_normal((tokens, 16)).astype(np.float32), bank(rng, 16, experts=12, width=8)
+    x, arrays = rng.standard_normal((tokens, 16)).astype(np.float32), expert_group(rng, 16, experts=12, width=8)
     expected, experts = reference.expert_group(x, *arrays, k=2, norm_min=1e-12)
     inputs = dict(zip(("x", *NAMES), (x, *arrays)))
     outputs = [(np.float32, 2), (np.int64, 2)]
-    y, chosen = run_op("ExpertBank", "rtx", inputs, {"k": 2, "norm_min": 1e-12}, outputs)
+    y, chosen = run_op("ExpertGroup", "rtx", inputs, {"k": 2, "norm_min": 1e-12}, outputs)
     assert np.array_equal(chosen, experts)
     np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
@@ -159,7 +161,7 @@ def test_norm_min_bounds_the_weights(run_op, lowering):
     inputs = dict(zip(("x", *NAMES), (x[:1], gate, bias, gate_up, down)))
     attributes = {"k": 1, "norm_min": 1e-12}
     expected, _ = reference.expert_group(x[:1], gate, bias, gate_up, down, 1, 1e-12)
-    y, chosen = run_op("ExpertBank", lowering, inputs, attributes, [(np.float32, 2), (np.int64, 2)])
+    y, chosen = run_op("ExpertGroup", lowering, inputs, attributes, [(np.float32, 2), (np.int64, 2)])
     assert chosen[0, 0] == 1
     full = reference.swiglu(x[:1], gate_up[1], down[1])
     assert np.abs(expected).max() < 0.5 * np.abs(full).max(), "the case does not reach norm_min"
@@ -167,15 +169,15 @@ def test_norm_min_bounds_the_weights(run_op, lowering):
 
 
 @pytest.mark.parametrize("mix", MIXES)
-@pytest.mark.parametrize("form", [function.BANKS_IF_ANY, function.BANKS_OF_SOME], ids=["cpu", "cuda"])
-def test_no_bank_is_asked_for_no_rows(run_op, form, mix):
+@pytest.mark.parametrize("form", [function.GROUPS_IF_ANY, function.GROUPS_OF_SOME], ids=["cpu", "cuda"])
+def test_no_expert_group_is_asked_for_no_rows(run_op, form, mix):
     """Gather finds no first row where there is none: ONNX Runtime's fused experts fail there, on a CPU before 1.32."""
     asks = "first = Constant <value_int = 0> ()\n row = Gather <axis = 0> (x, first)\n none = Sub (row, row)"
     echo = f"{asks}\n y = Add (x, none)\n k = Constant <value_int: int = @k> ()\n"
     echo += "places = Shape (x)\n all = Expand (k, places)\n experts = Cast <to = 7> (all)\n"
     texts = [
-        function.bank_body(spec.EXPERT_BANK, echo),
-        function.dispatch_body(spec.MOE_DISPATCH, spec.EXPERT_BANK, form),
+        function.group_body(spec.EXPERT_GROUP, echo),
+        function.dispatch_body(spec.MOE_DISPATCH, spec.EXPERT_GROUP, form),
     ]
     x, text, vision, _ = case(2)
     inputs = {"x": x, "token_types": MIXES[mix](np.arange(len(x)))}
@@ -186,14 +188,16 @@ def test_no_bank_is_asked_for_no_rows(run_op, form, mix):
     assert np.array_equal(y, x)
 
 
-@pytest.mark.parametrize("op", ["ExpertBank", "QuantizedExpertBank"])
+@pytest.mark.parametrize("op", ["ExpertGroup", "QuantizedExpertGroup"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_experts_without_any_probability_weigh_nothing(run_op, op, dtype):
     """The bias chooses experts 1 and 2, whose probabilities are 0 in float32: the answer is 0, and no NaN."""
-    if (op, dtype) == ("ExpertBank", np.float16) and ort.__version__ < "1.32":
+    if (op, dtype) == ("ExpertGroup", np.float16) and ort.__version__ < "1.32":
         pytest.skip("1.31.1 answers float16 with zeros on a CPU where the input is the graph's own, as in no bundle")
     rng = np.random.default_rng(3)
-    (stored, meant) = quantized_bank(rng, 64, 8, 64, 4, 32) if "Quantized" in op else (bank(rng, 64, 8, 64),) * 2
+    (stored, meant) = (
+        quantized_group(rng, 64, 8, 64, 4, 32) if "Quantized" in op else (expert_group(rng, 64, 8, 64),) * 2
+    )
     gate, bias = np.zeros((64, 8), np.float32), np.array([0, 3, 2, 0, 0, 0, 0, 0], np.float32)
     gate[0] = [300, -100, -200, 0, 0, 0, 0, 0]
     x = np.zeros((2, 64), dtype)
@@ -214,15 +218,19 @@ def test_experts_without_any_probability_weigh_nothing(run_op, op, dtype):
 def test_quantised_body_of_16_bits_equals_reference(run_op, mix):
     """Rounding to 16 bits alone is between the two; the widths are such as CUDA's kernels take."""
     rng = np.random.default_rng(4)
-    (text, text_meant), (vision, vision_meant) = (quantized_bank(rng, 128, 8, w, 4, 64) for w in (128, 64))
+    (text, text_meant), (vision, vision_meant) = (quantized_group(rng, 128, 8, w, 4, 64) for w in (128, 64))
     x = rng.standard_normal((17, 128)).astype(np.float16)
     types = MIXES[mix](np.arange(len(x)))
     expected, experts = reference.moe_dispatch(x.astype(np.float32), types, text_meant, vision_meant, 3, 1e-12)
-    banks = {f"{n}_{kind}": a for kind, arrays in (("t", text), ("v", vision)) for n, a in zip(QUANTIZED_NAMES, arrays)}
-    banks = {n: a.astype(np.float16) if "scales" in n else a for n, a in banks.items()}
+    expert_groups = {
+        f"{n}_{kind}": a for kind, arrays in (("t", text), ("v", vision)) for n, a in zip(QUANTIZED_NAMES, arrays)
+    }
+    expert_groups = {n: a.astype(np.float16) if "scales" in n else a for n, a in expert_groups.items()}
     attributes = {"k": 3, "norm_min": 1e-12, "bits": 4, "group": 64}
     outputs = [(np.float16, 2), (np.int64, 2)]
-    inputs = {"x": x, "token_types": types, **banks}
-    y, chosen = run_op("QuantizedMoEDispatch", "onnxruntime", inputs, attributes, outputs, constants=tuple(banks))
+    inputs = {"x": x, "token_types": types, **expert_groups}
+    y, chosen = run_op(
+        "QuantizedMoEDispatch", "onnxruntime", inputs, attributes, outputs, constants=tuple(expert_groups)
+    )
     assert np.array_equal(chosen, experts)
     assert np.linalg.norm(y - expected) <= 0.02 * np.linalg.norm(expected)

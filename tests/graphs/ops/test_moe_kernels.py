@@ -29,7 +29,7 @@ MIXES = {
 }
 
 
-def bank(rng, hidden, experts, width):
+def expert_group(rng, hidden, experts, width):
     shapes = (hidden, experts), (experts,), (experts, 2 * width, hidden), (experts, hidden, width)
     return tuple(rng.normal(0, 0.3, shape).astype(np.float32) for shape in shapes)
 
@@ -37,14 +37,14 @@ def bank(rng, hidden, experts, width):
 def case(seed, tokens, hidden, experts, widths):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((tokens, hidden)).astype(np.float32)
-    return x, *(bank(rng, hidden, experts, width) for width in widths)
+    return x, *(expert_group(rng, hidden, experts, width) for width in widths)
 
 
 @pytest.fixture(scope="module")
 def run(unwritten):
     """run(x, types, text, vision, k, tactics): the chain's tensors, with x and the expert weights in `dtype`.
 
-    Without `types` and `vision` by the text bank alone.
+    Without `types` and `vision` by the text expert group alone.
     """
 
     def tensors(arrays, dtype):
@@ -60,71 +60,71 @@ def run(unwritten):
 
 
 # How weights are stored -> the operators' prefix, its attributes, bits a value.
-CODES = {"int4": ("Quantized", {"bits": 4}, 4), "int8": ("Quantized", {"bits": 8}, 8), "fp8": ("Float8", {}, 8)}
+QWEIGHT = {"int4": ("Quantized", {"bits": 4}, 4), "int8": ("Quantized", {"bits": 8}, 8), "fp8": ("Float8", {}, 8)}
 
 
 def stored(rng, kind, shape, group, dtype):
-    """Random codes (..., K·bits/32) int32 and scales in `dtype`, and the weights that they stand for (float32)."""
-    _, _, bits = CODES[kind]
+    """Random qweight (..., K·bits/32) int32 and scales in `dtype`, and the weights that they stand for (float32)."""
+    _, _, bits = QWEIGHT[kind]
     widest = 0.5 if kind == "fp8" else 0.8 / 2 ** (bits - 1)
     scales = rng.uniform(-widest, widest, (*shape[:-1], shape[-1] // group)).astype(np.float32)
     scales = torch.from_numpy(scales).to(dtype)
     meant = scales.float().numpy()
     if kind == "fp8":
-        codes = torch.from_numpy(rng.standard_normal(shape).astype(np.float32)).to(torch.float8_e4m3fn)
-        numbers = codes.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn)
-        return codes.view(torch.int32), scales, dequantize_float8(numbers, meant)
-    codes = rng.integers(0, 256, (*shape[:-1], shape[-1] * bits // 8), dtype=np.uint8)
-    return torch.from_numpy(codes).view(torch.int32), scales, dequantize(codes, meant, bits)
+        qweight = torch.from_numpy(rng.standard_normal(shape).astype(np.float32)).to(torch.float8_e4m3fn)
+        numbers = qweight.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn)
+        return qweight.view(torch.int32), scales, dequantize_float8(numbers, meant)
+    qweight = rng.integers(0, 256, (*shape[:-1], shape[-1] * bits // 8), dtype=np.uint8)
+    return torch.from_numpy(qweight).view(torch.int32), scales, dequantize(qweight, meant, bits)
 
 
-def stored_bank(rng, kind, hidden, experts, width, group, dtype):
-    """A bank's inputs, and the bank that they stand for."""
-    gate, bias, _, _ = bank(rng, hidden, experts, width)
+def stored_group(rng, kind, hidden, experts, width, group, dtype):
+    """An expert group's inputs, and the expert group that they stand for."""
+    gate, bias, _, _ = expert_group(rng, hidden, experts, width)
     inputs, meant = [torch.from_numpy(gate), torch.from_numpy(bias)], [gate, bias]
     for shape in ((experts, 2 * width, hidden), (experts, hidden, width)):
-        codes, scales, weights = stored(rng, kind, shape, group, dtype)
-        inputs += codes, scales
+        qweight, scales, weights = stored(rng, kind, shape, group, dtype)
+        inputs += qweight, scales
         meant.append(weights)
     return inputs, meant
 
 
-@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize("kind", QWEIGHT)
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_stored_weights_equal_reference(unwritten, kind, data):
-    """Against the reference on the weights that codes and scales stand for: codes are multiplied exactly."""
+    """Against the reference on the weights that qweight and scales stand for: integers are multiplied exactly."""
     draw = data.draw
     group, tokens = draw(st.sampled_from([16, 32, 64]), "group"), draw(st.integers(1, 20), "tokens")
     hidden, *widths = (group * draw(st.integers(1, 64 // group), name) for name in ("H", "text I", "vision I"))
     experts, tactics = draw(st.integers(1, 3), "experts"), draw(st.sampled_from([DECODE, PREFILL]), "tactics")
-    k, both = draw(st.integers(1, experts), "k"), draw(st.booleans(), "both banks")
+    k, both = draw(st.integers(1, experts), "k"), draw(st.booleans(), "both expert groups")
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), "dtype")
     rng = np.random.default_rng(draw(st.integers(0, 99), "seed"))
-    text, text_meant = stored_bank(rng, kind, hidden, experts, widths[0], group, dtype)
-    vision, vision_meant = stored_bank(rng, kind, hidden, experts, widths[1], group, dtype)
+    text, text_meant = stored_group(rng, kind, hidden, experts, widths[0], group, dtype)
+    vision, vision_meant = stored_group(rng, kind, hidden, experts, widths[1], group, dtype)
     x = torch.from_numpy(rng.standard_normal((tokens, hidden)).astype(np.float32)).to(dtype)
     plain, types = x.float().numpy(), MIXES["mixed"](np.arange(tokens))
-    storage, attributes, _ = CODES[kind]
+    storage, attributes, _ = QWEIGHT[kind]
     attributes = attributes | {"k": k, "norm_min": NORM_MIN, "group": group}
     if both:
         expected = reference.moe_dispatch(plain, types, text_meant, vision_meant, k, NORM_MIN)
     else:
         expected = reference.expert_group(plain, *text_meant, k, NORM_MIN)
-    banks = (torch.from_numpy(types), text, vision) if both else (None, text, None)
-    found = moe_dispatch(x, *banks, attributes, unwritten, tactics, storage)
+    expert_groups = (torch.from_numpy(types), text, vision) if both else (None, text, None)
+    found = moe_dispatch(x, *expert_groups, attributes, unwritten, tactics, storage)
     check(found, *expected, {torch.float32: 3e-6, torch.bfloat16: 0.012, torch.float16: 0.0015}[dtype])
 
 
-@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize("kind", QWEIGHT)
 @pytest.mark.parametrize(("tokens", "width", "outputs", "group"), [(1, 32, 16, 16), (5, 96, 40, 32), (70, 128, 24, 64)])
 def test_stored_linear_equals_reference(unwritten, kind, tokens, width, outputs, group):
     """Every tactic of the linear layers' plugin."""
     rng = np.random.default_rng(width)
-    codes, scales, weights = stored(rng, kind, (outputs, width), group, torch.float32)
+    qweight, scales, weights = stored(rng, kind, (outputs, width), group, torch.float32)
     x = rng.standard_normal((tokens, width)).astype(np.float32)
-    storage, attributes, bits = CODES[kind]
-    inputs = {"x": torch.from_numpy(x), "codes": codes.reshape(outputs, -1, group * bits // 32), "scales": scales}
+    storage, attributes, bits = QWEIGHT[kind]
+    inputs = {"x": torch.from_numpy(x), "qweight": qweight.reshape(outputs, -1, group * bits // 32), "scales": scales}
     plugin = linear_plugin.kernel_plugin(storage)
     for tactic in plugin.tactics:
         (y,) = launch(plugin, inputs, attributes | {"K": width, "N": outputs, "group": group}, tactic, unwritten)
@@ -153,7 +153,7 @@ def test_chain_equals_reference(run, data):
 
 @pytest.mark.parametrize("tactics", [DECODE, PREFILL], ids=["decode", "prefill"])
 @pytest.mark.parametrize(("tokens", "k"), [(1, 3), (9, 5), (66, 2)])
-def test_one_bank_equals_reference(run, tokens, k, tactics):
+def test_one_expert_group_equals_reference(run, tokens, k, tactics):
     """Tiles are found in the slots themselves: 132 slots are more than one block of them."""
     x, text = case(tokens, tokens, 33, 5, (21,))
     check(run(x, None, text, None, k, tactics), *reference.expert_group(x, *text, k, NORM_MIN))

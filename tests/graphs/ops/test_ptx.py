@@ -51,7 +51,7 @@ def test_matrix_kernels_compile_for_every_architecture(tmp_path):
 def test_kernels_of_stored_weights_compile_for_every_architecture(tmp_path, weights):
     """GateUp stands for the three: the same product with a loop around it."""
     prefix = "Float8" if weights == "fp8" else "Quantized"
-    plugins = f"{prefix}BankGateUp,{prefix}Linear"
+    plugins = f"{prefix}ExpertsGateUp,{prefix}Linear"
     process = compile_kernels("--weights", weights, "--plugins", plugins, "--quick", cache=tmp_path)
     assert process.returncode == 0, process.stderr
     lines = process.stdout.splitlines()
@@ -111,7 +111,7 @@ def test_unexpected_parameters_are_refused(ptx, expected, message):
 
 
 def test_an_architecture_has_so_much_shared_memory():
-    kernel = CompiledKernel("BankGateUp", 1, {}, True, "gate_up", "", 128, 147456)
+    kernel = CompiledKernel("ExpertsGateUp", 1, {}, True, "gate_up", "", 128, 147456)
     assert fits(kernel, "sm90") and not fits(kernel, "sm89") and not fits(kernel, "sm110")
     assert set(SHARED_LIMIT) == set(TARGETS.values())
 

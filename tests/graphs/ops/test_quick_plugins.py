@@ -31,22 +31,22 @@ POINTER, INT = "u64", "u32"
 # outputs, their dtypes, grid, kernel parameters: inputs, scalar, outputs
 EXPECTED = {
     "Rope": ([[2, 40, 2560], [2, 40, 512]], ["BF16"] * 2, (80, 6, 1), [POINTER] * 5 + [INT] + [POINTER] * 2),
-    "BankLogits": ([[16, 80, 64]], ["FLOAT"], (5, 16, 1), [POINTER] * 2 + [INT, POINTER]),
+    "ExpertsLogits": ([[16, 80, 64]], ["FLOAT"], (5, 16, 1), [POINTER] * 2 + [INT, POINTER]),
     "DispatchLogits": ([[16, 80, 64]], ["FLOAT"], (5, 16, 1), [POINTER] * 4 + [INT, POINTER]),
     "DispatchRoute": ([[80, 6]] * 3, ["INT64", "INT32", "FLOAT"], (20, 1, 1), [POINTER] * 4 + [INT] + [POINTER] * 3),
     "DispatchSort": ([[129], [480]], ["INT32"] * 2, (128, 1, 1), [POINTER] * 3 + [INT] + [POINTER] * 2),
     # 480 slots of at most 128 experts, 16 in a tile: (480 + 128 · 15) / 16 = 150 tiles, by 1536 / 32 blocks of rows
     "DispatchGateUp": ([[480, 1536]], ["BF16"], (150 * 48, 1, 1), [POINTER] * 6 + [INT, POINTER]),
     # decode: 64 experts, so (480 + 64 · 15) / 16 = 90 tiles; no offsets and order, but slots
-    "BankGateUp": ([[480, 1536]], ["BF16"], (90 * 48, 1, 1), [POINTER] * 4 + [INT, POINTER]),
+    "ExpertsGateUp": ([[480, 1536]], ["BF16"], (90 * 48, 1, 1), [POINTER] * 4 + [INT, POINTER]),
     "DispatchDown": ([[480, 2560]], ["BF16"], (150 * 40, 1, 1), [POINTER] * 5 + [INT, POINTER]),
     "DispatchCombine": ([[80, 2560]], ["BF16"], (80, 3, 1), [POINTER] * 2),
 }
-# Weights in codes: scales beside each bank's codes, and the same tiles.
+# Quantized weights: scales beside each expert group's quantized values, and the same tiles.
 for prefix in ("Quantized", "Float8"):
     EXPECTED |= {
         f"{prefix}DispatchGateUp": ([[480, 1536]], ["BF16"], (150 * 48, 1, 1), [POINTER] * 8 + [INT, POINTER]),
-        f"{prefix}BankDown": ([[480, 2560]], ["BF16"], (90 * 40, 1, 1), [POINTER] * 4 + [INT, POINTER]),
+        f"{prefix}ExpertsDown": ([[480, 2560]], ["BF16"], (90 * 40, 1, 1), [POINTER] * 4 + [INT, POINTER]),
         f"{prefix}Linear": ([[80, 2560]], ["BF16"], (160, 5, 1), [POINTER] * 3 + [INT, POINTER]),
     }
 
@@ -78,7 +78,7 @@ def test_formats_are_those_that_the_kernels_were_compiled_for(found):
 
 
 @pytest.mark.parametrize("prefix", ["Quantized", "Float8"])
-def test_codes_are_words(found, prefix):
+def test_quantized_weights_are_words(found, prefix):
     """TensorRT takes no unsigned bytes as a plugin's input."""
     assert found[f"{prefix}Linear"]["formats"] == ["BF16", "INT32", "BF16", "BF16"]
 

@@ -12,19 +12,21 @@ from ernie_export.graphs.ops.moe_dispatch.plugin import kernel_plugins
 from ernie_export.graphs.ops.mrope.plugin import kernel_plugin as rope_plugin
 from ernie_export.graphs.ops.quantized_linear.plugin import kernel_plugin as linear_plugin
 
-BANK = {"gate": ("FLOAT", 2), "bias": ("FLOAT", 1), "gate_up": ("BFLOAT16", 3), "down": ("BFLOAT16", 3)}
-CODES, SCALES = ("INT32", 3), ("BFLOAT16", 3)
-CODED = {"gate": BANK["gate"], "bias": BANK["bias"]} | {
-    "gate_up": CODES, "gate_up_scales": SCALES, "down": CODES, "down_scales": SCALES
+EXPERT_GROUP = {"gate": ("FLOAT", 2), "bias": ("FLOAT", 1), "gate_up": ("BFLOAT16", 3), "down": ("BFLOAT16", 3)}
+QWEIGHT, SCALES = ("INT32", 3), ("BFLOAT16", 3)
+QUANTIZED = {"gate": EXPERT_GROUP["gate"], "bias": EXPERT_GROUP["bias"]} | {
+    "gate_up": QWEIGHT, "gate_up_scales": SCALES, "down": QWEIGHT, "down_scales": SCALES
 }  # fmt: skip
 ROUTING = {"k": 2, "norm_min": 1e-12}
 STORED = {"Quantized": {"bits": 4, "group": 32}, "Float8": {"group": 32}}
 TABLES = {"inv_freq": [1.0, 0.5, 0.25], "axes": [1, 2, 0]}
 CASES = {
-    "ExpertBank": ({"x": ("BFLOAT16", 2)} | BANK, ROUTING, kernel_plugins(vision=False)),
+    "ExpertGroup": ({"x": ("BFLOAT16", 2)} | EXPERT_GROUP, ROUTING, kernel_plugins(vision=False)),
     "MoEDispatch": (
         {"x": ("BFLOAT16", 2), "token_types": ("INT64", 1)}
-        | {f"{bank}_{name}": kind for bank in ("text", "vision") for name, kind in BANK.items()},
+        | {
+            f"{expert_group}_{name}": kind for expert_group in ("text", "vision") for name, kind in EXPERT_GROUP.items()
+        },
         ROUTING,
         kernel_plugins(vision=True),
     ),
@@ -37,15 +39,19 @@ CASES = {
 }
 for storage, how in STORED.items():
     CASES |= {
-        f"{storage}ExpertBank": ({"x": ("BFLOAT16", 2)} | CODED, ROUTING | how, kernel_plugins(False, storage)),
+        f"{storage}ExpertGroup": ({"x": ("BFLOAT16", 2)} | QUANTIZED, ROUTING | how, kernel_plugins(False, storage)),
         f"{storage}MoEDispatch": (
             {"x": ("BFLOAT16", 2), "token_types": ("INT64", 1)}
-            | {f"{bank}_{name}": kind for bank in ("text", "vision") for name, kind in CODED.items()},
+            | {
+                f"{expert_group}_{name}": kind
+                for expert_group in ("text", "vision")
+                for name, kind in QUANTIZED.items()
+            },
             ROUTING | how,
             kernel_plugins(True, storage),
         ),
         f"{storage}Linear": (
-            {"x": ("BFLOAT16", 2), "codes": CODES, "scales": ("BFLOAT16", 2)},
+            {"x": ("BFLOAT16", 2), "qweight": QWEIGHT, "scales": ("BFLOAT16", 2)},
             {"K": 64, "N": 8} | how,
             (linear_plugin(storage),),
         ),
@@ -85,12 +91,12 @@ def test_a_body_is_plugins_in_the_order_of_their_stages(inlined, op):
         assert given == pytest.approx({name: attributes[name] for name in plugin.attributes})
 
 
-@pytest.mark.parametrize("op", [op for op in CASES if op.endswith(("ExpertBank", "MoEDispatch"))])
+@pytest.mark.parametrize("op", [op for op in CASES if op.endswith(("ExpertGroup", "MoEDispatch"))])
 def test_each_input_is_what_the_stage_calls_it(inlined, op):
     """Follow every value back to what made it: the op's input, or an earlier plugin's output of that name."""
     model = inlined(op)
     inputs, _, declared = CASES[op]
-    known = {name: f"text_{name}" if name in CODED else name for name in inputs}
+    known = {name: f"text_{name}" if name in QUANTIZED else name for name in inputs}
     for node, plugin in zip((n for n in model.graph.node if n.domain == "ernie"), declared):
         assert [known[value] for value in node.input] == list(plugin.inputs)
         known |= dict(zip(node.output, plugin.output_names()))

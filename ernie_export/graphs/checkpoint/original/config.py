@@ -1,11 +1,11 @@
 """config.json of the original remote-code revision, translated to the Hugging Face (`hf`) layout.
 
 The published repository's main branch spells its configuration for Baidu's own code (`model_type` ernie4_5_moe_vl: one
-flat object for the decoder, counts as pairs of banks, a `vision_config` of its own). What each key becomes is what
-`convert_ernie4_5_vl_moe_to_hf.py` in the transformers repository makes of it; what a key means, and its value where it
-is absent, is from the remote code's configuration classes. Every key is moved, renamed, held to the one value that the
-transformers class computes with, or listed as without effect; any other stays in the result, where `ErnieConfig`
-refuses it by name.
+flat object for the decoder, counts as pairs of expert groups, a `vision_config` of its own). What each key becomes is
+what `convert_ernie4_5_vl_moe_to_hf.py` in the transformers repository makes of it; what a key means, and its value
+where it is absent, is from the remote code's configuration classes. Every key is moved, renamed, held to the one value
+that the transformers class computes with, or listed as without effect; any other stays in the result, where
+`ErnieConfig` refuses it by name.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ FIXED = {
     "moe_gate_act": "softmax",
     "moe_norm_gate_logits": True,
     "moe_norm_min": 1e-12,
-    "moe_use_hard_gate": True,  # a token's type alone chooses its bank
+    "moe_use_hard_gate": True,  # a token's type alone chooses its expert group
     "moe_use_token_type_bias": False,
     "moe_dense_experts_token_type_id": 3,
     "moe_num_attn_experts": False,
@@ -174,19 +174,19 @@ def layer_types(original: JsonObject) -> list[str]:
     count = original.integer("num_hidden_layers", maximum=4096)
     interval = original.integer("moe_layer_interval", maximum=4096)
     ranges = []
-    for bank in range(2):
+    for expert_group in range(2):
         bounds = []
         for key in ("moe_layer_start_index", "moe_layer_end_index"):
-            value = original.require(key, "a layer, or one for each bank")
+            value = original.require(key, "a layer, or one for each expert group")
             pair = value if isinstance(value, list) else [value, value]
             if len(pair) != 2 or not all(type(layer) is int and layer >= -1 for layer in pair):
-                raise original.error(key, "a layer, or one for each bank", value)
-            bounds.append(pair[bank])
+                raise original.error(key, "a layer, or one for each expert group", value)
+            bounds.append(pair[expert_group])
         start, end = bounds[0], count - 1 if bounds[1] == -1 else min(bounds[1], count - 1)
         ranges.append([layer for layer in range(count) if (layer + 1) % interval == 0 and start <= layer <= end])
     if ranges[0] != ranges[1]:
         found = f"text {one_line(ranges[0], 30)}, vision {one_line(ranges[1], 30)}"
-        raise original.error("moe_layer_start_index", "the same sparse layers for both banks", found)
+        raise original.error("moe_layer_start_index", "the same sparse layers for both expert groups", found)
     return ["sparse" if layer in ranges[0] else "dense" for layer in range(count)]
 
 

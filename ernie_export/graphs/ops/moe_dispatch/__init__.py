@@ -1,1 +1,1 @@
-"""Mixture of experts: routing, one bank (`ExpertBank`) and two banks by token type (`MoEDispatch`)."""
+"""Mixture of experts: routing, one expert group (`ExpertGroup`) and two expert groups by token type (`MoEDispatch`)."""

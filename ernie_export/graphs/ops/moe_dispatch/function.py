@@ -1,6 +1,6 @@
-"""ONNX function bodies of ExpertBank and MoEDispatch.
+"""ONNX function bodies of ExpertGroup and MoEDispatch.
 
-Routing and dispatch are the same everywhere; only how one bank's experts run differs:
+Routing and dispatch are the same everywhere; only how one expert group's experts run differs:
 `portable` loops over the experts in standard operators (ascending order, as the reference adds them), `onnxruntime`
 calls the fused com.microsoft::MoE, or QMoE where the experts are quantised. Both apply a softmax of their own, so they
 are given the chosen experts' logits less the highest of them, and -1e30 elsewhere: the softmax then returns the
@@ -13,11 +13,11 @@ A step of one token spends about as long on starting operators as on the experts
 """
 
 from ernie_export.graphs.ops.moe_dispatch.spec import (
-    EXPERT_BANK,
-    FLOAT8_EXPERT_BANK,
+    EXPERT_GROUP,
+    FLOAT8_EXPERT_GROUP,
     FLOAT8_MOE_DISPATCH,
     MOE_DISPATCH,
-    QUANTIZED_EXPERT_BANK,
+    QUANTIZED_EXPERT_GROUP,
     QUANTIZED_MOE_DISPATCH,
 )
 from ernie_export.graphs.ops.quantized_linear.function import LEVELS, REST, dequantized, scaled
@@ -125,12 +125,12 @@ EXPERTS_PORTABLE = """
 # Expert e's matrices in the loop of `portable`.
 ROWS = {name: f"{name}_rows = Gather <axis = 0> ({name}, e)" for name in ("gate_up", "down")}
 ROWS_QUANTIZED = {
-    name: f"""{name}_codes = Gather <axis = 0> ({name}, e)
+    name: f"""{name}_qweight = Gather <axis = 0> ({name}, e)
         {name}_own = Gather <axis = 0> ({name}_scales, e)
-        {dequantized(f"{name}_codes", f"{name}_own", f"{name}_rows")}"""
+        {dequantized(f"{name}_qweight", f"{name}_own", f"{name}_rows")}"""
     for name in ("gate_up", "down")
 }
-# Neither Gather nor, in ONNX Runtime, a function within a function takes e4m3 numbers: whole banks are cast.
+# Neither Gather nor, in ONNX Runtime, a function within a function takes e4m3 numbers: whole expert groups are cast.
 NUMBERS_FLOAT8 = f"""    {REST}
     gate_up_numbers = CastLike (gate_up, gate_up_scales)
     down_numbers = CastLike (down, down_scales)
@@ -149,11 +149,11 @@ DISPATCH = """
     vision_places = NonZero (is_vision)
     text_rows = Transpose <perm = [1, 0]> (text_places)
     vision_rows = Transpose <perm = [1, 0]> (vision_places)
-    {banks}
+    {expert_groups}
 """
 MERGE = """
-    bank_size = Shape <start = 1, end = 2> (text_gate)
-    e_offset = Add (e_vision, bank_size)
+    text_experts = Shape <start = 1, end = 2> (text_gate)
+    e_offset = Add (e_vision, text_experts)
     order = Concat <axis = 0> (text_rows, vision_rows)
     y_sorted = Concat <axis = 0> (y_text, y_vision)
     e_sorted = Concat <axis = 0> (e_text, e_offset)
@@ -161,16 +161,16 @@ MERGE = """
     {experts} = ScatterND (e_sorted, order, e_sorted)
 """
 
-BANKS = """
+GROUPS = """
     x_text = GatherND (x, text_rows)
-    y_text, e_text = ernie.{bank} <{passed}> (x_text, {text})
+    y_text, e_text = ernie.{expert_group} <{passed}> (x_text, {text})
     x_vision = GatherND (x, vision_rows)
-    y_vision, e_vision = ernie.{bank} <{passed}> (x_vision, {vision})
+    y_vision, e_vision = ernie.{expert_group} <{passed}> (x_vision, {vision})
 """ + MERGE.format(y="y", experts="experts")
-# The same for ONNX Runtime on the CPU, where a step of text tokens skips the vision bank. The text bank stands outside,
-# once: packed for its kernels, it would be in memory once for each branch. Before 1.32 its kernels take no rows for an
-# error: where no token is text, the bank gets the first one, and that answer is dropped.
-BANKS_IF_ANY = """
+# The same for ONNX Runtime on the CPU, where a step of text tokens skips the vision expert group. The text expert group
+# stands outside, once: packed for its kernels, it would be in memory once for each branch. Before 1.32 its kernels take
+# no rows for an error: where no token is text, the expert group gets the first one, and that answer is dropped.
+GROUPS_IF_ANY = """
     first_row = Constant <value = int64[1, 1] {{0}}> ()
     one_1d = Constant <value_ints = [1]> ()
     zero_1d = Constant <value_ints = [0]> ()
@@ -179,7 +179,7 @@ BANKS_IF_ANY = """
     rows_missing = Slice (first_row, zero_1d, missing, zero_1d)
     some_text = Concat <axis = 0> (text_rows, rows_missing)
     x_text = GatherND (x, some_text)
-    y_some_text, e_some_text = ernie.{bank} <{passed}> (x_text, {text})
+    y_some_text, e_some_text = ernie.{expert_group} <{passed}> (x_text, {text})
     y_text = Slice (y_some_text, zero_1d, text_tokens, zero_1d)
     e_text = Slice (e_some_text, zero_1d, text_tokens, zero_1d)
     vision_tokens = Size (vision_places)
@@ -187,16 +187,16 @@ BANKS_IF_ANY = """
     y, experts = If (any_vision) <
       then_branch = both () => (float[T, H] y_both, int64[T, k] e_both) {{
         x_vision = GatherND (x, vision_rows)
-        y_vision, e_vision = ernie.{bank} <{passed}> (x_vision, {vision})
+        y_vision, e_vision = ernie.{expert_group} <{passed}> (x_vision, {vision})
         MERGE
     }}, else_branch = text_alone () => (float[T, H] y_alone, int64[T, k] e_alone) {{
         y_alone = Identity (y_text)
         e_alone = Identity (e_text)
     }}>
 """.replace("MERGE", MERGE.format(y="y_both", experts="e_both"))
-# ONNX Runtime's CUDA kernels refuse to run no rows, which a prompt without text or without pictures leaves to a bank:
-# each bank gets the first token besides its own, and that answer is dropped.
-BANKS_OF_SOME = """
+# ONNX Runtime's CUDA kernels refuse to run no rows, which a prompt without text or without pictures leaves to an expert
+# group: each expert group gets the first token besides its own, and that answer is dropped.
+GROUPS_OF_SOME = """
     first_row = Constant <value = int64[1, 1] {{0}}> ()
     start = Constant <value_ints = [0]> ()
     end = Constant <value_ints = [-1]> ()
@@ -204,8 +204,8 @@ BANKS_OF_SOME = """
     some_vision = Concat <axis = 0> (vision_rows, first_row)
     x_text = GatherND (x, some_text)
     x_vision = GatherND (x, some_vision)
-    y_some_text, e_some_text = ernie.{bank} <{passed}> (x_text, {text})
-    y_some_vision, e_some_vision = ernie.{bank} <{passed}> (x_vision, {vision})
+    y_some_text, e_some_text = ernie.{expert_group} <{passed}> (x_text, {text})
+    y_some_vision, e_some_vision = ernie.{expert_group} <{passed}> (x_vision, {vision})
     y_text = Slice (y_some_text, start, end, start)
     e_text = Slice (e_some_text, start, end, start)
     y_vision = Slice (y_some_vision, start, end, start)
@@ -216,37 +216,37 @@ BANKS_OF_SOME = """
 def portable(dtype: str) -> list[str]:
     """Return the bodies in standard operators, for graphs of `dtype` (float, float16, bfloat16)."""
     return [
-        portable_bank(EXPERT_BANK, dtype, ROWS),
-        dispatch_body(MOE_DISPATCH, EXPERT_BANK, BANKS),
-        portable_bank(QUANTIZED_EXPERT_BANK, dtype, ROWS_QUANTIZED, LEVELS),
-        dispatch_body(QUANTIZED_MOE_DISPATCH, QUANTIZED_EXPERT_BANK, BANKS),
-        *float8_bodies(dtype, BANKS),
+        portable_group(EXPERT_GROUP, dtype, ROWS),
+        dispatch_body(MOE_DISPATCH, EXPERT_GROUP, GROUPS),
+        portable_group(QUANTIZED_EXPERT_GROUP, dtype, ROWS_QUANTIZED, LEVELS),
+        dispatch_body(QUANTIZED_MOE_DISPATCH, QUANTIZED_EXPERT_GROUP, GROUPS),
+        *float8_bodies(dtype, GROUPS),
     ]
 
 
 def onnxruntime(dtype: str) -> list[str]:
     """Return the bodies with ONNX Runtime's fused operators, for graphs of `dtype` (float, float16, bfloat16)."""
     # Graphs in 16 bits are those that may run on CUDA.
-    banks = BANKS_IF_ANY if dtype == "float" else BANKS_OF_SOME
+    expert_groups = GROUPS_IF_ANY if dtype == "float" else GROUPS_OF_SOME
     quantized = QUANTIZED_EXPERTS_ONNXRUNTIME if dtype == "float" else QUANTIZED_EXPERTS_CUDA
     return [
-        bank_body(EXPERT_BANK, CHOICE + EXPERTS_ONNXRUNTIME),
-        dispatch_body(MOE_DISPATCH, EXPERT_BANK, banks),
-        bank_body(QUANTIZED_EXPERT_BANK, CHOICE + quantized),
-        dispatch_body(QUANTIZED_MOE_DISPATCH, QUANTIZED_EXPERT_BANK, banks),
-        *float8_bodies(dtype, banks),
+        group_body(EXPERT_GROUP, CHOICE + EXPERTS_ONNXRUNTIME),
+        dispatch_body(MOE_DISPATCH, EXPERT_GROUP, expert_groups),
+        group_body(QUANTIZED_EXPERT_GROUP, CHOICE + quantized),
+        dispatch_body(QUANTIZED_MOE_DISPATCH, QUANTIZED_EXPERT_GROUP, expert_groups),
+        *float8_bodies(dtype, expert_groups),
     ]
 
 
-def float8_bodies(dtype: str, banks: str) -> list[str]:
+def float8_bodies(dtype: str, expert_groups: str) -> list[str]:
     """Return the bodies for experts in e4m3 numbers, which no fused operator takes."""
     return [
-        portable_bank(FLOAT8_EXPERT_BANK, dtype, ROWS_FLOAT8, NUMBERS_FLOAT8),
-        dispatch_body(FLOAT8_MOE_DISPATCH, FLOAT8_EXPERT_BANK, banks),
+        portable_group(FLOAT8_EXPERT_GROUP, dtype, ROWS_FLOAT8, NUMBERS_FLOAT8),
+        dispatch_body(FLOAT8_MOE_DISPATCH, FLOAT8_EXPERT_GROUP, expert_groups),
     ]
 
 
-def portable_bank(spec: OpSpec, dtype: str, rows: dict[str, str], prepared: str = "") -> str:
+def portable_group(spec: OpSpec, dtype: str, rows: dict[str, str], prepared: str = "") -> str:
     """Return an expert group's body in standard operators.
 
     Args:
@@ -256,27 +256,29 @@ def portable_bank(spec: OpSpec, dtype: str, rows: dict[str, str], prepared: str 
         prepared: Lines before the loop over the experts that `rows` builds on.
     """
     experts = EXPERTS_PORTABLE.format(dtype=dtype, gate_up_rows=rows["gate_up"], down_rows=rows["down"])
-    return bank_body(spec, ROUTING + prepared + experts)
+    return group_body(spec, ROUTING + prepared + experts)
 
 
-def bank_body(spec: OpSpec, experts: str) -> str:
+def group_body(spec: OpSpec, experts: str) -> str:
     """Return an expert group's body; `experts`: the lines that route tokens and run the experts."""
     zero = "    zero_1d = Constant <value_ints = [0]> ()\n"
     return f"{signature(spec)} {{\n{zero}{experts}}}"
 
 
-def dispatch_body(spec: OpSpec, bank: OpSpec, banks: str) -> str:
-    """Both banks, each called with the tokens that are its own; `banks` is how."""
+def dispatch_body(spec: OpSpec, expert_group: OpSpec, expert_groups: str) -> str:
+    """Both expert groups, each called with the tokens that are its own; `expert_groups` is how."""
     passed = ", ".join(f"{name}: {ATTRIBUTES[name]} = @{name}" for name in spec.attributes)
-    text, vision = ([f"{kind}_{name}" for name in bank.inputs[1:]] for kind in ("text", "vision"))
+    text, vision = ([f"{kind}_{name}" for name in expert_group.inputs[1:]] for kind in ("text", "vision"))
     casts = ""
-    if bank == FLOAT8_EXPERT_BANK:
+    if expert_group == FLOAT8_EXPERT_GROUP:
         casts = "".join(
             f"    {n}_numbers = CastLike ({n}, {n}_scales)\n" for n in spec.inputs if f"{n}_scales" in spec.inputs
         )
         text, vision = ([f"{n}_numbers" if f"{n}_scales" in names else n for n in names] for names in (text, vision))
-    calls = banks.format(bank=bank.name, passed=passed, text=", ".join(text), vision=", ".join(vision))
-    return f"{signature(spec)} {{\n{casts}{DISPATCH.format(banks=calls)}}}"
+    calls = expert_groups.format(
+        expert_group=expert_group.name, passed=passed, text=", ".join(text), vision=", ".join(vision)
+    )
+    return f"{signature(spec)} {{\n{casts}{DISPATCH.format(expert_groups=calls)}}}"
 
 
 def signature(spec: OpSpec) -> str:

@@ -1,15 +1,15 @@
-"""ONNX function bodies of ExpertBank and MoEDispatch for TensorRT for RTX.
+"""ONNX function bodies of ExpertGroup and MoEDispatch for TensorRT for RTX.
 
 Its parser refuses NonZero and ScatterND with a reduction, so no list of "the tokens of expert e" can be made. Two forms
 are left:
 
-CHOSEN gathers the weights of each token's k experts: T·k experts are read, written by Gather and read again.
-ALL sends every token through all E experts of a bank and keeps what was chosen: each weight is read once, and the
+CHOSEN gathers the weights of each token's k experts: T·k experts are read, written by Gather and read again. ALL sends
+every token through all E experts of an expert group and keeps what was chosen: each weight is read once, and the
 arithmetic is E/k times what the model asks for.
 
-A bank alone (decode, few tokens) takes whichever moves fewer bytes: CHOSEN where 3·T·k <= E. The number of tokens is
-known before the engine runs, so the choice costs no round trip to the host. MoEDispatch (prefill) always takes ALL,
-for both banks.
+An expert group alone (decode, few tokens) takes whichever moves fewer bytes: CHOSEN where 3·T·k <= E. The number of
+tokens is known before the engine runs, so the choice costs no round trip to the host. MoEDispatch (prefill) always
+takes ALL, for both expert groups.
 """
 
 from ernie_export.graphs.ops.moe_dispatch.function import ROUTING
@@ -83,14 +83,14 @@ Route <k, norm_min> (x, gate, bias) => (experts, weights, own) {{
 }}
 """
 
-BANK = f"""
-ExpertBank <k, norm_min> (x, gate, bias, gate_up, down) => (y, experts) {{
+EXPERT_GROUP = f"""
+ExpertGroup <k, norm_min> (x, gate, bias, gate_up, down) => (y, experts) {{
     experts, weights, own = ernie.Route <k: int = @k, norm_min: float = @norm_min> (x, gate, bias)
     pairs = Size (experts)
     copies = Constant <value_int = 3> ()
     moved = Mul (pairs, copies)
-    bank = Size (bias)
-    few = LessOrEqual (moved, bank)
+    expert_group = Size (bias)
+    few = LessOrEqual (moved, expert_group)
     y = If (few) <
         then_branch = few_tokens () => (y_chosen) {{ {CHOSEN} }},
         else_branch = many_tokens () => (y_all) {{ {ALL} }}
@@ -113,8 +113,8 @@ MoEDispatch <k, norm_min> (x, token_types, text_gate, text_bias, text_gate_up, t
     y_text = ernie.AllExperts (x, own_text, text_gate_up, text_down)
     y_vision = ernie.AllExperts (x, own_vision, vision_gate_up, vision_down)
     y = Add (y_text, y_vision)
-    bank_size = Shape <start = 1, end = 2> (text_gate)
-    e_offset = Add (e_vision, bank_size)
+    text_experts = Shape <start = 1, end = 2> (text_gate)
+    e_offset = Add (e_vision, text_experts)
     experts = Where (is_vision, e_offset, e_text)
 }
 """
@@ -122,4 +122,4 @@ MoEDispatch <k, norm_min> (x, token_types, text_gate, text_bias, text_gate_up, t
 
 def rtx(dtype: str) -> list[str]:
     """Return the bodies for TensorRT for RTX; the same for every dtype."""
-    return [ROUTE, ALL_EXPERTS, BANK, DISPATCH]
+    return [ROUTE, ALL_EXPERTS, EXPERT_GROUP, DISPATCH]

@@ -1,4 +1,4 @@
-"""ONNX function bodies of ExpertBank and MoEDispatch for TensorRT: the chain of plugins that plugin.py declares.
+"""ONNX function bodies of ExpertGroup and MoEDispatch for TensorRT: the chain of plugins that plugin.py declares.
 
 The plugins themselves have no body: TensorRT's parser finds them by domain and name, and would inline a body. So it is
 with QuantizedLinear and Float8Linear, which are plugins as they stand.
@@ -13,10 +13,12 @@ def tensorrt(dtype: str) -> list[str]:
     """Return the bodies of plugins; the same for every dtype."""
     texts = []
     for storage, attributes in STORAGES.items():
-        text, vision = (", ".join(f"{bank}_{n}" for n in group_inputs(storage)) for bank in ("text", "vision"))
+        text, vision = (
+            ", ".join(f"{expert_group}_{n}" for n in group_inputs(storage)) for expert_group in ("text", "vision")
+        )
         named = ", ".join((*ROUTING, *attributes))
         texts += [
-            _body(f"{storage}ExpertBank <{named}> (x, {text})", False, storage),
+            _body(f"{storage}ExpertGroup <{named}> (x, {text})", False, storage),
             _body(f"{storage}MoEDispatch <{named}> (x, token_types, {text}, {vision})", True, storage),
         ]
     return texts

@@ -1,8 +1,8 @@
-"""Routing kernels: router logits, the choice of k experts a token, and the order of tokens by bank and expert.
+"""Routing kernels: router logits, the choice of k experts a token, and the order of tokens by expert group and expert.
 
-One bank or two: without `token_types` and `vision_*` (None at compile time) every token is text. Experts are counted
-over both banks, the vision bank's from E on. A slot is one of a token's k places; slots stand in ascending order of
-expert, which is the order that outputs are added in.
+One expert group or two: without `token_types` and `vision_*` (None at compile time) every token is text. Experts are
+counted over both expert groups, the vision expert group's from E on. A slot is one of a token's k places; slots stand
+in ascending order of expert, which is the order that outputs are added in.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _bank_logits(x, gate, token, inside, split, H: tl.constexpr, E: tl.constexpr, SPLITS: tl.constexpr,
+def _expert_group_logits(x, gate, token, inside, split, H: tl.constexpr, E: tl.constexpr, SPLITS: tl.constexpr,
                  BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_E: tl.constexpr):  # fmt: skip
     """This split's share of x · gate for a block of tokens, in float32 throughout: (BLOCK_T, BLOCK_E)."""
     SHARE: tl.constexpr = (H + SPLITS * BLOCK_H - 1) // (SPLITS * BLOCK_H) * BLOCK_H
@@ -28,7 +28,7 @@ def _bank_logits(x, gate, token, inside, split, H: tl.constexpr, E: tl.constexpr
 @triton.jit(do_not_specialize=["T"])
 def logits(x, token_types, text_gate, vision_gate, T, partial, H: tl.constexpr, E: tl.constexpr, SPLITS: tl.constexpr,
            BLOCK_T: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_E: tl.constexpr):  # fmt: skip
-    """partial (SPLITS, T, E) float32: each token's router logits by its own bank, H cut into SPLITS shares.
+    """partial (SPLITS, T, E) float32: each token's router logits by its own expert group, H cut into SPLITS shares.
 
     Grid (blocks of tokens, SPLITS). Shares are added in order by `route`, so a result does not depend on timing.
     """
@@ -37,14 +37,14 @@ def logits(x, token_types, text_gate, vision_gate, T, partial, H: tl.constexpr, 
     row = token.to(tl.int64)
     split = tl.program_id(1)
     if vision_gate is None:
-        acc = _bank_logits(x, text_gate, row, inside, split, H, E, SPLITS, BLOCK_T, BLOCK_H, BLOCK_E)
+        acc = _expert_group_logits(x, text_gate, row, inside, split, H, E, SPLITS, BLOCK_T, BLOCK_H, BLOCK_E)
     else:
         vision = tl.load(token_types + token, mask=inside, other=0) != 0
         acc = tl.zeros((BLOCK_T, BLOCK_E), tl.float32)
         if tl.max((inside & ~vision).to(tl.int32)) > 0:
-            acc = _bank_logits(x, text_gate, row, inside, split, H, E, SPLITS, BLOCK_T, BLOCK_H, BLOCK_E)
+            acc = _expert_group_logits(x, text_gate, row, inside, split, H, E, SPLITS, BLOCK_T, BLOCK_H, BLOCK_E)
         if tl.max(vision.to(tl.int32)) > 0:
-            other = _bank_logits(x, vision_gate, row, inside, split, H, E, SPLITS, BLOCK_T, BLOCK_H, BLOCK_E)
+            other = _expert_group_logits(x, vision_gate, row, inside, split, H, E, SPLITS, BLOCK_T, BLOCK_H, BLOCK_E)
             acc = tl.where(vision[:, None], other, acc)
     expert = tl.arange(0, BLOCK_E)
     place = (split * T.to(tl.int64) + row)[:, None] * E + expert[None, :]

@@ -1,4 +1,4 @@
-"""ExpertBank and MoEDispatch by their kernels on PyTorch tensors: on a GPU, or in Triton's interpreter.
+"""ExpertGroup and MoEDispatch by their kernels on PyTorch tensors: on a GPU, or in Triton's interpreter.
 
 For tests and benchmarks; an engine launches the same kernels by itself.
 """
@@ -27,11 +27,11 @@ def moe_dispatch(
 ) -> dict[str, Any]:
     """Return every tensor of the chain by name (see plugin.py), among them y (T, H) and experts (T, k) int64.
 
-    x (T, H), token_types (T,) int64, and banks of gate, bias, gate_up, down as spec.py declares them for `storage`,
-    contiguous, codes as int32; without `vision` (and `token_types`) every token is text. `attributes` are the
-    operator's. `empty(shape, dtype)` allocates, as
-    `lambda shape, dtype: torch.empty(shape, dtype=getattr(torch, dtype), device="cuda")`. Launches five kernels, or six
-    for two banks, on the current stream and waits for none.
+    x (T, H), token_types (T,) int64, and expert groups of gate, bias, gate_up, down as spec.py declares them for
+    `storage`, contiguous, quantized values as int32; without `vision` (and `token_types`) every token is text.
+    `attributes` are the operator's. `empty(shape, dtype)` allocates, as `lambda shape, dtype: torch.empty(shape,
+    dtype=getattr(torch, dtype), device="cuda")`. Launches five kernels, or six for two expert groups, on the current
+    stream and waits for none.
     """
     names = group_inputs(storage)
     tensors = {"x": x, "token_types": token_types}

@@ -1,11 +1,12 @@
-"""The TensorRT plugins of ExpertBank and MoEDispatch: chains of kernel plugins.
+"""The TensorRT plugins of ExpertGroup and MoEDispatch: chains of kernel plugins.
 
-ExpertBank is what decode steps call: BankLogits -> BankRoute -> BankGateUp -> BankDown -> BankCombine. MoEDispatch has
-two banks and may have many tokens: DispatchLogits -> DispatchRoute -> DispatchSort -> DispatchGateUp -> DispatchDown ->
-DispatchCombine. The kernels are the same, but for Sort, whose launch would cost a decode step more than it saves.
-Weights in codes have plugins of their own for GateUp and Down, QuantizedBankGateUp and so on, which take codes in words
-of 32 bits (see graphs/ops/quantized_linear/plugin.py) and scales. function_tensorrt.py writes the ONNX functions that
-call them. Intermediate tensors, of T tokens, S = T·k slots, X experts over all banks:
+ExpertGroup is what decode steps call: ExpertsLogits -> ExpertsRoute -> ExpertsGateUp -> ExpertsDown -> ExpertsCombine.
+MoEDispatch has two expert groups and may have many tokens: DispatchLogits -> DispatchRoute -> DispatchSort ->
+DispatchGateUp -> DispatchDown -> DispatchCombine. The kernels are the same, but for Sort, whose launch would cost a
+decode step more than it saves. Quantized weights have plugins of their own for GateUp and Down, QuantizedExpertsGateUp
+and so on, which take quantized values in words of 32 bits (see graphs/ops/quantized_linear/plugin.py) and scales.
+function_tensorrt.py writes the ONNX functions that
+call them. Intermediate tensors, of T tokens, S = T·k slots, X experts over all expert groups:
 
 | tensor | shape | dtype | |
 | --- | --- | --- | --- |
@@ -71,7 +72,7 @@ DOWN = (
 
 
 def kernel_plugins(vision: bool, storage: str = "") -> tuple[KernelPlugin, ...]:
-    """Return the plugins, in order, of ExpertBank or (`vision`) MoEDispatch, with weights stored as STORAGES says."""
+    """Return the plugins, in order, of ExpertGroup or (`vision`) MoEDispatch, with weights stored as STORAGES says."""
     experts = _Experts(vision, storage)
     sort = (_sort(),) if vision else ()
     return (_logits(experts), _route(experts), *sort, _gate_up(experts), _down(experts), _combine(experts))
@@ -87,7 +88,7 @@ class _Experts:
     @property
     def prefix(self) -> str:
         """Return the first part of the plugins' names."""
-        return "Dispatch" if self.vision else "Bank"
+        return "Dispatch" if self.vision else "Experts"
 
     @property
     def types(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Declaration of ExpertBank and MoEDispatch.
+"""Declaration of ExpertGroup and MoEDispatch.
 
 T tokens, H hidden size, E experts in a group (text or vision), I the group's expert width, k experts a token.
 
@@ -15,10 +15,10 @@ T tokens, H hidden size, E experts in a group (text or vision), I the group's ex
 
 Attributes: `k`; `norm_min`, the smallest divisor of the weights' normalisation.
 
-QuantizedExpertBank and QuantizedMoEDispatch take quantized gate_up and down (uint8, `bits` a value, in the same order)
+QuantizedExpertGroup and QuantizedMoEDispatch take quantized gate_up and down (uint8, `bits` a value, in the same order)
 with scales, (E, 2I, H/g) and (E, H, I/g) in the graph's dtype, after each; see quantized_linear/spec.py. Further
-attributes: `bits`; `group`, the g values that share a scale. Float8ExpertBank and Float8MoEDispatch are the same with
-codes of float8e4m3fn, and without `bits`.
+attributes: `bits`; `group`, the g values that share a scale. Float8ExpertGroup and Float8MoEDispatch are the same with
+quantized values of float8e4m3fn, and without `bits`.
 """
 
 from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
@@ -43,9 +43,9 @@ def _declared(storage: str) -> tuple[OpSpec, OpSpec]:
     """Return the operator of one group of experts, and that of both groups."""
     group, attributes, outputs = group_inputs(storage), (*ROUTING, *STORAGES[storage]), ("y", "experts")
     both = OpSpec(f"{storage}MoEDispatch", ("x", "token_types", *both_groups(group)), outputs, attributes)
-    return OpSpec(f"{storage}ExpertBank", ("x", *group), outputs, attributes), both
+    return OpSpec(f"{storage}ExpertGroup", ("x", *group), outputs, attributes), both
 
 
-EXPERT_BANK, MOE_DISPATCH = _declared("")
-QUANTIZED_EXPERT_BANK, QUANTIZED_MOE_DISPATCH = _declared("Quantized")
-FLOAT8_EXPERT_BANK, FLOAT8_MOE_DISPATCH = _declared("Float8")
+EXPERT_GROUP, MOE_DISPATCH = _declared("")
+QUANTIZED_EXPERT_GROUP, QUANTIZED_MOE_DISPATCH = _declared("Quantized")
+FLOAT8_EXPERT_GROUP, FLOAT8_MOE_DISPATCH = _declared("Float8")

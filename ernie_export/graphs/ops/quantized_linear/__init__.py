@@ -1,1 +1,1 @@
-"""A linear layer whose weight is stored in codes of 4 or 8 bits."""
+"""A linear layer whose weight is quantized to 4 or 8 bits."""

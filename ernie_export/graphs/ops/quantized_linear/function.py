@@ -1,4 +1,4 @@
-"""ONNX function bodies of QuantizedLinear and Float8Linear, and how codes become weights in standard operators.
+"""ONNX function bodies of QuantizedLinear and Float8Linear, and dequantization in standard operators.
 
 `onnxruntime`: com.microsoft::MatMulNBits. Its accuracy level 4 lets the kernel round a row of x to 8 bits a group
 before it multiplies: 3 to 4 times as fast as float32 rows, at an error below that of 8-bit weights. It has no kernel
@@ -6,7 +6,7 @@ for e4m3 numbers: Float8Linear is written in standard operators everywhere.
 """
 
 REST = "rest = Constant <value_ints = [-1]> ()"
-# What `dequantized` takes from the attribute `bits`. Codes are taken out of their bytes by shifts, so that one body
+# What `dequantized` takes from the attribute `bits`. Values are taken out of their bytes by shifts, so that one body
 # serves 4 and 8 bits.
 LEVELS = f"""
     bits = Constant <value_int: int = @bits> ()
@@ -24,10 +24,10 @@ LEVELS = f"""
 """
 
 
-def dequantized(codes: str, scales: str, weights: str) -> str:
-    """Lines that make `weights` (..., K) of `codes` (uint8, any shape of whole rows) and `scales` (..., groups)."""
+def dequantized(qweight: str, scales: str, weights: str) -> str:
+    """Lines that make `weights` (..., K) of `qweight` (uint8, any shape of whole rows) and `scales` (..., groups)."""
     return f"""
-    {weights}_bytes = Unsqueeze ({codes}, rest)
+    {weights}_bytes = Unsqueeze ({qweight}, rest)
     {weights}_shifted = BitShift <direction = "RIGHT"> ({weights}_bytes, shifts)
     {weights}_values = BitwiseAnd ({weights}_shifted, mask)
     {weights}_numbers = CastLike ({weights}_values, {scales})
@@ -52,24 +52,24 @@ def scaled(numbers: str, scales: str, weights: str) -> str:
 
 
 PORTABLE = f"""
-QuantizedLinear <K, N, bits, group> (x, codes, scales) => (y) {{
+QuantizedLinear <K, N, bits, group> (x, qweight, scales) => (y) {{
     {LEVELS}
-    {dequantized("codes", "scales", "weight")}
+    {dequantized("qweight", "scales", "weight")}
     y = Gemm <transB = 1> (x, weight)
 }}
 """
 
 ONNXRUNTIME = """
-QuantizedLinear <K, N, bits, group> (x, codes, scales) => (y) {
+QuantizedLinear <K, N, bits, group> (x, qweight, scales) => (y) {
     y = com.microsoft.MatMulNBits <K: int = @K, N: int = @N, bits: int = @bits, block_size: int = @group,
-        accuracy_level = 4> (x, codes, scales)
+        accuracy_level = 4> (x, qweight, scales)
 }
 """
 
 FLOAT8 = f"""
-Float8Linear <K, N, group> (x, codes, scales) => (y) {{
+Float8Linear <K, N, group> (x, qweight, scales) => (y) {{
     {REST}
-    numbers = CastLike (codes, scales)
+    numbers = CastLike (qweight, scales)
     {scaled("numbers", "scales", "weight")}
     y = Gemm <transB = 1> (x, weight)
 }}

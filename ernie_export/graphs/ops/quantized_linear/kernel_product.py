@@ -1,8 +1,9 @@
-"""A tile of a matrix product whose weights are stored as they are multiplied, or as codes with a scale a group.
+"""A tile of a matrix product whose weights are stored as they are multiplied, or quantized with group scales.
 
-Codes are turned into numbers in registers, on their way to the matrix unit: weights are read once, in the bytes that
-they are stored in. An integer of up to 8 bits and an e4m3 number are exact in bfloat16 and float16 alike, so the
-product is one of exact codes, and a group's float32 sum is multiplied by its scale: nothing is rounded in between.
+Quantized values are turned into numbers in registers, on their way to the matrix unit: weights are read once, in the
+bytes that they are stored in. An integer of up to 8 bits and an e4m3 number are exact in bfloat16 and float16 alike, so
+the product is one of exact quantized values, and a group's float32 sum is multiplied by its scale: nothing is rounded
+in between.
 """
 
 import triton
@@ -10,11 +11,12 @@ import triton.language as tl
 
 
 @triton.jit
-def codes_to(dtype, w, n, start, WIDTH: tl.constexpr, DEPTH: tl.constexpr, BITS: tl.constexpr, FLOAT8: tl.constexpr,
+def unpack_to(dtype, w, n, start, WIDTH: tl.constexpr, DEPTH: tl.constexpr, BITS: tl.constexpr, FLOAT8: tl.constexpr,
              STEP: tl.constexpr):  # fmt: skip
-    """Codes of w[n, start:start + STEP] as numbers in `dtype`, without their scale; w (WIDTH, DEPTH) packed in words.
+    """Return w[n, start:start + STEP] as numbers in `dtype`, without their scale.
 
-    With 4 bits the first of two neighbours is a byte's lower half. Integers are stored moved up by half their range.
+    w (WIDTH, DEPTH) is packed in words. With 4 bits the first of two neighbours is a byte's lower half. Integers are
+    stored moved up by half their range.
     """
     ROW: tl.constexpr = DEPTH * BITS // 8
     SOME: tl.constexpr = STEP * BITS // 8
@@ -35,8 +37,9 @@ def product(a, rows, inside, A_STRIDE: tl.constexpr, w, scales, matrix, first, W
             BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
     """a[rows, :DEPTH] · w[matrix, first:first + BLOCK_N, :DEPTH]ᵀ in float32: (BLOCK_M, BLOCK_N).
 
-    w is (matrices, WIDTH, DEPTH): without `scales` in a's dtype; with them codes in words of 32 bits, and scales are
-    (matrices, WIDTH, DEPTH / GROUP). SWAP puts the weight rows where matrix units are widest, for few rows of a.
+    w is (matrices, WIDTH, DEPTH): without `scales` in a's dtype; with them quantized values in words of 32 bits, and
+    scales are (matrices, WIDTH, DEPTH / GROUP). SWAP puts the weight rows where matrix units are widest, for few rows
+    of a.
     UPCAST: multiply in float32 (for the interpreter, whose bfloat16 product is wrong).
     """
     if scales is None:
@@ -56,7 +59,7 @@ def product(a, rows, inside, A_STRIDE: tl.constexpr, w, scales, matrix, first, W
             place = n[:, None] * DEPTH + (start + k)[None, :]
             right = tl.load(w + place, (n < WIDTH)[:, None] & deep[None, :], other=0)
         else:
-            right = codes_to(a.dtype.element_ty, w, n, start, WIDTH, DEPTH, BITS, FLOAT8, STEP)
+            right = unpack_to(a.dtype.element_ty, w, n, start, WIDTH, DEPTH, BITS, FLOAT8, STEP)
             scale = tl.load(scales + n * (DEPTH // GROUP) + start // GROUP, n < WIDTH, other=0).to(tl.float32)
         if UPCAST:
             left, right = left.to(tl.float32), right.to(tl.float32)

@@ -1,8 +1,8 @@
 """The TensorRT plugins QuantizedLinear and Float8Linear, and what they share with the expert plugins.
 
 TensorRT takes no plugin input of unsigned bytes, and it dequantises by itself only what a constant scales. The engines
-have their weights as inputs; so the codes are declared as int32, four bytes a word, the last axis counting words, and
-the kernels turn them into numbers (see kernel_product.py). Codes of shape (N, K/g, g·bits/32), scales (N, K/g).
+have their weights as inputs; so the quantized values are declared as int32, four bytes a word, the last axis counting
+words, and the kernels turn them into numbers (see kernel_product.py). qweight (N, K/g, g·bits/32), scales (N, K/g).
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def kernel_plugin(storage: str) -> KernelPlugin:
     """Return the plugin of `storage`, Quantized or Float8."""
     return KernelPlugin(
         f"{storage}Linear",
-        {"x": GRAPH_DTYPE, "codes": "int32", "scales": GRAPH_DTYPE},
+        {"x": GRAPH_DTYPE, "qweight": "int32", "scales": GRAPH_DTYPE},
         {"K": int, "N": int} | dict.fromkeys(STORAGES[storage], int),
         _kernel,
         outputs=lambda s, a: (Output("y", (s["x"][0], a["N"]), GRAPH_DTYPE),),

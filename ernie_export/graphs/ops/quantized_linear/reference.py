@@ -3,20 +3,20 @@
 import numpy as np
 
 
-def dequantize(codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
-    """Return weights (..., K) in the scales' dtype from codes (..., K·bits/8) uint8 and scales (..., groups)."""
+def dequantize(qweight: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
+    """Return weights (..., K) in the scales' dtype from qweight (..., K·bits/8) uint8 and scales (..., groups)."""
     if bits == 4:
-        codes = np.stack((codes & 15, codes >> 4), axis=-1)
-    centred = codes.reshape(*scales.shape, -1).astype(scales.dtype) - scales.dtype.type(2 ** (bits - 1))
+        qweight = np.stack((qweight & 15, qweight >> 4), axis=-1)
+    centred = qweight.reshape(*scales.shape, -1).astype(scales.dtype) - scales.dtype.type(2 ** (bits - 1))
     return (centred * scales[..., None]).reshape(*scales.shape[:-1], -1)
 
 
-def dequantize_float8(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Return weights (..., K) in the scales' dtype from codes (..., K) float8_e4m3fn and scales (..., groups)."""
-    numbers = codes.astype(np.float32).astype(scales.dtype).reshape(*scales.shape, -1)
+def dequantize_float8(qweight: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Return weights (..., K) in the scales' dtype from qweight (..., K) float8_e4m3fn and scales (..., groups)."""
+    numbers = qweight.astype(np.float32).astype(scales.dtype).reshape(*scales.shape, -1)
     return (numbers * scales[..., None]).reshape(*scales.shape[:-1], -1)
 
 
-def quantized_linear(x: np.ndarray, codes: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
+def quantized_linear(x: np.ndarray, qweight: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
     """Multiply x (T, K) by the transposed weights; shapes as in spec.py."""
-    return x @ dequantize(codes, scales, bits).T
+    return x @ dequantize(qweight, scales, bits).T

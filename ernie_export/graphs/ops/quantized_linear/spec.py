@@ -1,13 +1,13 @@
 """Declaration of QuantizedLinear and Float8Linear, and of how any operator's weights may be stored.
 
-T tokens, K inputs, N outputs, g values a group; a weight is scale · (code - 2^(bits - 1)) where codes are integers, and
-scale · code where they are e4m3 numbers.
+T tokens, K inputs, N outputs, g values a group; a weight is scale · (q - 2^(bits - 1)) where quantized values are
+integers, and scale · code where they are e4m3 numbers.
 
 | input | shape | dtype |
 | --- | --- | --- |
 | x | (T, K) | the graph's |
-| codes of QuantizedLinear | (N, K/g, g·bits/8) | uint8; with 4 bits the first of two neighbours is the lower half |
-| codes of Float8Linear | (N, K/g, g) | float8e4m3fn |
+| qweight of QuantizedLinear | (N, K/g, g·bits/8) | uint8; with 4 bits the first of two neighbours is the lower half |
+| qweight of Float8Linear | (N, K/g, g) | float8e4m3fn |
 | scales | (N, K/g) | the graph's |
 | output y | (T, N) | the graph's |
 
@@ -20,6 +20,6 @@ from ernie_export.graphs.ops.spec import OpSpec
 STORAGES: dict[str, tuple[str, ...]] = {"": (), "Quantized": ("bits", "group"), "Float8": ("group",)}
 
 QUANTIZED_LINEAR, FLOAT8_LINEAR = (
-    OpSpec(f"{storage}Linear", ("x", "codes", "scales"), ("y",), ("K", "N", *STORAGES[storage]))
+    OpSpec(f"{storage}Linear", ("x", "qweight", "scales"), ("y",), ("K", "N", *STORAGES[storage]))
     for storage in ("Quantized", "Float8")
 )

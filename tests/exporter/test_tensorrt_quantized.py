@@ -1,4 +1,4 @@
-"""ernie-export --target trt with weights in codes: every plugin has its kernel, engines are built, numbers are right.
+"""ernie-export --target trt with quantized weights: every plugin has its kernel, engines are built, numbers are right.
 
 What this can't show: that TensorRT takes the graphs, builds them, and runs them.
 """
@@ -51,8 +51,13 @@ def test_what_is_multiplied_by_plugins_and_what_is_not(coded):
         assert bool(gemms) == (graph in ("vision", "resampler")), gemms
     assert called["vision"] == called["resampler"] == set()
     assert {f"{prefix}Linear", f"{prefix}DispatchGateUp", f"{prefix}DispatchDown"} <= called["decoder"]
-    assert {f"{prefix}Linear", f"{prefix}BankGateUp", f"{prefix}BankDown"} <= called["decode"]
-    assert not (called["decoder"] | called["decode"]) & {"DispatchGateUp", "DispatchDown", "BankGateUp", "BankDown"}
+    assert {f"{prefix}Linear", f"{prefix}ExpertsGateUp", f"{prefix}ExpertsDown"} <= called["decode"]
+    assert not (called["decoder"] | called["decode"]) & {
+        "DispatchGateUp",
+        "DispatchDown",
+        "ExpertsGateUp",
+        "ExpertsDown",
+    }
 
 
 def test_weights_are_stored_in_bytes_and_bound_in_words(coded):

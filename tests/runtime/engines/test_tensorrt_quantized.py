@@ -1,4 +1,4 @@
-"""Weights in codes through the TensorRT engine: bound in words of 32 bits, and read by the plugins' bodies.
+"""Quantized weights through the TensorRT engine: bound in words of 32 bits, and read by the plugins' bodies.
 
 The graphs are those for TensorRT, each plugin by the ONNX function that its declaration says; kernels are not run.
 """
@@ -29,7 +29,7 @@ CONVERSATIONS = [
 
 
 @pytest.mark.parametrize("name", ["int4", "fp8"])
-def test_answers_are_those_of_the_same_codes_in_standard_operators(name, opened, tmp_path):
+def test_answers_are_those_of_the_same_quantized_weights_in_standard_operators(name, opened, tmp_path):
     in_float = replace(TENSORRT[name], float_type="float32")
     export(MINI, tmp_path / "portable", "onnx-portable", in_float, QUIET)
     with load(tmp_path / "portable", threads=1) as model:
