@@ -15,7 +15,7 @@ Callers read types and attributes, never the text. Text keeps one form: "WHAT: e
 from pathlib import Path
 from typing import TextIO
 
-MAX_LENGTH = 16_000  # characters of a message: room for a few paths of the longest there are
+MAX_LENGTH = 16_000  # characters of a message: enough for a few paths of the longest there are
 
 
 class UserError(Exception):

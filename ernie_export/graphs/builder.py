@@ -51,10 +51,14 @@ class GraphBuilder:
         yield
         self._path.pop()
 
-    def op(
-        self, op_type: str, *inputs: ir.Value, name: str | None = None, outputs: int = 1, domain: str = "", **attrs: Any
-    ) -> Any:
-        """Append a node named by the scope's path; returns its output value, or a tuple of them."""
+    def op(self, op_type: str, *inputs: ir.Value, name: str | None = None, **attrs: Any) -> ir.Value:
+        """Append a node of one output, named by the scope's path; returns the output."""
+        return self.op_outputs(op_type, *inputs, outputs=1, name=name, **attrs)[0]
+
+    def op_outputs(
+        self, op_type: str, *inputs: ir.Value, outputs: int, name: str | None = None, domain: str = "", **attrs: Any
+    ) -> tuple[ir.Value, ...]:
+        """Append a node of several outputs, named by the scope's path; returns the outputs."""
         path = "/" + "/".join([*self._path, name or op_type])
         if path in self._nodes:
             raise ValueError(f"two nodes named {path}")
@@ -63,15 +67,14 @@ class GraphBuilder:
             value.name = f"{path}/output_{index}"
         self.graph.append(node)
         self._nodes[path] = node
-        return node.outputs[0] if outputs == 1 else tuple(node.outputs)
+        return tuple(node.outputs)
 
     def custom(self, op_type: str, *inputs: ir.Value, **attrs: Any) -> tuple[ir.Value, ...]:
         """Append a call of one of our operators; its declaration settles inputs, attributes and outputs."""
         spec = SPECS[op_type]
         if len(inputs) != len(spec.inputs) or set(attrs) != set(spec.attributes):
             raise ValueError(f"{op_type} takes {spec.inputs} and {spec.attributes}, was given {len(inputs)}, {attrs}")
-        result = self.op(op_type, *inputs, domain=DOMAIN, outputs=len(spec.outputs), **attrs)
-        return result if isinstance(result, tuple) else (result,)
+        return self.op_outputs(op_type, *inputs, domain=DOMAIN, outputs=len(spec.outputs), **attrs)
 
     def weight(self, weight: Weight) -> ir.Value:
         """Return the initializer of this name in the data file; it is made once, however often it is asked for."""

@@ -169,7 +169,8 @@ def attention(g: GraphBuilder, text: TextConfig, index: int, x: ir.Value, shared
     parts = [f"{prefix}.{name}_proj" for name in "qkv"]
     x = linear(g, x, f"{prefix}.qkv_proj", width + 2 * kv_width, text.hidden_size, text.use_bias, parts)
     sizes = g.constant("sizes", np.array([width, kv_width, kv_width]))
-    q, k, v = g.op("Split", g.op("Reshape", x, shared.split, name="by_row"), sizes, axis=2, outputs=3, name="qkv")
+    by_row = g.op("Reshape", x, shared.split, name="by_row")
+    q, k, v = g.op_outputs("Split", by_row, sizes, axis=2, outputs=3, name="qkv")
     heads = {"num_heads": text.num_heads, "kv_num_heads": text.num_kv_heads}
     tables = g.inputs["position_ids"], shared.cos, shared.sin
     q, k = g.custom("MultimodalRope", q, k, *tables, **shared.rotary, **heads)

@@ -68,7 +68,8 @@ def rotary_tables(g: GraphBuilder, vision: VisionConfig, shape: ir.Value) -> tup
         angles = g.op("Mul", by_axis, inv_freq, name="angles_by_axis")
         flat = g.op("Flatten", angles, axis=1)
         table = g.op("Concat", shape, g.constant("rest", np.array([vision.head_dim // 2])), axis=0, name="table_shape")
-        return tuple(g.op("Expand", g.op(fn, flat), table, name=fn.lower()) for fn in ("Cos", "Sin"))
+        cos = g.op("Expand", g.op("Cos", flat), table, name="cos")
+        return cos, g.op("Expand", g.op("Sin", flat), table, name="sin")
 
 
 def block(
@@ -79,7 +80,8 @@ def block(
     normed = layer_norm(g, x, f"{prefix}.norm1", width, vision.norm_eps)
     with g.scope("attn"):
         qkv = linear(g, normed, f"{prefix}.attn.qkv", 3 * width, width, bias=True)
-        q, k, v = g.op("Split", g.op("Reshape", qkv, qkv_shape, name="qkv_by_frame"), axis=2, num_outputs=3, outputs=3)
+        by_frame = g.op("Reshape", qkv, qkv_shape, name="qkv_by_frame")
+        q, k, v = g.op_outputs("Split", by_frame, axis=2, num_outputs=3, outputs=3)
         q, k = (rotate(g, vision, part, cos, sin, name) for part, name in ((q, "q"), (k, "k")))
         (y,) = g.custom("VisionAttention", q, k, v, num_heads=vision.num_heads)
         y = g.op("Reshape", y, g.constant("flat", np.array([-1, width])), name="y_flat")

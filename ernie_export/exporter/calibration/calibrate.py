@@ -215,7 +215,8 @@ def product(x: np.ndarray, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     """Return silu(x gateᵀ) · (x upᵀ), (tokens, I): the input of an expert's down projection."""
     gated = x @ gate.T
     with np.errstate(over="ignore"):  # exp(88.8) is infinite in float32, and its quotient 0, as it should be
-        return gated / (1 + np.exp(-gated)) * (x @ up.T)
+        activated: np.ndarray = gated / (1 + np.exp(-gated)) * (x @ up.T)
+        return activated
 
 
 def scratch_array(path: Path, *shape: int) -> np.ndarray:

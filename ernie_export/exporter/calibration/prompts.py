@@ -59,6 +59,7 @@ class VisionEncoder:
         frames = {"pixel_values": pixel_values, "coordinates": coordinates}
         (hidden,) = self.sessions["vision"].run(["hidden"], frames)
         paired = {"hidden": hidden, "first": pairs[0], "second": pairs[1]}
+        features: np.ndarray
         (features,) = self.sessions["resampler"].run(["features"], paired)
         return features
 

@@ -75,7 +75,7 @@ DEVICES = {
         Device("h100", 80 * GB, 3.35e12, 67 * TERA, 989 * TERA, 989 * TERA, "H100 SXM data sheet"),
         # NVIDIA A100 data sheet, SXM 80 GB.
         Device("a100", 80 * GB, 2.039e12, 19.5 * TERA, 312 * TERA, 312 * TERA, "A100 SXM 80 GB data sheet"),
-        # NVIDIA L40S data sheet, the figures without sparsity.
+        # NVIDIA L40S data sheet, without sparsity.
         Device("l40s", 48 * GB, 864e9, 91.6 * TERA, 362 * TERA, 362 * TERA, "L40S data sheet"),
         # NVIDIA Ada architecture whitepaper, GeForce RTX 4090; fp16 is twice that with fp16 accumulation.
         Device("rtx4090", 24 * GB, 1008e9, 82.6 * TERA, 165.2 * TERA, 165.2 * TERA, "Ada GPU whitepaper"),

@@ -21,7 +21,7 @@ class CommandLineOption:
 
     flag: str
     help: str
-    value_type: click.ParamType | None = None
+    value_type: click.ParamType[Any] | None = None
     metavar: str | None = None
     is_flag: bool = False
 

@@ -54,7 +54,7 @@ TENSORRT_BODIES = OpBodies(
     (cached_attention.portable, moe_dispatch.tensorrt, mrope.tensorrt, vision_attention.portable),
     inlined=True,
 )
-TOP_K = 64  # best tokens of a decode step: a top-k of 50, the usual one, with room for ties and suppressed tokens
+TOP_K = 64  # best tokens of a decode step: a top-k of 50, the usual one, leaves some for ties and suppressed tokens
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def add_top_k(graph: "GraphBuilder", top_k: int) -> None:
 
     logits = graph.graph.outputs[0]
     with graph.scope("candidates"):
-        values, ids = graph.op("TopK", logits, graph.constant("best", np.array([top_k])), axis=-1, outputs=2)
+        values, ids = graph.op_outputs("TopK", logits, graph.constant("best", np.array([top_k])), axis=-1, outputs=2)
         total = graph.op("ReduceSum", logits, graph.constant("last", np.array([-1])), keepdims=0)
     graph.output(ids, "candidate_ids", ir.DataType.INT64, ("batch", top_k))
     graph.output(values, "candidate_values", ir.DataType.FLOAT, ("batch", top_k))

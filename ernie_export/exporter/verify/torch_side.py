@@ -31,35 +31,35 @@ class Reference:
             line = str(e).strip().split("\n")[0]
             raise UserError(f"{checkpoint}: expected a checkpoint that transformers loads, found: {line}") from e
 
-    @torch.no_grad()
     def probe(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run a prompt; returns the probed values by the names that verify.py compares."""
         found: dict[str, Any] = {}
         hooks = self._hook(found)
         try:
-            output = self.model(**self._tensors(arrays), use_cache=True)
+            with torch.no_grad():
+                output = self.model(**self._tensors(arrays), use_cache=True)
             return {name: to_numpy(value) for name, value in found.items()} | {"logits": output.logits[:, -1].numpy()}
         finally:
             for hook in hooks:
                 hook.remove()
 
-    @torch.no_grad()
     def generate(self, arrays: dict[str, np.ndarray], count: int) -> tuple[list[int], np.ndarray]:
         """Return `count` greedy tokens, never ending the answer, and the logits (count, V) before each."""
         output = self._generate(arrays, max_new_tokens=count, min_new_tokens=count)
         logits = torch.cat(output.logits).numpy()
         return output.sequences[0, arrays["input_ids"].shape[1] :].tolist(), logits
 
-    @torch.no_grad()
     def answer(self, arrays: dict[str, np.ndarray], longest: int) -> list[int]:
         """Return greedy tokens up to the end of the answer, at most `longest`."""
         output = self._generate(arrays, max_new_tokens=longest)
-        return output.sequences[0, arrays["input_ids"].shape[1] :].tolist()
+        tokens: list[int] = output.sequences[0, arrays["input_ids"].shape[1] :].tolist()
+        return tokens
 
     def _generate(self, arrays: dict[str, np.ndarray], **lengths: int) -> Any:
         greedy = {"do_sample": False, "repetition_penalty": 1.0}
         asked = {"output_logits": True, "return_dict_in_generate": True}
-        return self.model.generate(**self._tensors(arrays), **greedy, **asked, **lengths)
+        with torch.no_grad():
+            return self.model.generate(**self._tensors(arrays), **greedy, **asked, **lengths)
 
     def _tensors(self, arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         self.model.model.rope_deltas = None  # kept between calls by the class

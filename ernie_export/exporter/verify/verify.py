@@ -190,13 +190,15 @@ def compare_tokens(name: str, expected: np.ndarray, found: np.ndarray) -> Conver
 def divergence(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Return KL(expected ‖ found) of the softmax of logits (n, V), row by row in nats, summed in float64."""
     p, q = (log_softmax(logits.astype(np.float64)) for logits in (expected, found))
-    return (np.exp(p) * (p - q)).sum(-1)
+    kl: np.ndarray = (np.exp(p) * (p - q)).sum(-1)
+    return kl
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Return the logarithm of the softmax over the last axis."""
     shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return result
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:

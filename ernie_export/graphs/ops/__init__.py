@@ -1,1 +1,1 @@
-"""Custom operators, one room each: spec, NumPy reference, ONNX function bodies."""
+"""Custom operators, one package each: spec, NumPy reference, ONNX function bodies."""

@@ -106,6 +106,7 @@ class OrtCpuEngine:
             hidden, *values = self._sessions["vision"].run(["hidden", *tapped], frames)
         self._emit(tapped, values)
         paired = {"hidden": hidden, "first": pairs[0], "second": pairs[1]}
+        features: np.ndarray
         with translate_ort_errors(self._paths["resampler"]):
             (features,) = self._sessions["resampler"].run(["features"], paired)
             check_shape(features, (None, None, self._info.hidden_size))
@@ -170,7 +171,7 @@ class OrtCpuEngine:
                 binding.bind_output(name, "cpu")
             self._sessions[graph].run_with_iobinding(binding)
             outputs = binding.get_outputs()
-            logits = outputs[0].numpy()
+            logits: np.ndarray = outputs[0].numpy()
             check_shape(logits, (slots.stop - slots.start, self._info.vocab_size))
         self._emit(tapped, [value.numpy() for value in outputs[len(outputs) - len(tapped) :]])
         return logits

@@ -249,7 +249,8 @@ class OrtCudaEngine:
 
     def _to_numpy(self, value: ort.OrtValue) -> np.ndarray:
         if self._dtype != "BF16":
-            return value.numpy()
+            features: np.ndarray = value.numpy()
+            return features
         block = self._memory.read(value.data_ptr(), value.tensor_size_in_bytes())
         return bfloat16.from_bits(np.frombuffer(block, np.uint16)).reshape(value.shape())
 

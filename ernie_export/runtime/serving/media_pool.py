@@ -126,7 +126,7 @@ class Worker:
             job.wait(self._requests, write=True)
             try:
                 view = view[os.write(self._requests, view[:WRITE_BYTES]) :]
-            except BlockingIOError:  # less room than the system said
+            except BlockingIOError:  # less than the system said
                 continue
             except BrokenPipeError as e:
                 raise WorkerDied from e

@@ -1,7 +1,7 @@
 """ONNX function bodies of CachedAttention.
 
 `portable`, and for both TensorRT libraries: opset-24 TensorScatter and Attention with an explicit mask. Their parsers
-take TensorScatter for a KV-cache update and Attention without a past, but want every head's size as a figure of the
+take TensorScatter for a KV-cache update and Attention without a past, but want every head's size as a number of the
 graph: it is read off the cache's shape, and not left to Reshape. `onnxruntime`: com.microsoft's
 GroupQueryAttention, which writes into the past buffer when the caller binds it as the present one, and never forms a
 scores matrix of all tokens by all tokens. It reads total_sequence_length on the host: taken from the lengths, that

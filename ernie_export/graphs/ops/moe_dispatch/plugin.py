@@ -321,4 +321,4 @@ def _tiles(tokens: Size, c: Constants) -> Size:
 
 
 def _blocks(rows: int, c: Constants) -> int:
-    return -(-rows // c["BLOCK_N"])
+    return -(-rows // int(c["BLOCK_N"]))

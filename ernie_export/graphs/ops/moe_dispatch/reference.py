@@ -24,7 +24,8 @@ def swiglu(x: np.ndarray, gate_up: np.ndarray, down: np.ndarray) -> np.ndarray:
     """Run one expert: down(silu(gate(x)) · up(x)) for x (T, H), gate_up (2I, H) with rows in turn, down (H, I)."""
     hidden = x @ gate_up.T
     gate, up = hidden[:, 0::2], hidden[:, 1::2]
-    return (gate / (1 + np.exp(-gate)) * up) @ down.T
+    y: np.ndarray = (gate / (1 + np.exp(-gate)) * up) @ down.T
+    return y
 
 
 def expert_group(

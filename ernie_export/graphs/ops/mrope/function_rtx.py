@@ -1,4 +1,4 @@
-"""ONNX function body of MultimodalRope for TensorRT for RTX, whose parser wants each head's size as a figure.
+"""ONNX function body of MultimodalRope for TensorRT for RTX, whose parser wants each head's size as a number.
 
 Twice the number of frequencies is the head's size. RotaryEmbedding over (B, N, S, D) takes cos and sin of (B, S, D/2).
 """

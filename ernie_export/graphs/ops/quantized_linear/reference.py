@@ -8,15 +8,18 @@ def dequantize(qweight: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray
     if bits == 4:
         qweight = np.stack((qweight & 15, qweight >> 4), axis=-1)
     centred = qweight.reshape(*scales.shape, -1).astype(scales.dtype) - scales.dtype.type(2 ** (bits - 1))
-    return (centred * scales[..., None]).reshape(*scales.shape[:-1], -1)
+    weights: np.ndarray = centred * scales[..., None]
+    return weights.reshape(*scales.shape[:-1], -1)
 
 
 def dequantize_float8(qweight: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """Return weights (..., K) in the scales' dtype from qweight (..., K) float8_e4m3fn and scales (..., groups)."""
     numbers = qweight.astype(np.float32).astype(scales.dtype).reshape(*scales.shape, -1)
-    return (numbers * scales[..., None]).reshape(*scales.shape[:-1], -1)
+    weights: np.ndarray = numbers * scales[..., None]
+    return weights.reshape(*scales.shape[:-1], -1)
 
 
 def quantized_linear(x: np.ndarray, qweight: np.ndarray, scales: np.ndarray, bits: int) -> np.ndarray:
     """Multiply x (T, K) by the transposed weights; shapes as in spec.py."""
-    return x @ dequantize(qweight, scales, bits).T
+    y: np.ndarray = x @ dequantize(qweight, scales, bits).T
+    return y

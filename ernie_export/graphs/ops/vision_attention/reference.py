@@ -11,4 +11,5 @@ def vision_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, num_heads: int
     scores = queries @ keys.transpose(0, 1, 3, 2) / np.sqrt(np.float32(q.shape[-1] // num_heads))
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    return (weights @ values).transpose(0, 2, 1, 3).reshape(q.shape)
+    y: np.ndarray = weights @ values
+    return y.transpose(0, 2, 1, 3).reshape(q.shape)

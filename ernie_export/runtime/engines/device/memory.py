@@ -280,6 +280,7 @@ class CudaMemory:
         self._call("cudaMemcpyAsync", target, source, nbytes, direction, stream)
 
     def _call(self, name: str, *arguments: object) -> list[Any]:
+        values: list[Any]
         code, *values = getattr(self._cuda, name)(*arguments)
         if code:
             _, reason = self._cuda.cudaGetErrorString(code)
