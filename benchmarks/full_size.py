@@ -32,7 +32,6 @@ from rich.table import Table
 HERE = Path(__file__).parent
 COMMANDS = Path(sys.executable).parent
 GIB = 2**30
-KEEP_FREE = 10 * 10**9  # bytes of disk
 PIXELS = 512
 QUESTION = "What is in the picture?"
 
@@ -55,7 +54,17 @@ class Answer:
 @click.option("--precision", default="int4", show_default=True)
 @click.option("--tokens", default=48, show_default=True, help="Of each answer.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON, too.")
-def main(folder: Path, layers: int | None, precision: str, tokens: int, output: Path | None) -> None:
+@click.option("--keep-free", default=10 * 10**9, show_default=True, help="Bytes of disk left free by the export.")
+@click.option("--stream-bytes", default=GIB, show_default=True, help="Bytes read to measure the memory's bandwidth.")
+def main(
+    folder: Path,
+    layers: int | None,
+    precision: str,
+    tokens: int,
+    output: Path | None,
+    keep_free: int,
+    stream_bytes: int,
+) -> None:
     """Make FOLDER/checkpoint and FOLDER/bundle where they are missing, and measure answers."""
     checkpoint, bundle = folder / "checkpoint", folder / "bundle"
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,14 +74,14 @@ def main(folder: Path, layers: int | None, precision: str, tokens: int, output: 
     figures: dict[str, Any] = {"date": str(date.today()), "precision": precision, "layers": text["num_hidden_layers"]}
     plan = plan_of(checkpoint, precision, tokens)
     if not bundle.exists():
-        figures["export"] = export(checkpoint, bundle, precision, plan["bundle"])
+        figures["export"] = export(checkpoint, bundle, precision, plan["bundle"], keep_free)
     picture = folder / "picture.png"
     noise = np.random.default_rng(0).integers(0, 256, (PIXELS, PIXELS, 3), dtype=np.uint8)
     Image.fromarray(noise).save(picture)
-    bandwidth = max(bandwidths())
+    bandwidth = max(bandwidths(stream_bytes))
     forget(bundle)
     answers = {"cold": ask(bundle, picture, tokens), "warm": ask(bundle, picture, tokens)}
-    bandwidth = max(bandwidth, *bandwidths())
+    bandwidth = max(bandwidth, *bandwidths(stream_bytes))
     best = bandwidth / plan["decode"]["bytes"]
     figures |= {
         "bundle_bytes": sum(path.stat().st_size for path in bundle.iterdir()),
@@ -110,12 +119,12 @@ def plan_of(checkpoint: Path, precision: str, tokens: int) -> dict[str, Any]:
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["precisions"][precision]
 
 
-def export(checkpoint: Path, bundle: Path, precision: str, planned: int) -> dict[str, Any]:
+def export(checkpoint: Path, bundle: Path, precision: str, planned: int, keep_free: int) -> dict[str, Any]:
     """Run ernie-export; seconds to the disk, and memory."""
     free = shutil.disk_usage(bundle.parent).free
-    if free - planned < KEEP_FREE:
+    if free - planned < keep_free:
         raise click.ClickException(
-            f"{bundle}: {planned / 1e9:.1f} GB of {free / 1e9:.1f} GB free, {KEEP_FREE / 1e9:g} kept"
+            f"{bundle}: {planned / 1e9:.1f} GB of {free / 1e9:.1f} GB free, {keep_free / 1e9:g} kept"
         )
     forget(checkpoint)
     started = time.perf_counter()
@@ -168,7 +177,7 @@ def ask(bundle: Path, picture: Path, tokens: int) -> Answer:
     return Answer(times[0], times[-1], rate, trace, peak(trace)[0], max(shares))
 
 
-def bandwidths(nbytes: int = GIB, rounds: int = 5) -> list[float]:
+def bandwidths(nbytes: int, rounds: int = 5) -> list[float]:
     """Bytes a second of a streaming read, by one thread a core, each over its own part of an array."""
     cores = os.cpu_count() or 1
     parts = np.array_split(np.ones(nbytes // 4, np.float32), cores)

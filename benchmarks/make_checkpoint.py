@@ -104,8 +104,10 @@ def main(folder: Path, shape: str, layers: int | None, holes: bool) -> None:
     print(f"{folder}: {parameters / 1e6:.0f} M parameters")
 
 
-def write_checkpoint(folder: Path, sizes: dict[str, Any], layers: int | None = None, holes: bool = False) -> int:
-    """Write a checkpoint of a shape; returns its parameters. The same values every time."""
+def write_checkpoint(
+    folder: Path, sizes: dict[str, Any], layers: int | None = None, holes: bool = False, pool: int = POOL
+) -> int:
+    """Write a checkpoint of a shape, from `pool` random values, the same every time; returns its parameters."""
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, sizes, layers or sizes["text"]["num_hidden_layers"])
     config = ErnieConfig.from_hf(folder)
@@ -113,7 +115,7 @@ def write_checkpoint(folder: Path, sizes: dict[str, Any], layers: int | None = N
     vision_experts = range(config.text.num_experts, 2 * config.text.num_experts) if holes else range(0)
     empty = tuple(f".experts.{expert}." for expert in vision_experts)
     tensors = expected_tensors(config)
-    values, index = Values(dtype), {}
+    values, index = Values(dtype, pool), {}
     with Progress() as bars:
         task = bars.add_task(f"{folder}", total=sum(map(math.prod, tensors.values())) * dtype.itemsize)
         for number, shard in enumerate(shards(tensors, dtype, sizes["shard_bytes"]), 1):
@@ -187,10 +189,11 @@ def write_header(file: BinaryIO, shard: dict[str, tuple[int, ...]], dtype: np.dt
 class Values:
     """Random values: matrices scaled so that products keep their size, norms around 1, other vectors near 0."""
 
-    def __init__(self, dtype: np.dtype) -> None:
+    def __init__(self, dtype: np.dtype, size: int) -> None:
         self.dtype = dtype
+        self.size = size
         self.rng = np.random.default_rng(0)
-        self.normal = self.rng.standard_normal(POOL, np.float32)
+        self.normal = self.rng.standard_normal(size, np.float32)
         self.pools: dict[float, bytes] = {}
 
     def write(self, file: BinaryIO, name: str, size: tuple[int, ...]) -> None:
@@ -201,7 +204,7 @@ class Values:
         # Routers are stored as (hidden, experts), all other matrices as (out, in).
         summed = size[0] if name.endswith(("mlp.gate.weight", "mlp.gate.weight_1")) else size[-1]
         pool = self.pool(1 / math.sqrt(summed) if len(size) > 1 else 0.02)
-        start = int(self.rng.integers(POOL)) * self.dtype.itemsize
+        start = int(self.rng.integers(self.size)) * self.dtype.itemsize
         left = math.prod(size) * self.dtype.itemsize
         while left:
             done = file.write(pool[start : start + left])

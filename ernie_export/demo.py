@@ -28,14 +28,20 @@ LONGEST_ANSWER = 32  # tokens; a model that does not come to an end is wrong any
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
-def command(bundle: Path | None) -> None:
+@click.option(
+    "--questions",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    default=EXAMPLES / "questions.json",
+    help="Conversations with their expected answers, as examples/questions.json has them.",
+)
+def command(bundle: Path | None, questions: Path) -> None:
     """Ask BUNDLE, an export of the small checkpoint, the demo's questions; without BUNDLE, export it first."""
     if bundle is not None:
-        wrong = ask(bundle, str(bundle))
+        wrong = ask(bundle, str(bundle), questions)
     else:
         with tempfile.TemporaryDirectory(prefix="ernie-demo-") as folder:
             export_checkpoint(Path(folder) / "mini-ernie")
-            wrong = ask(Path(folder) / "mini-ernie", "mini-ernie")
+            wrong = ask(Path(folder) / "mini-ernie", "mini-ernie", questions)
     sys.exit(1 if wrong else 0)
 
 
@@ -48,11 +54,14 @@ def export_checkpoint(bundle: Path) -> None:
     export(EXAMPLES / "mini-ernie", bundle)
 
 
-def ask(bundle: Path, name: str) -> int:
-    """Ask all questions and print a table of the answers, titled by `name`. Returns how many answers are wrong."""
+def ask(bundle: Path, name: str, path: Path) -> int:
+    """Ask all questions of the file `path`; return how many answers are wrong.
+
+    Prints a table of the answers, titled by `name`.
+    """
     from ernie_export.runtime.pipeline import load
 
-    questions = json.loads((EXAMPLES / "questions.json").read_text())
+    questions = json.loads(path.read_text())
     table = Table(title=f"{name} answers", title_justify="left")
     for column in ("about", "question", "answer", ""):
         table.add_column(column)

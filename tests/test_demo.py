@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 from click.testing import CliRunner
 
@@ -18,11 +17,10 @@ def test_the_demo_exports_the_small_checkpoint_and_all_answers_are_right(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_answer_is_shown_and_the_exit_code_is_1(tmp_path, monkeypatch):
+def test_a_wrong_answer_is_shown_and_the_exit_code_is_1(tmp_path):
     question = {"messages": [{"role": "user", "content": [{"type": "text", "text": "How many sides has a triangle?"}]}]}
-    (tmp_path / "questions.json").write_text(json.dumps([question | {"answer": "four"}]))
-    (tmp_path / "mini-ernie").symlink_to(demo.EXAMPLES / "mini-ernie")
-    monkeypatch.setattr(demo, "EXAMPLES", Path(tmp_path))
-    result = CliRunner().invoke(demo.command)
+    questions = tmp_path / "questions.json"
+    questions.write_text(json.dumps([question | {"answer": "four"}]))
+    result = CliRunner().invoke(demo.command, ["--questions", str(questions)])
     assert result.exit_code == 1
     assert "wrong" in result.output and "four" in result.output

@@ -81,7 +81,7 @@ def read_requirements(extra: str = "") -> list[Requirement]:
 
 
 def normalized(name: str) -> str:
-    """Return a distribution's name in the form in which two spellings of it are equal."""
+    """Return a distribution's name in the form in which two forms of it are equal."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

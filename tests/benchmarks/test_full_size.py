@@ -11,16 +11,14 @@ from tests.paths import MINI
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path):
     """run(*options): the command's result on a copy of mini-ernie. Answers last half a second: fewer tokens may all
     have come before a busy machine reads the first.
     """
-    bandwidths = full_size.bandwidths
-    monkeypatch.setattr(full_size, "bandwidths", lambda: bandwidths(nbytes=2**24, rounds=2))
 
     def ran(*options):
         shutil.copytree(MINI, tmp_path / "made" / "checkpoint")
-        arguments = [tmp_path / "made", "--precision", "fp32", "--tokens", 600, *options]
+        arguments = [tmp_path / "made", "--precision", "fp32", "--tokens", 600, "--stream-bytes", 2**24, *options]
         return CliRunner().invoke(full_size.main, list(map(str, arguments)))
 
     return ran
@@ -42,8 +40,7 @@ def test_figures_of_the_mini_checkpoint(run, tmp_path):
     assert "decode tokens/s" in result.output
 
 
-def test_the_disk_keeps_some_room(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(full_size, "KEEP_FREE", 2**60)
-    result = run()
+def test_some_of_the_disk_stays_free(run, tmp_path):
+    result = run("--keep-free", 2**60)
     assert result.exit_code == 1 and "GB free" in result.output
     assert not (tmp_path / "made" / "bundle").exists()

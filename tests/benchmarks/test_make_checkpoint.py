@@ -2,10 +2,9 @@
 
 import json
 
-import make_checkpoint
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from make_checkpoint import write_checkpoint
 from tokenizers import Tokenizer
 
 from ernie_export.graphs.checkpoint.reader import Checkpoint
@@ -29,15 +28,12 @@ VISION = {"hidden_size": 32, "depth": 2, "num_heads": 2, "intermediate_size": 64
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
-    """make(dtype, *options): a checkpoint of a toy shape, from the command."""
+def make(tmp_path):
+    """make(dtype, **options): a checkpoint of a toy shape, from fewer random values than most of its tensors have."""
 
-    def made(dtype, *options):
+    def made(dtype, **options):
         shape = {"dtype": dtype, "shard_bytes": 100_000, "image_pixels": 12544, "text": TEXT, "vision": VISION}
-        monkeypatch.setitem(make_checkpoint.SHAPES, "m600", shape)
-        monkeypatch.setattr(make_checkpoint, "POOL", 1001)  # smaller than most tensors
-        result = CliRunner().invoke(make_checkpoint.main, [str(tmp_path / "made"), *options], catch_exceptions=False)
-        assert result.exit_code == 0
+        write_checkpoint(tmp_path / "made", shape, pool=1001, **options)
         return tmp_path / "made"
 
     return made
@@ -69,7 +65,7 @@ def test_products_keep_their_size_and_no_two_tensors_are_alike(make):
 
 
 def test_layers_and_holes(make):
-    folder = make("bfloat16", "--layers", "2", "--holes")
+    folder = make("bfloat16", layers=2, holes=True)
     config, checkpoint = ErnieConfig.from_hf(folder), Checkpoint.open(folder)
     check_layout(checkpoint, config)
     assert json.loads((folder / "config.json").read_text())["text_config"]["mlp_layer_types"] == ["dense", "sparse"]

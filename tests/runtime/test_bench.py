@@ -1,6 +1,6 @@
 """Figures of a benchmark: a fake engine whose calls take known times gives known latencies and throughputs."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,60 +19,10 @@ from ernie_export.runtime.bench.measure import (
 )
 from ernie_export.runtime.bench.workload import Prompts, Workload
 from ernie_export.runtime.kv_cache import HostKVCache
-from ernie_export.runtime.logits import DenseLogits
 from ernie_export.runtime.preprocess import Preprocessor
+from tests.fakes.engine import ENCODE, PREFILL, Delegate, FakeEngine
 
-PREFILL, DECODE, ENCODE = 0.1, 0.01, 0.03  # seconds of a call
 WORKLOAD = Workload(prompt_tokens=40, images=(), output_tokens=3, batches=(1, 2), rounds=2, warmup=1, seed=0)
-
-
-@dataclass
-class FakeEngine:
-    """Takes its time and always finds the end token the likeliest."""
-
-    vocabulary: int
-    hidden: int
-    end: int
-    now: float = 0.0
-    calls: int = 0
-    slow_calls: int = 0  # the first calls take a second longer, as they do while memory is first touched
-
-    def clock(self) -> float:
-        return self.now
-
-    def spend(self, seconds: float) -> None:
-        self.calls += 1
-        self.now += seconds + (self.calls <= self.slow_calls)
-
-    def logits(self) -> DenseLogits:
-        values = np.zeros(self.vocabulary, np.float32)
-        values[self.end] = 1
-        return DenseLogits(values)
-
-    def encode(self, pixel_values, coordinates, pairs):
-        self.spend(ENCODE)
-        return np.zeros((pairs.shape[1], pixel_values.shape[1] // 4, self.hidden), np.float32)
-
-    max_prefill_chunk = 512
-
-    def new_cache(self, num_slots, max_seq_len):
-        dtype = np.dtype(np.float32)
-        return HostKVCache(
-            num_layers=1, num_slots=num_slots, num_kv_heads=1, max_seq_len=max_seq_len, head_dim=1, dtype=dtype
-        )
-
-    def prefill(self, cache, slot, chunk):
-        self.spend(PREFILL)
-        cache.lengths[slot] += len(chunk.input_ids)
-        return self.logits()
-
-    def decode(self, cache, tokens, positions):
-        self.spend(DECODE)
-        cache.lengths[: len(tokens)] += 1
-        return [self.logits() for _ in tokens]
-
-    def close(self):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -175,13 +125,13 @@ def test_a_cache_past_the_memory_is_refused(model, monkeypatch):
         run(model, replace(WORKLOAD, prompt_tokens=81))
 
 
-def test_a_fault_of_the_engine_comes_through(model, monkeypatch):
+def test_a_fault_of_the_engine_comes_through(model):
     def decode(cache, tokens, positions):
         raise ArithmeticError("of the engine")
 
-    monkeypatch.setattr(model.engine, "decode", decode)
+    faulty = Model(model.manifest, model.preprocessor, Delegate(model.engine, decode=decode))
     with pytest.raises(ArithmeticError, match="of the engine"):
-        run(model, WORKLOAD)
+        run(faulty, WORKLOAD)
 
 
 @pytest.mark.parametrize("images", [(), ((112, 112),), ((60, 300), (56, 56))], ids=["text", "one picture", "two"])

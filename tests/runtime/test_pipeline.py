@@ -1,6 +1,5 @@
 """The Python interface on an exported mini-ernie: options, streaming, limits. (Tokens are compared in tests/parity.)"""
 
-import functools
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +15,9 @@ from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine, Tap
 from ernie_export.runtime.logits import DenseLogits
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler_config import SchedulerConfig
+from tests.fakes.engine import Delegate
 
-LONG = {"min_new_tokens": 24, "max_new_tokens": 24}  # the end token is barred, so that there is text to work on
+LONG = {"min_new_tokens": 24, "max_new_tokens": 24}  # the end token is suppressed, so that there is text to work on
 
 FORGETFUL = SchedulerConfig(enable_prefix_caching=False, feature_cache_bytes=0)
 
@@ -54,10 +54,10 @@ CONVERSATIONS = [
 ]
 
 
-def changed(model: Model, **facts: Any) -> Model:
-    """The same model with other figures in its manifest."""
-    manifest = replace(model.manifest, model=replace(model.manifest.model, **facts))
-    return Model(manifest, model.preprocessor, model.engine, FORGETFUL)
+def changed(model: Model, engine: Any = None, **info: Any) -> Model:
+    """The same model with other numbers in its manifest, and by another engine if one is given."""
+    manifest = replace(model.manifest, model=replace(model.manifest.model, **info))
+    return Model(manifest, model.preprocessor, engine or model.engine, FORGETFUL)
 
 
 def streamed(model: Model, messages: Any, **options: Any) -> tuple[list[str], Result]:
@@ -192,13 +192,15 @@ def test_an_unknown_option_is_refused_by_name(model):
             call(TEXT, temperature=-1)
 
 
-def test_a_prompt_over_the_position_limit_is_refused_before_anything_is_encoded(model, monkeypatch):
+def test_a_prompt_over_the_position_limit_is_refused_before_anything_is_encoded(model):
     messages = CONVERSATIONS[2]
     length = model.preprocess(messages)["input_ids"].shape[1]
-    monkeypatch.setattr(model.engine, "encode", lambda *arrays: pytest.fail("encoded"))
     for limit in (length, length - 1, 1):
+        short = changed(
+            model, Delegate(model.engine, encode=lambda *arrays: pytest.fail("encoded")), max_positions=limit
+        )
         with pytest.raises(UserError, match=f"fewer than {limit} tokens.*found {length}"):
-            changed(model, max_positions=limit).generate(messages)
+            short.generate(messages)
 
 
 def test_an_answer_ends_at_the_position_limit(model):
@@ -247,10 +249,9 @@ def test_arrays_carry_the_names_of_the_reference(model):
     ]  # fmt: skip
 
 
-def test_leaving_the_block_closes_the_engine(bundle, monkeypatch):
+def test_leaving_the_block_closes_the_engine(model):
     closed = []
-    with pytest.raises(KeyboardInterrupt), load(bundle, threads=1) as model:
-        monkeypatch.setattr(model.engine, "close", functools.partial(closed.append, True))
+    with pytest.raises(KeyboardInterrupt), changed(model, Delegate(model.engine, close=lambda: closed.append(True))):
         raise KeyboardInterrupt
     assert closed == [True]
 
