@@ -1,4 +1,4 @@
-"""Write a checkpoint of random weights in the published layout, for benchmarks.
+"""Write a checkpoint of random weights in the hf layout, for benchmarks.
 
     python benchmarks/make_checkpoint.py scratch/m600
     python benchmarks/make_checkpoint.py scratch/full --shape full --holes

@@ -1,6 +1,6 @@
 """The mini checkpoint's parts other than trained numbers: configuration, tokenizer, processor files, and saving.
 
-Layout and names follow the published checkpoint (`baidu/ERNIE-4.5-VL-28B-A3B-PT` as transformers 5 writes it).
+Layout and names follow the released checkpoint (`baidu/ERNIE-4.5-VL-28B-A3B-PT` as transformers 5 writes it).
 """
 
 import copy
@@ -27,7 +27,7 @@ CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 
 def build_tokenizer(texts: list[str], merges_for: int = 960) -> LlamaTokenizer:
-    """Train a small byte-fallback BPE on `texts` and wrap it as the published tokenizer is.
+    """Train a small byte-fallback BPE on `texts` and wrap it as the released tokenizer is.
 
     Digits are single added tokens, there is no BOS, and the six media tokens are reachable by attribute.
     """
@@ -140,7 +140,7 @@ def write_processors(folder: Path, tokenizer: LlamaTokenizer, template: str, fon
 
 
 def save_weights(model: Ernie4_5_VLMoeForConditionalGeneration, folder: Path) -> None:
-    """Round all but the routers to bfloat16, as the class keeps them, and write shards in the published layout."""
+    """Round all but the routers to bfloat16, as the class keeps them, and write shards in the hf layout."""
     model = copy.deepcopy(model)
     for name, parameter in model.named_parameters():
         if not name.endswith("gate.weight") and "moe_statics" not in name:

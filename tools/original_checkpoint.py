@@ -122,16 +122,16 @@ def write_tokenizer(folder: Path, sentencepiece: bool) -> None:
 
 
 def write_original(folder: Path, sentencepiece: bool = True) -> Path:
-    """The mini checkpoint in the original spelling, the encoder's tensors under their published names."""
+    """The mini checkpoint in the original layout, the encoder's tensors under their original names."""
     folder.mkdir()
 
-    def published(tensors: dict[str, Any]) -> dict[str, Any]:
+    def original_names(tensors: dict[str, Any]) -> dict[str, Any]:
         return {name.replace("model.vision_model.", "vision_model."): value for name, value in tensors.items()}
 
     for shard in MINI.glob("*.safetensors"):
-        save_file(published(load_file(shard)), folder / shard.name)
+        save_file(original_names(load_file(shard)), folder / shard.name)
     index = mini("model.safetensors.index.json")
-    index["weight_map"] = published(index["weight_map"])
+    index["weight_map"] = original_names(index["weight_map"])
     write(folder, "model.safetensors.index.json", index)
     for name in AS_THEY_ARE:
         shutil.copyfile(MINI / name, folder / name)

@@ -102,7 +102,7 @@ def test_engines_are_built(coded, tmp_path, machine, new_steps):
 
 @pytest.mark.parametrize("arch", ["sm80", "sm90,sm86"])
 def test_float8_for_a_card_without_it_is_refused_by_name(tmp_path, arch):
-    with pytest.raises(UserError, match=r"architecture sm8[06], expected sm89 or later for fp8 weights"):
+    with pytest.raises(UserError, match=r"architecture: expected sm89 or later for fp8 weights, found sm8[06]"):
         export(MINI, tmp_path / "bundle", "trt", "fp8", QUIET, replace(LIMITS, arch=arch))
     assert list(tmp_path.iterdir()) == []
 

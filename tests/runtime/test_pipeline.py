@@ -195,10 +195,9 @@ def test_an_unknown_option_is_refused_by_name(model):
 def test_a_prompt_over_the_position_limit_is_refused_before_anything_is_encoded(model):
     messages = CONVERSATIONS[2]
     length = model.preprocess(messages)["input_ids"].shape[1]
+    engine = Delegate(model.engine, encode=lambda *arrays: pytest.fail("encoded"))
     for limit in (length, length - 1, 1):
-        short = changed(
-            model, Delegate(model.engine, encode=lambda *arrays: pytest.fail("encoded")), max_positions=limit
-        )
+        short = changed(model, engine, max_positions=limit)
         with pytest.raises(UserError, match=f"fewer than {limit} tokens.*found {length}"):
             short.generate(messages)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidFile, UserError
 from ernie_export.exporter.weights import writer as weights
 from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.checkpoint.reader import Checkpoint
@@ -97,9 +97,7 @@ def read_prompts(
                 raise UserError(f"{path}: [{number}]: {e}") from e
             length = prepared.arrays["input_ids"].shape[1]
             if length > config.text.max_positions:
-                raise UserError(
-                    f"{path}: [{number}]: expected at most {config.text.max_positions} tokens, found {length}"
-                )
+                raise InvalidFile(path, f"at most {config.text.max_positions} tokens", length, key=f"[{number}]")
             for name in ("input_ids", "pixel_values", "pixel_values_videos"):
                 if name in prepared.arrays:
                     digest.update(np.ascontiguousarray(prepared.arrays[name]).data)

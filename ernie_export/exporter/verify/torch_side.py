@@ -8,7 +8,7 @@ import torch
 from transformers import Ernie4_5_VLMoeForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidFile
 from ernie_export.graphs.checkpoint.original.files import as_hf_checkpoint
 from ernie_export.graphs.config import ErnieConfig
 
@@ -29,7 +29,7 @@ class Reference:
                 ).eval()
         except (OSError, ValueError) as e:
             line = str(e).strip().split("\n")[0]
-            raise UserError(f"{checkpoint}: expected a checkpoint that transformers loads, found: {line}") from e
+            raise InvalidFile(checkpoint, "a checkpoint that transformers loads", line) from e
 
     def probe(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run a prompt; returns the probed values by the names that verify.py compares."""

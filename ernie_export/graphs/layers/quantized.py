@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidValue
 from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.weight_spec import Piece, Quantization, Rows, ScalesOf, Weight
 
@@ -70,9 +70,9 @@ def quantized_weight(
 
 
 def group_size(source: str, *widths: int) -> int:
-    """Return the largest group size that divides all of `widths`; raise UserError naming `source` if none does."""
+    """Return the largest group size that divides all of `widths`; raise InvalidValue naming `source` if none does."""
     for group in GROUPS:
         if all(width % group == 0 for width in widths):
             return group
     found = " and ".join(map(str, widths))
-    raise UserError(f"{source}: expected a width that {GROUPS[-1]} divides, to be quantised, found {found}")
+    raise InvalidValue(source, f"a width that {GROUPS[-1]} divides, to be quantised", found)

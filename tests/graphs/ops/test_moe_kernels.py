@@ -263,11 +263,11 @@ def test_not_a_number_harms_its_own_token_only(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("float32", 64, (4, 4), (8, 8), 2), "dtype float32, expected one of bfloat16, float16"),
-        (("bfloat16", 64, (4, 8), (8, 8), 2), "4 text and 8 vision experts"),
-        (("bfloat16", 64, (4, 4), (8, 8), 5), "5 experts a token, expected 1 to 4"),
-        (("bfloat16", 64, (4, 4), (8, 8), 0), "0 experts a token, expected 1 to 4"),
-        (("bfloat16", 2**16, (4, 4), (8, 2**14), 2), "expert of 16384 x 65536"),
+        (("float32", 64, (4, 4), (8, 8), 2), "dtype: expected one of bfloat16, float16, found float32"),
+        (("bfloat16", 64, (4, 8), (8, 8), 2), "vision experts: expected 4, as many as text experts, found 8"),
+        (("bfloat16", 64, (4, 4), (8, 8), 5), "experts of a token: expected 1 to 4, found 5"),
+        (("bfloat16", 64, (4, 4), (8, 8), 0), "experts of a token: expected 1 to 4, found 0"),
+        (("bfloat16", 2**16, (4, 4), (8, 2**14), 2), "expert: expected under 2\\*\\*30 elements, found 16384 x 65536"),
     ],
 )
 def test_what_the_kernels_cannot_serve_is_named(arguments, message):
@@ -279,10 +279,10 @@ def test_what_the_kernels_cannot_serve_is_named(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("Float8", 128, ("sm90", "sm86")), "architecture sm86, expected sm89 or later for fp8 weights"),
-        (("Quantized", 8, ()), "groups of 8, expected a power of two from 16"),
-        (("Quantized", 48, ()), "groups of 48, expected a power of two"),
-        (("Quantized", 1024, ()), "width 2560, expected a multiple of the group of 1024"),
+        (("Float8", 128, ("sm90", "sm86")), "architecture: expected sm89 or later for fp8 weights, found sm86"),
+        (("Quantized", 8, ()), "group size: expected a power of two from 16, found 8"),
+        (("Quantized", 48, ()), "group size: expected a power of two from 16, found 48"),
+        (("Quantized", 1024, ()), "width: expected a multiple of the group of 1024, found 2560"),
     ],
 )
 def test_what_the_kernels_cannot_store_is_named(arguments, message):

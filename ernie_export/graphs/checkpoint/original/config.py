@@ -1,8 +1,8 @@
 """config.json of the original remote-code revision, translated to the Hugging Face (`hf`) layout.
 
-The published repository's main branch spells its configuration for Baidu's own code (`model_type` ernie4_5_moe_vl: one
-flat object for the decoder, counts as pairs of expert groups, a `vision_config` of its own). What each key becomes is
-what `convert_ernie4_5_vl_moe_to_hf.py` in the transformers repository makes of it; what a key means, and its value
+The main branch of the released repository writes its configuration for Baidu's own code (`model_type` ernie4_5_moe_vl:
+one flat object for the decoder, counts as pairs of expert groups, a `vision_config` of its own). What each key becomes
+is what `convert_ernie4_5_vl_moe_to_hf.py` in the transformers repository makes of it; what a key means, and its value
 where it is absent, is from the remote code's configuration classes. Every key is moved, renamed, held to the one value
 that the transformers class computes with, or listed as without effect; any other stays in the result, where
 `ErnieConfig` refuses it by name.

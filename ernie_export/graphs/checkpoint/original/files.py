@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidFile
 from ernie_export.common.json_fields import JsonObject, read_json
 from ernie_export.graphs.checkpoint.original.config import is_original, translate
 from ernie_export.graphs.checkpoint.original.processors import (
@@ -45,7 +45,7 @@ def as_hf_checkpoint(folder: Path, config: ErnieConfig, require_all: bool = True
         return
     if require_all and not (folder / FONT).is_file():
         expected = "the font that timestamps are drawn with (the original code fetches it when first run)"
-        raise UserError(f"{folder / FONT}: expected {expected}, found none")
+        raise InvalidFile(folder / FONT, expected, "none")
     documents = {"config.json": translate(JsonObject(folder / "config.json", "", document))}
     files: dict[str, bytes] = {}
     if require_all or (folder / IMAGE_FILE).is_file():

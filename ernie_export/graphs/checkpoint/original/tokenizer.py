@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidFile
 from ernie_export.common.json_fields import JsonObject, one_line, read_json
 from ernie_export.graphs.checkpoint.original.config import check_fixed
 from ernie_export.graphs.config import ErnieConfig
@@ -71,7 +71,7 @@ def translate_tokenizer(folder: Path, config: ErnieConfig) -> dict[str, bytes]:
     settings.refuse_unknown(WITHOUT_EFFECT)
     for text in (*NAMED.values(), *MEDIA.values(), *DIGITS):
         if text not in ADDED and backend.token_to_id(text) is None:
-            raise UserError(f"{folder}: tokenizer: expected token {text}, found no such token")
+            raise InvalidFile(folder, f"token {text}", "no such token", key="tokenizer")
     names = (*NAMED.values(), *MEDIA.values(), *ADDED)
     backend.add_tokens([AddedToken(text, normalized=False, special=True) for text in dict.fromkeys(names)])
     backend.add_tokens([AddedToken(text, normalized=False, special=False) for text in DIGITS])
@@ -119,7 +119,7 @@ def vocabulary(folder: Path) -> Tokenizer:
         try:
             return Tokenizer.from_file(str(path))
         except Exception as e:  # the library raises plain Exception
-            raise UserError(f"{path}: expected a tokenizer, found {one_line(' '.join(str(e).split()))}") from e
+            raise InvalidFile(path, "a tokenizer", one_line(" ".join(str(e).split()))) from e
     return from_sentencepiece(folder / "tokenizer.model")
 
 
@@ -135,17 +135,17 @@ def from_sentencepiece(path: Path) -> Tokenizer:
     try:
         model.ParseFromString(path.read_bytes())
     except OSError as e:
-        raise UserError(f"{path}: expected a SentencePiece model, found {e.strerror}") from e
+        raise InvalidFile(path, "a SentencePiece model", e.strerror) from e
     except Exception as e:  # protobuf's DecodeError
-        raise UserError(f"{path}: expected a SentencePiece model, found {one_line(' '.join(str(e).split()))}") from e
+        raise InvalidFile(path, "a SentencePiece model", one_line(" ".join(str(e).split()))) from e
     kind = schema.TrainerSpec.ModelType.Name(model.trainer_spec.model_type)  # type: ignore[attr-defined]
     if kind != "BPE" or not model.pieces:
-        raise UserError(f"{path}: expected a BPE model, found {kind} of {len(model.pieces)} pieces")
+        raise InvalidFile(path, "a BPE model", f"{kind} of {len(model.pieces)} pieces")
     pieces = {piece.piece: index for index, piece in enumerate(model.pieces)}
     if strange := [piece for piece in pieces if not isinstance(piece, str)]:  # protobuf's form of text that is no UTF-8
-        raise UserError(f"{path}: expected pieces of text, found {strange[0]!r}")
+        raise InvalidFile(path, "pieces of text", repr(strange[0]))
     if len(pieces) != len(model.pieces):
-        raise UserError(f"{path}: expected each piece once, found {len(model.pieces) - len(pieces)} again")
+        raise InvalidFile(path, "each piece once", f"{len(model.pieces) - len(pieces)} again")
     cuts = ((piece[:place], piece[place:]) for piece in pieces for place in range(1, len(piece)))
     merges = [(left, right) for left, right in cuts if left in pieces and right in pieces]
     backend = Tokenizer(models.BPE(vocab=pieces, merges=merges, fuse_unk=True, byte_fallback=True))
@@ -171,7 +171,7 @@ def added_tokens(folder: Path, settings: JsonObject, special: set[str]) -> dict[
         path = folder / "added_tokens.json"
         for text, index in read_json(path).items():
             if type(index) is not int:
-                raise UserError(f"{path}: {one_line(text)}: expected an id, found {one_line(index)}")
+                raise InvalidFile(path, "an id", one_line(index), key=one_line(text))
             found[index] = AddedToken(text, normalized=text not in special, special=text in special)
     return dict(sorted(found.items()))
 
@@ -182,18 +182,18 @@ def add_at(backend: Tokenizer, tokens: dict[int, AddedToken], folder: Path) -> N
     for index, token in tokens.items():
         place = backend.token_to_id(token.content)
         if place != index:
-            raise UserError(f"{folder}: added token {one_line(token.content)}: expected id {place}, found {index}")
+            raise InvalidFile(folder, f"id {place}", index, key=f"added token {one_line(token.content)}")
 
 
 def check_ids(backend: Tokenizer, folder: Path, config: ErnieConfig) -> None:
-    """Raise UserError unless media tokens have config.json's ids, and all tokens a row of the embedding."""
+    """Raise InvalidFile unless media tokens have config.json's ids, and all tokens a row of the embedding."""
     for key, text in MEDIA.items():
         expected, found = getattr(config, f"{key}_id"), backend.token_to_id(text)
         if found != expected:
-            raise UserError(f"{folder}: token {text}: expected id {expected} by config.json, found {found}")
+            raise InvalidFile(folder, f"id {expected} by config.json", found, key=f"token {text}")
     if backend.get_vocab_size() > config.text.vocab_size:
         expected = f"at most vocab_size {config.text.vocab_size} tokens"
-        raise UserError(f"{folder}: tokenizer: expected {expected}, found {backend.get_vocab_size()}")
+        raise InvalidFile(folder, expected, backend.get_vocab_size(), key="tokenizer")
 
 
 def chat_template(folder: Path, settings: JsonObject) -> str:
@@ -204,7 +204,7 @@ def chat_template(folder: Path, settings: JsonObject) -> str:
         try:
             template = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as e:
-            raise UserError(f"{path}: expected a chat template, found {one_line(' '.join(str(e).split()))}") from e
+            raise InvalidFile(path, "a chat template", one_line(" ".join(str(e).split()))) from e
     elif older.is_file():
         template = read_json(older).get("chat_template")
     if not isinstance(template, str):

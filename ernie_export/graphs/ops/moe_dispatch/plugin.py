@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidValue
 from ernie_export.graphs.ops.kernel_plugin import (
     FLOATS,
     GRAPH_DTYPE,
@@ -288,16 +288,16 @@ def check(
         archs: Architectures that kernels are compiled for, e.g. "sm89".
 
     Raises:
-        UserError: The message names what is not supported.
+        InvalidValue: The message names what is not supported.
     """
     if dtype not in FLOATS:
-        raise UserError(f"mixture of experts as a TensorRT plugin: dtype {dtype}, expected one of {', '.join(FLOATS)}")
+        raise InvalidValue("mixture of experts as a TensorRT plugin: dtype", f"one of {', '.join(FLOATS)}", dtype)
     if experts[0] != experts[1]:
-        raise UserError(f"mixture of experts: {experts[0]} text and {experts[1]} vision experts, expected as many")
+        raise InvalidValue("mixture of experts: vision experts", f"{experts[0]}, as many as text experts", experts[1])
     if not 1 <= k <= experts[0]:
-        raise UserError(f"mixture of experts: {k} experts a token, expected 1 to {experts[0]}")
+        raise InvalidValue("mixture of experts: experts of a token", f"1 to {experts[0]}", k)
     if 2 * max(widths) * hidden >= 2**31:
-        raise UserError(f"mixture of experts: expert of {max(widths)} x {hidden}, expected under 2**30 elements")
+        raise InvalidValue("mixture of experts: expert", "under 2**30 elements", f"{max(widths)} x {hidden}")
     if storage:
         check_storage("mixture of experts", storage, group, (hidden, *widths), archs)
 

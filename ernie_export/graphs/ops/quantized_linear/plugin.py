@@ -8,7 +8,7 @@ words, and the kernels turn them into numbers (see kernel_product.py). qweight (
 from collections.abc import Sequence
 from typing import Any
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidValue
 from ernie_export.graphs.ops.kernel_plugin import (
     GRAPH_DTYPE,
     Attributes,
@@ -65,15 +65,15 @@ def depth(shapes: Shapes, weight: str, storage: str, attributes: Attributes) -> 
 
 
 def check_storage(what: str, storage: str, group: int | None, widths: Sequence[int], archs: Sequence[str]) -> None:
-    """Raise UserError, beginning with `what`, for groups or architectures that the kernels cannot serve."""
+    """Raise InvalidValue, beginning with `what`, for groups or architectures that the kernels cannot serve."""
     if group is None or group < MIN_GROUP or power_of_two(group) != group:
-        raise UserError(f"{what}: groups of {group}, expected a power of two from {MIN_GROUP}")
+        raise InvalidValue(f"{what}: group size", f"a power of two from {MIN_GROUP}", group)
     for width in widths:
         if width % group:
-            raise UserError(f"{what}: width {width}, expected a multiple of the group of {group}")
+            raise InvalidValue(f"{what}: width", f"a multiple of the group of {group}", width)
     for arch in archs if storage == "Float8" else ():
         if not has_float8(arch):
-            raise UserError(f"{what}: architecture {arch}, expected sm{FLOAT8_SINCE} or later for fp8 weights")
+            raise InvalidValue(f"{what}: architecture", f"sm{FLOAT8_SINCE} or later for fp8 weights", arch)
 
 
 def has_float8(arch: str) -> bool:
