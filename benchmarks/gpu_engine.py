@@ -120,10 +120,9 @@ class Request:
         self.arrays = prompt(work.text, work.image, ids)
         self.tokens = self.arrays["input_ids"].shape[1]
 
-    def first_token(self, engine: Any, cache: Any, row: int) -> np.ndarray:
-        """Encode and prefill; returns the logits."""
-        from ernie_export.runtime.engines import PromptChunk
-        from ernie_export.runtime.scheduler_config import PREFILL_CHUNK
+    def first_token(self, engine: Any, cache: Any, row: int, chunk_tokens: int | None = None) -> np.ndarray:
+        """Encode and prefill in chunks, by default of the engine's own length; returns the logits."""
+        from ernie_export.runtime.engines import ChoosesChunks, PrefillChunks, PromptChunk
 
         height, width = self.arrays["image_grid_thw"][0, 1:].tolist()
         down, across, below, beside = np.indices((height // 2, width // 2, 2, 2))  # blocks of 2 by 2 patches
@@ -134,7 +133,8 @@ class Request:
         index = np.where(is_feature, np.cumsum(is_feature), 0)
         positions = np.tile(np.arange(self.tokens), (3, 1))
         cache.lengths[row] = 0
-        step = min(PREFILL_CHUNK, engine.max_prefill_chunk)
+        own = engine.prefill_chunks if isinstance(engine, ChoosesChunks) else PrefillChunks()
+        step = min(chunk_tokens or own.alone, engine.max_prefill_chunk)
         for start in range(0, self.tokens, step):
             part = slice(start, start + step)
             types = self.arrays["moe_mm_token_type_ids"][0, part]

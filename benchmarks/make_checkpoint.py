@@ -155,7 +155,9 @@ def write_settings(folder: Path, sizes: dict[str, Any], layers: int) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=1))
     tokenizer = json.loads((MINI / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
-    taken = {*vocabulary.values(), *(token["id"] for token in tokenizer["added_tokens"])}
+    # A special token that the vocabulary lacks would get the number of its entries as its id, fillers counted.
+    vocabulary |= {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    taken = set(vocabulary.values())
     vocabulary |= {f"▁filler{token}": token for token in range(text["vocab_size"]) if token not in taken}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
 

@@ -10,10 +10,9 @@ from typing import Generic
 
 import numpy as np
 
-from ernie_export.runtime.engines import CacheT, Engine, PromptChunk
+from ernie_export.runtime.engines import CacheT, ChoosesChunks, Engine, PrefillChunks, PromptChunk
 from ernie_export.runtime.logits import Logits
 from ernie_export.runtime.sampling import Logprobs, Sampler, logprobs
-from ernie_export.runtime.scheduler_config import PREFILL_CHUNK, PREFILL_CHUNK_WHILE_DECODING
 from ernie_export.runtime.text_stream import TextStream
 
 # A cache that grows has a length that is a multiple of this.
@@ -155,8 +154,8 @@ class Batch(Generic[CacheT]):
         max_seq_len: int,
         cache_bytes: int = 0,
         enable_prefix_caching: bool = True,
-        prefill_chunk: int = PREFILL_CHUNK,
-        prefill_chunk_while_decoding: int = PREFILL_CHUNK_WHILE_DECODING,
+        prefill_chunk: int | None = None,
+        prefill_chunk_while_decoding: int | None = None,
     ) -> None:
         """Allocate the cache.
 
@@ -167,15 +166,18 @@ class Batch(Generic[CacheT]):
             cache_bytes: Bytes that the cache may grow to as longer sequences come, with fewer slots if need be; 0 keeps
                 it as it is made.
             enable_prefix_caching: Whether to keep what finished sequences left in the cache.
-            prefill_chunk: Most prompt tokens in one prefill call; the engine's own limit holds too.
+            prefill_chunk: Most prompt tokens in one prefill call; None leaves it to the engine, whose limit holds too.
             prefill_chunk_while_decoding: The same while other sequences decode, which wait for it.
         """
         self._engine = engine
         self._cache = engine.new_cache(num_slots, max_seq_len)
         self._num_slots = num_slots
         self._enable_prefix_caching = enable_prefix_caching
-        self.prefill_chunk = min(prefill_chunk, engine.max_prefill_chunk)
-        self.prefill_chunk_while_decoding = min(prefill_chunk_while_decoding, engine.max_prefill_chunk)
+        chunks = engine.prefill_chunks if isinstance(engine, ChoosesChunks) else PrefillChunks()
+        self.prefill_chunk = min(prefill_chunk or chunks.alone, engine.max_prefill_chunk)
+        self.prefill_chunk_while_decoding = min(
+            prefill_chunk_while_decoding or chunks.while_decoding, engine.max_prefill_chunk
+        )
         self.max_cached_tokens = cache_bytes // self._cache.token_bytes or num_slots * max_seq_len
         self._kept: dict[int, np.ndarray] = {}  # identities of finished sequences by slot, least recently used first
         self.running: list[Sequence] = []

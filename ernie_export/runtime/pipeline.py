@@ -12,7 +12,7 @@ import numpy as np
 from ernie_export.common.errors import ContextLengthExceeded
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.batch import Prompt, Sequence
-from ernie_export.runtime.engines import Engine
+from ernie_export.runtime.engines import Engine, Warmable
 from ernie_export.runtime.engines.registry import find_engine
 from ernie_export.runtime.feature_cache import FeatureCache
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
@@ -25,6 +25,10 @@ from ernie_export.runtime.text_stream import TextStream
 HASH_LIMIT = 256 * 2**20
 
 Messages = list[dict[str, Any]]
+
+
+def ignore(fraction: float) -> None:
+    """Take no note of how far the engine's first calls are."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ def load(
     check: bool = False,
     scheduler_config: SchedulerConfig = DEFAULTS,
     device: str = "cpu",
+    on_warm: Callable[[float], None] = ignore,
 ) -> "Model":
     """Load a bundle.
 
@@ -61,6 +66,8 @@ def load(
         check: Whether to hash the large files too, and to refuse files that the manifest does not list.
         scheduler_config: How many requests run and wait, and how much memory the caches may take.
         device: "cpu", or "cuda" for the first GPU; compiled engines always run on the GPU.
+        on_warm: Called with the fraction done of the calls that an engine makes before the first request (see
+            `Warmable`).
 
     Returns:
         The model, which owns its engine: use it in a `with` block, or close it.
@@ -77,7 +84,19 @@ def load(
         manifest.refuse_unlisted(folder)
     preprocessor = Preprocessor.from_folder(folder)
     preprocessor.check(folder, manifest.model)
-    return Model(manifest, preprocessor, open_engine(threads), fit_to_engines(manifest, scheduler_config))
+    config = fit_to_engines(manifest, scheduler_config)
+    return Model(manifest, preprocessor, warmed(open_engine(threads), config, on_warm), config)
+
+
+def warmed(engine: Engine[Any], config: SchedulerConfig, on_warm: Callable[[float], None]) -> Engine[Any]:
+    """Return `engine` after the calls that it makes before the first request; close it if one of them fails."""
+    if isinstance(engine, Warmable):
+        try:
+            engine.warm(config.max_num_seqs, on_warm)
+        except BaseException:
+            engine.close()
+            raise
+    return engine
 
 
 def fit_to_engines(manifest: Manifest, config: SchedulerConfig) -> SchedulerConfig:

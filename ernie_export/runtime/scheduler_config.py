@@ -4,9 +4,6 @@ from dataclasses import dataclass
 
 from ernie_export.common.errors import InvalidValue
 
-# Prompt tokens in one prefill call. Attention forms scores of these by all tokens so far: fewer save work and memory.
-PREFILL_CHUNK = 512
-PREFILL_CHUNK_WHILE_DECODING = 128
 _MINIMUM = {
     "max_num_seqs": 1,
     "max_queue": 1,
@@ -15,6 +12,7 @@ _MINIMUM = {
     "prefill_chunk": 1,
     "prefill_chunk_while_decoding": 1,
 }
+_OPTIONAL = ("prefill_chunk", "prefill_chunk_while_decoding")
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class SchedulerConfig:
             tokens arrive.
         feature_cache_bytes: The most that cached features of images and videos may take.
         enable_prefix_caching: Whether a prompt reuses the keys and values that the cache still holds of an earlier one.
-        prefill_chunk: Most prompt tokens in one prefill call.
+        prefill_chunk: Most prompt tokens in one prefill call; None leaves it to the engine.
         prefill_chunk_while_decoding: The same while other sequences decode, which wait for it.
     """
 
@@ -37,12 +35,14 @@ class SchedulerConfig:
     kv_cache_bytes: int = 4 * 2**30
     feature_cache_bytes: int = 512 * 2**20
     enable_prefix_caching: bool = True
-    prefill_chunk: int = PREFILL_CHUNK
-    prefill_chunk_while_decoding: int = PREFILL_CHUNK_WHILE_DECODING
+    prefill_chunk: int | None = None
+    prefill_chunk_while_decoding: int | None = None
 
     def __post_init__(self) -> None:
         for name, minimum in _MINIMUM.items():
             value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
             if not isinstance(value, int) or value < minimum:
                 raise InvalidValue(name, f"a whole number of at least {minimum}", repr(value))
 

@@ -7,10 +7,13 @@ import pytest
 from make_checkpoint import write_checkpoint
 from tokenizers import Tokenizer
 
+from ernie_export.exporter.export import export
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.state_dict import check_layout
 from ernie_export.runtime.preprocess import Preprocessor
+from tests.paths import MINI
+from tests.progress import QUIET
 
 TEXT = {
     "hidden_size": 64,
@@ -47,7 +50,11 @@ def test_the_exporter_takes_it(make, dtype):
     assert len(list(folder.glob("model-*.safetensors"))) > 2
     assert {entry.dtype for entry in checkpoint.tensors.values()} == {"F32" if dtype == "float32" else "BF16"}
     Preprocessor.from_folder(folder)
-    assert Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size() == 600
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() == 600 and tokenizer.id_to_token(599) == "▁filler599"
+    for token in ("<|IMAGE_PLACEHOLDER|>", "<|VIDEO_PLACEHOLDER|>"):
+        assert tokenizer.token_to_id(token) == Tokenizer.from_file(str(MINI / "tokenizer.json")).token_to_id(token)
+    export(folder, folder / "bundle", "onnx", "fp32", QUIET)
 
 
 def test_products_keep_their_size_and_no_two_tensors_are_alike(make):

@@ -87,8 +87,7 @@ STANDARD = {
     "LayerNormalization": reads(3, "axis", "epsilon", stash_type=1),  # nn/layer_norm.cc: always in float32
     "MatMul": reads(2),
     "RMSNormalization": reads(2, "axis", "epsilon", stash_type=1),  # nn/rms_norm.cc: likewise
-    "ReduceMax": reads(2, "keepdims", "noop_with_empty_axes"),
-    "ReduceSum": reads(2, "keepdims", "noop_with_empty_axes"),
+    "ReduceSum": reads(2, "keepdims", "noop_with_empty_axes"),  # ReduceMax is left out: it calls cuDNN
     "Reshape": reads(2, "allowzero"),
     "RotaryEmbedding": reads(4, "interleaved", "num_heads", "rotary_embedding_dim"),  # llm/rotary_embedding.cc
     "ScatterElements": reads(3, "axis", "reduction"),

@@ -3,9 +3,11 @@
     pip install --no-deps --target FOLDER onnxruntime-gpu==1.31.1
     python tools/cuda_stub/check.py FOLDER [--headers /usr/local/cuda/include]
 
-Builds stand-ins for CUDA's libraries (cuda.c) with the functions that the provider asks for, then exports mini-ernie
-in fp16 and bf16 and runs it with --device cuda on them: load, encode, prefill and decode of two rows. Kernels do
-nothing, so no answer is checked; a node left to the CPU inside decode, a copy or a wait in it, fails the capture.
+Builds stand-ins for CUDA's libraries (cuda.c) with the functions that the provider asks for, exports a tiny seeded
+model in each precision for CUDA, and runs the CUDA engine on them: every first call (`warm`), then a prompt with a
+picture and decode steps. Kernels do nothing, so no answer is checked; a node left to the CPU inside decode, a copy or
+a wait in it, fails the capture. Prints the launches and copies of a captured step, and the bytes of device memory that
+the provider takes: at load, for the first calls, and after them.
 """
 
 import os
@@ -18,26 +20,38 @@ from pathlib import Path
 import click
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
-PROGRAM = """
-import sys, tempfile
-from pathlib import Path
-import onnxruntime
-from ernie_export.exporter.export import Progress, export
-from ernie_export.runtime import load
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+from make_checkpoint import SHAPES, write_checkpoint  # noqa: E402
 
-root, precision = Path(sys.argv[1]), sys.argv[2]
-quiet = Progress()
-picture = {"type": "image", "path": str(root / "examples" / "media" / "shapes.png")}
-text = {"type": "text", "text": "What is it?"}
-with tempfile.TemporaryDirectory() as folder:
-    export(root / "examples" / "mini-ernie", Path(folder) / "bundle", "onnx", precision, quiet)
-    with load(Path(folder) / "bundle", device="cuda") as model:
-        answers = model.generate(
-            [[{"role": "user", "content": [text]}], [{"role": "user", "content": [picture, text]}]],
-            min_new_tokens=4, max_new_tokens=4,
-        )
-assert [len(answer.tokens) for answer in answers] == [4, 4]
-print(precision, "ran on onnxruntime-gpu", onnxruntime.__version__)
+PROGRAM = """
+import ctypes, sys
+from pathlib import Path
+import numpy as np
+import onnxruntime
+from ernie_export.exporter.export import export
+from ernie_export.runtime.engines.device.memory import HostMemory
+from ernie_export.runtime.engines.ort_cuda import OrtCudaEngine
+from gpu_engine import Request, Work, decode
+from ernie_export.graphs.config import ErnieConfig
+
+class CudaHostMemory(HostMemory):
+    device = "cuda"
+
+checkpoint, folder, precision = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+taken = ctypes.CDLL("libcudart.so.13").stub_device_bytes
+taken.restype = ctypes.c_size_t
+request = Request(ErnieConfig.from_hf(checkpoint), Work(24, (8, 12), (1,), 1))
+manifest = export(checkpoint, folder / "bundle", "onnx", precision)
+with OrtCudaEngine(folder / "bundle", manifest, None, CudaHostMemory()) as engine:
+    loaded = taken()
+    engine.warm(8, lambda fraction: None)
+    warm = taken()
+    cache = engine.new_cache(8, 64)
+    request.first_token(engine, cache, 0)
+    for rows in (3, 1, 8):
+        decode(engine, cache, rows, 3)
+    print(f"{precision}: ran on onnxruntime-gpu {onnxruntime.__version__}; provider's bytes of device memory: "
+          f"{loaded} at load, {warm - loaded} for the first calls, {taken() - warm} after them")
 """
 
 
@@ -51,12 +65,14 @@ def main(package: Path, headers: Path) -> None:
         build(provider, headers, Path(folder))
         environment = os.environ | {
             "LD_LIBRARY_PATH": folder,
-            "PYTHONPATH": f"{package.resolve()}:{ROOT / 'tools' / 'typing'}",
+            "PYTHONPATH": f"{package.resolve()}:{ROOT}:{ROOT / 'benchmarks'}",
         }
-        for precision in ("fp16", "bf16"):
-            command = [sys.executable, "-c", PROGRAM, str(ROOT), precision]
+        checkpoint = Path(folder) / "checkpoint"
+        write_checkpoint(checkpoint, SHAPES["tiny"])
+        for precision in ("fp16", "bf16", "int4-fp16"):
+            command = [sys.executable, "-c", PROGRAM, str(checkpoint), folder, precision]
             process = subprocess.run(command, env=environment, capture_output=True, text=True)
-            print(process.stdout, *re.findall(r"^stub: .*\n", process.stderr, re.M), sep="", end="")
+            print(*sorted(set(re.findall(r"^stub: .*\n", process.stderr, re.M))), process.stdout, sep="", end="")
             if process.returncode:
                 sys.exit(process.stderr.strip().splitlines()[-1])
 

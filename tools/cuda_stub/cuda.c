@@ -43,9 +43,11 @@ cudaError_t cudaDeviceGetAttribute(int *v, enum cudaDeviceAttr a, int d) {
     }
     return 0;
 }
-cudaError_t cudaMalloc(void **p, size_t n) { if (outside_capture("cudaMalloc")) return 900; *p = aligned_alloc(256, (n + 255) / 256 * 256 + 256); memset(*p, 0, n); return *p ? 0 : 2; }
-cudaError_t cudaMallocHost(void **p, size_t n) { return cudaMalloc(p, n); }
-cudaError_t cudaHostAlloc(void **p, size_t n, unsigned f) { return cudaMalloc(p, n); }
+static size_t device_bytes;
+size_t stub_device_bytes(void) { return device_bytes; }
+cudaError_t cudaMalloc(void **p, size_t n) { device_bytes += n; if (outside_capture("cudaMalloc")) return 900; *p = aligned_alloc(256, (n + 255) / 256 * 256 + 256); memset(*p, 0, n); return *p ? 0 : 2; }
+cudaError_t cudaMallocHost(void **p, size_t n) { device_bytes -= n; return cudaMalloc(p, n); }
+cudaError_t cudaHostAlloc(void **p, size_t n, unsigned f) { return cudaMallocHost(p, n); }
 cudaError_t cudaFree(void *p) { if (outside_capture("cudaFree")) return 900; free(p); return 0; }
 cudaError_t cudaFreeHost(void *p) { return cudaFree(p); }
 cudaError_t cudaFreeAsync(void *p, cudaStream_t s) { free(p); return 0; }

@@ -111,6 +111,8 @@ class AnswerOptions:
 def load(bundle: Path, options: AnswerOptions) -> "Model":
     """Load a bundle. ONNX Runtime is imported only here, so that --help comes at once."""
     from ernie_export.runtime import load as load_bundle
+    from ernie_export.runtime.cli.warm_bar import WarmBar
 
     config = SchedulerConfig(kv_cache_bytes=as_bytes("--kv-cache", options.kv_cache, GIB))
-    return load_bundle(bundle, device=options.device, scheduler_config=config)
+    with WarmBar() as bar:
+        return load_bundle(bundle, device=options.device, scheduler_config=config, on_warm=bar)

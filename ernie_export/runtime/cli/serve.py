@@ -11,6 +11,7 @@ import click
 from ernie_export.common.command import as_bytes, run
 from ernie_export.common.errors import InvalidValue
 from ernie_export.runtime.cli.options import GIB, Flag, click_options
+from ernie_export.runtime.cli.warm_bar import WarmBar
 from ernie_export.runtime.devices import DEVICES
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from ernie_export.runtime.serving.http.settings import LOOPBACK_HOSTS, Settings
@@ -131,11 +132,11 @@ def command(bundle: Path, options: ServeOptions) -> None:
         raise InvalidValue(f"--host {options.host}", "--api-key-file, since others can reach it", "none")
     settings = options.settings(bundle, api_keys)
     config = options.scheduler_config()
-    with (
-        listen(options.host, options.port) as listener,
-        load(bundle, options.threads, device=options.device, scheduler_config=config) as model,
-    ):
-        serve(create_app(model, settings), listener)
+    with listen(options.host, options.port) as listener:
+        with WarmBar() as bar:
+            model = load(bundle, options.threads, device=options.device, scheduler_config=config, on_warm=bar)
+        with model:
+            serve(create_app(model, settings), listener)
 
 
 def is_loopback(host: str) -> bool:

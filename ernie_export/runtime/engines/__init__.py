@@ -7,9 +7,9 @@
 - `registry`: which engine runs a bundle on a device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,22 @@ from ernie_export.runtime.kv_cache import KVCache
 from ernie_export.runtime.logits import Logits
 
 CacheT = TypeVar("CacheT", bound=KVCache)
+
+
+@dataclass(frozen=True)
+class PrefillChunks:
+    """Prompt tokens in one prefill call, at most, where nobody asks for others.
+
+    Attention forms scores of these by all tokens so far: fewer save work and memory, and running sequences wait for
+    less. More read a layer's experts less often, which is what a GPU spends its time on.
+
+    Attributes:
+        alone: Where no sequence decodes.
+        while_decoding: While others decode, which wait for the call.
+    """
+
+    alone: int = 512
+    while_decoding: int = 128
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,25 @@ class PromptChunk:
             "past_lengths": np.array([past_length]),
             "lengths": np.array([len(self.input_ids)]),
         }
+
+
+@runtime_checkable
+class ChoosesChunks(Protocol):
+    """An engine whose prefill calls are best of other lengths than those of `PrefillChunks()`."""
+
+    prefill_chunks: PrefillChunks
+
+
+@runtime_checkable
+class Warmable(Protocol):
+    """An engine whose first calls of a size are slow, and can be made before any request comes."""
+
+    def warm(self, max_num_seqs: int, on_progress: Callable[[float], None]) -> None:
+        """Run every size of call once, up to `max_num_seqs` sequences that decode together.
+
+        `on_progress` gets the fraction done.
+        """
+        ...
 
 
 class Encoder(Protocol):

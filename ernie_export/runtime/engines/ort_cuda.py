@@ -18,7 +18,7 @@ import onnxruntime as ort
 
 from ernie_export.common import bfloat16
 from ernie_export.common.manifest import GRAPHS, Manifest
-from ernie_export.runtime.engines import PromptChunk
+from ernie_export.runtime.engines import PrefillChunks, PromptChunk
 from ernie_export.runtime.engines.device.find_gpu import PROVIDER
 from ernie_export.runtime.engines.device.kv_cache import DeviceKVCache, KVCacheLayout, KVCachePool, KVCacheStore
 from ernie_export.runtime.engines.device.memory import Memory
@@ -32,6 +32,12 @@ ONNX_TYPES = {"F32": 1, "U8": 2, "I8": 3, "I32": 6, "I64": 7, "BOOL": 9, "F16": 
 FLOAT_TYPES = {"tensor(float)": "F32", "tensor(float16)": "F16", "tensor(bfloat16)": "BF16"}
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 LENGTH_STEP = 256  # tokens: caches of similar length share buffers and captured graphs
+# Rows that experts get in one call, at most. From 64 tokens on, a call reads nearly all experts of a layer, 27 times
+# 2 GB in 16 bits, and up to about 2,900 tokens that is what it waits for on an H100: 1,000 take no longer than 128.
+# A group of experts gets a row besides its own tokens (see moe_dispatch), and the provider chooses kernels by powers of
+# two of rows: chunks are one token short of such.
+MAX_EXPERT_ROWS = 2048
+CHUNKS = PrefillChunks(alone=MAX_EXPERT_ROWS - 1, while_decoding=MAX_EXPERT_ROWS // 2 - 1)
 TOPK_GRAPH = Path(__file__).with_name("topk.onnx")  # see tools/make_topk.py
 
 
@@ -73,6 +79,7 @@ class OrtCudaEngine:
             UserError: If a file is malformed or there is too little memory.
         """
         self.max_prefill_chunk = manifest.model.max_positions
+        self.prefill_chunks = CHUNKS
         self._info = manifest.model
         self._memory = memory
         self._threads = threads
@@ -116,7 +123,9 @@ class OrtCudaEngine:
         options = {
             # TF32 rounds the router's float32 products to 10 bits, and other experts would be chosen.
             "use_tf32": "0",
-            "arena_extend_strategy": "kSameAsRequested",
+            # The provider tries kernels on a group's worth of weights of its own for every power of two of rows. Memory
+            # that is extended by just what is asked for is each time a little short of what comes next.
+            "arena_extend_strategy": "kNextPowerOfTwo",
             "enable_cuda_graph": "1" if graph in ("decode", "topk") else "0",
         }
         return [(PROVIDER, options), "CPUExecutionProvider"]
@@ -131,6 +140,48 @@ class OrtCudaEngine:
             binding.bind_output("ids", self._memory.device, 0, dtype, list(weight.entry.shape), weight.address)
             (tensors[name],) = binding.get_outputs()
         return tensors
+
+    def warm(self, max_num_seqs: int, on_progress: Callable[[float], None]) -> None:
+        """Run every size of call once, the largest first.
+
+        For each power of two of rows, the provider's operators for experts time their kernels at the first call, in
+        every layer: seconds, in which all requests would wait. The memory that they take for it is kept and serves all
+        smaller sizes (moe_gemm_profiler.cc, 1.31.1).
+        """
+        rows = powers_of_two(min(MAX_EXPERT_ROWS, self._info.max_positions + 1))
+        calls = [(count - 1, token_type) for count in rows if count > 1 for token_type in (0, 1)]
+        counts = powers_of_two(max_num_seqs)
+        total = 1 + len(calls) + len(counts)
+        self._warm_encoder()
+        on_progress(1 / total)
+        cache = self.new_cache(1, calls[0][0])
+        for done, (tokens, token_type) in enumerate(calls, 2):
+            cache.lengths[:] = 0
+            self.prefill(cache, 0, self._blank_chunk(tokens, token_type))
+            on_progress(done / total)
+        del cache  # makes way for one that the scheduler's first takes over, with the graphs that are captured here
+        cache = self.new_cache(max_num_seqs, 1)
+        for done, count in enumerate(counts, 2 + len(calls)):
+            cache.lengths[:] = 0
+            self.decode(cache, np.zeros(count, np.int64), np.zeros((3, count), np.int64))
+            on_progress(done / total)
+
+    def _warm_encoder(self) -> None:
+        """Encode the smallest image: libraries make their handles at the first call."""
+        side = self._info.spatial_merge_size
+        pixels = np.zeros((1, side**2, self._info.in_channels * self._info.patch_size**2), np.float32)
+        coordinates = np.argwhere(np.ones((side, side)))
+        self.encode(pixels, coordinates, np.zeros((2, 1), np.int64))
+
+    def _blank_chunk(self, tokens: int, token_type: int) -> PromptChunk:
+        """Return a chunk of so many tokens 0, all of one type."""
+        return PromptChunk(
+            input_ids=np.zeros(tokens, np.int64),
+            token_types=np.full(tokens, token_type),
+            feature_index=np.zeros(tokens, np.int64),
+            position_ids=np.tile(np.arange(tokens), (3, 1)),
+            features=np.zeros((0, self._info.hidden_size), np.float32),
+        )
 
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         """Run the vision encoder and the resampler. What lies between them stays on the device."""
@@ -268,3 +319,8 @@ class OrtCudaEngine:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def powers_of_two(largest: int) -> list[int]:
+    """Return `largest`, then the powers of two below it in descending order."""
+    return [largest, *(2**power for power in range((largest - 1).bit_length() - 1, -1, -1))]

@@ -17,6 +17,7 @@ from PIL import Image
 from ernie_export.common.errors import Unavailable, UserError
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime import load
+from ernie_export.runtime.batch import Batch
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.device import find_gpu, memory
 from ernie_export.runtime.engines.device.memory import CudaMemory, HostMemory
@@ -24,7 +25,7 @@ from ernie_export.runtime.engines.ort_common import MIN_VERSION, check_version
 from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
 from ernie_export.runtime.engines.ort_cuda import TOPK_GRAPH, OrtCudaEngine
 from ernie_export.runtime.logits import Logits
-from ernie_export.runtime.pipeline import Model
+from ernie_export.runtime.pipeline import Model, warmed
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from tests.fakes.installation import CUDA_LIBRARIES, DRIVER, FakeInstallation
@@ -131,6 +132,64 @@ def test_a_cache_takes_up_the_memory_of_one_that_is_gone(engine):
     del again
     engine.new_cache(1, 40)
     assert len(engine._memory._blocks) == blocks - 1  # the other's buffers and its step's are gone, new buffers there
+
+
+class RecordingEngine(OrtCudaEngine):
+    """Notes the rows of each call: ("text" or "vision", tokens), or ("decode", sequences)."""
+
+    def prefill(self, cache, slot, chunk):
+        (token_type,) = set(chunk.token_types.tolist())
+        self.calls.append((("text", "vision")[token_type], len(chunk.input_ids)))
+        return super().prefill(cache, slot, chunk)
+
+    def decode(self, cache, tokens, positions):
+        self.calls.append(("decode", len(tokens)))
+        return super().decode(cache, tokens, positions)
+
+
+def test_every_size_is_run_before_the_first_request_the_largest_first(bundle):
+    """A bank gets a row besides its tokens: rows are powers of two. The first cache finds its steps captured."""
+    manifest = Manifest.read(bundle)
+    manifest = replace(manifest, model=replace(manifest.model, max_positions=63))
+    done: list[float] = []
+    with RecordingEngine(bundle, manifest, 1, HostMemory()) as engine:
+        engine.calls = []
+        engine.warm(6, done.append)
+        assert engine.calls == [
+            *((kind, tokens) for tokens in (63, 31, 15, 7, 3, 1) for kind in ("text", "vision")),
+            *(("decode", count) for count in (6, 4, 2, 1)),
+        ]
+        assert done == sorted(done) and done[0] > 0 and done[-1] == 1.0
+        batch = Batch(engine, num_slots=6, max_seq_len=64)
+        assert set(engine._bound_stores[batch._cache.store.address].steps) == {6, 4, 2, 1}
+        assert not batch._cache.lengths.any()
+
+
+def test_an_engine_whose_first_calls_fail_is_closed(bundle):
+    closed = []
+
+    class Failing(OrtCpuEngine):
+        def warm(self, max_num_seqs, on_progress):
+            on_progress(0.5)
+            raise Unavailable(f"no memory for {max_num_seqs}")
+
+        def close(self):
+            closed.append(self)
+            super().close()
+
+    engine, shown = Failing(bundle, Manifest.read(bundle), 1), []
+    with pytest.raises(Unavailable, match="no memory for 3"):
+        warmed(engine, SchedulerConfig(max_num_seqs=3), shown.append)
+    assert shown == [0.5] and closed == [engine]
+
+
+def test_chunks_are_the_engine_s_unless_the_user_says_otherwise(bundle, engine):
+    """An engine that says nothing gets the lengths that suit a CPU; no bank gets more rows than were tried at first."""
+    with OrtCpuEngine(bundle, Manifest.read(bundle), 1) as cpu:
+        batches = [Batch(e, num_slots=1, max_seq_len=64) for e in (engine, cpu)]
+    assert [(b.prefill_chunk, b.prefill_chunk_while_decoding) for b in batches] == [(2047, 1023), (512, 128)]
+    asked = Batch(engine, num_slots=1, max_seq_len=64, prefill_chunk=5, prefill_chunk_while_decoding=3)
+    assert (asked.prefill_chunk, asked.prefill_chunk_while_decoding) == (5, 3)
 
 
 def test_topk_logits_are_the_highest(engine):

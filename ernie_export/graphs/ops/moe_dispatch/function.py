@@ -1,13 +1,14 @@
 """ONNX function bodies of ExpertGroup and MoEDispatch.
 
-Routing and dispatch are the same everywhere; only how one expert group's experts run differs:
-`portable` loops over the experts in standard operators (ascending order, as the reference adds them), `onnxruntime`
-calls the fused com.microsoft::MoE, or QMoE where the experts are quantised. Both apply a softmax of their own, so they
-are given the chosen experts' logits less the highest of them, and -1e30 elsewhere: the softmax then returns the
-probabilities over their sum, which is to be over norm_min at least. The highest is 0 and the others, the less they
-weigh, the further below it: rounding them to 16 bits costs least so. QMoE can take what it chooses by and what it
-weighs by apart (router_weights, input 14), but that input is for the CPU alone: the CUDA provider does not read it
-(moe_quantization.cc, 1.31.1). Neither takes experts in e4m3 numbers: those run as in `portable` everywhere.
+Routing and dispatch are the same everywhere; only how one expert group's experts run differs: `portable` loops over
+the experts in standard operators (ascending order, as the reference adds them), `onnxruntime` calls the fused
+com.microsoft::MoE, or QMoE where the experts are quantised. Both apply a softmax of their own, so they are given the
+chosen experts' logits less that of the first, and -1e30 elsewhere: the softmax then returns the probabilities over
+their sum, which is to be over norm_min at least. The first has the highest probability, or nearly, since biases are
+small: it is 0 and the others, the less they weigh, further below it, so that rounding to 16 bits costs little. (The
+highest itself would be a ReduceMax, for which the CUDA provider calls cuDNN.) QMoE can take what it chooses by and
+what it weighs by apart (router_weights, input 14), but that input is for the CPU alone: the CUDA provider does not
+read it (moe_quantization.cc, 1.31.1). Neither takes experts in e4m3 numbers: those run as in `portable` everywhere.
 
 A step of one token spends about as long on starting operators as on the experts, so there are few of them.
 """
@@ -47,8 +48,9 @@ ROUTING = f"""{CHOICE}
 # a bias may choose experts whose probabilities are 0 in float32.
 ROUTER = """
     own_logits = GatherElements <axis = 1> (logits, experts)
-    highest = ReduceMax <keepdims = 1> (own_logits, axis)
-    below = Sub (own_logits, highest)
+    one_1d = Constant <value_ints = [1]> ()
+    first = Slice (own_logits, zero_1d, one_1d, axis)
+    below = Sub (own_logits, first)
     low = Constant <value = float {-1e30}> ()
     lows = Add (probs, low)
     router32 = ScatterElements <axis = 1> (lows, experts, below)
