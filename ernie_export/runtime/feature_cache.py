@@ -7,7 +7,8 @@ encoded again.
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -17,6 +18,11 @@ from ernie_export.runtime.preprocess.positions import vision_coordinates
 # Patches in one encoder call, so that activations stay bounded: the widest has 20 KB a patch at the released size. A
 # single frame of more patches than this still goes whole, since its patches attend to each other.
 PATCHES_PER_CALL = 4096
+POLL_SECONDS = 0.05  # how soon a request that waits for another one's encoding notices its own end
+
+
+def go_on() -> None:
+    """Do nothing: the encoding that calls this between its steps is never given up."""
 
 
 class FeatureCache:
@@ -42,16 +48,16 @@ class FeatureCache:
         self._lock = threading.Lock()
 
     def encode(
-        self, pixels: list[np.ndarray], grids: list[tuple[int, int, int]]
+        self, pixels: list[np.ndarray], grids: list[tuple[int, int, int]], check: Callable[[], None] = go_on
     ) -> tuple[list[np.ndarray], list[bytes]]:
         """Return each item's features and its digest; encodes only what is not kept, and that once.
 
-        The arguments are those of `encode_media`; the features are read-only.
+        The arguments are those of `encode_media`; the features are read-only. `check` is called while this waits, too.
         """
         if not pixels:
             return [], []  # and wait for nobody
         digests = [digest(item, grid) for item, grid in zip(pixels, grids, strict=True)]
-        with self._lock:
+        with self._locked(check):
             features = {key: self._kept[key] for key in digests if key in self._kept}
             missing = [i for i, key in enumerate(digests) if key not in features and key not in digests[:i]]
             encoded = encode_media(
@@ -60,6 +66,7 @@ class FeatureCache:
                 [grids[i] for i in missing],
                 self._merge,
                 self._patches_per_call,
+                check,
             )
             for i, item in zip(missing, encoded, strict=True):
                 item.setflags(write=False)
@@ -70,6 +77,15 @@ class FeatureCache:
             while sum(item.nbytes for item in self._kept.values()) > self._limit:
                 self._kept.popitem(last=False)
         return [features[key] for key in digests], digests
+
+    @contextmanager
+    def _locked(self, check: Callable[[], None]) -> Iterator[None]:
+        while not self._lock.acquire(timeout=POLL_SECONDS):
+            check()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 def digest(pixels: np.ndarray, grid: tuple[int, int, int]) -> bytes:
@@ -89,6 +105,7 @@ def encode_media(
     grids: list[tuple[int, int, int]],
     merge: int,
     patches_per_call: int = PATCHES_PER_CALL,
+    check: Callable[[], None] = go_on,
 ) -> list[np.ndarray]:
     """Encode images and videos. A frame never sees another, so that grouping them changes no value.
 
@@ -98,6 +115,7 @@ def encode_media(
         grids: Its (t, h, w) in patches, t = 1 for an image. Items of one (h, w) share calls.
         merge: Patches that make one token, along a side.
         patches_per_call: Most patches in one call.
+        check: Called before each call of the encoder; what it raises ends the encoding.
 
     Returns:
         Features of each item (tokens, hidden).
@@ -106,6 +124,7 @@ def encode_media(
     for (height, width), items in by_frame_size(grids).items():
         coordinates = vision_coordinates(height, width, merge)
         for call in calls(items, grids, max(patches_per_call // (height * width), 1)):
+            check()
             frames: list[np.ndarray] = []
             first: list[np.ndarray] = []
             second: list[np.ndarray] = []

@@ -14,7 +14,7 @@ from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.batch import Prompt, Sequence
 from ernie_export.runtime.engines import Engine, Warmable
 from ernie_export.runtime.engines.registry import find_engine
-from ernie_export.runtime.feature_cache import FeatureCache
+from ernie_export.runtime.feature_cache import FeatureCache, go_on
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
 from ernie_export.runtime.sampling import Sampler, SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request, Scheduler
@@ -239,8 +239,10 @@ class Model:
         positions_left = self.manifest.model.max_positions - len(prompt.input_ids)
         return Sequence(prompt, sampler, text, eos, min(params.max_new_tokens, positions_left))
 
-    def prompt(self, prepared: Prepared) -> Prompt:
+    def prompt(self, prepared: Prepared, check: Callable[[], None] = go_on) -> Prompt:
         """Encode the media of a preprocessed conversation and return the decoder's inputs.
+
+        `check` is called between calls of the encoder; what it raises ends the encoding.
 
         Raises ContextLengthExceeded, before anything is encoded, for a prompt that leaves no position for an answer.
         """
@@ -250,7 +252,7 @@ class Model:
         if length >= limit:
             source = "the model's position limit" if self.manifest.engines is None else "--max-tokens of the export"
             raise ContextLengthExceeded("prompt", f"fewer than {limit} tokens ({source})", length)
-        features, digests = self.features.encode(*prepared.media())
+        features, digests = self.features.encode(*prepared.media(), check)
         is_feature = arrays["mm_token_type_ids"][0] != 0
         content = np.zeros((len(is_feature), 3), np.int64)
         if features:

@@ -14,10 +14,11 @@ from ernie_export.common.processor_settings import IMAGE_PROCESSOR, NESTED_FILE,
 from ernie_export.runtime.preprocess import tokenizer
 from ernie_export.runtime.preprocess.chat import ChatProcessor, check_counts
 from ernie_export.runtime.preprocess.image import ImageProcessor, ImageSource
-from ernie_export.runtime.preprocess.messages import Message, media
+from ernie_export.runtime.preprocess.messages import Media, Message, media
 from ernie_export.runtime.preprocess.pixels import Planes
 from ernie_export.runtime.preprocess.positions import IMAGE, VIDEO, rope_positions, token_types
-from ernie_export.runtime.preprocess.video import SampledVideo, VideoProcessor, VideoSource
+from ernie_export.runtime.preprocess.settings import PixelSettings
+from ernie_export.runtime.preprocess.video import TEMPORAL_PATCH, SampledVideo, VideoProcessor, VideoSource
 
 __all__ = ["ChatProcessor", "ImageProcessor", "MediaItem", "Prepared", "Preprocessor", "VideoProcessor"]
 
@@ -183,19 +184,11 @@ class Preprocessor:
             raise ContextLengthExceeded("prompt", f"at most {max_tokens} tokens", "more")
         kinds = self.chat.placeholders(text)
         check_counts(kinds, len(sources.images), len(sources.videos))
+        pixels, grids = self._pack(sources, max_tokens)
         arrays: dict[str, NDArray[Any]] = {}
-        pixels: dict[str, NDArray[np.float32]] = {}
-        grids: dict[str, NDArray[np.int64]] = {}
-        decoder = self.decoder or LocalDecoder(self.images, self.videos)
         if sources.images:
-            named = zip(sources.images, sources.image_names, strict=True)
-            images = [decoder.image(source, name) for source, name in named]
-            pixels["image"], grids["image"] = self.images.pack(images)
             arrays |= {"pixel_values": pixels["image"], "image_grid_thw": grids["image"]}
         if sources.videos:
-            timed = zip(sources.videos, sources.fps, sources.video_names, strict=True)
-            videos = [decoder.video(source, fps, name) for source, fps, name in timed]
-            pixels["video"], grids["video"] = self.videos.pack(videos)
             arrays |= {"pixel_values_videos": pixels["video"], "video_grid_thw": grids["video"]}
         ids = np.array([self.chat.encode(text, grids.get("image"), grids.get("video"))], dtype=np.int64)
         if max_tokens is not None and ids.shape[1] > max_tokens:
@@ -212,6 +205,41 @@ class Preprocessor:
         )
         items = self._items(kinds, pixels, grids, types[0])
         return Prepared(arrays, items, positions)
+
+    def _pack(
+        self, sources: Media, max_tokens: int | None
+    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.int64]]]:
+        """Decode all media and return their patches and grids by kind.
+
+        Small frames are enlarged and patches take four times the memory of pixels: nothing more is decoded once the
+        media alone have more than `max_tokens` tokens, for which this raises ContextLengthExceeded.
+        """
+        decoder = self.decoder or LocalDecoder(self.images, self.videos)
+        images: list[Planes] = []
+        videos: list[Planes] = []
+        tokens = 0
+
+        def count(planes: Planes, temporal: int, settings: PixelSettings) -> None:
+            nonlocal tokens
+            frames, _, height, width = planes.shape
+            tokens += -(-frames // temporal) * (height // settings.factor) * (width // settings.factor)
+            if max_tokens is not None and tokens > max_tokens:
+                found = f"{tokens} in the first of its images and videos"
+                raise ContextLengthExceeded("prompt", f"at most {max_tokens} tokens", found)
+
+        for source, name in zip(sources.images, sources.image_names, strict=True):
+            images.append(decoder.image(source, name))
+            count(images[-1], 1, self.images.settings)
+        for video, fps, name in zip(sources.videos, sources.fps, sources.video_names, strict=True):
+            videos.append(decoder.video(video, fps, name))
+            count(videos[-1], TEMPORAL_PATCH, self.videos.settings)
+        pixels: dict[str, NDArray[np.float32]] = {}
+        grids: dict[str, NDArray[np.int64]] = {}
+        if images:
+            pixels["image"], grids["image"] = self.images.pack(images)
+        if videos:
+            pixels["video"], grids["video"] = self.videos.pack(videos)
+        return pixels, grids
 
     def measure(self, kind: str, source: str | Path) -> tuple[tuple[int, int, int], int]:
         """Return the grid (t, h, w) in patches of an "image" or a "video", and its number of prompt tokens.

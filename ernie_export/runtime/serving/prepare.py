@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from ernie_export.runtime.batch import Prompt
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import MediaItem
 from ernie_export.runtime.preprocess.messages import Message
 from ernie_export.runtime.serving.media_limits import MediaLimits
-from ernie_export.runtime.serving.media_pool import MediaPool, PooledDecoder
+from ernie_export.runtime.serving.media_pool import Cancelled, MediaPool, PooledDecoder
 from ernie_export.runtime.serving.untrusted_media import count_media, limit_media
 
 
@@ -68,5 +71,11 @@ def prepare_request(
         variables=template_variables,
         max_tokens=positions if max_prompt_tokens is None else min(max_prompt_tokens, positions),
     )
-    descriptions = tuple(replace(item, pixels=item.pixels[:0]) for item in prepared.items)
-    return PreparedRequest(model.prompt(prepared), descriptions)
+    prompt = model.prompt(prepared, partial(_raise_if, cancelled))
+    descriptions = tuple(replace(item, pixels=np.empty((0, 0), np.float32)) for item in prepared.items)
+    return PreparedRequest(prompt, descriptions)
+
+
+def _raise_if(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise Cancelled

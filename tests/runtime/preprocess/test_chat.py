@@ -266,6 +266,37 @@ def test_a_long_text_within_the_limit_is_taken_whole(preprocessor: Preprocessor)
         preprocessor.prepare(messages, max_tokens=tokens - 1)
 
 
+class FixedDecoder:
+    """Decodes every image and video to planes of one shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        self.decoded = 0
+
+    def image(self, source: Any, name: str) -> Any:
+        self.decoded += 1
+        return np.zeros(self._shape, np.uint8)
+
+    def video(self, source: Any, fps: float | None, name: str) -> Any:
+        return self.image(source, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "tokens"),
+    [("image", (1, 3, 56, 84), 6), ("video", (5, 3, 56, 56), 12), ("video", (1, 3, 56, 280), 20)],
+)
+def test_media_of_too_many_tokens_are_not_decoded_to_their_end(preprocessor: Preprocessor, kind, shape, tokens):
+    """Sixteen short videos of few pixels each came to gigabytes before their prompt was found too long."""
+    decoder = FixedDecoder(shape)
+    limited = replace(preprocessor, decoder=decoder)
+    messages = user(*[{"type": kind, kind: b"a file"}] * 10)
+    assert limited.prepare(messages).arrays["input_ids"].shape[1] > 10 * tokens
+    decoder.decoded = 0
+    with pytest.raises(ContextLengthExceeded, match=f"found {4 * tokens} in the first of its images and videos"):
+        limited.prepare(messages, max_tokens=4 * tokens - 1)
+    assert decoder.decoded == 4
+
+
 TEMPLATES = {
     "syntax": ("{% if %}", "chat_template.jinja: expected a chat template"),
     "raises": (

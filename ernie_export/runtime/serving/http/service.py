@@ -64,7 +64,9 @@ class Service:
         self.model = model
         self.settings = settings
         max_num_seqs = model.scheduler.config.max_num_seqs
-        self.admission = Admission(settings.max_requests, settings.max_waiting_bytes, max_num_seqs)
+        self.admission = Admission(
+            settings.max_requests, settings.max_waiting_bytes, settings.max_feature_bytes, max_num_seqs
+        )
         self.metrics = Metrics(settings.model_name, self._running, self._waiting, self._cache_usage)
         self._live: set[Generation] = set()
         self.token_bytes = TokenBytes(model.preprocessor.chat.tokenizer)
@@ -133,6 +135,7 @@ class Service:
             ended.set()  # ends the processes that still decode for it
             self._preparing.discard(ended)
         ticket.drop_bytes()
+        ticket.take(feature_size=prepared.prompt.features.nbytes)
         return self._submit(prepared, params, ticket)
 
     def _submit(self, prepared: PreparedRequest, params: list[SamplingParams], ticket: Ticket) -> Generation:

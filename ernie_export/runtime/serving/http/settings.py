@@ -20,6 +20,8 @@ class Settings:
         allow_urls: Hosts that images and videos may be fetched from.
         max_requests: Choices that run or wait together; more are refused with 429.
         max_waiting_bytes: Bytes of request bodies held together; more are refused with 429.
+        max_feature_bytes: Bytes of the features of images and videos that admitted requests hold together; more are
+            refused with 429. One request of 131,072 tokens at the released size takes 1.3 GB.
         timeout: Seconds from a request's head to its last token.
         max_body: Bytes of a request's body.
         max_text: Bytes of a body that are no image or video.
@@ -40,6 +42,7 @@ class Settings:
     allow_urls: tuple[str, ...] = ()
     max_requests: int = 80
     max_waiting_bytes: int = 256 * 2**20
+    max_feature_bytes: int = 4 * 2**30
     timeout: float = 300.0
     max_body: int = 32 * 2**20
     max_text: int = 4 * 2**20
