@@ -55,7 +55,7 @@ def test_links_and_pictures_lead_somewhere(name):
 
 def test_the_readme_is_read_in_a_minute():
     text = (ROOT / "README.md").read_text()
-    assert len([word for word in text.split() if re.search(r"\w", word)]) <= README_WORDS
+    assert len(text.split()) <= README_WORDS  # as `wc -w` counts, tables and code blocks included
 
 
 def test_every_command_has_its_place_in_the_readme():
