@@ -98,6 +98,9 @@ class Soak:
             user({"type": "video_url", "video_url": {"url": data_uri(self.rng.randbytes(2000), "video")}}),
             user({"type": "image_url", "image_url": {"url": "file:///etc/hostname"}}),
             [{"role": "nobody", "content": "x"}],
+            user(text("😀" * 100_000)),
+            user(*[{"type": "image_url", "image_url": {"url": data_uri(bytes(2**20), "image")}}] * 4),
+            user(*[text("a")] * 5000),
         )
         try:
             await self.ask(self.rng.choice(bad))

@@ -46,6 +46,7 @@ PATHS = {
     "tests/runtime/engines": "kernels",
     "tests/runtime/server/test_page.py": "browser",
     "tests/runtime/server": "server",
+    "tests/runtime/serving/test_media_memory.py": "slow",
     "tests/runtime/test_bench_plot.py": "slow",
     "tests/runtime/test_mini_answers.py": "slow",
     "tests/runtime/test_ray_app.py": "server",

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ernie_export.common.atomic_file import current_umask
 from ernie_export.common.errors import CannotWrite, InvalidFile
 from ernie_export.common.manifest import NAME as MANIFEST
 
@@ -139,13 +140,6 @@ def check_same_folder(path: Path, descriptor: int) -> None:
     """Raise OSError if somebody exchanged the folder at `path` since `descriptor` was opened on it."""
     if not is_same_folder(path, descriptor):
         raise OSError(errno.ESTALE, "another user exchanged the folder that was being written", str(path))
-
-
-def current_umask() -> int:
-    """Return the process's file mode creation mask. There is no call that only reads it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def remove_bundle(folder: Path, subfolder: Path) -> None:

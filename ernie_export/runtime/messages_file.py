@@ -1,11 +1,10 @@
 """Read and write conversations in a JSON file: one (a list of messages), or a list of them."""
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from ernie_export.common.atomic_file import write_atomically
 from ernie_export.common.errors import CannotWrite, InvalidFile, InvalidValue
 from ernie_export.common.json_fields import parse_json_value
 
@@ -53,17 +52,9 @@ def write(path: Path, conversation: Messages) -> None:
     text = json.dumps(conversation, indent=2, ensure_ascii=False) + "\n"
     try:
         data = text.encode()
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:80]}.", delete=False) as file:
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except (OSError, ValueError) as e:  # ValueError: a zero byte in the name, a lone surrogate in the text
-        raise CannotWrite(path, "the conversation", str(getattr(e, "strerror", None) or e)) from e
+    except UnicodeEncodeError as e:  # a lone surrogate
+        raise CannotWrite(path, "the conversation", str(e)) from e
+    write_atomically(path, data, "the conversation", is_private=True)
 
 
 def check_text(text: str, field: str) -> None:

@@ -1,13 +1,14 @@
 """The plot of a benchmark: a whole PNG of its size, whatever the figures; an older one stays until it is there."""
 
+import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ernie_export.common import atomic_file
 from ernie_export.common.errors import UserError
 from ernie_export.runtime.bench.measure import BatchTimes, RequestTimes
 from ernie_export.runtime.bench.plot import SIZE, draw, stretched
@@ -63,24 +64,39 @@ def test_other_figures_make_another_picture(tmp_path):
 def test_an_older_plot_stays_until_the_new_one_is_whole(tmp_path, monkeypatch, error):
     path = tmp_path / "out.png"
     path.write_bytes(b"older")
-    write = Path.write_bytes
 
-    def half(self, content):
-        write(self, content[: len(content) // 2])
+    def fail(descriptor: int) -> None:
         raise error
 
-    monkeypatch.setattr(Path, "write_bytes", half)
+    monkeypatch.setattr(atomic_file.os, "fsync", fail)
     with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt) as raised:
         draw(path, (answers(1, 4),), CAPTIONS)
     assert path.read_bytes() == b"older" and list(tmp_path.iterdir()) == [path]
     assert isinstance(error, KeyboardInterrupt) or f"{path}: cannot write" in str(raised.value)
 
 
-def test_nothing_is_written_to_the_plot_in_place(tmp_path, monkeypatch):
-    path, written, write = tmp_path / "out.png", [], Path.write_bytes
-    monkeypatch.setattr(Path, "write_bytes", lambda self, content: (written.append(self), write(self, content)))
-    draw(path, (answers(1, 4),), CAPTIONS)
-    assert len(written) == 1 and path not in written and path.stat().st_size > 10000
+def test_no_link_beside_the_plot_is_followed(tmp_path):
+    """Others may write to the folder, and know this process's number."""
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    for name in ("out.png", f".out.png.partial-{os.getpid()}"):
+        (folder / name).symlink_to(victim)
+    draw(folder / "out.png", (answers(1, 4),), CAPTIONS)
+    assert victim.read_text() == "kept" and not (folder / "out.png").is_symlink()
+
+
+def test_the_plot_has_the_mode_of_other_files(tmp_path):
+    draw(tmp_path / "out.png", (answers(1, 4),), CAPTIONS)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "out.png").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_caption_is_no_formula(tmp_path):
+    """The name of a bundle's folder, as matplotlib would read it."""
+    draw(tmp_path / "out.png", (answers(1, 4),), ["a$\\frac$b", "c_{$ $"])
+    assert (tmp_path / "out.png").exists()
 
 
 def test_no_window_system_is_asked_for(tmp_path):

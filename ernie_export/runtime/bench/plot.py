@@ -2,14 +2,13 @@
 
 import io
 import math
-import os
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ernie_export.common.errors import CannotWrite
+from ernie_export.common.atomic_file import write_atomically
 from ernie_export.common.text import format_number
 from ernie_export.runtime.bench.measure import BatchTimes
 
@@ -42,9 +41,9 @@ def draw(path: Path, answers: tuple[BatchTimes, ...], captions: list[str]) -> No
     from matplotlib.figure import Figure  # an extra; it takes as long to import as a small bundle to load
 
     figure = Figure(figsize=(SIZE[0] / DPI, SIZE[1] / DPI), dpi=DPI)
-    figure.text(0.02, 0.955, captions[0], fontsize=15, weight="bold", va="center")
+    figure.text(0.02, 0.955, captions[0], fontsize=15, weight="bold", va="center", parse_math=False)
     lines = [part for caption in captions[1:] for part in textwrap.wrap(caption, LINE)]
-    figure.text(0.02, 0.015, "\n".join(lines), fontsize=9, color="0.35", va="bottom", linespacing=1.4)
+    figure.text(0.02, 0.015, "\n".join(lines), fontsize=9, color="0.35", va="bottom", linespacing=1.4, parse_math=False)
     latency, throughput = figure.subplots(
         1, 2, gridspec_kw={"left": 0.055, "right": 0.975, "top": 0.87, "bottom": 0.2, "wspace": 0.15}
     )
@@ -52,7 +51,7 @@ def draw(path: Path, answers: tuple[BatchTimes, ...], captions: list[str]) -> No
     throughputs(throughput, answers)
     png = io.BytesIO()
     figure.savefig(png, format="png")
-    write_atomically(path, png.getvalue())
+    write_atomically(path, png.getvalue(), "the plot")
 
 
 def latencies(axes: Any, answers: tuple[BatchTimes, ...]) -> None:
@@ -125,15 +124,3 @@ def finish(axes: Any, title: str, across: str, up: str) -> None:
 def stretched(percentile: "float | np.ndarray") -> "float | np.ndarray":
     """Return the position of a percentile below 100 on the axis: 0, 1, 2 for 0, 90, 99."""
     return -np.log10(1 - np.asarray(percentile) / 100)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside `path` under another name, then rename it."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as e:
-        raise CannotWrite(path, "the plot", e.strerror or str(e)) from e
-    finally:
-        partial.unlink(missing_ok=True)
