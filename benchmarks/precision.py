@@ -42,6 +42,7 @@ from rich.table import Table  # noqa: E402
 
 from ernie_export.common.manifest import Manifest  # noqa: E402
 from ernie_export.exporter.export import Progress, export  # noqa: E402
+from ernie_export.exporter.verify.conversations import example_conversations  # noqa: E402
 from ernie_export.exporter.verify.verify import divergence, verify  # noqa: E402
 from ernie_export.runtime.pipeline import Model, load  # noqa: E402
 
@@ -137,7 +138,7 @@ def measure(
     """Export, compare, read; what the first call reads is taken for `float32`, and put there."""
     with exported(checkpoint, name) as (bundle, manifest):
         task = bars.add_task(f"{name}: comparing", total=len(asked))
-        report = verify(bundle, checkpoint, None, [], lambda name: None)
+        report = verify(bundle, checkpoint, None, example_conversations(), [], lambda name: None)
         bars.update(task, description=f"{name}: reading")
         right = Counter({question.family: 0 for question in asked})
         spread, agreed = [], []

@@ -1,14 +1,17 @@
 """ernie-verify: passes on what was exported rightly, and says where a bundle parts from PyTorch."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from ernie_export.common.manifest import NAME, Manifest
+from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.cli import verify as verify_cli
-from ernie_export.exporter.export import export
+from ernie_export.exporter.export import export, list_files
 from ernie_export.exporter.verify.verify import Conversation, Report, compare_tokens, divergence
 from ernie_export.graphs.precision import ONNX
 from tests.progress import QUIET
@@ -66,6 +69,41 @@ def test_passes_on_what_was_exported(verify, right, target):
         == [16] * 5
     )
     assert 0 <= report["kl"] < 1e-9
+    assert report["weights"]["faults"] == [] and report["weights"]["exact"] > 30
+    assert [entry["group"] for entry in report["coverage"]] == ["text", "vision"]
+    assert all(0 < entry["reached"] <= entry["experts"] == 12 for entry in report["coverage"])
+
+
+def test_an_expert_that_no_conversation_reaches_is_compared_by_its_weights(verify, make_exported, tmp_path):
+    """The router's bias keeps every token from one text expert, which is 1 % too large in the bundle."""
+
+    def avoid(model):
+        with torch.no_grad():
+            for layer in model.model.language_model.layers:
+                if hasattr(layer.mlp, "text_moe"):
+                    layer.mlp.text_moe.gate.moe_statics.e_score_correction_bias[..., 3] = -10
+
+    made = make_exported(tmp_path, 11, EQUAL_WIDTHS | WITH_VISION_EXPERTS, change=avoid, targets=("onnx",))
+    bundle = made.bundles["onnx"]
+    names = read_header(bundle / "weights.safetensors")
+    entry = next(entry for name, entry in names.items() if "gate_up" in name and len(entry.shape) == 3)
+    np.memmap(entry.file, np.float32, "r+", entry.offset, entry.shape)[3] *= np.float32(1.01)
+    manifest = Manifest.read(bundle)
+    (bundle / NAME).unlink()
+    replace(manifest, files=list_files(bundle, {})).write(bundle)
+    code, out, _ = verify(bundle, "--against", made.folder, "--json")
+    report = json.loads(out)
+    assert code == 1 and report["coverage"][0]["reached"] <= 10
+    assert [line for line in report["failures"] if not line.startswith("weights: ")] == []
+    assert ".experts.3.gate_proj.weight: row 0" in report["failures"][0]
+
+
+def test_conversations_of_the_user_are_compared_too(verify, right, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps([[{"role": "user", "content": "Hello"}], [{"role": "user", "content": "Why?"}]]))
+    code, out, _ = verify(right.bundles["onnx"], "--against", right.folder, "--json", "--messages", path)
+    names = [conversation["name"] for conversation in json.loads(out)["conversations"]]
+    assert code == 0 and names[-2:] == ["mine.json [0]", "mine.json [1]"]
 
 
 def test_fails_on_swapped_expert_groups(verify, right, make_exported, tmp_path):

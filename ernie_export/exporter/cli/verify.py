@@ -14,35 +14,51 @@ from rich.text import Text
 
 from ernie_export.common.command import run
 from ernie_export.common.errors import Unavailable, printable
+from ernie_export.common.manifest import Manifest
 
 if TYPE_CHECKING:
     from ernie_export.exporter.verify.verify import Report
+    from ernie_export.exporter.verify.weights import WeightReport
 
 
 @click.command(context_settings={"show_default": True})
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--against", "checkpoint", type=click.Path(path_type=Path), required=True, help="The checkpoint folder.")
+@click.option("--messages", type=click.Path(path_type=Path), help="JSON file of further conversations.")
+@click.option("--weights-only", is_flag=True, help="Compare the weights alone, which needs no PyTorch.")
 @click.option("--questions", type=click.Path(path_type=Path), help="JSON list of {messages, answer} to ask both sides.")
 @click.option("--tolerance", type=click.FloatRange(min=0), help="Relative error allowed. [default: 1e-4 for fp32]")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(bundle: Path, checkpoint: Path, questions: Path | None, tolerance: float | None, as_json: bool) -> None:
-    """Run BUNDLE and PyTorch (float32) on the same prompts and report how far they part.
+def command(
+    bundle: Path,
+    checkpoint: Path,
+    messages: Path | None,
+    weights_only: bool,
+    questions: Path | None,
+    tolerance: float | None,
+    as_json: bool,
+) -> None:
+    """Compare BUNDLE with the checkpoint: all weights, and what both compute, the checkpoint in PyTorch (float32).
 
     A bundle in fp32 is held to rounding, one of a lower precision to the divergence of its next-token distributions.
 
     Exit code 0: within tolerance; 1: past it; 2: something could not be read.
     """
+    console = Console(stderr=True)
+    if weights_only:
+        sys.exit(verify_weights(bundle, checkpoint, as_json, console))
     try:
+        from ernie_export.exporter.verify.conversations import example_conversations, read_conversations
         from ernie_export.exporter.verify.questions import read_questions
         from ernie_export.exporter.verify.torch_side import hide_progress_bars
         from ernie_export.exporter.verify.verify import verify
     except ModuleNotFoundError as e:
         raise Unavailable(f"ernie-verify needs the extra 'parity' (no module {e.name}): pip install .[parity]") from e
     hide_progress_bars()  # this command shows its own
-    console = Console(stderr=True)
     extra_questions = read_questions(questions) if questions else []
     with console.status("reading the bundle") as status:
-        report = verify(bundle, checkpoint, tolerance, extra_questions, status.update)
+        conversations = example_conversations() | (read_conversations(messages) if messages else {})
+        report = verify(bundle, checkpoint, tolerance, conversations, extra_questions, status.update)
     if as_json:
         print(json.dumps(asdict(report) | {"kl": report.kl, "failures": report.failures}, indent=1))
     else:
@@ -50,8 +66,24 @@ def command(bundle: Path, checkpoint: Path, questions: Path | None, tolerance: f
     sys.exit(1 if report.failures else 0)
 
 
+def verify_weights(bundle: Path, checkpoint: Path, as_json: bool, console: Console) -> int:
+    """Compare the weights alone and print the report. Returns the exit code."""
+    try:
+        from ernie_export.exporter.verify.weights import compare_weights, show_percent
+    except ModuleNotFoundError as e:
+        raise Unavailable(f"--weights-only needs the extra 'export' (no module {e.name}): pip install .[export]") from e
+    with console.status("reading the bundle") as status:
+        report = compare_weights(bundle, Manifest.read(bundle), checkpoint, show_percent(status.update))
+    if as_json:
+        print(json.dumps({"weights": asdict(report), "failures": report.failures}, indent=1))
+    else:
+        show_weights(report, Console())
+    return 1 if report.failures else 0
+
+
 def show(report: "Report", console: Console) -> None:
-    """Print tables of probes, of next tokens and of answers, and the verdict."""
+    """Print the weights, tables of probes, of next tokens and of answers, and the verdict."""
+    show_weights(report.weights, console, with_failures=False)
     probes = Table(title="stages, worst over all conversations", title_justify="left")
     for column in ("stage", "relative error", "routing agreed"):
         probes.add_column(column, justify="left" if column == "stage" else "right")
@@ -70,6 +102,10 @@ def show(report: "Report", console: Console) -> None:
         agreed = f"{conversation.agreed}/{conversation.tokens}"
         tokens.add_row(_plain(conversation.name), agreed, diverged, f"{conversation.kl:.1e}")
     console.print(tokens)
+    for coverage in report.coverage:
+        missing = coverage.experts - coverage.reached
+        note = f"; the weights of the other {missing} were compared, not their use" if missing else ""
+        console.print(f"{coverage.group} experts: {coverage.reached} of {coverage.experts} were routed to{note}")
     if report.questions:
         show_answers(report, console)
     for line in report.failures:
@@ -77,6 +113,15 @@ def show(report: "Report", console: Console) -> None:
     verdict = f"{len(report.failures)} past the limits" if report.failures else "within the limits"
     rounding = "" if error is None else f"relative error {error:.0e}, "
     console.print(f"{verdict} ({report.precision}: {rounding}divergence {report.tolerance.kl:.0e} nats)")
+
+
+def show_weights(report: "WeightReport", console: Console, with_failures: bool = True) -> None:
+    """Print how many tensors agree, and with `with_failures` those that do not."""
+    rounded = f", {report.rounded} within the rounding of their bits" if report.rounded else ""
+    size = f"{report.nbytes / 2**20:,.1f} MiB"
+    console.print(f"weights: {report.exact} tensors bit for bit{rounded}, {len(report.faults)} faults ({size})")
+    for line in report.failures if with_failures else ():
+        console.print(_plain(line), style="red")
 
 
 def show_answers(report: "Report", console: Console) -> None:

@@ -31,6 +31,12 @@ class Reference:
             line = str(e).strip().split("\n")[0]
             raise InvalidFile(checkpoint, "a checkpoint that transformers loads", line) from e
 
+    @property
+    def experts(self) -> int:
+        """Return how many text experts the model has in all layers, which is as many as vision experts."""
+        layers = self.model.model.language_model.layers
+        return sum(layer.mlp.text_moe.gate.num_experts for layer in layers if hasattr(layer.mlp, "text_moe"))
+
     def probe(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run a prompt; returns the probed values by the names that verify.py compares."""
         found: dict[str, Any] = {}

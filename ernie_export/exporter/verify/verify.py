@@ -1,7 +1,6 @@
 """Does a bundle compute what PyTorch computes? Probe by probe, layer by layer, token by token.
 
-Both sides get the same arrays (the bundle's own preprocessing) for a few conversations: text alone, one picture, two of
-unequal size, a clip, and pictures with a clip. Pictures are drawn from a seed, so a report can be repeated. Then both
+Both sides get the same arrays (the bundle's own preprocessing) for a few conversations. Then both
 read the reference's own greedy answer, token by token: where their next-token distributions part is what a lower
 precision costs.
 """
@@ -13,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ernie_export.exporter.targets import find_target
 from ernie_export.exporter.verify.bundle_side import TracedEngine
 from ernie_export.exporter.verify.questions import Question, ask_questions
 from ernie_export.exporter.verify.torch_side import Reference
+from ernie_export.exporter.verify.weights import WeightReport, compare_weights, show_percent
 from ernie_export.graphs.precision import Tolerance
+from ernie_export.runtime.messages_file import Messages
 from ernie_export.runtime.pipeline import load
 
 # Routing scores closer than this may swap in float32.
@@ -50,6 +50,21 @@ class Conversation:
 
 
 @dataclass
+class Coverage:
+    """Experts of one group that the conversations were routed to.
+
+    Attributes:
+        group: "text" or "vision".
+        experts: How many there are, over all layers.
+        reached: How many a token of a conversation was routed to.
+    """
+
+    group: str
+    experts: int
+    reached: int
+
+
+@dataclass
 class Report:
     """Everything compared, in the order of computation."""
 
@@ -58,6 +73,8 @@ class Report:
     probes: dict[str, Probe] = field(default_factory=dict)
     conversations: list[Conversation] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
+    weights: WeightReport = field(default_factory=WeightReport)
+    coverage: list[Coverage] = field(default_factory=list)
 
     @property
     def kl(self) -> float:
@@ -69,7 +86,8 @@ class Report:
     @property
     def failures(self) -> list[str]:
         """Return one line for each value beyond the tolerance."""
-        lines = [] if self.tolerance.error is None else self.beyond_rounding(self.tolerance.error)
+        lines = self.weights.failures
+        lines += [] if self.tolerance.error is None else self.beyond_rounding(self.tolerance.error)
         if not self.kl <= self.tolerance.kl:  # a NaN fails too
             lines.append(f"next tokens: mean divergence {self.kl:.1e} nats, expected at most {self.tolerance.kl:.0e}")
         return lines
@@ -97,15 +115,17 @@ def verify(
     bundle: Path,
     checkpoint: Path,
     max_error: float | None,
+    conversations: dict[str, Messages],
     questions: list[dict[str, Any]],
     progress: Callable[[str], None],
 ) -> Report:
-    """Compare `bundle` with PyTorch on `checkpoint`.
+    """Compare `bundle` with `checkpoint`: all weights, and what both compute, the reference in PyTorch.
 
     Args:
         bundle: The exported bundle.
         checkpoint: The checkpoint that it was exported from.
         max_error: Replaces the relative error that the bundle's precision is allowed; None keeps it.
+        conversations: What to compute, by name; see `example_conversations`.
         questions: Questions for both sides; see `ask_questions`.
         progress: Called with each conversation's name as it begins.
 
@@ -116,10 +136,12 @@ def verify(
         precision = find_target(model.manifest.target).precision(model.manifest.precision)
         tolerance = precision.tolerance if max_error is None else replace(precision.tolerance, error=max_error)
         report = Report(precision.name, tolerance)
+        report.weights = compare_weights(bundle, model.manifest, checkpoint, show_percent(progress))
+        reached: dict[str, set[tuple[str, int]]] = {"text": set(), "vision": set()}
         progress("loading PyTorch")
         reference = Reference(checkpoint)
         with TracedEngine(bundle, model) as traced:
-            for name, messages in example_conversations(np.random.default_rng(0)).items():
+            for name, messages in conversations.items():
                 progress(name)
                 prepared = model.preprocessor.prepare(messages)
                 expected = reference.probe(prepared.arrays)
@@ -127,9 +149,19 @@ def verify(
                 found = traced.stages(prepared, tokens)
                 compare(report, expected | {"decode logits": logits[1:2]}, found, prepared.arrays)
                 report.conversations.append(compare_tokens(name, logits, found["all logits"]))
+                add_reached(reached, expected)
+        report.coverage = [Coverage(group, reference.experts, len(found)) for group, found in reached.items()]
         report.questions = ask_questions(reference, model, questions, progress)
     report.probes = dict(sorted(report.probes.items(), key=lambda item: order(item[0])))
     return report
+
+
+def add_reached(reached: dict[str, set[tuple[str, int]]], probes: dict[str, np.ndarray]) -> None:
+    """Add the layer and number of each expert that a conversation was routed to, by its group."""
+    for name, chosen in probes.items():
+        group, _, layer = name.partition(" routing ")
+        if layer.isdigit():
+            reached[group] |= {(layer, int(expert)) for expert in np.unique(chosen)}
 
 
 def order(probe: str) -> tuple[int, int]:
@@ -206,28 +238,3 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     if found.shape != expected.shape:
         return float("inf")
     return float(np.linalg.norm(found - expected)) / max(float(np.linalg.norm(expected)), 1e-30)
-
-
-def example_conversations(rng: np.random.Generator) -> dict[str, list[dict[str, Any]]]:
-    """Return one conversation of each kind; images are coarse random tiles, for plain noise has no features."""
-
-    def picture(height: int, width: int) -> Image.Image:
-        tiles = rng.integers(0, 256, (-(-height // 16), -(-width // 16), 3), np.uint8)
-        return Image.fromarray(tiles).resize((width, height), Image.Resampling.NEAREST)
-
-    def ask(text: str, *media: dict[str, Any]) -> list[dict[str, Any]]:
-        return [{"role": "user", "content": [*media, {"type": "text", "text": text}]}]
-
-    def image(height: int, width: int) -> dict[str, Any]:
-        return {"type": "image", "image": picture(height, width)}
-
-    def clip() -> dict[str, Any]:
-        return {"type": "video", "video": [picture(96, 128) for _ in range(4)], "fps": 2}
-
-    return {
-        "text": ask("What do you see, and where is it?"),
-        "one picture": ask("What is in the picture?", image(120, 160)),
-        "two unequal pictures": ask("Which one is brighter?", image(84, 140), image(168, 112)),
-        "a clip": ask("What happens?", clip()),
-        "pictures and a clip": ask("Compare them.", image(60, 60), clip(), image(100, 60)),
-    }
