@@ -133,6 +133,7 @@ class Manifest:
         files: Every file of the bundle but the manifest.
         engines: Present where the graphs are, or will be, compiled engines.
         calibration: Present where the quantized weights were calibrated.
+        tiled: Names of the tensors that lie as CUDA's kernels for experts read them (see `expert_layout`).
         version: The ernie-export that wrote the bundle.
     """
 
@@ -145,6 +146,7 @@ class Manifest:
     files: dict[str, FileEntry]
     engines: EngineInfo | None = None
     calibration: CalibrationInfo | None = None
+    tiled: tuple[str, ...] = ()
     version: str = __version__
 
     @property
@@ -163,8 +165,8 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write manifest.json into `folder`."""
         document = {"schema": SCHEMA, **asdict(self)}
-        for key in ("engines", "calibration"):
-            if document[key] is None:
+        for key in ("engines", "calibration", "tiled"):
+            if not document[key]:
                 del document[key]
         (folder / NAME).write_text(json.dumps(document, indent=1) + "\n")
 
@@ -195,6 +197,7 @@ class Manifest:
             files=_read_files(document.object("files")),
             engines=_read_optional(document, "engines", _read_engines),
             calibration=_read_optional(document, "calibration", _read_calibration),
+            tiled=document.optional("tiled", document.texts) or (),
             version=document.text("version"),
         )
         document.refuse_unknown()

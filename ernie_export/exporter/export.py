@@ -1,5 +1,6 @@
 """Checkpoint to bundle, from the first check to the last rename."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ernie_export.common.manifest import (
@@ -27,6 +28,7 @@ from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.precision import ONNX, Precision
 from ernie_export.graphs.state_dict import check_layout
+from ernie_export.graphs.weight_spec import Weight
 
 CALIBRATION = ONNX["int4"]  # whatever is exported, calibration runs this on a CPU: the quantized weights are the same
 
@@ -93,7 +95,14 @@ def export(
                 digest = weights.write(data, tensors, bundle / DATA_FILE, progress.advance, store)
             LAYOUTS[layout].write_around(bundle)
             manifest = describe(
-                bundle, config, target, precision, data_digest=digest, engines=engines, calibration=calibration
+                bundle,
+                config,
+                target,
+                precision,
+                data_digest=digest,
+                engines=engines,
+                calibration=calibration,
+                tiled=tiled_weights(data.weights),
             )
             manifest.write(bundle)
             progress.begin("Moving the bundle into place")
@@ -133,6 +142,7 @@ def describe(
     data_digest: str,
     engines: EngineInfo | None = None,
     calibration: CalibrationInfo | None = None,
+    tiled: tuple[str, ...] = (),
 ) -> Manifest:
     """Return the manifest of the files in `bundle`; `data_digest`: the data file's SHA-256, known from writing it."""
     return Manifest(
@@ -145,7 +155,13 @@ def describe(
         files=list_files(bundle, {DATA_FILE: data_digest}),
         engines=engines,
         calibration=calibration,
+        tiled=tiled,
     )
+
+
+def tiled_weights(stored: Iterable[Weight]) -> tuple[str, ...]:
+    """Return the names of the weights that lie as CUDA's kernels for experts read them."""
+    return tuple(w.name for w in stored if w.quantization is not None and w.quantization.tiles)
 
 
 def model_info(config: ErnieConfig, engines: EngineInfo | None) -> ModelInfo:

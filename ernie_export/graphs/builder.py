@@ -29,14 +29,17 @@ class GraphBuilder:
         inputs: Sequence[tuple[str, ir.DataType, Sequence[int | str]]],
         bits: int | None = None,
         float8: bool = False,
+        expert_tiles: bool = False,
     ) -> None:
         """`dtype`: of weights and activations. `inputs`: name, dtype and shape; a string is a dynamic dimension.
 
         `bits`: of the weights of linear layers and experts; None keeps them in `dtype`. `float8`: 8 bits are e4m3.
+        `expert_tiles`: as of `Precision`.
         """
         self.dtype = dtype
         self.bits = bits
         self.float8 = float8
+        self.expert_tiles = expert_tiles
         values = [ir.val(n, dtype, shape) for n, dtype, shape in inputs]
         self.graph = ir.Graph(values, [], nodes=[], name=name, opset_imports=dict(OPSETS))
         self.inputs = {value.name: value for value in values}

@@ -79,6 +79,7 @@ def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuild
         ],
         precision.decoder,
         precision.float8,
+        precision.expert_tiles,
     )
     with g.scope("model"):
         hidden = embed(g, config, vision)

@@ -42,6 +42,7 @@ class Precision:
         head: Bits of the head's weights, likewise.
         vision: Bits of the weights of the vision encoder and the resampler, likewise.
         float8: Whether 8 bits are e4m3 numbers, not integers.
+        expert_tiles: Whether experts' weights, of 4 bits, lie as CUDA's kernels read them (common/expert_layout.py).
         devices: Devices that ONNX Runtime has kernels for: no bfloat16 on a CPU, and attention in 16 bits only on CUDA.
     """
 
@@ -52,6 +53,7 @@ class Precision:
     head: int | None = None
     vision: int | None = None
     float8: bool = False
+    expert_tiles: bool = False
     devices: tuple[str, ...] = ("cpu",)
 
     @property
@@ -97,8 +99,10 @@ ONNX = by_name(
     Precision("bf16", "bfloat16", BRAIN, devices=("cuda",)),
     Precision("int8", "float32", EIGHT_BITS, decoder=8, head=8, vision=8),
     Precision("int4", "float32", FOUR_BITS, decoder=4, head=8, vision=8),
-    Precision("int4-fp16", "float16", FOUR_BITS, decoder=4, head=8, devices=("cpu", "cuda")),
+    Precision("int4-fp16", "float16", FOUR_BITS, decoder=4, head=8, expert_tiles=True, devices=("cpu", "cuda")),
 )
+# The same for standard operators, which read rows.
+PORTABLE = ONNX | by_name(Precision("int4-fp16", "float16", FOUR_BITS, decoder=4, head=8))
 TENSORRT = by_name(
     Precision("bf16", "bfloat16", BRAIN, devices=("cuda",)),
     Precision("fp16", "float16", HALF, devices=("cuda",)),

@@ -62,6 +62,8 @@ Piece = Rows | SourceSlice | Interleaved | Constant | ScalesOf
 class Quantization:
     """A type of `bits` (4 or 8) for each weight; `group` neighbours along the last axis share a scale.
 
+    With `tiles` the rows of 4-bit weights lie as CUDA's kernels for experts read them (common/expert_layout.py).
+
     A weight is scale · (q - 2^(bits - 1)), or with `float8` scale · q, an e4m3 number of 8 bits. With 4 bits the
     first of two neighbours is a byte's lower half.
     """
@@ -69,6 +71,7 @@ class Quantization:
     bits: int
     group: int
     float8: bool = False
+    tiles: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@
 
 Builds stand-ins for CUDA's libraries (cuda.c) with the functions that the provider asks for, exports a tiny seeded
 model in each precision for CUDA, and runs the CUDA engine on them: every first call (`warm`), then a prompt with a
-picture and decode steps. Kernels do nothing, so no answer is checked; a node left to the CPU inside decode, a copy or
-a wait in it, fails the capture. Prints the launches and copies of a captured step, and the bytes of device memory that
-the provider takes: at load, for the first calls, and after them.
+picture and decode steps. Kernels do nothing but those that lay out weights for QMoE, so no answer is checked; a node
+left to the CPU inside decode, a copy or a wait in it, fails the capture. Prints the launches and copies of a captured
+step, and the bytes of device memory that the provider takes: at load, for the first calls, and after them.
 """
 
 import os
@@ -55,6 +55,40 @@ with OrtCudaEngine(folder / "bundle", manifest, None, CudaHostMemory()) as engin
 """
 
 
+# The provider lays out rows of 4-bit weights by itself: its sizes, tables and order of steps, on rows that a test has
+# too.
+TILES = """
+import os, hashlib
+import numpy as np
+import onnx
+import onnxruntime as ort
+from ernie_export.common.expert_layout import to_rows, to_tiles
+
+text = '''<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1]>
+    experts (float16[T, 128] x, float16[T, 4] router) => (float16[T, 128] y) {
+    y = com.microsoft.QMoE <k = 2, activation_type = "swiglu", swiglu_fusion = 1, expert_weight_bits = 4,
+        block_size = 64, weights_prepacked = 0> (x, router, gate_up, gate_up_scales, , down, down_scales) }'''
+model = onnx.parser.parse_model(text)
+rng = np.random.default_rng(0)
+rows = {"gate_up": rng.integers(0, 256, (4, 384, 64), np.uint8), "down": rng.integers(0, 256, (4, 128, 96), np.uint8)}
+scales = {"gate_up_scales": np.ones((4, 384, 2), np.float16), "down_scales": np.ones((4, 128, 3), np.float16)}
+model.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in (rows | scales).items())
+ort.InferenceSession(model.SerializeToString(), providers=["CUDAExecutionProvider"])
+found = np.fromfile(os.environ["STUB_TILES"], np.uint8)
+digests, place = {}, 0
+while place < len(found):
+    outputs, inputs = found[place : place + 8].view(np.int32).tolist()
+    size = outputs * inputs // 2
+    own, tiles = found[place + 8 : place + 8 + 2 * size].reshape(2, outputs, inputs // 2)
+    assert np.array_equal(to_tiles(own), tiles) and np.array_equal(to_rows(tiles), own), (outputs, inputs)
+    digests.setdefault((outputs, inputs), hashlib.sha256()).update(tiles.tobytes())
+    place += 8 + 2 * size
+assert len(digests) == 2
+for shape, digest in digests.items():
+    print("tiles of", shape, "are ours; the provider's SHA-256:", digest.hexdigest())
+"""
+
+
 @click.command()
 @click.argument("package", type=click.Path(path_type=Path, exists=True))
 @click.option("--headers", type=click.Path(path_type=Path, exists=True), default=Path("/usr/local/cuda/include"))
@@ -69,6 +103,8 @@ def main(package: Path, headers: Path) -> None:
         }
         checkpoint = Path(folder) / "checkpoint"
         write_checkpoint(checkpoint, SHAPES["tiny"])
+        tiles = {"STUB_TILES": str(Path(folder) / "tiles")}
+        subprocess.run([sys.executable, "-c", TILES], env=environment | tiles, check=True)
         for precision in ("fp16", "bf16", "int4-fp16"):
             command = [sys.executable, "-c", PROGRAM, str(checkpoint), folder, precision]
             process = subprocess.run(command, env=environment, capture_output=True, text=True)

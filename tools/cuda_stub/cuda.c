@@ -1,5 +1,5 @@
 // CUDA's libraries without a GPU, as far as ONNX Runtime's CUDA provider calls them: memory is the host's, kernels and
-// library products do nothing, and a stream that is being captured refuses what CUDA refuses there. Answers are
+// library products do nothing but for those that lay out weights, and a stream that is being captured refuses what CUDA refuses there. Answers are
 // meaningless; which nodes the provider takes, what it copies and whether a step can be captured are not.
 #include <cuda_runtime_api.h>
 #include <stdio.h>
@@ -77,8 +77,69 @@ cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *f) {
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *n, const void *f, int b, size_t d, unsigned fl) { *n = 2; return 0; }
 const char *cudaGetErrorName(cudaError_t e) { return "error"; }
 const char *cudaGetErrorString(cudaError_t e) { return e == 900 ? "operation not permitted when stream is capturing" : "error"; }
+// The kernels with which the provider lays out 4-bit weights of experts, as fpA_intB_gemm_preprocessors_impl.cu and
+// fpA_intB_gemm_adaptor.cu write them: the one thing that is computed here. What calls them, with which sizes and tables,
+// is the provider itself. Each matrix goes to the file STUB_TILES: outputs and inputs (int32), its rows, its tiles.
+typedef unsigned char u8;
+typedef unsigned u32;
+static struct { const void *host; char name[160]; } known[16];
+static int known_count;
+void __cudaRegisterFunction(void **h, const char *host, char *dev, const char *name, int t, void *a, void *b, void *c, void *d, int *w) {
+    static const char *wanted[] = {"unpack_transpose_pack_uint4", "permute_rows_kernel", "subbyte_transpose_kernelILi4E",
+                                   "interleave_column_major_tensor_kernel", "add_bias_and_interleave_int4s"};
+    for (int i = 0; i < 5; i++)
+        if (strstr(name, wanted[i]) && known_count < 16) {
+            known[known_count].host = host;
+            snprintf(known[known_count++].name, sizeof known[0].name, "%s", name);
+        }
+}
+static const u8 *rows; static int rows_n, rows_k;
+static u8 nibble(const u8 *p, size_t i) { return p[i / 2] >> (i % 2 * 4) & 15; }
+static void put_nibble(u8 *p, size_t i, u8 v) { p[i / 2] = (p[i / 2] & (i % 2 ? 0x0f : 0xf0)) | v << (i % 2 * 4); }
+#define ARG(type, i) (*(type *)a[i])
+static void lay_out(const char *name, void **a) {
+    if (strstr(name, "unpack_transpose_pack_uint4")) {  // (n, k) unsigned to (k, n) signed
+        rows = ARG(const u8 *, 0); rows_n = ARG(int, 2); rows_k = ARG(int, 3);
+        u8 *out = ARG(u8 *, 1);
+        for (int c = 0; c < rows_k; c++)
+            for (int r = 0; r < rows_n; r++) put_nibble(out, (size_t)c * rows_n + r, (nibble(rows, (size_t)r * rows_k + c) - 8) & 15);
+    } else if (strstr(name, "permute_rows_kernel")) {
+        u32 *out = ARG(u32 *, 0); const u32 *in = ARG(const u32 *, 1); const int *order = ARG(const int *, 4);
+        int count = ARG(int, 2), words = ARG(int, 3) / (32 / ARG(int, 7)), tile = ARG(int, 5);
+        for (int r = 0; r < count; r++)
+            memcpy(out + (size_t)r * words, in + (size_t)(r / tile * tile + order[r % tile]) * words, 4ul * words);
+    } else if (strstr(name, "subbyte_transpose_kernel")) {
+        u8 *out = ARG(u8 *, 0); const u8 *in = ARG(const u8 *, 1);
+        int count = ARG(int, 2), columns = ARG(int, 3);
+        for (int r = 0; r < count; r++)
+            for (int c = 0; c < columns; c++) put_nibble(out, (size_t)c * count + r, nibble(in, (size_t)r * columns + c));
+    } else if (strstr(name, "interleave_column_major_tensor_kernel")) {
+        u32 *out = ARG(u32 *, 0); const u32 *in = ARG(const u32 *, 1);
+        int words = ARG(int, 2) / 8, columns = ARG(int, 3), tile = ARG(int, 5) / 8, mixed = ARG(int, 6);
+        for (int c = 0; c < columns; c++)
+            for (int w = 0; w < words; w++)
+                out[(size_t)(c / mixed) * words * mixed + mixed * (w / tile * tile) + tile * (c % mixed) + w % tile] = in[(size_t)c * words + w];
+    } else {
+        u32 *words = ARG(u32 *, 0);
+        size_t count = ARG(size_t, 1);
+        for (size_t w = 0; w < count / 8; w++) {
+            u32 found = 0;
+            for (int i = 0; i < 8; i++) found |= (((words[w] >> 4 * i) + 8) & 15) << 4 * (i % 2 ? (i - 1) / 2 + 4 : i / 2);
+            words[w] = found;
+        }
+        const char *path = getenv("STUB_TILES");
+        FILE *file = path ? fopen(path, "ab") : NULL;
+        if (file) {
+            fwrite(&rows_n, 4, 1, file); fwrite(&rows_k, 4, 1, file);
+            fwrite(rows, 1, count / 2, file); fwrite(words, 1, count / 2, file);
+            fclose(file);
+        }
+    }
+}
 cudaError_t cudaLaunchKernel(const void *f, dim3 g, dim3 b, void **a, size_t m, cudaStream_t s) {
     launches += capturing;
+    for (int i = 0; i < known_count; i++)
+        if (known[i].host == f) lay_out(known[i].name, a);
     return 0; }
 cudaError_t __cudaLaunchKernel(cudaKernel_t f, dim3 g, dim3 b, void **a, size_t m, cudaStream_t s) { return cudaLaunchKernel(f, g, b, a, m, s); }
 cudaError_t cudaLaunchCooperativeKernel(const void *f, dim3 g, dim3 b, void **a, size_t m, cudaStream_t s) { return cudaLaunchKernel(f, g, b, a, m, s); }

@@ -90,7 +90,7 @@ class PortableTarget(Target):
 
     name: str = "onnx-portable"
     summary: str = "standard operators only, for any ONNX runtime."
-    precisions: tuple[Precision, ...] = tuple(precision.ONNX.values())
+    precisions: tuple[Precision, ...] = tuple(precision.PORTABLE.values())
     op_bodies: OpBodies = PORTABLE_BODIES
 
     def devices(self, precision: Precision) -> tuple[str, ...]:

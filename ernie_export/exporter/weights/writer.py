@@ -14,7 +14,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from ernie_export.common.errors import CannotWrite
+from ernie_export.common.expert_layout import to_tiles
 from ernie_export.common.safetensors_header import TensorEntry
 from ernie_export.exporter.weights.direct_file import BLOCKS, Blocks, DirectWriter
 from ernie_export.exporter.weights.quantize import Quantizer
@@ -201,7 +202,11 @@ def stored_blocks(
         quantizer: Quantizes, and keeps scales until their weight is done.
         calibrated: Weights that are quantized already.
     """
-    if calibrated is not None and is_calibrated(weight, piece, calibrated):
+    if weight.quantization is not None and weight.quantization.tiles:
+        rows = replace(weight, quantization=replace(weight.quantization, tiles=False))
+        made = [np.array(block) for block in stored_blocks(rows, piece, checkpoint, out, quantizer, calibrated)]
+        yield to_tiles(np.concatenate(made).reshape(weight.shape[1:])).reshape(-1)
+    elif calibrated is not None and is_calibrated(weight, piece, calibrated):
         qweight, scales = calibrated.take(piece)
         quantizer.scales.append(scales)
         yield qweight

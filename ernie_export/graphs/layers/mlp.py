@@ -30,7 +30,7 @@ def sparse(g: GraphBuilder, x: ir.Value, token_types: ir.Value | None, mlp: str,
     how, prefix = None, ""
     if g.bits is not None:
         group = group_size(mlp, text.hidden_size, *text.moe_intermediate_size)
-        how = Quantization(g.bits, group, g.float8 and g.bits == 8)
+        how = Quantization(g.bits, group, g.float8 and g.bits == 8, g.expert_tiles)
         prefix, attributes = storage(how)
         routing |= attributes
     with g.scope("mlp"):

@@ -14,9 +14,12 @@ import numpy as np
 import onnxruntime as ort
 
 from ernie_export.common.errors import Unavailable
+from ernie_export.common.expert_layout import to_rows
 from ernie_export.common.manifest import GRAPHS, Manifest
+from ernie_export.common.safetensors_header import read_header
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.ort_common import check_shape, session_options, translate_ort_errors
+from ernie_export.runtime.engines.tiled import tiled_entries
 from ernie_export.runtime.kv_cache import HostKVCache
 from ernie_export.runtime.logits import DenseLogits, Logits
 
@@ -43,6 +46,16 @@ class Tap:
 
     graphs: Mapping[str, bytes]
     on_value: Callable[[str, np.ndarray], None]
+
+
+def rows_of_tiles(bundle: Path, manifest: Manifest) -> dict[str, ort.OrtValue]:
+    """Return weights that lie as CUDA's kernels read them as rows, which a CPU reads, in memory of their own."""
+    path = bundle / manifest.data_file
+    rows = {}
+    for entry in tiled_entries(manifest, read_header(path) if manifest.tiled else {}):
+        tiles = np.memmap(path, np.uint8, "r", entry.offset, entry.shape)
+        rows[entry.name] = ort.OrtValue.ortvalue_from_numpy(to_rows(tiles))
+    return rows
 
 
 class OrtCpuEngine:
@@ -79,6 +92,7 @@ class OrtCpuEngine:
         self._max_scores = max_scores
         self._decode_graph = manifest.cpu_decode_graph
         self._paths = {name: bundle / manifest.graphs[name] for name in GRAPHS}
+        self._rows = rows_of_tiles(bundle, manifest)
         self._sessions = {
             name: self._open_session(name, threads)
             for name in GRAPHS
@@ -91,6 +105,8 @@ class OrtCpuEngine:
     def _open_session(self, graph: str, threads: int | None) -> ort.InferenceSession:
         path = self._paths[graph]
         options = session_options(threads)
+        for name, value in self._rows.items():
+            options.add_initializer(name, value)
         model: Path | bytes = path
         if self._tap is not None and graph in self._tap.graphs:
             model = self._tap.graphs[graph]
@@ -211,6 +227,7 @@ class OrtCpuEngine:
         """Free the sessions and with them the mapping of the weights."""
         self._bindings.clear()
         self._sessions.clear()
+        self._rows.clear()
 
     def __enter__(self) -> Self:
         return self

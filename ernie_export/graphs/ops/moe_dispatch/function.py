@@ -76,12 +76,12 @@ QUANTIZED_EXPERTS_ONNXRUNTIME = """
     over = CastLike (divisor, x)
     y = Div (mixed, over)
 """
-# For graphs in 16 bits, which may run on CUDA. Its kernels need to know that the weights lie as QMoE's declaration
-# says, and are not packed for them yet.
+# For graphs in 16 bits, which may run on CUDA, whose kernels are told that the weights lie as they read them already
+# (common/expert_layout.py): laid out by the provider, each session would hold them besides those that it is given.
 QUANTIZED_EXPERTS_CUDA = f"""{ROUTER}
     mixed = com.microsoft.QMoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
         activation_beta = 0.0, normalize_routing_weights = 0, expert_weight_bits: int = @bits,
-        block_size: int = @group, weights_prepacked = 0> (x, router, gate_up, gate_up_scales, , down, down_scales)
+        block_size: int = @group, weights_prepacked = -1> (x, router, gate_up, gate_up_scales, , down, down_scales)
 {SHARE}"""
 
 EXPERTS_PORTABLE = """
