@@ -5,20 +5,26 @@
 
 | part | what |
 | --- | --- |
-| a | gpu_probe.py: TensorRT for RTX's engines on this card |
 | b | gpu_kernels.py: the plugins' kernels at the released widths, against PyTorch and the card's measured rates |
 | c | gpu_model.py: bundles on ONNX Runtime's CUDA provider at the released shape, against transformers |
+| a | gpu_probe.py: TensorRT for RTX's engines on this card, which its support lists need not name: last |
 
-Each part is a process of its own that prints a JSON object for each result: one that fails, hangs or runs out of its
-time loses only what it had not printed. Needs PyTorch, Triton, transformers, onnx, onnx-ir and, for parts a and c,
-TensorRT for RTX, onnxruntime-gpu and cuda-bindings; the project itself need not be installed.
+Each part is a process of its own that prints a JSON object for each result. Rows are printed and written as they come,
+to the folder that the variable OUT names, if there is one: a part that fails, hangs or runs out of its time, or a call
+that is cut, loses only what was not measured. Needs PyTorch, Triton, transformers, onnx, onnx-ir and, for parts a and
+c, TensorRT for RTX, onnxruntime-gpu and cuda-bindings; the project itself need not be installed.
 """
 
 import json
+import os
 import platform
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
@@ -26,10 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from gpu_rows import results_folder
 
 FOLDER = Path(__file__).parent
-# Each part's script, and its share of the time that is left when it begins. The quick ones go first.
-PARTS = {"a": ("gpu_probe.py", 0.15), "b": ("gpu_kernels.py", 0.4), "c": ("gpu_model.py", 1.0)}
+# Each part's script, and its share of the time that is left when it begins.
+PARTS = {"b": ("gpu_kernels.py", 0.4), "c": ("gpu_model.py", 0.85), "a": ("gpu_probe.py", 1.0)}
 PACKAGES = ("torch", "triton", "transformers", "onnxruntime", "onnxruntime-gpu", "onnx", "tensorrt_rtx_cu13_bindings")
 
 
@@ -43,16 +50,17 @@ class Part:
 
 
 @click.command()
-@click.option("--parts", default="abc", show_default=True, help="Which of a, b and c.")
+@click.option("--parts", default="bca", show_default=True, help="Which of a, b and c, in order.")
 @click.option("--minutes", default=8.0, show_default=True, help="For all parts together.")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
 @click.option("--small", is_flag=True, help="Toy sizes, for a dry run.")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder for the results (default: benchmarks/results).")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the results. [default: OUT, or results]")
 def main(parts: str, minutes: float, device: str, small: bool, output: Path | None) -> None:
-    """Run the parts one after another and write gpu-DATE.json after each."""
+    """Run the parts one after another and write gpu-DATE.json after each row."""
     if not parts or set(parts) - set(PARTS):
-        raise click.BadParameter(f"expected some of {''.join(PARTS)}, found {parts!r}", param_hint="--parts")
-    output = output or FOLDER / "results"
+        expected = "".join(sorted(PARTS))
+        raise click.BadParameter(f"expected some of {expected}, found {parts!r}", param_hint="--parts")
+    output = output or results_folder() or FOLDER / "results"
     output.mkdir(parents=True, exist_ok=True)
     path = output / f"gpu-{date.today()}{'-dry' if device == 'cpu' or small else ''}.json"
     deadline = time.monotonic() + 60 * minutes
@@ -67,41 +75,70 @@ def main(parts: str, minutes: float, device: str, small: bool, output: Path | No
         script, share = PARTS[name]
         allowed = (deadline - time.monotonic()) * share if name != parts[-1] else deadline - time.monotonic()
         options = ["--device", device, *(["--small"] if small else [])]
-        part = run([sys.executable, str(FOLDER / script), *options], allowed)
-        results["parts"][name] = {"end": part.end, "seconds": round(part.seconds, 1), "rows": part.rows}
+        kept = results["parts"][name] = {"end": "running", "seconds": 0.0, "rows": []}
+
+        def keep(row: dict[str, Any], kept: dict[str, Any] = kept) -> None:
+            kept["rows"].append(row)
+            path.write_text(json.dumps(results, indent=1) + "\n")
+            print("  ", "  ".join(f"{key} {shown(value)}" for key, value in row.items()), flush=True)
+
+        part = run([sys.executable, str(FOLDER / script), *options], allowed, keep)
+        kept |= {"end": part.end, "seconds": round(part.seconds, 1)}
         path.write_text(json.dumps(results, indent=1) + "\n")
-        print(f"part {name}: {part.end}, {part.seconds:.0f} s")
-        for row in part.rows:
-            print("  ", "  ".join(f"{key} {shown(value)}" for key, value in row.items()))
+        print(f"part {name}: {part.end}, {part.seconds:.0f} s", flush=True)
     print(path)
 
 
-def run(command: list[str], seconds: float) -> Part:
-    """Run one part for so many seconds at most; its rows are those that it printed in time."""
+def run(command: list[str], seconds: float, on_row: Callable[[dict[str, Any]], None] = lambda row: None) -> Part:
+    """Run one part for so many seconds at most.
+
+    Args:
+        command: The part's command.
+        seconds: When it is ended, with every process that it started.
+        on_row: Called with each row as it comes.
+
+    Returns:
+        The rows that it printed in time, and how it ended.
+    """
     started = time.monotonic()
     if seconds <= 0:
         return Part([], 0.0, "out of time")
-    try:
-        process = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
-        printed, complaints = process.stdout, process.stderr.strip().splitlines()
-        end = "done" if process.returncode == 0 else (complaints[-1:] or [f"exit code {process.returncode}"])[0]
-    except subprocess.TimeoutExpired as e:
-        printed = e.stdout.decode(errors="replace") if isinstance(e.stdout, bytes) else e.stdout or ""
-        end = "out of time"
-    return Part(read_rows(printed), time.monotonic() - started, end)
-
-
-def read_rows(printed: str) -> list[dict[str, Any]]:
-    """The JSON objects among the lines; a library's own words, or half a line, are passed over."""
     rows = []
-    for line in printed.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    with tempfile.TemporaryFile("w+") as complaints:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=complaints, text=True, errors="replace", start_new_session=True
+        )
+        late = threading.Event()
+
+        def end_it() -> None:
+            late.set()
+            os.killpg(process.pid, signal.SIGKILL)
+
+        timer = threading.Timer(seconds, end_it)
+        timer.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            if (row := read_row(line)) is not None:
+                rows.append(row)
+                on_row(row)
+        process.wait()
+        timer.cancel()
+        complaints.seek(0)
+        last = complaints.read().strip().splitlines()[-1:]
+    if late.is_set():
+        end = "out of time"
+    else:
+        end = "done" if process.returncode == 0 else (last or [f"exit code {process.returncode}"])[0]
+    return Part(rows, time.monotonic() - started, end)
+
+
+def read_row(line: str) -> dict[str, Any] | None:
+    """Return the JSON object of a line; None for a library's own words, or half a line."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def card(device: str) -> str:

@@ -7,6 +7,7 @@ the right size, and every tensor is filled on the device from one pool of random
 import math
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+SMALL_FILE = 2**26  # bytes
 POOL = 2**24 + 9  # values; no multiple of a width, so that rows differ
 
 
@@ -40,7 +42,7 @@ def configuration(folder: Path, small: bool) -> Any:
 
 def hollow_bundle(folder: Path, config: Any, precision: str) -> Any:
     """A bundle's graphs, and its data file as a hole; returns the manifest."""
-    from ernie_export.exporter.export import describe
+    from ernie_export.exporter.export import describe, tiled_weights
     from ernie_export.exporter.targets.onnx import ONNX
     from ernie_export.exporter.targets.target import DATA_FILE
     from ernie_export.exporter.weights import writer as weights
@@ -54,17 +56,41 @@ def hollow_bundle(folder: Path, config: Any, precision: str) -> Any:
     with (folder / DATA_FILE).open("wb") as file:
         file.write(layout.header)
         file.truncate(layout.nbytes)
-    return describe(folder, config, ONNX, chosen, data_digest="")
+    tiled = tiled_weights(layout.weights)
+    return describe(folder, config, ONNX, chosen, data_digest="", tiled=tiled)
 
 
-def open_engine(folder: Path, manifest: Any, device: str, random: bool) -> Any:
+def deviations(config: Any, precision: str) -> dict[str, float]:
+    """Return the standard deviation of each tensor's values, by name: sums over a weight's inputs keep their size.
+
+    Values of a quantized weight are any of its range, so that its scales have to make up for their spread.
+    """
+    from ernie_export.exporter.targets.onnx import ONNX
+    from ernie_export.graphs.build import all_weights, build_graphs
+    from ernie_export.graphs.weight_spec import ScalesOf
+
+    weights = {weight.name: weight for weight in all_weights(build_graphs(config, ONNX.precision(precision)))}
+    found = {}
+    for name, weight in weights.items():
+        (piece, *_) = weight.pieces
+        if isinstance(piece, ScalesOf):
+            how = weights[piece.qweight].quantization
+            spread = ((4**how.bits - 1) / 12) ** 0.5  # of whole numbers that are equally likely
+            found[name] = (weight.shape[-1] * how.group) ** -0.5 / spread
+        else:
+            summed = weight.shape[0 if name.endswith(("gate.weight", "gate.weight_1")) else -1]
+            found[name] = summed**-0.5 if len(weight.shape) > 1 else 0.0
+    return found
+
+
+def open_engine(folder: Path, manifest: Any, device: str, random: dict[str, float] | None = None) -> Any:
     """Open the CUDA engine on the device, or on the host's memory for a dry run.
 
     Args:
         folder: The bundle.
         manifest: Its manifest.
         device: "cuda" or "cpu".
-        random: Whether to fill tensors with random numbers in place of the file's.
+        random: Deviations of random numbers to fill the tensors with; None for the file's own.
     """
     from ernie_export.runtime.engines.device.memory import CudaMemory, HostMemory
     from ernie_export.runtime.engines.device.weights import load_weights
@@ -72,31 +98,36 @@ def open_engine(folder: Path, manifest: Any, device: str, random: bool) -> Any:
 
     memory = CudaMemory.for_bundle(folder, manifest) if device == "cuda" else HostMemory()
     threads = 1 if device == "cpu" else None
-    weights = random_weights if random else load_weights
+    weights = load_weights if random is None else partial(random_weights, deviations=random)
     return OrtCudaEngine(folder, manifest, threads, memory, weights=weights)
 
 
-def random_weights(memory: Any, path: Path) -> Any:
-    """Allocate the tensors of a data file and fill them with random numbers."""
+def random_weights(memory: Any, path: Path, deviations: dict[str, float]) -> Any:
+    """Allocate the tensors of a data file and fill them with random numbers.
+
+    A small file gets them as well: where a CPU has no kernels in 16 bits, ONNX Runtime casts initializers while it
+    opens a graph, and takes them from the file.
+    """
     from ernie_export.runtime.engines.device.weights import allocate_weights
 
     weights, _ = allocate_weights(memory, path)
     pool = np.random.default_rng(0).standard_normal(POOL, np.float32)
     for name, weight in weights.items():
-        shape = weight.entry.shape
-        ones = np.float32(len(shape) == 1 and ".bias" not in name)
-        values = stored(pool[: math.prod(shape)] * np.float32(scale(name, shape)) + ones, weight.entry.dtype)
+        shape, deviation = weight.entry.shape, np.float32(deviations[name])
+        if name.endswith("_scales"):  # positive, and near their size
+            floats = deviation * (1 + pool[: math.prod(shape)] / 10)
+        else:
+            floats = pool[: math.prod(shape)] * deviation + np.float32(len(shape) == 1 and ".bias" not in name)
+        values = stored(floats, weight.entry.dtype)
         for start in range(0, weight.entry.nbytes, values.nbytes):
             part = values.view(np.uint8)[: min(values.nbytes, weight.entry.nbytes - start)]
             memory.write(weight.address + start, part)
+    if path.stat().st_size < SMALL_FILE:
+        with path.open("r+b") as file:
+            for weight in weights.values():
+                file.seek(weight.entry.offset)
+                file.write(memory.read(weight.address, weight.entry.nbytes))
     return weights
-
-
-def scale(name: str, shape: tuple[int, ...]) -> float:
-    """Standard deviation of a random weight: sums over its inputs keep their size; norms are ones, biases zeros."""
-    if len(shape) == 1:
-        return 0.0
-    return shape[0 if name.endswith(("gate.weight", "gate.weight_1")) else -1] ** -0.5
 
 
 def stored(values: np.ndarray, dtype: str) -> np.ndarray:

@@ -1,17 +1,20 @@
 """Part b of gpu.py: the plugins' kernels at the released widths, against PyTorch and against what the card can do.
 
     python benchmarks/gpu_kernels.py --device cuda
+    python benchmarks/gpu_kernels.py --device cuda --only sweep --seconds 60
     python benchmarks/gpu_kernels.py --device cpu --small       (Triton's interpreter, toy widths: a dry run)
 
 Expert dispatch is run with weights in the kernels' dtype, in int4 and in fp8, whose bytes are what is counted. Prints
 one JSON object a line. `floor` is the larger of the bytes that must move over the measured copy rate and of the
 operations over the measured rate of matrix products; `of_floor` is floor over time. Errors are norms against float32
-arithmetic on the same rounded weights, or on what the quantized values stand for.
+arithmetic on the same rounded weights, or on what the quantized values stand for; `choice_agreed` is the fraction of
+tokens whose experts are those of torch.topk. One token comes first, then more. `sweep` times every tactic of the two
+stages that read the experts' weights, alone: what TensorRT would choose by.
 """
 
-import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from gpu_rows import emit
 
 NORM_MIN = 1e-12
 
@@ -58,7 +62,9 @@ class ExpertGroup:
 @click.command()
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
 @click.option("--small", is_flag=True, help="Toy widths, for a dry run.")
-def main(device: str, small: bool) -> None:
+@click.option("--only", multiple=True, type=click.Choice(["moe", "rope", "sweep"]))
+@click.option("--seconds", default=60.0, show_default=True, help="For the sweep, which stops there.")
+def main(device: str, small: bool, only: tuple[str, ...], seconds: float) -> None:
     """Measure and print."""
     if device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # before a kernel is imported
@@ -70,18 +76,19 @@ def main(device: str, small: bool) -> None:
     # The interpreter's bfloat16 product is wrong.
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     bench = Bench(torch, device, dtype, SMALL if small else FULL, small)
-    for measure in (bench.ceilings_row, bench.rope_rows, bench.moe_rows):
-        for row in guarded(measure):
-            print(json.dumps(row), flush=True)
+    measures = {"moe": bench.moe_rows, "rope": bench.rope_rows, "sweep": partial(bench.sweep_rows, seconds)}
+    for name in ("ceilings", *(only or measures)):
+        for row in guarded(name, measures.get(name, bench.ceilings_row)):
+            emit(row, "kernels")
 
 
-def guarded(measure: Callable[[], Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+def guarded(name: str, measure: Callable[[], Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     """The rows of one measurement; where it fails, what failed, and the others go on."""
     try:
         yield from measure()
     except Exception as e:
         traceback.print_exc()
-        yield {"what": measure.__name__, "error": f"{type(e).__name__}: {e}"}
+        yield {"what": name, "error": f"{type(e).__name__}: {e}"}
 
 
 class Bench:
@@ -182,6 +189,56 @@ class Bench:
                         named, tokens, expert_groups if both else (expert_groups[0], None), storage, blocks
                     )
 
+    def sweep_rows(self, seconds: float) -> Iterator[dict[str, Any]]:
+        """Every tactic of GateUp and Down, alone, for the text experts; stops after so many seconds."""
+        deadline = time.monotonic() + seconds
+        text = self.expert_group(self.shape.widths[0])
+        ways = {"": text, "Quantized": self.int4(text)}
+        if self.device == "cpu" or self.torch.cuda.get_device_capability() >= (8, 9):
+            ways["Float8"] = self.fp8(text)
+        for tokens in self.shape.tokens:
+            for storage, expert_group in ways.items():
+                for row in self.tactics(tokens, storage, expert_group):
+                    yield row
+                    if time.monotonic() > deadline:
+                        yield {"what": "sweep", "end": f"out of its {seconds:.0f} s"}
+                        return
+
+    def tactics(self, tokens: int, storage: str, expert_group: ExpertGroup) -> Iterator[dict[str, Any]]:
+        """Each tactic of the two stages on inputs that take turns: seconds, or the error."""
+        from gpu_timing import seconds
+
+        from ernie_export.graphs.ops.kernel_plugin import launch
+        from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
+        from ernie_export.graphs.ops.moe_dispatch.plugin import kernel_plugins
+        from ernie_export.graphs.ops.moe_dispatch.spec import group_inputs
+
+        attributes = {"k": self.shape.k, "norm_min": NORM_MIN, "bits": 4, "group": self.shape.group}
+        usual = DECODE if tokens <= 16 else PREFILL
+        names = [f"text_{name}" for name in group_inputs(storage)]
+        chains = []
+        for _ in range(self.shape.sets):
+            x = self.normal(tokens, self.shape.hidden)
+            chain = moe_dispatch(x, None, expert_group.inputs, None, attributes, self.plain, usual, storage)
+            chains.append({"token_types": None} | dict(zip(names, expert_group.inputs, strict=True)) | chain)
+        hit = sum(len(chain["experts"].unique()) for chain in chains) / len(chains)
+        parts = len(expert_group.inputs[2:]) // 2  # weights, or weights and scales
+        for stage, first in (("GateUp", 2), ("Down", 2 + parts)):
+            plugin = next(p for p in kernel_plugins(False, storage) if p.name.endswith(stage))
+            own = {name: attributes[name] for name in plugin.attributes}
+            nbytes = hit * sum(tensor[0].nbytes for tensor in expert_group.inputs[first : first + parts])
+            floor = self.ceilings.floor(nbytes, 0)
+            for number, tactic in enumerate(plugin.tactics):
+                row = {"what": "sweep", "storage": storage or "dense", "tokens": tokens, "stage": stage}
+                row |= {"tactic": number, "usual": usual[stage] == number, "bytes": nbytes, "floor": floor}
+                try:
+                    calls = [partial(launch, plugin, chain, own, tactic, self.plain) for chain in chains]
+                    row["seconds"] = seconds(calls, self.device)
+                    row["of_floor"] = floor / row["seconds"]
+                except Exception as e:
+                    row["error"] = f"{type(e).__name__}: {e}"
+                yield row
+
     def expert_group(self, width: int) -> ExpertGroup:
         """gate (H, E) and bias (E,) in float32; gate_up (E, 2I, H), down (E, H, I)."""
         hidden, experts = self.shape.hidden, self.shape.experts
@@ -264,7 +321,9 @@ class Bench:
         nbytes = sum(self.moe_bytes(experts, expert_groups) for experts in chosen) / shape.sets + 2 * inputs[0].nbytes
         by_group = [tokens - int((types != 0).sum()), int((types != 0).sum())] if vision else [tokens, 0]
         flops = sum(6 * n * shape.k * shape.hidden * width for n, width in zip(by_group, shape.widths, strict=True))
-        timed = {"error": error, "seconds": seconds([partial(call, x, self.plain) for x in inputs], self.device)}
+        agreed = self.choice_agreed(inputs[0], found["experts"], expert_groups, types)
+        timed = {"error": error, "choice_agreed": agreed}
+        timed["seconds"] = seconds([partial(call, x, self.plain) for x in inputs], self.device)
         of_row = None if types is None else types[None]
         for way, block in [] if storage else blocks:
             try:
@@ -272,6 +331,19 @@ class Bench:
             except Exception as e:
                 timed[f"{way} error"] = f"{type(e).__name__}: {e}"
         yield self.row(name, tokens, nbytes, flops, **timed)
+
+    def choice_agreed(
+        self, x: Any, experts: Any, expert_groups: tuple[ExpertGroup, ExpertGroup | None], types: Any
+    ) -> float:
+        """Return the fraction of tokens whose experts are those that torch.topk finds of float32 probabilities."""
+        same = 0
+        for first, expert_group in enumerate(expert_groups):
+            if expert_group is not None:
+                rows = slice(None) if types is None else types == first
+                scores = (x[rows].float() @ expert_group.inputs[0]).softmax(-1) + expert_group.inputs[1]
+                expected = scores.topk(self.shape.k).indices.sort(-1).values + first * self.shape.experts
+                same += int((experts[rows].sort(-1).values == expected).all(-1).sum())
+        return same / len(x)
 
     def moe_bytes(self, experts: Any, expert_groups: tuple[ExpertGroup, ExpertGroup | None]) -> float:
         """Weights that must be read: routers, and each chosen expert once."""

@@ -6,26 +6,27 @@
 Prints one JSON object a line, for each of:
 - right: a tiny seeded model on the device against the CPU engine in float32: error of the logits, and greedy
   tokens that agree;
-- ours: the released shape with random weights: time to the first token of 256 text and 1024 image tokens, decode at
-  1, 8 and 32 rows, GiB used, and the share of the memory's measured rate that the bytes of a step come to;
+- ours: the released shape with random weights: seconds to load and for the first calls, time to the first token of 256
+  text and 1024 image tokens (in the engine's chunks, in one, in 512s), decode at 1, 8 and 32 rows, GiB used, and the
+  share of the memory's measured rate that the bytes of a step come to;
 - transformers: the same, on the same card, by each way that it runs experts.
 """
 
 import gc
-import json
-import os
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from gpu_engine import ROOT, Request, Work, configuration, decode, hollow_bundle, open_engine
+from gpu_engine import ROOT, Request, Work, configuration, decode, deviations, hollow_bundle, open_engine
+from gpu_rows import emit
 
 FULL = Work(256, (64, 64), (1, 8, 32), 64)
 SMALL = Work(12, (4, 4), (1, 3), 3)
@@ -38,17 +39,32 @@ SMALL = Work(12, (4, 4), (1, 3), 3)
 def main(device: str, small: bool, only: tuple[str, ...]) -> None:
     """Measure and print."""
     measures = {"right": right, "ours": ours, "transformers": transformers}
+    bandwidth = ceilings(device, small)
     for name in only or measures:
         try:
-            for row in measures[name](device, small):
-                print(json.dumps({"what": name, **row}), flush=True)
+            for row in measures[name](device, small, bandwidth):
+                emit({"what": name, **row}, "model")
         except Exception as e:
             traceback.print_exc()
-            print(json.dumps({"what": name, "error": f"{type(e).__name__}: {e}"}), flush=True)
+            emit({"what": name, "error": f"{type(e).__name__}: {e}"}, "model")
         gc.collect()
 
 
-def right(device: str, small: bool) -> Iterator[dict[str, Any]]:
+def ceilings(device: str, small: bool) -> float:
+    """Measure what the card can do, before a model takes its memory; print it, and return the bandwidth."""
+    import torch
+    from gpu_timing import Ceilings
+
+    dtype = torch.float32 if small or device == "cpu" else torch.bfloat16
+    found = Ceilings.measured(device, dtype, small)
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    emit({"what": "ceilings", "card": name, "dtype": str(dtype), **asdict(found)}, "model")
+    return found.bandwidth
+
+
+def right(device: str, small: bool, bandwidth: float) -> Iterator[dict[str, Any]]:
     """A tiny seeded model by every precision of the device, against a CPU: the same quantized values, or float32."""
     from make_checkpoint import SHAPES, write_checkpoint
 
@@ -71,7 +87,7 @@ def right(device: str, small: bool) -> Iterator[dict[str, Any]]:
             manifests = {name: export(checkpoint, bundle, "onnx", name, Progress()) for name, bundle in bundles.items()}
             with OrtCpuEngine(bundles[beside], manifests[beside], 2) as engine:
                 expected, wanted = answer(engine)
-            with open_engine(bundles[precision], manifests[precision], device, random=False) as engine:
+            with open_engine(bundles[precision], manifests[precision], device) as engine:
                 found, tokens = answer(engine)
             yield {
                 "precision": precision,
@@ -83,10 +99,10 @@ def right(device: str, small: bool) -> Iterator[dict[str, Any]]:
             }
 
 
-def ours(device: str, small: bool) -> Iterator[dict[str, Any]]:
+def ours(device: str, small: bool, bandwidth: float) -> Iterator[dict[str, Any]]:
     """The shape with random weights on the engine."""
     work = SMALL if small else FULL
-    with tempfile.TemporaryDirectory(dir=os.environ.get("OUT")) as folder:
+    with tempfile.TemporaryDirectory() as folder:  # the data file is a hole, and no result
         config = configuration(Path(folder), small)
         for precision in ("bf16", "int4-fp16") if device == "cuda" else ("fp32", "int4-fp16"):
             rows = {c: step_bytes(config, precision, c, Request(config, work).tokens) for c in work.rows}
@@ -95,24 +111,42 @@ def ours(device: str, small: bool) -> Iterator[dict[str, Any]]:
             manifest = hollow_bundle(bundle, config, precision)
             request, started = Request(config, work), time.perf_counter()
             free = device_memory(device)
-            with open_engine(bundle, manifest, device, random=True) as engine:
+            with open_engine(bundle, manifest, device, random=deviations(config, precision)) as engine:
                 yield {"precision": precision, "load_seconds": time.perf_counter() - started}
+                warm = clock(partial(engine.warm, max(work.rows), lambda fraction: None))
+                yield {"precision": precision, "warm_seconds": warm, "gib": (free - device_memory(device)) / 2**30}
                 cache = engine.new_cache(max(work.rows), request.tokens + 3 * work.steps)
-                first = [clock(partial(request.first_token, engine, cache, 0)) for _ in range(3)]
-                finite = bool(np.isfinite(request.first_token(engine, cache, 0)).all())
-                yield {"precision": precision, "ttft_cold": first[0], "ttft": min(first), "finite": finite}
+                first = {}
+                for name, tokens in (("ttft", None), ("ttft_one_chunk", request.tokens), ("ttft_by_512", 512)):
+                    call = partial(request.first_token, engine, cache, 0, tokens)
+                    first |= {f"{name}_cold": clock(call), name: min(clock(call) for _ in range(2))}
+                largest = checked(request.first_token(engine, cache, 0))
+                yield {"precision": precision, "tokens": request.tokens, "largest_logit": largest} | first
                 for row in range(1, max(work.rows)):
                     cache.copy_slot(0, row, request.tokens)
                 for count in work.rows:
                     cache.lengths[:] = request.tokens
                     decode(engine, cache, count, 3)  # captures the step
-                    seconds = clock(partial(decode, engine, cache, count, work.steps)) / work.steps
-                    yield decoded(precision, count, seconds, rows[count], device, small) | {
-                        "gib": (free - device_memory(device)) / 2**30
+                    started = time.perf_counter()
+                    found = decode(engine, cache, count, work.steps)
+                    seconds = (time.perf_counter() - started) / work.steps
+                    yield decoded(precision, count, seconds, rows[count], bandwidth) | {
+                        "distinct_tokens": len(np.unique(np.concatenate(found))),
+                        "gib": (free - device_memory(device)) / 2**30,
                     }
 
 
-def transformers(device: str, small: bool) -> Iterator[dict[str, Any]]:
+def checked(logits: np.ndarray) -> float:
+    """Return the largest logit by magnitude; raise ValueError for logits that no measurement may be made on.
+
+    Zeros, or what is no number, send every token to the same few experts: many rows would look far too fast.
+    """
+    if not np.isfinite(logits).all() or not logits.any() or np.ptp(logits) == 0:
+        raise ValueError("logits of a model that computes nothing: no measurement")
+    return float(np.abs(logits).max())
+
+
+def transformers(device: str, small: bool, bandwidth: float) -> Iterator[dict[str, Any]]:
     """The same work by the PyTorch class, greedy, by the shortest loop that it allows."""
     import torch
 
@@ -158,7 +192,7 @@ def transformers(device: str, small: bool) -> Iterator[dict[str, Any]]:
             return output.logits[:, -1].argmax(-1)
 
         times = [clock(partial(prefill, 1)) for _ in range(3)]
-        yield {"experts": experts, "dtype": str(dtype), "ttft_cold": times[0], "ttft": min(times)}
+        yield {"by": experts, "dtype": str(dtype), "ttft_cold": times[0], "ttft": min(times)}
         for count in work.rows:
             cache, _ = prefill(count)
             tokens = torch.arange(10, 10 + count, device=device)
@@ -171,7 +205,7 @@ def transformers(device: str, small: bool) -> Iterator[dict[str, Any]]:
             seconds = (time.perf_counter() - started) / work.steps
             used = torch.cuda.max_memory_allocated() - before if device == "cuda" else 0
             nbytes = step_bytes(ours_config, "bf16", count, request.tokens)
-            yield decoded(experts, count, seconds, nbytes, device, small) | {"gib": used / 2**30}
+            yield decoded(experts, count, seconds, nbytes, bandwidth) | {"gib": used / 2**30}
             del cache
 
 
@@ -187,25 +221,15 @@ def step_bytes(config: Any, precision: str, rows: int, context: int) -> float:
     return Cost(counted, ONNX[precision], stored).decode(Workload(context, rows, ())).nbytes
 
 
-_bandwidth: dict[str, float] = {}
-
-
-def decoded(name: str, rows: int, seconds: float, nbytes: float, device: str, small: bool) -> dict[str, Any]:
+def decoded(name: str, rows: int, seconds: float, nbytes: float, bandwidth: float) -> dict[str, Any]:
     """One line about decode."""
-    import torch
-    from gpu_timing import Ceilings
-
-    if device not in _bandwidth:
-        _bandwidth[device] = Ceilings.measured(device, torch.float32 if small else torch.bfloat16, small).bandwidth
-        if device == "cuda":
-            torch.cuda.empty_cache()
     return {
         "by": name,
         "rows": rows,
         "step_seconds": seconds,
         "tokens_per_second": rows / seconds,
         "bytes": nbytes,
-        "of_roof": nbytes / _bandwidth[device] / seconds,
+        "of_roof": nbytes / bandwidth / seconds,
     }
 
 

@@ -7,7 +7,6 @@ CPU's. Prints one JSON object a line. Without the library or a card it says so.
 """
 
 import importlib.util
-import json
 import sys
 import tempfile
 import traceback
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from gpu_rows import emit
 
 ROOT = Path(__file__).parent.parent
 MINI = ROOT / "examples" / "mini-ernie"
@@ -30,10 +30,10 @@ def main(device: str, small: bool) -> None:
     """Probe and print."""
     try:
         for row in probe(device):
-            print(json.dumps(row), flush=True)
+            emit(row, "rtx")
     except Exception as e:
         traceback.print_exc()
-        print(json.dumps({"what": "rtx", "error": f"{type(e).__name__}: {e}"}), flush=True)
+        emit({"what": "rtx", "error": f"{type(e).__name__}: {e}"}, "rtx")
 
 
 def probe(device: str) -> Iterator[dict[str, Any]]:

@@ -20,9 +20,12 @@ class Ceilings:
 
     @classmethod
     def measured(cls, device: str, dtype: torch.dtype, small: bool) -> "Ceilings":
-        """By a large copy, and by a large matrix product of random numbers in `dtype`."""
-        count, side = (2**16, 64) if small else (2**31, 8192)
-        source = torch.randn(count, device=device).to(torch.float16)
+        """By a large copy, and by a large matrix product of random numbers in `dtype`.
+
+        2 GiB for the copy, far beyond any cache, and little beside a model that fills the card.
+        """
+        count, side = (2**16, 64) if small else (2**28, 8192)
+        source = torch.randn(count, device=device)
         target = torch.empty_like(source)
         copy = seconds([lambda: target.copy_(source)], device)
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))

@@ -1,16 +1,24 @@
 """benchmarks/gpu.py without a GPU: every part runs at toy sizes, and one that fails loses only its own rest."""
 
 import json
+import subprocess
 import sys
+import time
 
 import gpu
 import gpu_engine
 import gpu_model
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from ernie_export.common.manifest import Manifest
+from ernie_export.exporter.targets.onnx import ONNX
+from ernie_export.graphs.build import all_weights, build_graphs
 from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.ops.quantized_linear.reference import dequantize
+from ernie_export.runtime.engines.device.memory import HostMemory
+from tests.paths import ROOT
 
 
 def test_every_part_runs(tmp_path):
@@ -22,18 +30,25 @@ def test_every_part_runs(tmp_path):
     found = json.loads(path.read_text())
     assert found["card"] == "none: a dry run" and found["versions"]["torch"]
     assert {name: part["end"] for name, part in found["parts"].items()} == dict.fromkeys("abc", "done")
+    assert list(found["parts"]) == ["b", "c", "a"], "the part that is least likely to run comes last"
     rows = [row for part in found["parts"].values() for row in part["rows"]]
     assert not [row for row in rows if any("error" in key and isinstance(value, str) for key, value in row.items())]
     assert found["parts"]["a"]["rows"][-1]["not run"]
-    kernels = {row["what"]: row for row in found["parts"]["b"]["rows"]}
+    tactics = [row for row in found["parts"]["b"]["rows"] if row["what"] == "sweep"]
+    kernels = {row["what"]: row for row in found["parts"]["b"]["rows"] if row["what"] != "sweep"}
     moe = {
         f"moe{weights}, {experts}"
         for weights in ("", " int4", " fp8")
         for experts in ("text experts", "both expert groups")
     }
     assert set(kernels) == {"ceilings", "rope", *moe}
+    assert found["parts"]["b"]["rows"][0]["what"] == found["parts"]["c"]["rows"][0]["what"] == "ceilings"
     for name in {"rope", *moe}:
         assert kernels[name]["error"] < 1e-5 and kernels[name]["of_floor"] > 0
+    assert {kernels[name]["choice_agreed"] for name in moe} == {1.0}
+    timed = {(row["storage"], row["stage"]) for row in tactics if row["seconds"] > 0}
+    assert timed == {(storage, stage) for storage in ("dense", "Quantized", "Float8") for stage in ("GateUp", "Down")}
+    assert sum(row["usual"] for row in tactics) == len(timed)
     model = found["parts"]["c"]["rows"]
     right = [row for row in model if row["what"] == "right"]
     assert [row["precision"] for row in right] == ["fp16", "int4-fp16"]
@@ -41,7 +56,8 @@ def test_every_part_runs(tmp_path):
     steps = [(row["what"], row["by"], row["rows"]) for row in model if "step_seconds" in row]
     by = [("ours", "fp32"), ("ours", "int4-fp16"), ("transformers", "grouped_mm"), ("transformers", "eager")]
     assert steps == [(*who, rows) for who in by for rows in gpu_model.SMALL.rows]
-    assert [row["finite"] for row in model if "finite" in row] == [True, True]
+    assert [0.1 < row["largest_logit"] < 1e3 for row in model if "largest_logit" in row] == [True, True]
+    assert all(row["distinct_tokens"] > 1 for row in model if row["what"] == "ours" and row.get("rows", 1) > 1)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +74,67 @@ def test_what_a_part_printed_is_kept_however_it_ends(program, seconds, end):
     part = gpu.run([sys.executable, "-c", f"{printed}\n{program}"], seconds)
     assert (part.end, part.rows) == (end, [{"a": 1}, {"b": 3}])
     assert gpu.run(["anything"], 0).end == "out of time"
+
+
+def test_rows_come_as_they_are_measured_and_lie_in_the_folder_that_comes_back(tmp_path, monkeypatch):
+    """Whoever cuts the call, even gpu.py itself, finds what was measured until then."""
+    monkeypatch.setenv("OUT", str(tmp_path))
+    came: list[tuple[float, dict]] = []
+    program = "import time, gpu_rows; gpu_rows.emit({'a': 1}, 'x'); time.sleep(60)"
+    part = gpu.run([sys.executable, "-c", program], 10, lambda row: came.append((time.monotonic(), row)))
+    assert (part.end, part.rows) == ("out of time", [{"a": 1}]) and time.monotonic() - came[0][0] > 1
+    assert (tmp_path / "x.jsonl").read_text() == '{"a": 1}\n'
+    result = CliRunner().invoke(gpu.main, ["--parts", "a", "--device", "cpu", "--small"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} >= {"x.jsonl", "rtx.jsonl"} and list(tmp_path.glob("gpu-*.json"))
+
+
+def test_a_part_leaves_no_process_behind(tmp_path):
+    """Its own processes hold its output open: waiting for their end would take longer than the part may."""
+    child = f"import time, pathlib; time.sleep(20); pathlib.Path({str(tmp_path / 'late')!r}).touch()"
+    program = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    part = gpu.run([sys.executable, "-c", program], 4)
+    assert part.end == "out of time" and part.seconds < 15
+
+
+@pytest.mark.parametrize("logits", [np.zeros((1, 9)), np.full((1, 9), 2.0), np.array([[1.0, np.nan]])])
+def test_nothing_is_measured_on_a_model_that_computes_nothing(logits):
+    with pytest.raises(ValueError, match="no measurement"):
+        gpu_model.checked(logits.astype(np.float32))
+    assert gpu_model.checked(np.array([[1.0, -3.0]], np.float32)) == 3.0
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4", "int4-fp16"])
+def test_random_weights_have_the_size_that_keeps_sums_alike(tmp_path, precision):
+    """A weight's values times its inputs' root come to 1, quantized ones by their scales."""
+    config = gpu_engine.configuration(tmp_path, small=True)
+    gpu_engine.hollow_bundle(tmp_path, config, precision)
+    memory, data = HostMemory(), tmp_path / "weights.safetensors"
+    weights = gpu_engine.random_weights(memory, data, gpu_engine.deviations(config, precision))
+    described = {w.name: w for w in all_weights(build_graphs(config, ONNX.precision(precision)))}
+
+    def values(name: str) -> np.ndarray:
+        entry = weights[name].entry
+        kind = {"F32": np.float32, "F16": np.float16, "U8": np.uint8}[entry.dtype]
+        return np.frombuffer(memory.read(weights[name].address, entry.nbytes), kind).reshape(entry.shape)
+
+    sizes = {}
+    for name, weight in described.items():
+        if weight.quantization is not None:
+            scales = values(f"{name}_scales").astype(np.float32)
+            matrix = dequantize(values(name).reshape(*scales.shape[:-1], -1), scales, weight.quantization.bits)
+            sizes[name] = matrix.std() * matrix.shape[-1] ** 0.5
+        elif name.endswith("proj.weight") and "patch_embed" not in name:
+            matrix = values(name).astype(np.float32)
+            sizes[name] = matrix.std() * matrix.shape[-1] ** 0.5
+    assert len(sizes) > 10 and all(0.85 < size < 1.15 for size in sizes.values()), sizes
+
+
+def test_the_tree_and_a_part_of_a_wheel_fit_one_call():
+    """A call to the GPU machine carries 64 MiB, 49 of them a part of a wheel (see pack.sh)."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    paths = [ROOT / name for name in listed.split("\0") if name]
+    assert sum(path.stat().st_size for path in paths if path.is_file() and not path.is_symlink()) < 14 * 2**20
 
 
 def test_an_unknown_part_is_refused():
