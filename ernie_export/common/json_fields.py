@@ -1,7 +1,7 @@
 """Read JSON objects key by key, so that every refusal names file and key and no key goes unread."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,20 +97,24 @@ def _invalid(source: Path | str, expected: str, found: str, key: str | None = No
 
 
 class JsonObject:
-    """One JSON object of a file. Reading a key marks it as known; `refuse_unknown` refuses what was never read.
+    """One JSON object of a file. Reading a key marks it as known; what was never read is refused, or noted as ignored.
 
     Every method that reads a key raises InvalidFile, naming file and key, for a value that it does not accept. A
     `default` replaces a missing key or null; without one the key must be there.
     """
 
-    def __init__(self, path: Path, prefix: str, members: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, prefix: str, members: dict[str, Any], ignored: list[tuple[Path, str]] | None = None
+    ) -> None:
         """Wrap the members of one object.
 
         Args:
             path: File that holds the object.
             prefix: Dotted path of the object in its file, with a trailing dot; empty for the whole file.
             members: The object itself.
+            ignored: Receives file and key of what `ignore_unknown` finds; a list of the object's own where None.
         """
+        self.ignored = [] if ignored is None else ignored
         self.path = path
         self.prefix = prefix
         self.members = members
@@ -266,7 +270,30 @@ class JsonObject:
             value = default
         if not isinstance(value, dict):
             raise self.error(key, "an object", value if key in self else "no such key")
-        return JsonObject(self.path, f"{self.prefix}{key}.", value)
+        return JsonObject(self.path, f"{self.prefix}{key}.", value, self.ignored)
+
+    def with_defaults(self, defaults: Mapping[str, Any], aliases: Mapping[str, str]) -> "JsonObject":
+        """Return the object with `defaults` for keys that it has neither by their name nor by their other name.
+
+        Args:
+            defaults: Value of each key.
+            aliases: Other name of each key that has one.
+        """
+        missing = {key: value for key, value in defaults.items() if not {key, aliases.get(key)} & self.members.keys()}
+        filled = JsonObject(self.path, self.prefix, missing | self.members, self.ignored)
+        filled.read = self.read
+        return filled
+
+    def expect_one_of(self, values: Mapping[str, Sequence[Any]]) -> None:
+        """Refuse a key of `values` with any other value than its own; a missing key is accepted."""
+        for key, accepted in values.items():
+            if key in self and self.get(key) not in accepted:
+                raise self.error(key, " or ".join(one_line(value) for value in accepted) or "no such key")
+
+    def ignore_unknown(self, known: Collection[str] = ()) -> None:
+        """Note the keys that were neither read nor listed in `known`, with their file, in `ignored`."""
+        unknown = (key for key in self.members if key not in self.read and key not in known)
+        self.ignored.extend((self.path, f"{self.prefix}{one_line(key)}") for key in unknown)
 
     def refuse_unknown(self, known: Collection[str] = ()) -> None:
         """Refuse keys that were neither read nor listed in `known`."""

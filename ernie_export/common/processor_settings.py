@@ -33,15 +33,8 @@ class PixelBounds:
     @classmethod
     def from_json(cls, settings: JsonObject, kind: "ProcessorKind") -> "PixelBounds":
         """Read `size` from a processor's settings. Raises InvalidFile for malformed bounds."""
-        bounds = kind.default_bounds
         size = settings.get("size")
-        if size is not None:
-            bounds = cls._from_size(settings, size)
-        # Older files repeat the bounds under these names; the reference reads `size` alone.
-        for key, pixels in (("min_pixels", bounds.minimum), ("max_pixels", bounds.maximum)):
-            if settings.get(key) not in (None, pixels):
-                raise settings.error(key, f"{pixels}, as in size")
-        return bounds
+        return kind.default_bounds if size is None else cls._from_size(settings, size)
 
     @classmethod
     def _from_size(cls, settings: JsonObject, size: object) -> "PixelBounds":
@@ -63,16 +56,18 @@ class ProcessorKind:
 
     Attributes:
         section: Key of its settings in NESTED_FILE.
-        file: Name of its own file.
+        files: Names of the files that may have them alone, in the order in which the reference looks.
         default_bounds: What the reference's class uses where the settings name no size.
     """
 
     section: str
-    file: str
+    files: tuple[str, ...]
     default_bounds: PixelBounds
 
     def find_settings(self, folder: Path) -> JsonObject | None:
         """Return the processor's settings in `folder`, or None where no file has them.
+
+        The reference falls back to the image processor's file for videos, and refuses it for its frames in a patch.
 
         Raises InvalidFile for a file that is malformed or cannot be read.
         """
@@ -81,14 +76,18 @@ class ProcessorKind:
             document = JsonObject(nested, "", read_json(nested))
             if document.get(self.section) is not None:
                 return document.object(self.section)
-        own = folder / self.file
-        return JsonObject(own, "", read_json(own)) if own.is_file() else None
+        for path in (folder / name for name in self.files):
+            if path.is_file():
+                settings = JsonObject(path, "", read_json(path))
+                if path.name == self.files[0] or settings.members.get("temporal_patch_size", 2) == 2:
+                    return settings
+        return None
 
 
-IMAGE_PROCESSOR = ProcessorKind("image_processor", "preprocessor_config.json", PixelBounds(56 * 56, 28 * 28 * 6177))
-VIDEO_PROCESSOR = ProcessorKind(
-    "video_processor", "video_preprocessor_config.json", PixelBounds(299 * 28 * 28, 1196 * 28 * 28)
-)
+IMAGE_FILE = "preprocessor_config.json"
+VIDEO_FILE = "video_preprocessor_config.json"
+IMAGE_PROCESSOR = ProcessorKind("image_processor", (IMAGE_FILE,), PixelBounds(56 * 56, 28 * 28 * 6177))
+VIDEO_PROCESSOR = ProcessorKind("video_processor", (VIDEO_FILE, IMAGE_FILE), PixelBounds(299 * 28 * 28, 1196 * 28 * 28))
 
 
 def timestamp_font(settings: JsonObject) -> str | None:
@@ -96,7 +95,8 @@ def timestamp_font(settings: JsonObject) -> str | None:
 
     Raises InvalidFile for a name that is a path: the font lies beside the settings.
     """
-    if not settings.flag("draw_on_frames", default=True):
+    settings.get("font")  # known, even where nothing is drawn
+    if "draw_on_frames" in settings and not settings.optional("draw_on_frames", settings.flag):
         return None
     name = settings.text("font", default=DEFAULT_FONT)
     if Path(name).name != name:

@@ -17,19 +17,26 @@ MEDIA = ("image", "video")
 Content = str | list[dict[str, Any]]
 
 
-def check_processors(bundle: Path, checkpoint: Path, model_info: ModelInfo) -> None:
-    """Raise InvalidFile, naming a file of `checkpoint`, where the runtime could not answer from the files of `bundle`.
+def check_processors(bundle: Path, checkpoint: Path, model_info: ModelInfo) -> tuple[tuple[Path, str], ...]:
+    """Load the processor files of `bundle` and render a prompt.
 
     Args:
         bundle: The folder that the processor files have been copied to.
         checkpoint: Where they come from.
         model_info: What the bundle's manifest will say of the model.
+
+    Returns:
+        File and key of each of the processors' settings that changes nothing.
+
+    Raises:
+        InvalidFile: The runtime could not answer; the file is one of `checkpoint`.
     """
     with blaming(checkpoint, bundle):
         preprocessor = Preprocessor.from_folder(bundle)
         preprocessor.check(bundle, model_info)
         check_media_tokens(bundle, preprocessor.chat, model_info)
         check_template(preprocessor.chat)
+    return (*preprocessor.images.settings.ignored, *preprocessor.videos.settings.ignored)
 
 
 @contextmanager

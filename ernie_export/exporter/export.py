@@ -72,7 +72,7 @@ def export(
     target.check(config)
     target.check_precision(config, precision)
     tensors = Checkpoint.open(checkpoint)
-    check_layout(tensors, config)
+    ignored = [*config.ignored, *((checkpoint / name, "") for name in tensors.ignored), *check_layout(tensors, config)]
     refuse_foreign_links(checkpoint)
     with as_hf_checkpoint(checkpoint, config) as source:
         processor_files = find_processor_files(source)
@@ -84,7 +84,8 @@ def export(
             # Before the weights, which take longest: what the runtime or a library would refuse is refused early.
             for path in processor_files:
                 copy_file(path, bundle / path.name)
-            check_processors(bundle, checkpoint, model_info(config, engines=None))
+            ignored += check_processors(bundle, checkpoint, model_info(config, engines=None))
+            progress.on_ignored(ignored)
             engines = target.write(bundle, job, planned, progress)
             with QuantizedStore(bundle / "scratch") as store:
                 calibration = None

@@ -1,4 +1,7 @@
-"""Where an export reports how far it is."""
+"""Where an export reports how far it is, and what it leaves aside."""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 
 class Progress:
@@ -15,6 +18,9 @@ class Progress:
 
     def on_engines_deferred(self, reason: str) -> None:
         """Take note that engines can't be built on this machine, and why: `ernie-export --resume` builds them."""
+
+    def on_ignored(self, ignored: Sequence[tuple[Path, str]]) -> None:
+        """Take note of file and name of each key and tensor of the checkpoint that changes nothing."""
 
 
 SILENT = Progress()

@@ -1,38 +1,36 @@
-"""Read config.json into frozen dataclasses; missing, unknown or contradictory keys are refused by name.
+"""Read config.json into frozen dataclasses, as `Ernie4_5_VLMoeConfig` of transformers 5.23 reads it.
 
-Key names and their meaning follow `Ernie4_5_VLMoeConfig` of transformers 5.7 to 5.23. A key that `save_pretrained`
-always writes must be there; one that the class may leave out (`head_dim`, `mrope_section`, the vision encoder's rotary
-base) takes the class's value; a key that changes nothing at inference is listed below and ignored. A config.json of the
-original revision is translated first (checkpoint/original/config.py).
+A key that the class computes with is honoured, or refused by name where its value cannot be. A missing key has the
+class's value. A key that changes nothing in what the class computes is ignored; those that no version of the class
+writes are noted in `ErnieConfig.ignored`. A config.json of the original revision is translated first
+(checkpoint/original/config.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ernie_export.common.json_fields import JsonObject, read_json
+from ernie_export.common.errors import InvalidFile
+from ernie_export.common.json_fields import JsonObject, one_line, read_json
 from ernie_export.graphs.checkpoint.folder import require_folder
 from ernie_export.graphs.checkpoint.original import config as original
-
-# What save_pretrained (4.x and 5.x) writes into any config and no graph depends on.
-BOOKKEEPING = frozenset(
-    "_name_or_path architectures chunk_size_feed_forward dtype id2label initializer_range is_encoder_decoder label2id "
-    "model_type output_attentions output_hidden_states problem_type return_dict torch_dtype transformers_version "
-    "bos_token_id eos_token_id pad_token_id".split()
+from ernie_export.graphs.config_keys import (
+    BOOKKEEPING,
+    TEXT_ALIASES,
+    TEXT_BOOKKEEPING,
+    TEXT_DEFAULTS,
+    TEXT_NEUTRAL,
+    TOP_DEFAULTS,
+    TOP_NEUTRAL,
+    VISION_ALIASES,
+    VISION_DEFAULTS,
+    VISION_NEUTRAL,
 )
-TEXT_BOOKKEEPING = BOOKKEEPING | {
-    "attention_dropout",  # the class fixes it to 0
-    "output_router_logits",
-    "router_aux_loss_coef",
-    "tie_word_embeddings",  # without effect: the class ties by the top-level key alone
-    "use_cache",
-}
+
+QUANTIZATION_WORDS = {"bits": "bits", "group_size": "group size", "desc_act": "act-order", "format": "format"}
 COUNT_LIMIT = 4096  # layers, experts, heads: past any real model, so that a silly number fails here and not in memory
 SIZE_LIMIT = 2**31 - 1
-MEDIA_TOKENS = ("image_token_id", "image_start_token_id", "image_end_token_id") + (
-    "video_token_id",
-    "video_start_token_id",
-    "video_end_token_id",
-)
+MEDIA_TOKENS = tuple(key for key in TOP_DEFAULTS if key.endswith("token_id"))
+PLACEHOLDERS = ("image_token_id", "video_token_id")  # the ids that the model looks for; the others are the tokenizer's
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,9 @@ class TextConfig:
     @staticmethod
     def from_json(section: JsonObject) -> "TextConfig":
         """Read and check `text_config`. Raises InvalidFile, naming the key."""
-        section.expect("model_type", "ernie4_5_vl_moe_text")
+        section = section.with_defaults(TEXT_DEFAULTS, TEXT_ALIASES)
         section.expect("hidden_act", "silu")
+        section.expect_one_of(TEXT_NEUTRAL)
         num_layers = section.integer("num_hidden_layers", maximum=COUNT_LIMIT)
         hidden_size = section.integer("hidden_size", maximum=SIZE_LIMIT)
         num_heads = section.integer("num_attention_heads", maximum=COUNT_LIMIT)
@@ -91,7 +90,7 @@ class TextConfig:
             rope_theta=rope_theta(section, rope, default=500000.0),
             mrope_section=rope.triple("mrope_section") if "mrope_section" in rope else (22, 22, 20),
             max_positions=section.integer("max_position_embeddings", maximum=SIZE_LIMIT),
-            use_bias=section.flag("use_bias"),
+            use_bias=section.flag("use_bias", default=False),
             layer_types=layer_types(section, num_layers),
             num_experts=section.integer("moe_num_experts", "num_experts", maximum=COUNT_LIMIT),
             experts_per_token=section.integer("moe_k", "num_experts_per_tok", maximum=COUNT_LIMIT),
@@ -99,7 +98,8 @@ class TextConfig:
             num_shared_experts=section.integer("moe_num_shared_experts", minimum=0, maximum=COUNT_LIMIT),
             norm_min=section.positive("moe_norm_min"),
         )
-        section.refuse_unknown(TEXT_BOOKKEEPING)
+        expect_full_attention(section, num_layers)
+        section.ignore_unknown(TEXT_BOOKKEEPING)
         config.check(section, rope)
         return config
 
@@ -140,8 +140,9 @@ class VisionConfig:
     @staticmethod
     def from_json(section: JsonObject) -> "VisionConfig":
         """Read and check `vision_config`. Raises InvalidFile, naming the key."""
-        section.expect("model_type", "ernie4_5_vl_moe_vision")
+        section = section.with_defaults(VISION_DEFAULTS, VISION_ALIASES)
         section.expect("hidden_act", "quick_gelu")
+        section.expect_one_of(VISION_NEUTRAL)
         # 5.7 writes no rope_parameters here, and the class turns "default" into "axial".
         rope = rope_section(section, types=("axial", "default"), keys=set())
         config = VisionConfig(
@@ -156,7 +157,8 @@ class VisionConfig:
             norm_eps=section.positive("rms_norm_eps"),
             rope_theta=rope_theta(section, rope, default=10000.0),
         )
-        section.refuse_unknown(BOOKKEEPING)
+        section.expect_one_of({"head_dim": (config.head_dim, None)})
+        section.ignore_unknown(BOOKKEEPING)
         if config.temporal_merge_size != 2:  # the reference's frame pairing is written for 2 alone
             raise section.error("temporal_merge_size", "2", config.temporal_merge_size)
         if config.hidden_size % (4 * config.num_heads):
@@ -167,7 +169,12 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class ErnieConfig:
-    """The configuration of a model; token ids are in the tokenizer's vocabulary."""
+    """The configuration of a model; token ids are in the tokenizer's vocabulary.
+
+    Attributes:
+        eos_token_ids: Tokens that end an answer; with none, generation ends by length alone.
+        ignored: File and dotted key of what changes nothing, in the order of the file.
+    """
 
     text: TextConfig
     vision: VisionConfig
@@ -178,7 +185,8 @@ class ErnieConfig:
     video_start_token_id: int
     video_end_token_id: int
     tie_word_embeddings: bool
-    eos_token_ids: tuple[int, ...]  # empty: generation ends by length alone
+    eos_token_ids: tuple[int, ...]
+    ignored: tuple[tuple[Path, str], ...] = field(default=(), compare=False)
 
     @staticmethod
     def from_hf(folder: Path) -> "ErnieConfig":
@@ -189,65 +197,83 @@ class ErnieConfig:
         if original.is_original(section.members):
             section = JsonObject(path, "", original.translate(section))
         section.expect("model_type", "ernie4_5_vl_moe")
-        if section.get("quantization_config") is not None:
-            raise section.error(
-                "quantization_config", "unquantised weights (F32, BF16 or F16)", "a quantised checkpoint"
-            )
+        refuse_quantized(section)
+        section = section.with_defaults(TOP_DEFAULTS, {})
+        section.expect_one_of(TOP_NEUTRAL)
         text_section = section.object("text_config")
         text = TextConfig.from_json(text_section)
         vision = VisionConfig.from_json(section.object("vision_config"))
         media = {key: section.integer(key, minimum=0, maximum=SIZE_LIMIT) for key in MEDIA_TOKENS}
         tied = section.flag("tie_word_embeddings")
-        section.refuse_unknown(BOOKKEEPING)
-        for key, token in media.items():
-            if token >= text.vocab_size:
-                raise section.error(key, f"a token below text_config.vocab_size {text.vocab_size}", token)
-            same = [other for other in MEDIA_TOKENS if other != key and media[other] == token]
-            if same:
-                raise section.error(key, f"a token different from {same[0]}", token)
+        section.ignore_unknown(BOOKKEEPING)
+        for key in PLACEHOLDERS:
+            if media[key] >= text.vocab_size:
+                raise section.error(key, f"a token below text_config.vocab_size {text.vocab_size}", media[key])
+        if media["image_token_id"] == media["video_token_id"]:
+            raise section.error("image_token_id", "a token different from video_token_id", media["image_token_id"])
         eos = eos_token_ids(folder, section, text_section, text.vocab_size)
-        return ErnieConfig(text=text, vision=vision, tie_word_embeddings=tied, eos_token_ids=eos, **media)
+        ignored = tuple(section.ignored)
+        return ErnieConfig(
+            text=text, vision=vision, tie_word_embeddings=tied, eos_token_ids=eos, ignored=ignored, **media
+        )
+
+
+def refuse_quantized(section: JsonObject) -> None:
+    """Raise InvalidFile for a quantised checkpoint, saying by which method, at how many bits and in which groups."""
+    if section.get("quantization_config") is None:
+        return
+    quantization = section.object("quantization_config").members
+    words = [str(quantization.get("quant_method", "an unknown method"))]
+    words += [f"{name} {quantization[key]}" for key, name in QUANTIZATION_WORDS.items() if key in quantization]
+    hint = "export the checkpoint that it was made from: --precision int4 and int8 quantise here"
+    expected = "unquantised weights (F32, BF16 or F16)"
+    raise InvalidFile(
+        section.path, expected, one_line(f"weights of {', '.join(words)}"), key="quantization_config", hint=hint
+    )
 
 
 def rope_section(section: JsonObject, types: tuple[str, ...], keys: set[str]) -> JsonObject:
-    """Return the rotary parameters, `rope_parameters` or the older `rope_scaling`.
+    """Return the rotary parameters, `rope_parameters` or the older `rope_scaling`, which the class prefers.
 
     Args:
         section: The configuration of the decoder or the vision encoder.
         types: Values of `rope_type` that are accepted; the first is the default.
-        keys: Further keys that are accepted.
+        keys: Further keys that the class reads.
 
     Raises:
-        InvalidFile: Both are there, the type is another one, or a key is not known.
+        InvalidFile: Both are there and differ, or the type is another one.
     """
-    if section.get("rope_parameters") and section.get("rope_scaling"):
-        raise section.error("rope_scaling", "rope_parameters or rope_scaling", "both")
-    rope = section.object("rope_scaling" if section.get("rope_scaling") else "rope_parameters", default={})
-    rope_type = rope.get("rope_type", rope.get("type", types[0]))
-    if rope_type not in types:
-        raise rope.error("rope_type", " or ".join(types), rope_type)
-    rope.refuse_unknown({"rope_type", "type", "rope_theta", *keys})
-    return rope
+    names = [name for name in ("rope_scaling", "rope_parameters") if section.get(name)] or ["rope_parameters"]
+    ropes = [section.object(name, default={}) for name in names]
+    read = [{key: rope.members.get(key) for key in ("rope_theta", *keys)} for rope in ropes]
+    if read[0] != read[-1]:
+        raise section.error("rope_scaling", "the same as rope_parameters")
+    for rope in ropes:
+        rope_type = rope.get("rope_type", rope.get("type", types[0]))
+        if rope_type not in types:
+            raise rope.error("rope_type", " or ".join(types), rope_type)
+        rope.ignore_unknown({"rope_type", "type", "rope_theta", *keys})
+    return ropes[0]
 
 
 def rope_theta(section: JsonObject, rope: JsonObject, default: float) -> float:
     """Return the rotary base.
 
     Args:
-        section: The configuration of the decoder or the vision encoder, which may hold it.
-        rope: The rotary parameters, which may hold it, too.
-        default: The class's value where neither does.
-
-    Raises:
-        InvalidFile: The two differ.
+        section: The configuration of the decoder or the vision encoder, which counts where the next one has none.
+        rope: The rotary parameters.
+        default: The class's value where neither has one.
     """
-    beside = section.positive("rope_theta") if "rope_theta" in section else default
-    if "rope_theta" not in rope:
-        return beside
-    inside = rope.positive("rope_theta")
-    if "rope_theta" in section and inside != beside:
-        raise section.error("rope_theta", f"the same as {rope.prefix}rope_theta {inside:g}", beside)
-    return inside
+    if "rope_theta" in rope:
+        return rope.positive("rope_theta")
+    return section.positive("rope_theta") if "rope_theta" in section else default
+
+
+def expect_full_attention(section: JsonObject, num_layers: int) -> None:
+    """Refuse `layer_types`, a key of other classes that caches and masks are made by, but for full attention."""
+    types = section.get("layer_types")
+    if types is not None and types not in (["full_attention"] * num_layers, ["attention"] * num_layers):
+        raise section.error("layer_types", f'{num_layers} times "full_attention"')
 
 
 def layer_types(section: JsonObject, num_layers: int) -> tuple[str, ...]:

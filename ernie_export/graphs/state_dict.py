@@ -7,10 +7,18 @@ one.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
+
+from ernie_export.common.errors import InvalidFile
+from ernie_export.common.json_fields import one_line
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig, TextConfig
 
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+COMPARED = 2**20  # values of the head and the embedding that are compared at a time
 Named = Iterator[tuple[str, tuple[int, ...]]]
 
 
@@ -19,22 +27,50 @@ def expected_tensors(config: ErnieConfig) -> dict[str, tuple[int, ...]]:
     return dict(iter_tensors(config))
 
 
-def check_layout(checkpoint: Checkpoint, config: ErnieConfig) -> None:
-    """Compare a checkpoint with its configuration; raise InvalidFile for a missing, misshapen or extra tensor."""
+def check_layout(checkpoint: Checkpoint, config: ErnieConfig) -> tuple[tuple[Path, str], ...]:
+    """Compare a checkpoint with its configuration.
+
+    A tied model may have a copy of its embedding as `lm_head.weight`, or that alone.
+
+    Returns:
+        File and name of each tensor that the model does not have, or that repeats another: the class ignores them.
+
+    Raises:
+        InvalidFile: A tensor is missing or misshapen, or the head of a tied model differs from the embedding.
+    """
+    if config.tie_word_embeddings and HEAD in checkpoint.tensors and EMBEDDING not in checkpoint.tensors:
+        checkpoint.rename(HEAD, EMBEDDING)
     for name, shape in iter_tensors(config):
         checkpoint.require(name, shape)
-    checkpoint.refuse_unused()
+    unused = checkpoint.unused()
+    if config.tie_word_embeddings and HEAD in unused:
+        check_tied_head(checkpoint, config)
+    return tuple((checkpoint.tensors[name].file, f"tensor {one_line(name)}") for name in unused)
+
+
+def check_tied_head(checkpoint: Checkpoint, config: ErnieConfig) -> None:
+    """Raise InvalidFile unless the head of a tied model has the embedding's values: the class would not tie it."""
+    rows, width = config.text.vocab_size, config.text.hidden_size
+    entry = checkpoint.require(HEAD, (rows, width))
+    step = max(COMPARED // width, 1)
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        head = checkpoint.read_rows(HEAD, start, stop)
+        embedding = checkpoint.read_rows(EMBEDDING, start, stop)
+        if not np.array_equal(head, embedding):
+            expected = "the embedding's values, as tie_word_embeddings is true"
+            raise InvalidFile(entry.file, expected, "others", key=f"tensor {HEAD}")
 
 
 def iter_tensors(config: ErnieConfig) -> Named:
     """Yield the items of `expected_tensors` one by one."""
     text = config.text
-    yield "model.embed_tokens.weight", (text.vocab_size, text.hidden_size)
+    yield EMBEDDING, (text.vocab_size, text.hidden_size)
     for layer, kind in enumerate(text.layer_types):
         yield from decoder_layer(text, f"model.layers.{layer}", sparse=kind == "sparse")
     yield "model.norm.weight", (text.hidden_size,)
     if not config.tie_word_embeddings:
-        yield "lm_head.weight", (text.vocab_size, text.hidden_size)
+        yield HEAD, (text.vocab_size, text.hidden_size)
     yield from vision_encoder(config, "model.vision_model")
     yield from resampler(config, "model.resampler_model")
 

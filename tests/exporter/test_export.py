@@ -116,7 +116,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         (SHARD, NORM, "[128]", "[127]"),
     ),
     "wrong dtype": (lambda c: rewrite(c, lambda t: t.update({NORM: np.ones(128, np.int32)})), (NORM, "F32", "I32")),
-    "extra tensor": (lambda c: rewrite(c, lambda t: t.update({"model.extra": np.ones(3)})), (SHARD, "model.extra")),
     "missing tensor": (lambda c: rewrite(c, lambda t: t.pop(NORM)), (NORM,)),
     "index leaves the folder": (
         lambda c: edit(c, INDEX, lambda d: d["weight_map"].update({NORM: "../other.safetensors"})),
@@ -171,6 +170,19 @@ def test_a_bad_checkpoint_is_one_line(checkpoint, tmp_path, capsys, damage):
     line = refusal(capsys, checkpoint, "-o", tmp_path / "bundle")
     assert all(part in line for part in named), line
     assert {path.name for path in tmp_path.iterdir()} <= {"checkpoint"}
+
+
+def test_what_changes_nothing_is_named_in_the_summary(checkpoint, tmp_path, capsys):
+    edit(checkpoint, "config.json", lambda d: d.update(use_cache=False, unsloth_version="2025.1"))
+    edit(checkpoint, "preprocessor_config.json", lambda d: d.update(use_fast=True, max_pixels=1))
+    rewrite(checkpoint, lambda t: t.update({"model.extra": np.ones(3)}))
+    process = ernie_export(checkpoint, "-o", tmp_path / "bundle", env=os.environ | {"COLUMNS": "60"})
+    assert process.returncode == 0
+    line = next(line for line in process.stderr.splitlines() if line.startswith("ignored:"))
+    assert line == (
+        f"ignored: config.json (use_cache, unsloth_version); {SHARD} (tensor model.extra); "
+        "preprocessor_config.json (use_fast, max_pixels)"
+    )
 
 
 def test_a_shard_cut_while_it_is_read_is_one_line(checkpoint, tmp_path, capsys, monkeypatch):

@@ -41,6 +41,8 @@ from ernie_export.exporter.targets.options import TargetOptions
 from ernie_export.exporter.targets.target import Target
 from ernie_export.graphs.precision import Precision
 
+MOST_NAMED = 12  # keys or tensors of one file in the summary
+
 
 def export_options() -> list[click.Parameter]:
     """Return the options of ernie-export that follow from the targets."""
@@ -118,6 +120,8 @@ def command(
         counts = f"{calibration.conversations} conversations of {calibration.tokens} tokens"
         console.print(f"calibrated on {counts}", highlight=False)
     console.print(summary(manifest, f"{seconds:.1f} s, peak memory {peak_memory() / 2**20:.0f} MiB"))
+    if progress.ignored:
+        print_line(f"ignored: {list_ignored(progress.ignored)}")
     if manifest.needs_engine_build:
         print_line(f"engines are not built yet: {progress.deferred_because}")
         quoted = printable(shlex.quote(str(location)))
@@ -184,12 +188,13 @@ def refuse_other_parameters(context: click.Context, alone: str) -> None:
 
 
 class BarProgress(Progress):
-    """Shows an export's progress as bars on a terminal, and keeps the reason why engines are not built."""
+    """Shows an export's progress as bars on a terminal, and keeps what the summary says of it."""
 
     def __init__(self, bars: Bars, console: Console) -> None:
         self.bars = bars
         self.console = console
         self.deferred_because = ""
+        self.ignored: Sequence[tuple[Path, str]] = ()
 
     def begin(self, name: str, total_bytes: int = 0) -> None:
         """Add a bar, or print the name of a phase that is not measured."""
@@ -210,6 +215,10 @@ class BarProgress(Progress):
     def on_engines_deferred(self, reason: str) -> None:
         """Keep the reason for the summary."""
         self.deferred_because = reason
+
+    def on_ignored(self, ignored: Sequence[tuple[Path, str]]) -> None:
+        """Keep for the summary what changes nothing."""
+        self.ignored = ignored
 
 
 @contextmanager
@@ -245,6 +254,18 @@ def summary(manifest: Manifest, caption: str) -> Table:
     table.add_section()
     table.add_row(f"{len(manifest.files)} files", f"{total / 2**20:.2f}")
     return table
+
+
+def list_ignored(ignored: Sequence[tuple[Path, str]]) -> str:
+    """Return what changes nothing in one line, by the files that have it; of many keys or tensors the first few."""
+    files: dict[str, list[str]] = {}
+    for path, name in ignored:
+        files.setdefault(path.name, []).append(name)
+    parts = []
+    for file, names in files.items():
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        parts.append(f"{file} ({', '.join(names[:MOST_NAMED])}{more})" if names != [""] else file)
+    return "; ".join(parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,6 +17,7 @@ from ernie_export.common.errors import InvalidFile
 from ernie_export.common.json_fields import one_line, read_json
 from ernie_export.common.safetensors_header import TensorEntry, read_header
 from ernie_export.graphs.checkpoint.folder import require_folder
+from ernie_export.graphs.checkpoint.names import JoinedEntry, in_saved_form
 
 # Dtypes that a checkpoint may store, by their safetensors name.
 NUMPY = {
@@ -30,22 +31,24 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pdparams")
 AHEAD = 16 * 2**20  # bytes that the disk is asked for before they are needed
 
 
-# The encoder's names begin with `vision_model.` in the original revision, with `model.vision_model.` in what
-# save_pretrained writes; the class loads both.
-ORIGINAL_ENCODER = "vision_model."
-
-
 class Checkpoint:
-    """The tensors of one checkpoint folder. `tensors` maps every name, as save_pretrained writes it, to its entry."""
+    """The tensors of one checkpoint folder.
 
-    def __init__(self, folder: Path, tensors: Mapping[str, TensorEntry]) -> None:
+    Attributes:
+        folder: The folder.
+        tensors: Every tensor by the name, and in the form, that save_pretrained writes.
+        ignored: Files of weights that are not read, by their names.
+    """
+
+    def __init__(self, folder: Path, tensors: Mapping[str, TensorEntry], ignored: tuple[str, ...] = ()) -> None:
         self.folder = folder
-        self.tensors = {
-            f"model.{name}" if name.startswith(ORIGINAL_ENCODER) else name: entry for name, entry in tensors.items()
-        }
-        if len(self.tensors) != len(tensors):
-            twice = next(name for name in tensors if name.startswith(ORIGINAL_ENCODER) and f"model.{name}" in tensors)
-            raise InvalidFile(folder, f"tensor {twice} under one name", f"model.{twice} too")
+        self.ignored = ignored
+        self.tensors: dict[str, TensorEntry] = {}
+        for name, entry in in_saved_form(tensors):
+            if name in self.tensors:
+                found = f"{one_line(self.tensors[name].name)} and {one_line(entry.name)}"
+                raise InvalidFile(folder, f"tensor {one_line(name)} under one name", found)
+            self.tensors[name] = entry
         self._required: set[str] = set()
 
     @staticmethod
@@ -56,12 +59,10 @@ class Checkpoint:
         """
         single, index = folder / SINGLE, folder / INDEX
         require_folder(folder)
-        if single.exists() and index.exists():
-            raise InvalidFile(folder, f"{SINGLE} or {INDEX}", "both")
-        if single.exists() or not index.exists():
-            if not single.exists():
-                raise no_weights(folder)
-            return Checkpoint(folder, read_header(single))
+        if single.exists():  # which the class prefers, whatever an index says
+            return Checkpoint(folder, read_header(single), (INDEX,) if index.exists() else ())
+        if not index.exists():
+            raise no_weights(folder)
         return Checkpoint(folder, read_shards(folder, index))
 
     def require(self, name: str, shape: Iterable[int]) -> TensorEntry:
@@ -69,7 +70,9 @@ class Checkpoint:
         expected = f"{' or '.join(NUMPY)} {list(shape)}"
         entry = self.tensors.get(name)
         if entry is None:
-            raise InvalidFile(self.folder, expected, "no such tensor", key=f"tensor {name}")
+            quantized = f"{name.removesuffix('weight')}qweight"  # as GPTQ and AWQ name it
+            found = f"{quantized}, of a quantised checkpoint" if quantized in self.tensors else "no such tensor"
+            raise InvalidFile(self.folder, expected, found, key=f"tensor {name}")
         if entry.dtype not in NUMPY or entry.shape != tuple(shape):
             found = f"{entry.dtype} {list(entry.shape)}"
             raise InvalidFile(entry.file, expected, found, key=f"tensor {name}")
@@ -80,13 +83,9 @@ class Checkpoint:
         """Return the names of the tensors that were never passed to `require`."""
         return [name for name in self.tensors if name not in self._required]
 
-    def refuse_unused(self) -> None:
-        """Raise InvalidFile naming the first tensor that the model does not have."""
-        unused = self.unused()
-        if unused:
-            more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
-            file = self.tensors[unused[0]].file
-            raise InvalidFile(file, "only tensors that config.json calls for", f"{one_line(unused[0])}{more}")
+    def rename(self, name: str, new_name: str) -> None:
+        """Give tensor `name` another name."""
+        self.tensors[new_name] = self.tensors.pop(name)
 
     def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Read rows `start` to `stop` of tensor `name` as stored: float32, float16 or bfloat16 (ml_dtypes).
@@ -112,6 +111,9 @@ class Checkpoint:
 
         Raises InvalidFile if the file ends early or cannot be read.
         """
+        if isinstance(entry, JoinedEntry):
+            target[:] = self._join(entry)[skip : skip + len(target)]
+            return
         view = target.data
         done = 0
         try:
@@ -132,12 +134,23 @@ class Checkpoint:
             expected = f"{entry.offset + entry.nbytes} bytes (tensor {entry.name})"
             raise InvalidFile(entry.file, expected, "an earlier end of file")
 
+    def _join(self, entry: JoinedEntry) -> np.ndarray:
+        """Return the bytes of a tensor that is made of others, uint8 (bytes)."""
+        arrays = []
+        for part in entry.parts:
+            array = np.empty(part.shape, NUMPY[part.dtype])
+            self.read_into(part, 0, array.reshape(-1).view(np.uint8))
+            arrays.append(array.T if entry.transposed else array)
+        return np.ascontiguousarray(np.concatenate(arrays)).reshape(-1).view(np.uint8)
+
 
 def read_shards(folder: Path, index: Path) -> dict[str, TensorEntry]:
-    """Return the tensors of every shard that `index` names; raise InvalidFile where index and shards disagree.
+    """Return the tensors of every shard that `index` names, by their names in the shards.
 
-    Shard files may be symbolic links (a hub cache is made of them); their names may not leave the folder. The index's
-    `total_size` is not compared: loaders never read it, and every tensor's size is checked against its shard.
+    Shard files may be symbolic links (a hub cache is made of them); their names may not leave the folder. Where a
+    tensor lies is for the shards to say: of the index, the class too reads the files' names alone.
+
+    Raises InvalidFile for a malformed index, a shard that is missing or damaged, or a tensor in two shards.
     """
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -152,14 +165,12 @@ def read_shards(folder: Path, index: Path) -> dict[str, TensorEntry]:
     for file in sorted(set(weight_map.values())):
         shard = read_header(folder / file)
         for name, entry in shard.items():
-            if weight_map.get(name) != file:
-                expected = one_line(weight_map.get(name, "no such tensor"))
+            if name in tensors:
                 key = f"tensor {one_line(name)}"
-                raise InvalidFile(folder / file, f"{expected} by {INDEX}", "it here", key=key)
+                raise InvalidFile(
+                    folder / file, "each tensor in one shard", f"it in {tensors[name].file.name} too", key
+                )
             tensors[name] = entry
-    for name, file in weight_map.items():
-        if name not in tensors:
-            raise InvalidFile(folder / file, f"tensor {one_line(name)} by {INDEX}", "no such tensor")
     return tensors
 
 

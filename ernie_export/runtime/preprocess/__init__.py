@@ -130,7 +130,7 @@ class Preprocessor:
             ):
                 if size != expected:
                     hint = f"or in {NESTED_FILE}"
-                    raise InvalidFile(folder / kind.file, f"{expected}, as the model has", size, key=key, hint=hint)
+                    raise InvalidFile(folder / kind.files[0], f"{expected}, as the model has", size, key=key, hint=hint)
         largest = max(self.chat.tokenizer.backend.get_vocab().values(), default=0)
         if largest >= model_info.vocab_size:
             expected_ids = f"ids below {model_info.vocab_size}, the model's vocab_size"

@@ -44,12 +44,18 @@ class ImageProcessor:
     def from_folder(cls, folder: Path) -> "ImageProcessor":
         """Read preprocessor_config.json, or `image_processor` of processor_config.json.
 
-        Raises InvalidFile for a missing file, an unknown key, or a value that is not implemented.
+        Raises InvalidFile for a missing file, or a value that would change the result and is not implemented.
         """
         section = settings.processor_settings(Path(folder), IMAGE_PROCESSOR)
-        settings.refuse_unknown_keys(section)
+        settings.expect_class(section, "image_processor_type", settings.IMAGE_CLASSES)
+        settings.expect_processor_class(Path(folder), section)
         shared = PixelSettings.from_json(section, IMAGE_PROCESSOR, FILTERS, temporal_patch_size=1)
-        return cls(shared, pixels.image_table(shared))
+        if not settings.flag(section, "do_convert_rgb", default=True):
+            raise section.error("do_convert_rgb", "true")
+        if shared.do_resize and "size" in section and section.get("size") is None:
+            raise section.error("size", "a value")
+        section.optional("input_data_format", section.text)  # of arrays, which images are not
+        return cls(shared.noting_ignored(section), pixels.image_table(shared))
 
     def load(self, source: ImageSource, name: str = "") -> Image.Image:
         """Decode a file (a path or its bytes), or convert a Pillow image to RGB.

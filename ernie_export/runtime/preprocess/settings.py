@@ -1,14 +1,17 @@
 """The settings of both processors, read once into a frozen dataclass; what is not implemented is refused.
 
-A key that the reference ignores is accepted; a key or value that would change its result is refused by name.
+A key that changes what the reference's class computes is honoured or refused by name; one that changes nothing is
+accepted, and noted in `PixelSettings.ignored` unless it is what the class itself writes. A flag that is null is off, as
+in the class, and not at its default.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ernie_export.common.errors import InvalidFile, InvalidMedia
-from ernie_export.common.json_fields import FLOAT32_MAX, JsonObject
+from ernie_export.common.json_fields import FLOAT32_MAX, JsonObject, read_json
 from ernie_export.common.processor_settings import NESTED_FILE, PixelBounds, ProcessorKind
 
 CHANNELS = 3
@@ -20,22 +23,35 @@ NEAREST, LANCZOS, BILINEAR, BICUBIC, BOX, HAMMING = range(6)
 MAX_PATCH_SIZE = 1024
 MAX_COUNT = 2**31 - 1
 
-_SHARED_KEYS = {
-    "do_convert_rgb", "do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean",
-    "image_std", "patch_size", "merge_size", "temporal_patch_size", "do_center_crop", "do_pad", "data_format",
-    "input_data_format", "min_pixels", "max_pixels",
-}  # fmt: skip
-# Written by save_pretrained, read by nothing that changes a pixel.
-_INERT_KEYS = {
-    "auto_map", "crop_size", "default_to_square", "device", "disable_grouping", "feature_extractor_type",
-    "image_processor_type", "image_seq_length", "pad_size", "processor_class", "return_metadata", "return_tensors",
-    "video_metadata", "video_processor_type",
-}  # fmt: skip
+# Keys without effect on a pixel, and the values with which the class writes them.
+_WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+    "crop_size": (None,),
+    "data_format": (None, "channels_first"),
+    "default_to_square": (None, True, False),
+    "device": (None,),
+    "disable_grouping": (None,),
+    "do_center_crop": (None, False),
+    "do_pad": (None, False),
+    "image_seq_length": (None,),
+    "pad_size": (None,),
+    "return_metadata": (None, False),
+    "return_tensors": (None,),
+    "video_metadata": (None,),
+}
+IMAGE_CLASSES = tuple(
+    f"Ernie4_5_VL{name}ImageProcessor{backend}" for name in ("Moe", "_Moe") for backend in ("", "Fast", "Pil")
+)
+VIDEO_CLASSES = ("Ernie4_5_VLMoeVideoProcessor", "Ernie4_5_VL_MoeVideoProcessor")
+PROCESSOR_CLASSES = ("Ernie4_5_VLMoeProcessor",)
 
 
 @dataclass(frozen=True)
 class PixelSettings:
-    """How decoded pixels become patches. Sizes in pixels, `mean` and `std` in units of the rescaled pixel values."""
+    """How decoded pixels become patches. Sizes in pixels, `mean` and `std` in units of the rescaled pixel values.
+
+    Attributes:
+        ignored: File and key of what changes nothing and is not the class's own.
+    """
 
     do_resize: bool
     bounds: PixelBounds
@@ -47,6 +63,7 @@ class PixelSettings:
     std: tuple[float, float, float]
     patch_size: int
     merge_size: int
+    ignored: tuple[tuple[Path, str], ...] = field(default=(), compare=False)
 
     @classmethod
     def from_json(
@@ -63,30 +80,45 @@ class PixelSettings:
         Raises:
             InvalidFile: A value is malformed or would change the result in a way that is not implemented.
         """
-        if not settings.flag("do_convert_rgb", default=True):
-            raise settings.error("do_convert_rgb", "true")
-        for key in ("do_center_crop", "do_pad"):
-            if settings.flag(key, default=False):
-                raise settings.error(key, "false")
-        if settings.get("data_format") not in (None, "channels_first"):
-            raise settings.error("data_format", '"channels_first"')
-        if settings.get("input_data_format") is not None:
-            raise settings.error("input_data_format", "null")
-        found = settings.integer("temporal_patch_size", maximum=MAX_COUNT, default=temporal_patch_size)
-        if found != temporal_patch_size:
+        if "backend" in settings:  # a property of the class, which sets each key as an attribute
+            raise settings.error("backend", "no such key")
+        if settings.members.get("do_center_crop") and settings.members.get("crop_size") is None:  # all that is checked
+            raise settings.error("do_center_crop", "false, or a crop_size")
+        found = (
+            settings.integer("temporal_patch_size", maximum=MAX_COUNT) if "temporal_patch_size" in settings else None
+        )
+        if found not in (None, temporal_patch_size):
             raise settings.error("temporal_patch_size", str(temporal_patch_size))
+        do_resize = flag(settings, "do_resize", default=True)
+        do_rescale = flag(settings, "do_rescale", default=True)
+        do_normalize = flag(settings, "do_normalize", default=True)
+        used = {
+            "resample": do_resize,
+            "rescale_factor": do_rescale,
+            "image_mean": do_normalize,
+            "image_std": do_normalize,
+        }
+        for key in (*(key for key, is_used in used.items() if is_used), "patch_size", "merge_size"):
+            if key in settings and settings.get(key) is None:
+                raise settings.error(key, "a value")
         return cls(
-            do_resize=settings.flag("do_resize", default=True),
+            do_resize=do_resize,
             bounds=PixelBounds.from_json(settings, kind),
             resample=_resampling_filter(settings, filters),
-            do_rescale=settings.flag("do_rescale", default=True),
+            do_rescale=do_rescale,
             rescale_factor=settings.positive("rescale_factor", default=1 / 255),
-            do_normalize=settings.flag("do_normalize", default=True),
+            do_normalize=do_normalize,
             mean=_channel_values(settings, "image_mean", CLIP_MEAN),
             std=_channel_values(settings, "image_std", CLIP_STD, nonzero=True),
             patch_size=settings.integer("patch_size", maximum=MAX_PATCH_SIZE, default=14),
             merge_size=read_merge_size(settings),
         )
+
+    def noting_ignored(self, settings: JsonObject) -> "PixelSettings":
+        """Return the settings with the keys of `settings` that nobody has read, and that nothing depends on."""
+        usual = {key for key, values in _WITHOUT_EFFECT.items() if settings.members.get(key) in values}
+        settings.ignore_unknown(usual | {"processor_class"})
+        return replace(self, ignored=tuple(settings.ignored))
 
     @property
     def factor(self) -> int:
@@ -99,16 +131,31 @@ def read_merge_size(settings: JsonObject) -> int:
     return settings.integer("merge_size", maximum=MAX_PATCH_SIZE, default=2)
 
 
-def refuse_unknown_keys(settings: JsonObject, extra: Collection[str] = ()) -> None:
-    """Raise InvalidFile for a key that is not implemented (shared or `extra`) and not known to change nothing."""
-    settings.refuse_unknown({*_SHARED_KEYS, *_INERT_KEYS, *extra})
+def flag(settings: JsonObject, key: str, *, default: bool) -> bool:
+    """Return a flag: `default` where it is missing, and false where it is null, as the class has it."""
+    if key not in settings:
+        return default
+    return settings.optional(key, settings.flag) or False
+
+
+def expect_class(settings: JsonObject, key: str, names: Collection[str]) -> None:
+    """Raise InvalidFile where the settings are those of another class, which would compute something else."""
+    settings.optional(key, lambda key: settings.choice(key, tuple(names)))
+
+
+def expect_processor_class(folder: Path, images: JsonObject) -> None:
+    """Raise InvalidFile where the processor as a whole is another class's; `images`: the image processor's settings."""
+    path = folder / NESTED_FILE
+    nested = JsonObject(path, "", read_json(path) if path.is_file() else {})
+    named_there = nested.get("processor_class") is not None
+    expect_class(nested if named_there else images, "processor_class", PROCESSOR_CLASSES)
 
 
 def processor_settings(folder: Path, kind: ProcessorKind) -> JsonObject:
     """Return the settings of one processor. Raises InvalidFile where no file of `folder` has them."""
     settings = kind.find_settings(folder)
     if settings is None:
-        raise InvalidFile(folder, f"{kind.file}, or {kind.section} in {NESTED_FILE}", "neither")
+        raise InvalidFile(folder, f"{kind.files[0]}, or {kind.section} in {NESTED_FILE}", "neither")
     return settings
 
 

@@ -25,7 +25,6 @@ from ernie_export.runtime.preprocess.video_decode import DEFAULT_FPS, DecodeLimi
 
 TEMPORAL_PATCH = 2  # the class refuses every other value
 FILTERS = (settings.BICUBIC,)
-_KEYS = {"do_sample_frames", "fps", "num_frames", "min_frames", "max_frames", "draw_on_frames", "font"}
 
 VideoSource = str | Path | bytes | NDArray[np.uint8] | Sequence[Image.Image | NDArray[np.uint8]]
 
@@ -69,30 +68,34 @@ class VideoProcessor:
     def from_folder(cls, folder: Path) -> "VideoProcessor":
         """Read video_preprocessor_config.json, or `video_processor` of processor_config.json, and find the font.
 
-        Raises InvalidFile for a missing file, an unknown key, or a value that is not implemented.
+        Raises InvalidFile for a missing file, or a value that would change the result and is not implemented.
         """
         section = settings.processor_settings(Path(folder), VIDEO_PROCESSOR)
-        settings.refuse_unknown_keys(section, _KEYS)
+        section = section.with_defaults({"min_frames": 16, "max_frames": 180}, {})
+        settings.expect_class(section, "video_processor_type", settings.VIDEO_CLASSES)
+        section.expect_one_of({"input_data_format": (None, "channels_last"), "do_convert_rgb": (True, False, None)})
         shared = PixelSettings.from_json(section, VIDEO_PROCESSOR, FILTERS, TEMPORAL_PATCH)
         if not (shared.do_rescale or shared.do_normalize):
             raise section.error("do_rescale", "true where do_normalize is false")
         fps = section.optional("fps", section.positive)
         num_frames = section.optional("num_frames", lambda key: section.integer(key, maximum=MAX_COUNT))
-        min_frames = section.integer("min_frames", maximum=MAX_COUNT, default=16)
-        max_frames = section.integer("max_frames", maximum=MAX_COUNT, default=180)
+        min_frames = section.integer("min_frames", maximum=MAX_COUNT)
+        max_frames = section.integer("max_frames", maximum=MAX_COUNT)
         if fps is not None and num_frames is not None:
             raise section.error("fps", "null where num_frames is set")
         if num_frames is not None and not min_frames <= num_frames <= max_frames:
             raise section.error("num_frames", f"min_frames {min_frames} to max_frames {max_frames}")
+        sample = settings.flag(section, "do_sample_frames", default=True)
+        font = _find_font(section)
         return cls(
-            settings=shared,
+            settings=shared.noting_ignored(section),
             table=pixels.video_table(shared),
-            sample=section.flag("do_sample_frames", default=True),
+            sample=sample,
             fps=fps,
             num_frames=num_frames,
             min_frames=min_frames,
             max_frames=max_frames,
-            font=_find_font(section),
+            font=font,
         )
 
     def indices(self, total: int, rate: float | None, name: str) -> NDArray[np.int32]:

@@ -1,5 +1,6 @@
 """Settings that would change the result, and that we do not implement, are refused by file and key."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,11 @@ import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.json_fields import read_json
-from ernie_export.common.processor_settings import IMAGE_PROCESSOR, NESTED_FILE, VIDEO_PROCESSOR, PixelBounds
+from ernie_export.common.processor_settings import IMAGE_FILE, NESTED_FILE, VIDEO_FILE, PixelBounds
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.preprocess.image import ImageProcessor
 from ernie_export.runtime.preprocess.settings import CLIP_MEAN
 from ernie_export.runtime.preprocess.video import VideoProcessor
-
-IMAGE_FILE = IMAGE_PROCESSOR.file
-VIDEO_FILE = VIDEO_PROCESSOR.file
 
 
 def fails(folder: Path, *words: str) -> None:
@@ -25,19 +23,17 @@ def fails(folder: Path, *words: str) -> None:
 
 
 SHARED = {
-    "unknown": ({"sharpen": True}, "sharpen: expected a known key"),
-    "rgb": ({"do_convert_rgb": False}, "do_convert_rgb: expected true, found false"),
-    "crop": ({"do_center_crop": True}, "do_center_crop: expected false"),
-    "pad": ({"do_pad": True}, "do_pad: expected false"),
-    "layout": ({"data_format": "channels_last"}, 'data_format: expected "channels_first"'),
-    "input-layout": ({"input_data_format": "channels_last"}, "input_data_format: expected null"),
+    "crop": ({"do_center_crop": True}, "do_center_crop: expected false, or a crop_size"),
+    "property": ({"backend": "pil"}, "backend: expected no such key"),
+    "null-mean": ({"image_mean": None}, "image_mean: expected a value, found null"),
+    "null-filter": ({"resample": None}, "resample: expected a value, found null"),
+    "null-patch": ({"patch_size": None}, "patch_size: expected a value, found null"),
+    "null-frames": ({"temporal_patch_size": None}, "temporal_patch_size: expected a whole number"),
     "flag": ({"do_resize": "yes"}, 'do_resize: expected true or false, found "yes"'),
     "resample": ({"resample": 17}, "resample: expected one of"),
     "size-shape": ({"size": {"height": 5, "width": 5}}, "size: expected"),
     "size-order": ({"size": {"shortest_edge": 9, "longest_edge": 3}}, "size: expected whole numbers"),
     "size-type": ({"size": {"shortest_edge": 1.5, "longest_edge": 3}}, "size: expected whole numbers"),
-    "min-pixels": ({"min_pixels": 7}, "min_pixels: expected"),
-    "max-pixels": ({"max_pixels": 7}, "max_pixels: expected"),
     "mean": ({"image_mean": [1, 2]}, "image_mean: expected 3 numbers"),
     "std": ({"image_std": [1, 0, 2]}, "image_std: expected 3 numbers, none of them zero"),
     "patch": ({"patch_size": 0}, "patch_size: expected a whole number"),
@@ -58,7 +54,29 @@ def test_refused(folder: Path, change, file: str, changes: dict[str, Any], line:
     fails(folder, file, line)
 
 
+IMAGE = {
+    "rgb": ({"do_convert_rgb": False}, "do_convert_rgb: expected true, found false"),
+    "null-size": ({"size": None}, "size: expected a value, found null"),
+    "another-class": (
+        {"image_processor_type": "Qwen2VLImageProcessor"},
+        "image_processor_type: expected Ernie4_5_VLMoe",
+    ),
+    "another-processor": ({"processor_class": "Qwen2VLProcessor"}, "processor_class: expected Ernie4_5_VLMoeProcessor"),
+}
+
+
+@pytest.mark.parametrize("changes,line", IMAGE.values(), ids=IMAGE)
+def test_refused_for_images(folder: Path, change, changes: dict[str, Any], line: str):
+    change(IMAGE_FILE, **changes)
+    fails(folder, line)
+
+
 VIDEO = {
+    "layout": ({"input_data_format": "channels_first"}, "input_data_format: expected null or channels_last"),
+    "another-class": (
+        {"video_processor_type": "Qwen2VLVideoProcessor"},
+        "video_processor_type: expected Ernie4_5_VLMoe",
+    ),
     "bilinear": ({"resample": 2}, "resample: expected one of [3]"),
     "integers": ({"do_rescale": False, "do_normalize": False}, "do_rescale: expected true"),
     "both-rates": ({"fps": 2, "num_frames": 4}, "fps: expected null where num_frames is set"),
@@ -98,7 +116,7 @@ def test_missing_and_damaged_files(folder: Path, file: str):
 def test_what_a_silent_file_means(folder: Path):
     """The classes' own defaults."""
     for file in (IMAGE_FILE, VIDEO_FILE):
-        (folder / file).write_text('{"image_mean": null}')
+        (folder / file).write_text("{}")
     image, video = ImageProcessor.from_folder(folder), VideoProcessor.from_folder(folder)
     assert image.settings.bounds == PixelBounds(3136, 4_842_768)
     assert video.settings.bounds == PixelBounds(234_416, 937_664)
@@ -113,10 +131,43 @@ def test_what_a_silent_file_means(folder: Path):
     assert video.font == folder / "Roboto-Regular.ttf" and image.settings.factor == 28
 
 
-def test_repeated_bounds_are_accepted(folder: Path, change):
-    size = read_json(folder / IMAGE_FILE)["size"]
-    change(IMAGE_FILE, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
-    assert ImageProcessor.from_folder(folder).settings.bounds.maximum == size["longest_edge"]
+INERT = {
+    "bounds": {"min_pixels": 7, "max_pixels": 9},
+    "tools": {"use_fast": True, "_valid_processor_keys": ["size"], "model_input_names": ["pixel_values"]},
+    "unknown": {"sharpen": True, "auto_map": {"AutoImageProcessor": "a.B"}},
+    "others": {"do_pad": True, "pad_size": {"height": 9, "width": 9}, "data_format": "channels_last", "device": "cpu"},
+    "crop": {"do_center_crop": True, "crop_size": {"height": 9, "width": 9}},
+}
+
+
+@pytest.mark.parametrize("file", [IMAGE_FILE, VIDEO_FILE])
+@pytest.mark.parametrize("keys", INERT.values(), ids=INERT)
+def test_what_changes_nothing_is_accepted_and_named(folder: Path, change, file: str, keys: dict[str, Any]):
+    before = Preprocessor.from_folder(folder)
+    assert before.images.settings.ignored == before.videos.settings.ignored == ()
+    change(file, **keys)
+    after = Preprocessor.from_folder(folder)
+    ignored = (after.images if file == IMAGE_FILE else after.videos).settings.ignored
+    assert sorted(ignored) == sorted((folder / file, key) for key in keys)
+    assert (after.images.settings, after.videos.settings) == (before.images.settings, before.videos.settings)
+
+
+def test_a_null_flag_is_off(folder: Path, change):
+    """The class takes null for false, not for its default."""
+    change(IMAGE_FILE, do_normalize=None)
+    change(VIDEO_FILE, draw_on_frames=None, do_sample_frames=None, do_convert_rgb=None)
+    processor = Preprocessor.from_folder(folder)
+    assert not processor.images.settings.do_normalize
+    assert processor.videos.font is None and not processor.videos.sample
+
+
+def test_a_video_processor_may_share_the_image_processor_s_file(folder: Path, change):
+    (folder / VIDEO_FILE).unlink()
+    fails(folder, VIDEO_FILE, "found neither")  # the class refuses a temporal_patch_size of 1
+    settings = read_json(folder / IMAGE_FILE)
+    del settings["temporal_patch_size"]
+    (folder / IMAGE_FILE).write_text(json.dumps(settings))
+    assert VideoProcessor.from_folder(folder).settings.bounds == ImageProcessor.from_folder(folder).settings.bounds
 
 
 def test_the_nested_file_wins(folder: Path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ernie_export.common.errors import UserError
-from ernie_export.common.processor_settings import VIDEO_PROCESSOR
+from ernie_export.common.processor_settings import VIDEO_FILE
 from ernie_export.runtime.preprocess.resample import resize_bicubic
 from ernie_export.runtime.preprocess.video import SampledVideo, VideoProcessor, label
 from ernie_export.runtime.preprocess.video_decode import DecodeLimits
@@ -179,10 +179,10 @@ def test_labels(second: float, text: str):
 
 
 def test_sampling_refuses_what_it_cannot_do(folder: Path, change):
-    change(VIDEO_PROCESSOR.file, num_frames=5)
+    change(VIDEO_FILE, num_frames=5)
     with pytest.raises(UserError, match=r"at least 5 frames \(num_frames\), found 4"):
         VideoProcessor.from_folder(folder).indices(4, 10.0, "clip")
-    change(VIDEO_PROCESSOR.file, num_frames=None, fps=2)
+    change(VIDEO_FILE, num_frames=None, fps=2)
     with pytest.raises(UserError, match="expected a frame rate"):
         VideoProcessor.from_folder(folder).load(np.zeros((4, 20, 20, 3), np.uint8))
     assert len(VideoProcessor.from_folder(folder).load(np.zeros((40, 20, 20, 3), np.uint8), fps=16).frames) == 5

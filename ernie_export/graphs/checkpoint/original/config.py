@@ -4,14 +4,15 @@ The main branch of the released repository writes its configuration for Baidu's 
 one flat object for the decoder, counts as pairs of expert groups, a `vision_config` of its own). What each key becomes
 is what `convert_ernie4_5_vl_moe_to_hf.py` in the transformers repository makes of it; what a key means, and its value
 where it is absent, is from the remote code's configuration classes. Every key is moved, renamed, held to the one value
-that the transformers class computes with, or listed as without effect; any other stays in the result, where
-`ErnieConfig` refuses it by name.
+that the transformers class computes with, or listed as without effect; any other is refused by name, since the
+remote code may compute with it.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from ernie_export.common.json_fields import JsonObject, one_line
+from ernie_export.graphs.config_keys import BOOKKEEPING
 
 MODEL_TYPE = "ernie4_5_moe_vl"
 
@@ -67,7 +68,8 @@ VISION_FIXED = {
 }
 # Without effect on an answer: where the code is found, how it trains or runs in parallel, which kernels it takes.
 WITHOUT_EFFECT = frozenset(
-    "auto_map paddleformers_version paddlenlp_version sub_configs use_cache "
+    "auto_map paddleformers_version paddlenlp_version sub_configs use_cache _attn_implementation attn_implementation "
+    "unsloth_fixed unsloth_version "
     # Dropout and losses: training alone.
     "attention_dropout attention_probs_dropout_prob hidden_dropout_prob moe_dropout_prob moe_all_to_all_dropout "
     "moe_aux_loss_lambda moe_z_loss_lambda moe_orthogonal_loss_lambda moe_group_orthogonal_loss global_aux_loss "
@@ -88,6 +90,8 @@ WITHOUT_EFFECT = frozenset(
     # A bias of the head, only with `use_bias`: its tensor would be refused by name.
     "weight_share_add_bias".split()
 )
+# Same name and meaning at the top of the translated file, or without meaning there.
+KEPT = BOOKKEEPING | {"quantization_config", "tie_word_embeddings"}
 VISION_WITHOUT_EFFECT = WITHOUT_EFFECT | {
     "attn_implementation",
     "attn_sep",  # attention in two steps, with the same result
@@ -122,8 +126,10 @@ def translate(original: JsonObject) -> dict[str, Any]:
     check_fixed(original, media)
     media |= {key: original.get(key, default) for key, default in MEDIA_TOKENS.items()}
     encoder = translate_vision(original, vision)
-    left = {key: value for key, value in original.members.items() if key not in original.read | WITHOUT_EFFECT}
-    return left | media | {"model_type": "ernie4_5_vl_moe", "text_config": text, "vision_config": encoder}
+    original.require("tie_word_embeddings", "true or false")
+    kept = {key: original.get(key) for key in sorted(KEPT) if key in original}
+    original.refuse_unknown(WITHOUT_EFFECT)
+    return kept | media | {"model_type": "ernie4_5_vl_moe", "text_config": text, "vision_config": encoder}
 
 
 def translate_vision(original: JsonObject, vision: JsonObject) -> dict[str, Any]:
@@ -144,8 +150,8 @@ def translate_vision(original: JsonObject, vision: JsonObject) -> dict[str, Any]
         "rms_norm_eps": VISION_FIXED["layer_norm_eps"],
     }
     check_fixed(vision, renamed)
-    left = {key: value for key, value in vision.members.items() if key not in vision.read | VISION_WITHOUT_EFFECT}
-    return left | moved | renamed | {"model_type": "ernie4_5_vl_moe_vision", "hidden_act": "quick_gelu"}
+    vision.refuse_unknown(VISION_WITHOUT_EFFECT | BOOKKEEPING)
+    return moved | renamed | {"model_type": "ernie4_5_vl_moe_vision", "hidden_act": "quick_gelu"}
 
 
 def check_fixed(section: JsonObject, values: Mapping[str, Any], required: bool = False) -> None:
