@@ -36,6 +36,7 @@ PATHS = {
     "tests/exporter/test_tensorrt_quantized.py": "kernels",
     "tests/exporter/test_triton_repository.py": "slow",
     "tests/faults": "slow",
+    "tests/graphs/ops/test_kernel_bounds.py": "kernels",
     "tests/graphs/ops/test_kernels.py": "kernels",
     "tests/graphs/ops/test_moe_kernels.py": "kernels",
     "tests/graphs/ops/test_mrope_kernel.py": "kernels",

@@ -85,6 +85,10 @@ class BuildFailed(UserError):
     """A kernel that cannot be compiled, or an engine that its library refused or failed to build."""
 
 
+class NodeRefused(BuildFailed):
+    """A node of a graph that a library's parser does not take; no other way of building helps."""
+
+
 class Unavailable(UserError):
     """A device, library or optional dependency that is missing, too old, or cannot run what is asked of it."""
 

@@ -4,6 +4,7 @@ Settings stand in one nested file for both processors (processor_config.json, th
 for each.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +83,23 @@ class ProcessorKind:
                 if path.name == self.files[0] or settings.members.get("temporal_patch_size", 2) == 2:
                     return settings
         return None
+
+    def write_bounds(self, folder: Path, bounds: PixelBounds) -> None:
+        """Replace the bounds in the settings in `folder`, where there are some, and leave everything else.
+
+        Raises InvalidFile for a file that is malformed, OSError for one that cannot be written.
+        """
+        nested = folder / NESTED_FILE
+        path = nested if nested.is_file() and read_json(nested).get(self.section) is not None else folder / self.file
+        if not path.is_file():
+            return
+        document = read_json(path)
+        settings = document[self.section] if path == nested else document
+        settings["size"] = {"shortest_edge": bounds.minimum, "longest_edge": bounds.maximum}
+        for key, pixels in (("min_pixels", bounds.minimum), ("max_pixels", bounds.maximum)):
+            if key in settings:
+                settings[key] = pixels
+        path.write_text(json.dumps(document, indent=2) + "\n")
 
 
 IMAGE_FILE = "preprocessor_config.json"

@@ -73,6 +73,18 @@ def copy_file(source: Path, target: Path) -> None:
     target.write_bytes(content)
 
 
+def limit_image_tokens(folder: Path, config: ErnieConfig, most: int) -> None:
+    """Make the processors in `folder`, a bundle's, resize images and frames to at most `most` decoder tokens.
+
+    Raises InvalidFile for malformed settings, OSError where a file cannot be written.
+    """
+    pixels = most * (config.vision.patch_size * config.vision.spatial_merge_size) ** 2
+    for kind in (IMAGE_PROCESSOR, VIDEO_PROCESSOR):
+        bounds = PixelBounds.from_folder(folder, kind)
+        if bounds.maximum > pixels:
+            kind.write_bounds(folder, PixelBounds(min(bounds.minimum, pixels), pixels))
+
+
 def image_token_range(folder: Path, config: ErnieConfig) -> tuple[int, int]:
     """Return the fewest and the most decoder tokens of an image or of a video's frame pair.
 

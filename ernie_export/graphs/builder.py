@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, InlinePass, RemoveUnusedNodesPass
 
 from ernie_export.graphs.ops.bodies import OpBodies
 from ernie_export.graphs.ops.library import OPSETS, SPECS, functions
@@ -157,22 +157,37 @@ class GraphBuilder:
         for function in bodies.values():
             if function.name in used:
                 model.functions[function.identifier()] = function
+        drop_unused_inputs(model)
         if op_bodies.inlined:
             inline(model)
+        RemoveUnusedNodesPass()(model)
         onnx.save_model(ir.to_proto(model), str(path))
+
+
+def drop_unused_inputs(model: ir.Model) -> None:
+    """Leave out the last inputs of each call that the body does not take, so that nothing is computed for them."""
+    taken = {
+        function.name: max((i + 1 for i, value in enumerate(function.inputs) if value.uses()), default=0)
+        for function in model.functions.values()
+    }
+    for node in model.graph:
+        if node.domain == DOMAIN and node.op_type in taken:
+            node.resize_inputs(min(len(node.inputs), taken[node.op_type]))
 
 
 def inline(model: ir.Model) -> None:
     """Put functions' bodies in place of their calls, each node named by its path: the call's, then its operator.
 
-    That is the name by which TensorRT's parser tells what it refuses, and its reports what they measure. What is left
-    of our operators are plugins: the parser looks for them in the namespace that the node names, and by its domain in
-    later versions only.
+    That is the name by which TensorRT's parser says what it refuses, and its reports what they measure. What layers
+    have in common, such as their constants, is left once: an engine's plugins keep TensorRT from seeing it. What is
+    left of our operators are plugins: the parser looks for them in the namespace that the node names, and by its
+    domain in later versions only.
     """
     for node in model.graph:
         assert node.name is not None  # every node of a graph is made with its path
         node.metadata_props["call"] = node.name
     InlinePass()(model)
+    CommonSubexpressionEliminationPass()(model)
     counts: Counter[str] = Counter()
     for node in model.graph:
         path = node.metadata_props.pop("call")

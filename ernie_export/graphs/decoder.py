@@ -30,7 +30,7 @@ from ernie_export.graphs.config import ErnieConfig, TextConfig
 from ernie_export.graphs.layers.linear import linear, rms_norm
 from ernie_export.graphs.layers.mlp import sparse, swiglu
 from ernie_export.graphs.layers.quantized import quantized
-from ernie_export.graphs.ops.mrope.reference import axes, inverse_frequencies
+from ernie_export.graphs.ops.mrope.reference import attention_scale, axes, inverse_frequencies
 from ernie_export.graphs.precision import Precision
 
 INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
@@ -44,17 +44,17 @@ class SharedInputs:
         split: The shape [B, S, -1].
         token_types: (B·S,); None for text alone.
         rotary: The rotation's constants.
-        cos: (B, S, D/2) float32.
-        sin: (B, S, D/2) float32.
+        tables: q_cos, q_sin, k_cos and k_sin, (B, S, D/2) float32 each.
         capacity: C, shape (1,).
+        mask: (B, 1, S, C), which tokens attend to which places of the cache.
     """
 
     split: ir.Value
     token_types: ir.Value | None
     rotary: dict[str, Any]
-    cos: ir.Value
-    sin: ir.Value
+    tables: tuple[ir.Value, ...]
     capacity: ir.Value
+    mask: ir.Value
 
 
 def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuilder:
@@ -143,9 +143,10 @@ def shared_values(
         "inv_freq": inverse_frequencies(text.head_dim, text.rope_theta).tolist(),
         "axes": axes(text.mrope_section).tolist(),
     }
-    cos, sin = g.custom("RotaryTables", g.inputs["position_ids"], **rotary)
+    tables = g.custom("RotaryTables", g.inputs["position_ids"], **rotary, scale=float(attention_scale(text.head_dim)))
     capacity = g.op("Shape", past_key, start=2, end=3, name="capacity")
-    return SharedInputs(split, token_types, rotary, cos, sin, capacity)
+    (mask,) = g.custom("CausalMask", shape, g.inputs["past_lengths"], capacity)
+    return SharedInputs(split, token_types, rotary, tables, capacity, mask)
 
 
 def layer(g: GraphBuilder, text: TextConfig, index: int, hidden: ir.Value, shared: SharedInputs) -> ir.Value:
@@ -173,11 +174,10 @@ def attention(g: GraphBuilder, text: TextConfig, index: int, x: ir.Value, shared
     by_row = g.op("Reshape", x, shared.split, name="by_row")
     q, k, v = g.op_outputs("Split", by_row, sizes, axis=2, outputs=3, name="qkv")
     heads = {"num_heads": text.num_heads, "kv_num_heads": text.num_kv_heads}
-    tables = g.inputs["position_ids"], shared.cos, shared.sin
-    q, k = g.custom("MultimodalRope", q, k, *tables, **shared.rotary, **heads)
+    q, k = g.custom("MultimodalRope", q, k, g.inputs["position_ids"], *shared.tables, **shared.rotary, **heads)
     past = [g.inputs[f"past_{part}.{index}"] for part in ("key", "value")]
-    lengths = g.inputs["past_lengths"], g.inputs["lengths"], shared.capacity
-    y, _, _ = g.custom("CachedAttention", q, k, v, *past, *lengths, **heads)
+    lengths = [g.inputs["past_lengths"], g.inputs["lengths"]]
+    y, _, _ = g.custom("CachedAttention", q, k, v, *past, *lengths, shared.capacity, shared.mask, **heads)
     flat = g.op("Reshape", y, g.constant("flat", np.array([-1, width])), name="y_flat")
     return linear(g, flat, f"{prefix}.o_proj", text.hidden_size, width, text.use_bias)
 

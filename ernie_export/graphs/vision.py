@@ -17,7 +17,7 @@ import onnx_ir as ir
 from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.config import VisionConfig
 from ernie_export.graphs.layers.linear import dense, layer_norm, linear
-from ernie_export.graphs.ops.mrope.reference import inverse_frequencies
+from ernie_export.graphs.ops.mrope.reference import attention_scale, inverse_frequencies
 from ernie_export.graphs.precision import Precision
 
 INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
@@ -46,20 +46,21 @@ def build(vision: VisionConfig, precision: Precision) -> GraphBuilder:
             x = g.op("Cast", x, to=dtype)
         with g.scope("patch_embed"):
             x = dense(g, x, "model.vision_model.patch_embed.proj", vision.hidden_size, pixels, bias=False)
-        cos, sin = rotary_tables(g, vision, shape)
+        tables = rotary_tables(g, vision, shape)
         for index in range(vision.depth):
             with g.scope(f"blocks.{index}"):
-                x = block(g, vision, index, x, cos, sin, qkv_shape)
+                x = block(g, vision, index, x, tables, qkv_shape)
         x = layer_norm(g, x, "model.vision_model.ln", vision.hidden_size, vision.norm_eps)
         hidden = g.op("Reshape", x, hidden_shape, name="hidden_by_frame")
     g.output(hidden, "hidden", dtype, ("frames", "patches", vision.hidden_size))
     return g
 
 
-def rotary_tables(g: GraphBuilder, vision: VisionConfig, shape: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """cos and sin, (F, P, D/2) each: a quarter of the head by row, a quarter by column.
+def rotary_tables(g: GraphBuilder, vision: VisionConfig, shape: ir.Value) -> dict[str, tuple[ir.Value, ir.Value]]:
+    """Return cos and sin for q and for k, (F, P, D/2) each: a quarter of the head by row, a quarter by column.
 
-    The frequencies are those of a head half as wide (class Ernie4_5_VLMoeVisionRotaryEmbedding in transformers).
+    Those for q carry the scale of attention, 1/sqrt(D), in float32 (see the operator MultimodalRope). The frequencies
+    are those of a head half as wide (class Ernie4_5_VLMoeVisionRotaryEmbedding in transformers).
     """
     with g.scope("rotary"):
         inv_freq = g.constant("inv_freq", inverse_frequencies(vision.head_dim // 2, vision.rope_theta))
@@ -68,21 +69,31 @@ def rotary_tables(g: GraphBuilder, vision: VisionConfig, shape: ir.Value) -> tup
         angles = g.op("Mul", by_axis, inv_freq, name="angles_by_axis")
         flat = g.op("Flatten", angles, axis=1)
         table = g.op("Concat", shape, g.constant("rest", np.array([vision.head_dim // 2])), axis=0, name="table_shape")
-        cos = g.op("Expand", g.op("Cos", flat), table, name="cos")
-        return cos, g.op("Expand", g.op("Sin", flat), table, name="sin")
+        cos, sin = (g.op(function, flat) for function in ("Cos", "Sin"))
+        scale = g.constant("scale", np.array(attention_scale(vision.head_dim)))
+        q_cos, q_sin = (g.op("Mul", part, scale, name=f"q_{name}") for part, name in ((cos, "cos"), (sin, "sin")))
+        return {
+            "q": (g.op("Expand", q_cos, table, name="q_cos_table"), g.op("Expand", q_sin, table, name="q_sin_table")),
+            "k": (g.op("Expand", cos, table, name="k_cos_table"), g.op("Expand", sin, table, name="k_sin_table")),
+        }
 
 
 def block(
-    g: GraphBuilder, vision: VisionConfig, index: int, x: ir.Value, cos: ir.Value, sin: ir.Value, qkv_shape: ir.Value
+    g: GraphBuilder,
+    vision: VisionConfig,
+    index: int,
+    x: ir.Value,
+    tables: dict[str, tuple[ir.Value, ir.Value]],
+    qkv_shape: ir.Value,
 ) -> ir.Value:
-    """One pre-norm block over x (F·P, C); `qkv_shape` holds [F, P, 3C]."""
+    """Add one pre-norm block over x (F·P, C); `qkv_shape` holds [F, P, 3C]."""
     prefix, width = f"model.vision_model.blocks.{index}", vision.hidden_size
     normed = layer_norm(g, x, f"{prefix}.norm1", width, vision.norm_eps)
     with g.scope("attn"):
         qkv = linear(g, normed, f"{prefix}.attn.qkv", 3 * width, width, bias=True)
         by_frame = g.op("Reshape", qkv, qkv_shape, name="qkv_by_frame")
         q, k, v = g.op_outputs("Split", by_frame, axis=2, num_outputs=3, outputs=3)
-        q, k = (rotate(g, vision, part, cos, sin, name) for part, name in ((q, "q"), (k, "k")))
+        q, k = (rotate(g, vision, part, *tables[name], name) for part, name in ((q, "q"), (k, "k")))
         (y,) = g.custom("VisionAttention", q, k, v, num_heads=vision.num_heads)
         y = g.op("Reshape", y, g.constant("flat", np.array([-1, width])), name="y_flat")
         x = g.op("Add", x, linear(g, y, f"{prefix}.attn.proj", width, width, bias=True))

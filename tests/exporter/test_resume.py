@@ -19,7 +19,7 @@ import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.gpu import Gpu
-from ernie_export.common.manifest import GRAPHS, Manifest
+from ernie_export.common.manifest import GRAPHS, FileEntry, Manifest, sha256
 from ernie_export.exporter.build_engines import WORK, resume
 from ernie_export.exporter.export import export
 from ernie_export.exporter.targets import TARGETS, register
@@ -163,9 +163,81 @@ def test_a_refusal_there_leaves_the_old_bundle(tmp_path, waiting, machine, monke
 FAULTS = {
     "refuse=DispatchSort": "decoder.onnx: /model/layers.1/mlp/MoEDispatch/DispatchSort (DispatchSort): refused by",
     "fail=vision": "vision.engine: expected an engine from tensorrt, found: no implementation for what",
-    "unreadable=vision": "vision.engine: expected an engine from tensorrt, found: a plan that a test wants unreadable",
     "abort=resampler": "resampler.engine: expected an engine from tensorrt, found that it crashed: SIGABRT",
 }
+
+
+WAYS = {
+    "fused=vision": ("vision", "attention of several kernels", "not supported by a dedicated kernel"),
+    "shared=decode": ("decode", "kernels within 48 KiB of shared memory", "a launch that a test wants refused"),
+}
+
+
+@pytest.mark.parametrize("fault", WAYS)
+def test_what_is_not_built_the_best_way_is_built_the_next(large_kernels, machine, monkeypatch, fault, new_steps):
+    """The report and the progress say so; other engines give nothing up."""
+    name, note, reason = WAYS[fault]
+    monkeypatch.setenv("FAKE_TENSORRT_FAULT", fault)
+    steps = new_steps()
+    resume(large_kernels, steps)
+    report = json.loads((large_kernels / REPORT).read_text())
+    assert report[name]["built"] == note and reason in report[name]["because"][0]
+    assert all("built" not in report[other] for other in GRAPHS if other != name)
+    assert f"Building {name}.engine, {note}" in steps.shares
+    built = report[name]["inspector"]
+    assert built["decomposable"] and all(built["decomposable"])
+    assert all(plugin["shared"] <= 48 * 1024 for plugin in built["plugins"])
+    assert {path.name for path in large_kernels.iterdir()} == {"manifest.json", *Manifest.read(large_kernels).files}
+
+
+@pytest.fixture
+def large_kernels(waiting):
+    """A bundle whose decode graph has a kernel that asks for 64 KiB, and one of the same plugin that does not."""
+    path = waiting / "kernels-sm90.json"
+    document = json.loads(path.read_text())
+    first = next(kernel for kernel in document["kernels"] if kernel["plugin"] == "BankLogits")
+    document["kernels"].append(first | {"tactic": 2, "shared": 64 * 1024, "constants": first["constants"] | SECOND})
+    path.write_text(json.dumps(document))
+    manifest = Manifest.read(waiting)
+    files = manifest.files | {path.name: FileEntry(path.stat().st_size, sha256(path))}
+    replace(manifest, files=files).write(waiting)
+    return waiting
+
+
+SECOND = {"BLOCK_T": 64, "BLOCK_H": 32}  # of the second tactic
+
+
+def test_attention_is_marked_and_counted(finished):
+    """An image's is to be fused; the decoder's may be built of several kernels."""
+    report = json.loads((finished[0] / REPORT).read_text())
+    for name, layers in (("vision", 4), ("resampler", 0), ("decoder", 4), ("decode", 4)):
+        marked = name in ("decoder", "decode")
+        assert report[name]["attention"] == {"layers": layers, "decomposable": marked}
+        assert report[name]["inspector"]["decomposable"] == [marked] * layers
+
+
+def test_an_engine_that_cannot_be_inspected_is_kept(waiting, machine, monkeypatch):
+    monkeypatch.setenv("FAKE_TENSORRT_FAULT", "unreadable=vision")
+    Manifest.check_files(resume(waiting, QUIET), waiting, 2**40)
+    report = json.loads((waiting / REPORT).read_text())
+    assert report["vision"]["not_inspected"] == "a plan that a test wants unreadable"
+    assert "inspector" in report["decode"]
+
+
+def test_a_plugin_that_fails_is_named_with_its_own_error(waiting, machine):
+    """TensorRT prints it, and logs what follows from it."""
+    path = waiting / "kernels-sm90.json"
+    document = json.loads(path.read_text())
+    for kernel in document["kernels"]:
+        if kernel["plugin"] == "BankDown":
+            kernel["constants"]["K"] = 99
+    path.write_text(json.dumps(document))
+    manifest = Manifest.read(waiting)
+    files = manifest.files | {path.name: FileEntry(path.stat().st_size, sha256(path))}
+    replace(manifest, files=files).write(waiting)
+    message = refusal(waiting)
+    assert message.startswith("decode.engine: expected an engine from tensorrt, found: plugin BankDown: ValueError: ")
+    assert "expected a kernel for" in message
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -22,7 +22,8 @@ from ernie_export.exporter.targets.target import Target
 from ernie_export.exporter.targets.trt_rtx import CAPABILITIES, RtxBuildOptions
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.precision import ONNX
-from tests.paths import MINI
+from ernie_export.runtime.preprocess.image import ImageProcessor
+from tests.paths import MEDIA, MINI
 
 DTYPES = {"BF16": "bf16", "F32": "float"}
 LIMITS = RtxBuildOptions(compute_capabilities="8.9, 12.0", max_batch_size=3, max_seq_len=600, max_image_tokens=64)
@@ -135,8 +136,37 @@ def test_limits_left_out_follow_the_model():
     config = ErnieConfig.from_hf(MINI)
     defaults = RtxBuildOptions()
     assert (defaults.max_batch_size, defaults.compute_capabilities) == (1, "8.0,8.6,8.9,12.0")
-    assert resolve_sizes(config, defaults, (4, 6177)) == (4096, 4095)
     assert resolve_sizes(config, defaults, (4, 1196)) == (4096, 1196)
+    assert resolve_sizes(config, RtxBuildOptions(max_seq_len=900), (4, 1196)) == (900, 899)
+
+
+def test_by_default_an_images_attention_stays_within_a_gigabyte_and_a_half():
+    """2 frames x 4 heads x patches x patches x 2 bytes, formed whole; whoever asks for more gets more."""
+    config = ErnieConfig.from_hf(MINI)
+    assert resolve_sizes(config, RtxBuildOptions(), (4, 6177)) == (4096, 2508)
+    assert 2 * 4 * (4 * 2508) ** 2 * 2 <= 1.5 * 2**30 < 2 * 4 * (4 * 2509) ** 2 * 2
+    assert resolve_sizes(config, RtxBuildOptions(max_image_tokens=4000), (4, 6177)) == (4096, 4000)
+
+
+def test_larger_images_are_scaled_down_to_what_the_engines_take(tmp_path):
+    """The bundle's own processors say so; where they ask for less already, they are the checkpoint's."""
+
+    def never(name: str, request: dict[str, Any], on_progress: Any) -> dict[str, Any]:
+        Path(request["engine"]).write_bytes(b"")
+        return {"version": "1"}
+
+    target = TensorRTForRtx(build_engine=never)
+    export(MINI, tmp_path / "less", target, "bf16", Steps(), replace(LIMITS, max_image_tokens=8))
+    export(MINI, tmp_path / "same", target, "bf16", Steps(), LIMITS)
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        theirs = json.loads((MINI / name).read_text())
+        ours = json.loads((tmp_path / "less" / name).read_text())
+        assert ours["size"]["longest_edge"] == 8 * 28 * 28 < theirs["size"]["longest_edge"]
+        assert {**ours, "size": None} == {**theirs, "size": None}
+        assert (tmp_path / "same" / name).read_bytes() == (MINI / name).read_bytes()
+    images = ImageProcessor.from_folder(tmp_path / "less")
+    pixels, _ = images([images.load(MEDIA / "shapes.png")])
+    assert 0 < len(pixels) <= 8 * 4
 
 
 def test_without_the_library(tmp_path):
@@ -167,9 +197,14 @@ def test_a_crash_of_the_library_is_one_line(tmp_path, crash):
 
 
 def test_a_failed_build_is_one_line(tmp_path):
-    """Attention in float32 has no kernel: the library says so while it builds."""
+    """Attention in float32 has no fused kernel, and here every way to build asks for one."""
+
+    def fused(name: str, request: dict[str, Any], on_progress: Any) -> dict[str, Any]:
+        return EngineBuilder()(name, request | {"decomposable": False}, on_progress)
+
+    target = TensorRTForRtx(build_engine=fused)
     with pytest.raises(UserError, match=r"vision.engine: expected an engine .*Attention"):
-        export(MINI, tmp_path / "bundle", "trt-rtx", ONNX["fp32"], Steps(), LIMITS)
+        export(MINI, tmp_path / "bundle", target, ONNX["fp32"], Steps(), LIMITS)
     assert list(tmp_path.iterdir()) == []
 
 

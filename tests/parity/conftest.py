@@ -34,7 +34,8 @@ PROCESSOR_FILES = (
 ).split()
 TARGETS = ("onnx", "onnx-portable")
 # What TensorRT for RTX and TensorRT are given, where ONNX Runtime can run it: plugins' bodies are filled in.
-LOWERED = {"rtx": RTX_BODIES, "trt": TENSORRT_BODIES}
+# Those for TensorRT for RTX stay functions here: inlined, what nothing takes is dropped, the chosen experts too.
+LOWERED = {"rtx": replace(RTX_BODIES, inlined=False), "trt": TENSORRT_BODIES}
 
 
 @dataclass

@@ -6,15 +6,18 @@ checkpoint. A KV cache must have a fixed length (the libraries' KV-cache update 
 """
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ernie_export.common.errors import BuildFailed, InvalidValue
+from ernie_export.common.errors import BuildFailed, InvalidValue, NodeRefused
 from ernie_export.common.manifest import EngineInfo
+from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.onnx import target_for_cpu
 from ernie_export.exporter.targets.options import CommandLineOption, TargetOptions, option
 from ernie_export.exporter.targets.target import Target
@@ -29,7 +32,9 @@ PREFILL_CHUNK = 512  # prompt tokens in one call, at most
 MAX_SEQ_LEN = 8192  # of a slot of the KV cache, unless the user or the model says otherwise
 CACHE_MULTIPLE = 64  # tokens: every slot of a buffer then begins at a multiple of 256 bytes, as the libraries require
 USUAL_PATCHES = 4096  # of an image: kernels are chosen for this size, where images may be as large
+SCORE_BYTES = 3 * 2**29  # 1.5 GiB: the most that an attention of the largest image forms by default
 REPORT = "engines.json"
+WITHOUT_PLUGINS = ("vision", "resampler")  # graphs of standard operators for every target
 BUILDER = (*PYTHON, "ernie_export.exporter.targets.workers.engine_build")
 
 Request = dict[str, Any]
@@ -61,7 +66,7 @@ class BuildOptions(TargetOptions):
         None,
         CommandLineOption(
             "--max-image-tokens",
-            "decoder tokens of one picture.  [default: the largest that the image processor makes]",
+            "decoder tokens of one picture; larger ones are scaled down.  [default: as attention of 1.5 GiB allows]",
             click.IntRange(1),
         ),
     )
@@ -76,8 +81,8 @@ class EngineBuilder:
     def __call__(self, name: str, request: Request, on_progress: Callable[[float], None]) -> Report:
         """Build the engine of the graph `name`; return the worker's report.
 
-        Raises BuildFailed, which names the node that the library refuses or says how the build failed or crashed, and
-        OSError if the engine cannot be written.
+        Raises NodeRefused, which names the node; BuildFailed, which says how the build failed or crashed; OSError if
+        the engine cannot be written.
         """
         answer: dict[str, Any] = {}
         library = request["library"]
@@ -92,11 +97,40 @@ class EngineBuilder:
             raise OSError(*answer["system"], request["engine"])
         if "refused" in answer:
             node, operator, reason = answer["refused"]
-            raise BuildFailed(f"{name}.onnx: {node} ({operator}): refused by {library}: {reason}")
+            raise NodeRefused(f"{name}.onnx: {node} ({operator}): refused by {library}: {reason}")
         if "built" not in answer:
             raise BuildFailed(f"{expected}, found: {answer.get('failed', 'no answer')}")
         report: Report = answer["built"]
         return report
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to build an engine. `note`: what it gives up, empty for nothing; `request`: for the worker."""
+
+    note: str
+    request: Request
+
+
+def build_first(build_engine: BuildEngine, name: str, attempts: Iterable[Attempt], progress: Progress) -> Report:
+    """Build the engine `name` in the first way that does not fail; the report says what that way gives up, and why.
+
+    Raises NodeRefused, and BuildFailed with the first failure where every way fails.
+    """
+    failures: list[BuildFailed] = []
+    for attempt in attempts:
+        phase = f"Building {name}.engine" + (f", {attempt.note}" if attempt.note else "")
+        try:
+            report = build_engine(name, attempt.request, partial(progress.update, phase))
+        except NodeRefused:
+            raise
+        except BuildFailed as e:
+            failures.append(e)
+            continue
+        if failures:
+            report |= {"built": attempt.note, "because": [str(e) for e in failures]}
+        return report
+    raise failures[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +170,9 @@ def resolve_sizes(config: ErnieConfig, options: BuildOptions, image_tokens: tupl
     smallest, largest = image_tokens
     positions = config.text.max_positions
     tokens = min(MAX_SEQ_LEN, positions) if options.max_seq_len is None else options.max_seq_len
-    image = min(largest, tokens - 1) if options.max_image_tokens is None else options.max_image_tokens
+    image = options.max_image_tokens
+    if image is None:
+        image = max(min(largest, tokens - 1, usual_image_tokens(config)), smallest)
     if tokens <= smallest:
         raise InvalidValue("--max-tokens", f"more than the {smallest} of the smallest picture", tokens)
     if tokens > positions:
@@ -146,6 +182,16 @@ def resolve_sizes(config: ErnieConfig, options: BuildOptions, image_tokens: tupl
     if tokens <= image:
         raise InvalidValue("--max-tokens", f"more than a picture's {image} (--max-image-tokens)", tokens)
     return tokens, image
+
+
+def usual_image_tokens(config: ErnieConfig) -> int:
+    """Return the tokens of the largest image whose attention stays within SCORE_BYTES if no kernel fuses it.
+
+    Its scores are then formed whole: patches by patches for each head and each of a video pair's two frames.
+    """
+    vision = config.vision
+    patches = math.isqrt(SCORE_BYTES // (2 * vision.num_heads * 2))
+    return patches // vision.spatial_merge_size**2
 
 
 def bind_weights(graphs: "dict[str, GraphBuilder]", engines: EngineInfo) -> None:

@@ -17,6 +17,7 @@ import click
 from ernie_export.common.errors import InvalidValue, Unavailable
 from ernie_export.common.gpu import Gpu, detect_gpu
 from ernie_export.common.manifest import HARDWARE_COMPATIBILITY, EngineInfo, TensorRTInfo
+from ernie_export.exporter.processor_files import limit_image_tokens
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.engines import (
     PREFILL_CHUNK,
@@ -164,6 +165,7 @@ class TensorRT(EngineTarget):
     def write(self, folder: Path, job: ExportJob, engines: EngineInfo | None, progress: Progress) -> EngineInfo:
         """Write kernels and graphs and, where TensorRT and its GPU are, engines in their place."""
         assert engines is not None  # `plan_engines` returns no None
+        limit_image_tokens(folder, job.config, engines.max_image_tokens)
         self.write_kernels(folder, job, engines, progress)
         bind_weights(job.graphs, engines)
         add_top_k(job.graphs["decode"], engines.top_k)

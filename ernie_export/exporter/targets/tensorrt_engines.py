@@ -9,14 +9,22 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from ernie_export.common.errors import InvalidValue, Unavailable
 from ernie_export.common.gpu import Gpu
 from ernie_export.common.manifest import GRAPHS, EngineInfo, TensorRTInfo
 from ernie_export.exporter.progress import Progress
-from ernie_export.exporter.targets.engines import BuildEngine, Report, Request, profile_dimensions, write_report
+from ernie_export.exporter.targets.engines import (
+    WITHOUT_PLUGINS,
+    Attempt,
+    BuildEngine,
+    Report,
+    Request,
+    build_first,
+    profile_dimensions,
+    write_report,
+)
 from ernie_export.exporter.targets.target import BuildMachine
 from ernie_export.exporter.targets.workers.files import write
 from ernie_export.exporter.targets.workers.tensorrt_build import TensorRTOptions
@@ -84,10 +92,9 @@ class TensorRTBuild:
                 "onnx": str(bundle / f"{name}.onnx"),
                 "engine": str(into / f"{name}.engine"),
                 "dimensions": profile_dimensions(name, engines, merge),
-                "options": asdict(options),
             }
-            on_progress = partial(progress.update, f"Building {name}.engine")
-            reports[name] = self.build_or_reuse(name, request, machine, on_progress)
+            reports[name] = self.build_or_reuse(name, ways_to_build(name, request, options), machine, progress)
+        spare_timing_cache(options).unlink(missing_ok=True)
         for name in GRAPHS:
             report_path(into, name).unlink()
         write_report(into, reports)
@@ -98,18 +105,17 @@ class TensorRTBuild:
             tensorrt=replace(tensorrt_info(engines), device=machine.gpu.name),
         )
 
-    def build_or_reuse(
-        self, name: str, request: Request, machine: BuildMachine, on_progress: Callable[[float], None]
-    ) -> Report:
+    def build_or_reuse(self, name: str, attempts: list[Attempt], machine: BuildMachine, progress: Progress) -> Report:
         """Return the report of an engine, built now or by an earlier build that was interrupted."""
-        key = json.loads(json.dumps([request, machine.version, machine.gpu.name]))
-        path = report_path(Path(request["engine"]).parent, name)
-        if path.is_file() and Path(request["engine"]).is_file():
+        key = json.loads(json.dumps([[asdict(attempt) for attempt in attempts], machine.version, machine.gpu.name]))
+        engine = Path(attempts[0].request["engine"])
+        path = report_path(engine.parent, name)
+        if path.is_file() and engine.is_file():
             earlier = json.loads(path.read_bytes())
             if earlier["key"] == key:
                 report: Report = earlier["report"]
                 return report
-        report = self.build_engine(name, request, on_progress)
+        report = build_first(self.build_engine, name, attempts, progress)
         write(path, json.dumps({"key": key, "report": report}).encode())
         return report
 
@@ -131,6 +137,33 @@ def build_options(bundle: Path, into: Path, engines: EngineInfo, machine: BuildM
         workspace_gib=info.workspace_gib,
         timing_cache=str(into / TIMING_CACHE),
     )
+
+
+def ways_to_build(name: str, request: Request, options: TensorRTOptions) -> list[Attempt]:
+    """Return the ways to build an engine, the best first.
+
+    The encoder's attention is to be fused, since its scores of a large image fill the memory otherwise. The decoder's
+    is masked, over a cache of fixed length, for which there is not always one kernel. Nothing public says that TensorRT
+    grants the kernels of plugins more than 48 KiB of shared memory: without, their smaller tactics are left.
+    """
+    if name in WITHOUT_PLUGINS:
+        options_given = request | {"options": asdict(options)}
+        return [
+            Attempt("", options_given | {"decomposable": False}),
+            Attempt("attention of several kernels", options_given | {"decomposable": True}),
+        ]
+    # Kernels that are not offered may not stand in the timing cache.
+    less = replace(options, shared=SHARED_FOR_ALL, timing_cache=str(spare_timing_cache(options)))
+    marked = request | {"decomposable": True}
+    attempts = [Attempt("", marked | {"options": asdict(options)})]
+    if options.shared > SHARED_FOR_ALL:
+        attempts.append(Attempt("kernels within 48 KiB of shared memory", marked | {"options": asdict(less)}))
+    return attempts
+
+
+def spare_timing_cache(options: TensorRTOptions) -> Path:
+    """Return the timing cache of builds within SHARED_FOR_ALL where the usual ones may take more."""
+    return Path(options.timing_cache).with_suffix(".within-48-kib")
 
 
 def tensorrt_info(engines: EngineInfo) -> TensorRTInfo:

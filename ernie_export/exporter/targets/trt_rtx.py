@@ -6,17 +6,21 @@ needs a driver.
 
 import importlib.util
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from ernie_export.common.errors import InvalidValue, Unavailable
 from ernie_export.common.manifest import GRAPHS, EngineInfo
+from ernie_export.exporter.processor_files import limit_image_tokens
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.engines import (
     PREFILL_CHUNK,
+    WITHOUT_PLUGINS,
+    Attempt,
     BuildOptions,
     EngineTarget,
+    Request,
     bind_weights,
+    build_first,
     profile_dimensions,
     resolve_sizes,
     write_report,
@@ -30,7 +34,9 @@ from ernie_export.graphs.ops.mrope import function_rtx as mrope
 from ernie_export.graphs.ops.vision_attention import function as vision_attention
 from ernie_export.graphs.precision import TENSORRT, Precision
 
-RTX_BODIES = OpBodies("rtx", (cached_attention.portable, moe_dispatch.rtx, mrope.rtx, vision_attention.portable))
+RTX_BODIES = OpBodies(
+    "rtx", (cached_attention.portable, moe_dispatch.rtx, mrope.rtx, vision_attention.portable), inlined=True
+)
 # What the library builds for, but for 7.5: Turing has neither bfloat16 nor, in this library, a float32 matrix product.
 CAPABILITIES = {"8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120", "12.1": "SM121"}
 DEFAULT_CAPABILITIES = "8.0,8.6,8.9,12.0"
@@ -83,19 +89,28 @@ class TensorRTForRtx(EngineTarget):
     def write(self, folder: Path, job: ExportJob, engines: EngineInfo | None, progress: Progress) -> EngineInfo:
         """Write NAME.engine for each graph, and the report. Raises as `Target.write`."""
         assert engines is not None  # `plan_engines` returns no None
+        limit_image_tokens(folder, job.config, engines.max_image_tokens)
         bind_weights(job.graphs, engines)
         self.save_graphs(folder, job, progress)
         reports = {}
         for name in GRAPHS:
             graph = folder / f"{name}.onnx"
-            request = {
+            request: Request = {
                 "library": self.library,
                 "onnx": str(graph),
                 "engine": str(folder / f"{name}.engine"),
                 "dimensions": profile_dimensions(name, engines, job.config.vision.spatial_merge_size),
                 "options": {"capabilities": [CAPABILITIES[number] for number in engines.compute_capabilities]},
             }
-            reports[name] = self.build_engine(name, request, partial(progress.update, f"Building {name}.engine"))
+            reports[name] = build_first(self.build_engine, name, ways_to_build(name, request), progress)
             graph.unlink()
         write_report(folder, reports)
         return replace(engines, version=reports[GRAPHS[0]]["version"])
+
+
+def ways_to_build(name: str, request: Request) -> list[Attempt]:
+    """Return the ways to build an engine, the best first: see the same of `tensorrt_engines`."""
+    marked = request | {"decomposable": True}
+    if name not in WITHOUT_PLUGINS:
+        return [Attempt("", marked)]
+    return [Attempt("", request | {"decomposable": False}), Attempt("attention of several kernels", marked)]

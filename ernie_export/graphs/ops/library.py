@@ -4,7 +4,7 @@ import onnx
 import onnx_ir as ir
 
 from ernie_export.graphs.ops.bodies import OpBodies
-from ernie_export.graphs.ops.cached_attention.spec import CACHED_ATTENTION
+from ernie_export.graphs.ops.cached_attention.spec import CACHED_ATTENTION, CAUSAL_MASK
 from ernie_export.graphs.ops.moe_dispatch.spec import (
     EXPERT_GROUP,
     FLOAT8_EXPERT_GROUP,
@@ -32,6 +32,7 @@ SPECS: dict[str, OpSpec] = {
         MROPE,
         ROTARY_TABLES,
         CACHED_ATTENTION,
+        CAUSAL_MASK,
         VISION_ATTENTION,
     )
 }

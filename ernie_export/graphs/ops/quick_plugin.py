@@ -22,10 +22,11 @@ FORMAT_NAME = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16", "int32"
 ATTRIBUTE_TYPE = {int: npt.NDArray[np.int32], float: npt.NDArray[np.float32]}
 
 
-def register(plugin: KernelPlugin, kernels: Kernels) -> None:
+def register(plugin: KernelPlugin, kernels: Kernels, on_error: Callable[[str], None] | None = None) -> None:
     """Register `ernie::NAME` with TensorRT; engines built afterwards hold its kernel, one of `kernels`.
 
-    TensorRT raises ValueError if the name is registered already.
+    TensorRT raises ValueError if the name is registered already. `on_error` is called with what goes wrong when
+    TensorRT asks the plugin, which then only fails.
     """
     import tensorrt as trt
     import tensorrt.plugin as trtp
@@ -61,9 +62,26 @@ def register(plugin: KernelPlugin, kernels: Kernels) -> None:
     desc = trtp.TensorDesc
     outputs = types.GenericAlias(tuple, (desc,) * len(plugin.output_names()))
     result = tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]
+    shapes, tactics, kernel = (_reported(function, plugin, on_error) for function in (shapes, tactics, kernel))
     trtp.register(qualified_name)(_signed(shapes, plugin, desc, (), outputs))
     trtp.autotune(qualified_name)(_signed(tactics, plugin, desc, ("outputs",), list[trtp.AutoTuneCombination]))
     trtp.aot_impl(qualified_name)(_signed(kernel, plugin, desc, ("outputs", "tactic"), result))
+
+
+def _reported(
+    function: Callable[..., Any], plugin: KernelPlugin, on_error: Callable[[str], None] | None
+) -> Callable[..., Any]:
+    """Return `function`, whose exceptions `on_error` hears of before they go on to TensorRT."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        try:
+            return function(*arguments, **named)
+        except Exception as e:
+            if on_error is not None:
+                on_error(f"plugin {plugin.name}: {type(e).__name__}: {e}")
+            raise
+
+    return call
 
 
 def _signed(

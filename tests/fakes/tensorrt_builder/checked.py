@@ -30,7 +30,7 @@ class Checked:
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_"):
             setter = getattr(self.genuine, name).fset
-            (annotation,) = re.findall(r"arg1: (.+)\) -> None", setter.__doc__)
+            (annotation,) = re.findall(r"arg1: (.+)\) -> (?:None|bool)", setter.__doc__)
             if not fits(annotation, value):
                 raise TypeError(f"{self.genuine.__name__}.{name}: expected {annotation}, found {value!r}")
             name = f"_{name}"

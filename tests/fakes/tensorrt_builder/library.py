@@ -11,6 +11,8 @@ and asks of it what a builder asks. Standard operators it takes for granted. The
 | unreadable=NAME | its engine can't be read |
 | wait=NAME | building it never ends |
 | large=NAME | its engine has 3 MiB |
+| fused=NAME | it is not built while an attention of it has to be fused |
+| shared=NAME | it is not built while a kernel asks for more than 48 KiB of shared memory |
 """
 
 import json
@@ -18,6 +20,7 @@ import operator
 import os
 import threading
 import time
+import traceback
 import weakref
 from typing import Any
 
@@ -28,6 +31,7 @@ from tests.fakes.tensorrt_builder.checked import Checked
 from tests.fakes.tensorrt_builder.plugins import DTYPES, drive
 
 CARD = b"card one"
+KINDS = {"Attention": "ATTENTION_INPUT"}  # operator -> the kind of its layer, where one asks for it
 
 
 def fault(kind: str, name: str) -> bool:
@@ -71,16 +75,42 @@ class Tensor(Checked, genuine=real.ITensor):
         return self._value.shape.dim[index].dim_param
 
 
+class Attention(Checked, genuine=real.IAttention):
+    """One attention of the network."""
+
+    decomposable = property(operator.attrgetter("_decomposable"))  # set by Checked.__setattr__
+
+
+class Layer(Checked, genuine=real.ILayer):
+    """A layer, as its base class."""
+
+    def __init__(self, node: onnx.NodeProto) -> None:
+        self._node, self._attention = node, Attention()
+
+    type = property(lambda self: getattr(real.LayerType, KINDS.get(self._node.op_type, "IDENTITY")))
+
+
+class AttentionInputLayer(Checked, genuine=real.IAttentionInputLayer):
+    """What a layer is made that is one end of an attention."""
+
+    attention = property(operator.attrgetter("_attention"))
+
+
 class Network(Checked, genuine=real.INetworkDefinition):
     """What the parser has read."""
 
     def __init__(self) -> None:
         self._model = onnx.ModelProto()
         self._plugins: list[dict[str, Any]] = []
+        self._layers: list[Layer] = []
+        self._broken = False
 
     num_inputs = property(lambda self: len(self._model.graph.input))
     num_outputs = property(lambda self: len(self._model.graph.output))
-    num_layers = property(lambda self: len(self._model.graph.node))
+    num_layers = property(lambda self: len(self._layers))
+
+    def get_layer(self, index: int) -> Layer:
+        return self._layers[index]
 
     def get_input(self, index: int) -> Tensor:
         return Tensor(self._model.graph.input[index])
@@ -129,7 +159,12 @@ class OnnxParser(Checked, genuine=real.OnnxParser):
             if fault("refuse", node.op_type) or not (known or node.domain == ""):
                 self._errors.append(ParserError(node, "Plugin not found, or a test wants it so."))
                 return False
-        self._network._plugins = drive(parsed, find_creator)
+        try:
+            self._network._plugins = drive(parsed, find_creator)
+        except ValueError:  # of a plugin: TensorRT prints it and goes on without
+            traceback.print_exc()
+            self._network._broken = True
+        self._network._layers = [Layer(node) for node in parsed.graph.node]
         return True
 
     def get_error(self, index: int) -> ParserError:
@@ -237,6 +272,16 @@ class Builder(Checked, genuine=real.Builder):
         if fault("fail", name):
             self._logger.log(real.ILogger.ERROR, "no implementation for what a test wants so")
             return None
+        attentions = [layer._attention for layer in network._layers if layer._node.op_type == "Attention"]
+        if fault("fused", name) and not all(attention._decomposable for attention in attentions):
+            self._logger.log(real.ILogger.ERROR, "Attention operation was not supported by a dedicated kernel")
+            return None
+        if network._broken:
+            self._logger.log(real.ILogger.ERROR, "what follows from a plugin that failed")
+            return None
+        if fault("shared", name) and max(plugin["shared"] for plugin in network._plugins) > 48 * 1024:
+            self._logger.log(real.ILogger.ERROR, "a launch that a test wants refused")
+            return None
         cache = config._cache()
         assert cache is not None, "the timing cache must live until the engine is built"
         cache._data += f" {name}".encode()
@@ -247,6 +292,7 @@ class Builder(Checked, genuine=real.Builder):
             "hardware": config._hardware_compatibility_level.name,
             "verbosity": config._profiling_verbosity.name,
             "plugins": network._plugins,
+            "decomposable": [attention._decomposable for attention in attentions],
             "timed": cache._data.decode(),
         }
         return Plan(json.dumps(asked).encode() + b" " * (3 * 2**20 if fault("large", name) else 0))

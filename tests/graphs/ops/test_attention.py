@@ -39,6 +39,11 @@ def test_cached_attention(run_op, lowering, evaluator, heads, kv_heads, dim, ste
     }
     expected = cached_attention(*arrays.values(), heads, kv_heads)
     arrays["capacity"] = np.array([capacity])
+    place = {"shape": np.array([rows, tokens]), "past_lengths": past, "capacity": arrays["capacity"]}
+    if lowering == "onnxruntime":  # its body takes no mask
+        arrays["mask"] = np.zeros((1, 1, 1, 1), bool)
+    else:
+        (arrays["mask"],) = run_op("CausalMask", lowering, place, {}, [(bool, 4)], evaluator)
     outputs = [(np.float32, 3), (np.float32, 4), (np.float32, 4)]
     attributes = {"num_heads": heads, "kv_num_heads": kv_heads}
     if lowering == "onnxruntime" and rows > 1 < tokens:

@@ -23,13 +23,16 @@ def test_body_equals_reference(run_op, section, lowering, evaluator):
         "inv_freq": inv_freq.tolist(),
         "axes": axes.tolist(),
     }
-    tables = {name: attributes[name] for name in ("inv_freq", "axes")}
+    tables = {name: attributes[name] for name in ("inv_freq", "axes")} | {
+        "scale": float(reference.attention_scale(dim))
+    }
     only = {"position_ids": positions}
-    cos, sin = run_op("RotaryTables", lowering, only, tables, [(np.float32, 3)] * 2, evaluator)
-    inputs = {"q": q, "k": k, "position_ids": positions, "cos": cos, "sin": sin}
+    names = ("q_cos", "q_sin", "k_cos", "k_sin")
+    made = run_op("RotaryTables", lowering, only, tables, [(np.float32, 3)] * 4, evaluator)
+    inputs = {"q": q, "k": k, "position_ids": positions} | dict(zip(names, made))
     outputs = run_op("MultimodalRope", lowering, inputs, attributes, [(np.float32, 3)] * 2, evaluator)
-    for x, y, n in zip((q, k), outputs, (heads, kv_heads)):
-        expected = reference.rotate(x.reshape(rows, tokens, n, dim), positions, inv_freq, axes).reshape(x.shape)
+    for x, y, n, scale in zip((q, k), outputs, (heads, kv_heads), (reference.attention_scale(dim), 1)):
+        expected = reference.rotate(x.reshape(rows, tokens, n, dim), positions, inv_freq, axes).reshape(x.shape) * scale
         np.testing.assert_allclose(y, expected, rtol=0, atol=2e-6)
 
 

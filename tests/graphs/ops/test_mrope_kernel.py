@@ -22,10 +22,10 @@ def case(seed, rows, tokens, heads, section, dtype):
     return *x, positions, reference.inverse_frequencies(dim, 5e5), reference.axes(section)
 
 
-def check(x, found, n, positions, inv_freq, axes):
+def check(x, found, n, positions, inv_freq, axes, scale):
     rows, tokens, size = x.shape
     by_head = x.float().numpy().reshape(rows, tokens, n, size // n)
-    expected = reference.rotate(by_head, positions, inv_freq, axes).reshape(x.shape)
+    expected = reference.rotate(by_head, positions, inv_freq, axes).reshape(x.shape) * scale
     assert found.dtype == x.dtype
     np.testing.assert_allclose(found.float().numpy(), expected, rtol=0, atol=TOLERANCE[x.dtype])
 
@@ -41,8 +41,9 @@ def test_kernel_equals_reference(unwritten, tactic, data):
     q, k, positions, *tables = case(data.draw(st.integers(0, 99), "seed"), rows, tokens, heads, section, dtype)
     inputs = (torch.from_numpy(positions), torch.from_numpy(tables[0]), torch.from_numpy(tables[1]).int())
     outputs = rope(q, k, *inputs, heads, unwritten, tactic)
-    for x, found, n in zip((q, k), outputs, heads):
-        check(x, found, n, positions, *tables)
+    scales = reference.attention_scale(2 * sum(section)), 1
+    for x, found, n, scale in zip((q, k), outputs, heads, scales):
+        check(x, found, n, positions, *tables, scale)
 
 
 def test_in_place():
@@ -50,12 +51,13 @@ def test_in_place():
     before, memory = [q.clone(), k.clone()], iter((q, k))
     inputs = (torch.from_numpy(positions), torch.from_numpy(inv_freq), torch.from_numpy(axes).int())
     rope(q, k, *inputs, (5, 2), lambda shape, dtype: next(memory))
-    for x, found, n in zip(before, (q, k), (5, 2)):
-        check(x, found, n, positions, inv_freq, axes)
+    for x, found, n, scale in zip(before, (q, k), (5, 2), (reference.attention_scale(14), 1)):
+        check(x, found, n, positions, inv_freq, axes, scale)
 
 
 def test_position_zero_turns_nothing(unwritten):
-    q, k, positions, inv_freq, axes = case(1, 1, 3, (3, 1), (1, 1, 2), torch.bfloat16)
+    """Heads of 16: their scale, a quarter, is exact."""
+    q, k, positions, inv_freq, axes = case(1, 1, 3, (3, 1), (3, 3, 2), torch.bfloat16)
     inputs = (torch.from_numpy(positions * 0), torch.from_numpy(inv_freq), torch.from_numpy(axes).int())
     outputs = rope(q, k, *inputs, (3, 1), unwritten)
-    assert torch.equal(outputs[0], q) and torch.equal(outputs[1], k)
+    assert torch.equal(outputs[0], q / 4) and torch.equal(outputs[1], k)

@@ -32,7 +32,7 @@ CASES = {
     ),
     "MultimodalRope": (
         {"q": ("BFLOAT16", 3), "k": ("BFLOAT16", 3), "position_ids": ("INT64", 3)}
-        | {"cos": ("FLOAT", 3), "sin": ("FLOAT", 3)},
+        | {f"{x}_{table}": ("FLOAT", 3) for x in "qk" for table in ("cos", "sin")},
         {"num_heads": 4, "kv_num_heads": 2} | TABLES,
         (rope_plugin(),),
     ),

@@ -6,7 +6,7 @@ Each library takes only subclasses of its own base classes, so the classes are m
 import threading
 from typing import Any
 
-from ernie_export.exporter.targets.workers.process import Emit, Message
+from ernie_export.exporter.targets.workers.process import Emit
 
 STEP = 0.01  # fraction of a build between two progress messages
 
@@ -24,10 +24,6 @@ def make_log(trt: Any) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(message)
-
-        def failure(self) -> Message:
-            """Return the closing message of a failed build."""
-            return {"failed": self.errors[0] if self.errors else "no reason given"}
 
     return Log()
 

@@ -7,6 +7,7 @@ Reads a request (one JSON object) from standard input:
 | library | tensorrt, or tensorrt_rtx_bindings |
 | onnx, engine | paths: the graph to read, the engine to write |
 | dimensions | name of a dynamic dimension -> [minimum, optimum, maximum] |
+| decomposable | whether attention may be built of several kernels; one fused kernel must serve it otherwise |
 | options | the fields of the library's options: tensorrt_build.TensorRTOptions or rtx_build.RtxOptions |
 
 Writes one JSON object a line to standard output: {"progress": fraction done} again and again, and at the end one of
@@ -44,8 +45,12 @@ class Library(Protocol):
         """Set the options on the builder's configuration."""
         ...
 
-    def finish(self, log: Any, plan: Any) -> Message | None:
-        """Return what else to report of the built engine; None if the library does not read what it has written."""
+    def inspect(self, log: Any, plan: Any) -> Message:
+        """Return what else to report of the engine, once it is written."""
+        ...
+
+    def failures(self) -> list[str]:
+        """Return what went wrong in our own code that the library called."""
         ...
 
 
@@ -64,7 +69,7 @@ def main(request: Message, emit: Emit) -> None:
     """Serve one request."""
     try:
         library = LIBRARIES[request["library"]].from_request(request["options"])
-        report = build(library, request["onnx"], request["engine"], request["dimensions"], emit)
+        report = build(library, request, emit)
         emit({"built": report})
     except BuildRefused as e:
         emit(e.message)
@@ -72,8 +77,8 @@ def main(request: Message, emit: Emit) -> None:
         emit({"system": [e.errno, e.strerror]})
 
 
-def build(library: Library, onnx: str, engine: str, dimensions: Dimensions, emit: Emit) -> Message:
-    """Parse `onnx`, build `engine` and write it; return the report.
+def build(library: Library, request: Message, emit: Emit) -> Message:
+    """Parse the graph, build the engine and write it; return the report.
 
     Raises BuildRefused if the library refuses a node or fails, OSError if a file cannot be read or written.
     """
@@ -81,20 +86,19 @@ def build(library: Library, onnx: str, engine: str, dimensions: Dimensions, emit
     trt = library.module
     log = make_log(trt)
     builder = trt.Builder(log)
-    network = parse(library, builder, log, onnx)
+    network = parse(library, builder, log, request["onnx"])
+    attentions = mark_attention(trt, network, request["decomposable"])
     config = configure(library, builder)
-    shapes = add_profile(builder, config, network, dimensions)
+    shapes = add_profile(builder, config, network, request["dimensions"])
     config.progress_monitor = make_monitor(trt, emit)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise BuildRefused(log.failure())
+        raise BuildRefused({"failed": "; ".join(library.failures() or log.errors[:1]) or "no reason given"})
+    write(Path(request["engine"]), plan)  # before anything else can fail: it may have taken an hour
     report = describe_network(network, shapes) | {"version": trt.__version__, "bytes": plan.nbytes}
+    report["attention"] = {"layers": attentions, "decomposable": request["decomposable"]}
     report["seconds"] = round(time.monotonic() - started, 2)
-    further = library.finish(log, plan)
-    if further is None:
-        raise BuildRefused(log.failure())
-    write(Path(engine), plan)
-    return report | further
+    return report | library.inspect(log, plan)
 
 
 def parse(library: Library, builder: Any, log: Any, onnx: str) -> Any:
@@ -104,6 +108,24 @@ def parse(library: Library, builder: Any, log: Any, onnx: str) -> Any:
     if not parser.parse_from_file(onnx):
         raise BuildRefused(describe_refusal(parser))
     return network
+
+
+def mark_attention(trt: Any, network: Any, decomposable: bool) -> int:
+    """Say of every attention whether it may be built of several kernels; return how many there are.
+
+    The ONNX attribute that would say so is one that other runtimes refuse, so it is said of the network. Raises
+    BuildRefused if the library does not take it.
+    """
+    count = 0
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer  # layers come as their base class
+            layer.attention.decomposable = decomposable
+            if layer.attention.decomposable != decomposable:  # the library's answer is not seen from Python
+                raise BuildRefused({"failed": f"{layer.name}: attention cannot be marked decomposable={decomposable}"})
+            count += 1
+    return count
 
 
 def describe_refusal(parser: Any) -> Message:

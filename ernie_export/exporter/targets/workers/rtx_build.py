@@ -46,6 +46,10 @@ class RtxLibrary:
         for index, name in enumerate(self.options.capabilities):
             config.set_compute_capability(getattr(self.module.ComputeCapability, name), index)
 
-    def finish(self, log: Any, plan: Any) -> Message | None:
+    def inspect(self, log: Any, plan: Any) -> Message:
         """Return nothing further: only a driver could inspect the engine."""
         return {}
+
+    def failures(self) -> list[str]:
+        """Return none: the library calls no code of ours that could fail."""
+        return []

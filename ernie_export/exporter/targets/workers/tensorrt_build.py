@@ -1,6 +1,7 @@
 """What building an engine takes with TensorRT alone: plugins, compatibility, a timing cache, the inspector."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +41,8 @@ class TensorRTLibrary:
         self.options = options
         # The builder's configuration only refers to its timing cache: it has to live until the engine is built.
         self.timing_cache: Any = None
-        register_plugins(options)
+        self.plugin_errors: list[str] = []
+        register_plugins(options, self.plugin_errors.append)
 
     @classmethod
     def from_request(cls, options: Message) -> "TensorRTLibrary":
@@ -77,21 +79,33 @@ class TensorRTLibrary:
             config.set_timing_cache(cache, ignore_mismatch=False)
         self.timing_cache = cache
 
-    def finish(self, log: Any, plan: Any) -> Message | None:
-        """Write the timing cache for the next engine; return the inspector's report."""
+    def inspect(self, log: Any, plan: Any) -> Message:
+        """Write the timing cache for the next engine; return the inspector's report, or why there is none.
+
+        Layers of fused attention have "mha" in their names, as far as is known: their number is reported.
+        """
         trt = self.module
+        write(Path(self.options.timing_cache), self.timing_cache.serialize())
         runtime = trt.Runtime(log)
         runtime.engine_host_code_allowed = self.options.version_compatible  # such an engine carries its own runtime
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            return None
+            return {"not_inspected": log.errors[-1] if log.errors else "the library does not read the engine"}
         text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-        write(Path(self.options.timing_cache), self.timing_cache.serialize())
-        return {"inspector": json.loads(text)}
+        try:
+            layers = json.loads(text)
+        except ValueError as e:
+            return {"not_inspected": f"the inspector's report is no JSON: {e}"}
+        fused = [layer for layer in layers.get("Layers", ()) if "mha" in json.dumps(layer).lower()]
+        return {"inspector": layers, "fused_attention": len(fused)}
+
+    def failures(self) -> list[str]:
+        """Return the errors of our plugins, which the library itself prints and no more."""
+        return self.plugin_errors
 
 
-def register_plugins(options: TensorRTOptions) -> None:
-    """Register the plugins that there are kernels for, so that the parser finds them."""
+def register_plugins(options: TensorRTOptions, on_error: Callable[[str], None]) -> None:
+    """Register the plugins that there are kernels for, so that the parser finds them; `on_error` hears their errors."""
     from ernie_export.graphs.ops.kernels import Kernels
     from ernie_export.graphs.ops.plugins import all_plugins
     from ernie_export.graphs.ops.quick_plugin import register
@@ -100,4 +114,4 @@ def register_plugins(options: TensorRTOptions) -> None:
     known = {kernel.plugin for kernel in kernels.compiled}
     for plugin in all_plugins():
         if plugin.name in known:
-            register(plugin, kernels)
+            register(plugin, kernels, on_error)

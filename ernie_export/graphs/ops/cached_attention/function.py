@@ -1,4 +1,4 @@
-"""ONNX function bodies of CachedAttention.
+"""ONNX function bodies of CachedAttention and CausalMask.
 
 `portable`, and for both TensorRT libraries: opset-24 TensorScatter and Attention with an explicit mask. Their parsers
 take TensorScatter for a KV-cache update and Attention without a past, but want every head's size as a number of the
@@ -15,8 +15,28 @@ anew for every block of queries: 11 ms for 512 tokens of 16 heads, where the one
 the keys' own that stands in the softmax's sum, and that weighs nothing at -1e30.
 """
 
+MASK = """
+CausalMask (shape, past_lengths, capacity) => (mask) {
+    first = Constant <value_ints = [0]> ()
+    zero = Constant <value_int = 0> ()
+    one = Constant <value_int = 1> ()
+    length = Gather (shape, one)
+    capacity_0d = Squeeze (capacity, first)
+    new = Range (zero, length, one)
+    places = Range (zero, capacity_0d, one)
+    column_axes = Constant <value_ints = [1, 2, 3]> ()
+    row_axes = Constant <value_ints = [0, 1, 3]> ()
+    place_axes = Constant <value_ints = [0, 1, 2]> ()
+    past_4d = Unsqueeze (past_lengths, column_axes)
+    new_4d = Unsqueeze (new, row_axes)
+    places_4d = Unsqueeze (places, place_axes)
+    last_visible = Add (past_4d, new_4d)
+    mask = LessOrEqual (places_4d, last_visible)
+}
+"""
+
 PORTABLE = """
-CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_lengths, lengths, capacity)
+CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_lengths, lengths, capacity, mask)
         => (y, present_key, present_value) {
     first = Constant <value_ints = [0]> ()
     heads_0d = Constant <value_int: int = @num_heads> ()
@@ -35,22 +55,7 @@ CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_l
     v_heads = Transpose <perm = [0, 2, 1, 3]> (v_split)
     present_key = TensorScatter <axis = 2> (past_key, k_heads, past_lengths)
     present_value = TensorScatter <axis = 2> (past_value, v_heads, past_lengths)
-    zero = Constant <value_int = 0> ()
-    one = Constant <value_int = 1> ()
-    length_1d = Shape <start = 1, end = 2> (q)
-    length = Squeeze (length_1d, first)
-    capacity_0d = Squeeze (capacity, first)
-    new = Range (zero, length, one)
-    places = Range (zero, capacity_0d, one)
-    column_axes = Constant <value_ints = [1, 2, 3]> ()
-    row_axes = Constant <value_ints = [0, 1, 3]> ()
-    place_axes = Constant <value_ints = [0, 1, 2]> ()
-    past_4d = Unsqueeze (past_lengths, column_axes)
-    new_4d = Unsqueeze (new, row_axes)
-    places_4d = Unsqueeze (places, place_axes)
-    last_visible = Add (past_4d, new_4d)
-    mask = LessOrEqual (places_4d, last_visible)
-    y_heads = Attention (q_heads, present_key, present_value, mask)
+    y_heads = Attention <scale = 1.0> (q_heads, present_key, present_value, mask)
     y_split = Transpose <perm = [0, 2, 1, 3]> (y_heads)
     width = Mul (heads, dim)
     y_shape = Concat <axis = 0> (batch_length, width)
@@ -59,7 +64,7 @@ CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_l
 """
 
 ONNXRUNTIME = """
-CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_lengths, lengths, capacity)
+CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_lengths, lengths, capacity, mask)
         => (y, present_key, present_value) {{
     one = Constant <value_int = 1> ()
     ends = Add (past_lengths, lengths)
@@ -68,7 +73,8 @@ CachedAttention <num_heads, kv_num_heads> (q, k, v, past_key, past_value, past_l
     capacity32 = Cast <to = 6> (capacity)
     {sink}
     y, present_key, present_value = com.microsoft.GroupQueryAttention
-        <num_heads: int = @num_heads, kv_num_heads: int = @kv_num_heads, do_rotary = 0>
+        <num_heads: int = @num_heads, kv_num_heads: int = @kv_num_heads, do_rotary = 0,
+        scale = 1.0>
         (q, k, v, past_key, past_value, last32, capacity32{with_sink})
 }}
 """
@@ -80,8 +86,8 @@ SINK = """heads_0d = Constant <value_int: int = @num_heads> ()
 
 
 def portable(dtype: str) -> list[str]:
-    """Return the body in standard operators; the same for every dtype."""
-    return [PORTABLE]
+    """Return the bodies in standard operators; the same for every dtype."""
+    return [MASK, PORTABLE]
 
 
 def onnxruntime(dtype: str) -> list[str]:

@@ -20,7 +20,7 @@ def cached_attention(
     num_heads: int,
     kv_num_heads: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return y, present_key and present_value; y is zero at padding."""
+    """Return y, present_key and present_value; y is zero at padding. q is scaled already."""
     queries, keys, values = split_heads(q, num_heads), split_heads(k, kv_num_heads), split_heads(v, kv_num_heads)
     present_key, present_value, y = past_key.copy(), past_value.copy(), np.zeros_like(q)
     for row, (past, new) in enumerate(zip(past_lengths, lengths, strict=True)):
@@ -29,7 +29,7 @@ def cached_attention(
         group = num_heads // kv_num_heads
         all_keys = np.repeat(present_key[row, :, : past + new], group, axis=0)
         all_values = np.repeat(present_value[row, :, : past + new], group, axis=0)
-        scores = queries[row, :, :new] @ all_keys.transpose(0, 2, 1) / np.sqrt(np.float32(q.shape[-1] // num_heads))
+        scores = queries[row, :, :new] @ all_keys.transpose(0, 2, 1)
         future = np.arange(past + new)[None] > (past + np.arange(new))[:, None]
         scores = np.where(future, -np.inf, scores)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))

@@ -24,7 +24,10 @@ def _number(index, tiles):
 @triton.jit
 def _tile(index, slots, offsets, order, count, EXPERTS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_M: tl.constexpr,
           BLOCK_S: tl.constexpr):  # fmt: skip
-    """Expert of tile number `index` (EXPERTS or more: there is no such tile) and its slots, -1 where it has fewer."""
+    """Expert of tile number `index` (EXPERTS or more: there is no such tile) and its slots, -1 where it has fewer.
+
+    Slots are within the tensors whatever `offsets` and `order` hold: TensorRT times kernels on inputs of its own.
+    """
     e = tl.arange(0, BLOCK_X)
     m = tl.arange(0, BLOCK_M)
     if offsets is not None:
@@ -33,7 +36,9 @@ def _tile(index, slots, offsets, order, count, EXPERTS: tl.constexpr, BLOCK_X: t
         expert, number = _number(index, (end - start + BLOCK_M - 1) // BLOCK_M)
         known = tl.minimum(expert, EXPERTS - 1)
         place = tl.load(offsets + known) + number * BLOCK_M + m
-        slot = tl.load(order + place, mask=place < tl.load(offsets + known + 1), other=-1)
+        end = tl.minimum(tl.load(offsets + known + 1), count)
+        slot = tl.load(order + place, mask=(place >= 0) & (place < end), other=-1)
+        slot = tl.where(slot < count, slot, -1)
     else:
         lane = tl.arange(0, BLOCK_S)
         counts = tl.zeros((BLOCK_X,), tl.int32)

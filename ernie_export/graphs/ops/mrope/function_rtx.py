@@ -6,7 +6,8 @@ Twice the number of frequencies is the head's size. RotaryEmbedding over (B, N, 
 from ernie_export.graphs.ops.mrope.function import TABLES
 
 RTX = """
-MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids, cos, sin) => (q_rotated, k_rotated) {
+MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids, q_cos, q_sin, k_cos, k_sin)
+        => (q_rotated, k_rotated) {
     frequencies = Constant <value_floats: floats = @inv_freq> ()
     first = Constant <value_ints = [0]> ()
     two = Constant <value_ints = [2]> ()
@@ -25,8 +26,8 @@ MultimodalRope <num_heads, kv_num_heads, inv_freq, axes> (q, k, position_ids, co
     k_split = Reshape (k32, k_shape)
     q_heads = Transpose <perm = [0, 2, 1, 3]> (q_split)
     k_heads = Transpose <perm = [0, 2, 1, 3]> (k_split)
-    q_turned = RotaryEmbedding <interleaved = 1> (q_heads, cos, sin)
-    k_turned = RotaryEmbedding <interleaved = 1> (k_heads, cos, sin)
+    q_turned = RotaryEmbedding <interleaved = 1> (q_heads, q_cos, q_sin)
+    k_turned = RotaryEmbedding <interleaved = 1> (k_heads, k_cos, k_sin)
     q_rows = Transpose <perm = [0, 2, 1, 3]> (q_turned)
     k_rows = Transpose <perm = [0, 2, 1, 3]> (k_turned)
     q_width = Mul (heads, dim)

@@ -1,7 +1,10 @@
 """NumPy reference of the multimodal rotary embedding, and its constants.
 
-Formulas: class Ernie4_5_VLMoeTextRotaryEmbedding and apply_rotary_pos_emb in transformers.
+Formulas: class Ernie4_5_VLMoeTextRotaryEmbedding and apply_rotary_pos_emb in transformers. An operator's q is scaled as
+well: `rotate` times `attention_scale`.
 """
+
+import math
 
 import numpy as np
 
@@ -18,6 +21,11 @@ def axes(mrope_section: tuple[int, int, int]) -> np.ndarray:
     """Return the position axis of each pair: height and width in turn over the two first sections, then temporal."""
     height, width, temporal = mrope_section
     return np.array([1, 2] * ((height + width) // 2) + [0] * temporal, np.int64)
+
+
+def attention_scale(dim: int) -> np.float32:
+    """Return 1/sqrt(dim) for heads of size `dim`, in float32."""
+    return np.float32(1 / math.sqrt(dim))
 
 
 def rotate(x: np.ndarray, position_ids: np.ndarray, inv_freq: np.ndarray, pair_axes: np.ndarray) -> np.ndarray:

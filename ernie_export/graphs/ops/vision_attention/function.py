@@ -6,13 +6,13 @@ would need 37 GB for 16 heads' scores if they were formed whole.
 
 PORTABLE = """
 VisionAttention <num_heads> (q, k, v) => (y) {
-    y = Attention <q_num_heads: int = @num_heads, kv_num_heads: int = @num_heads> (q, k, v)
+    y = Attention <q_num_heads: int = @num_heads, kv_num_heads: int = @num_heads, scale = 1.0> (q, k, v)
 }
 """
 
 ONNXRUNTIME = """
 VisionAttention <num_heads> (q, k, v) => (y) {
-    y = com.microsoft.MultiHeadAttention <num_heads: int = @num_heads> (q, k, v)
+    y = com.microsoft.MultiHeadAttention <num_heads: int = @num_heads, scale = 1.0> (q, k, v)
 }
 """
 

@@ -1,6 +1,6 @@
 """Declaration of VisionAttention: q, k, v and y are (frames, patches, N·D); no frame sees another.
 
-Attribute: `num_heads`. The scale is 1/sqrt(D).
+q is scaled by 1/sqrt(D) already, in float32 where it is rotated. Attribute: `num_heads`.
 """
 
 from ernie_export.graphs.ops.spec import OpSpec

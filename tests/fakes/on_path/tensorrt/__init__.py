@@ -5,6 +5,7 @@ import os
 import tensorrt_bindings
 from tensorrt_bindings import *  # noqa: F403
 
+from tests.fakes.tensorrt_builder.library import AttentionInputLayer as IAttentionInputLayer  # noqa: F401
 from tests.fakes.tensorrt_builder.library import (  # noqa: F401
     Builder,
     OnnxParser,
