@@ -89,17 +89,16 @@ class ProcessorKind:
 
         Raises InvalidFile for a file that is malformed, OSError for one that cannot be written.
         """
-        nested = folder / NESTED_FILE
-        path = nested if nested.is_file() and read_json(nested).get(self.section) is not None else folder / self.file
-        if not path.is_file():
+        found = self.find_settings(folder)
+        if found is None:
             return
-        document = read_json(path)
-        settings = document[self.section] if path == nested else document
+        document = read_json(found.path)
+        settings = document[self.section] if found.path.name == NESTED_FILE else document
         settings["size"] = {"shortest_edge": bounds.minimum, "longest_edge": bounds.maximum}
         for key, pixels in (("min_pixels", bounds.minimum), ("max_pixels", bounds.maximum)):
             if key in settings:
                 settings[key] = pixels
-        path.write_text(json.dumps(document, indent=2) + "\n")
+        found.path.write_text(json.dumps(document, indent=2) + "\n")
 
 
 IMAGE_FILE = "preprocessor_config.json"
