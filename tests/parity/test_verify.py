@@ -1,10 +1,12 @@
 """ernie-verify: passes on what was exported rightly, and says where a bundle parts from PyTorch."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -58,8 +60,12 @@ def test_passes_on_what_was_exported(verify, right, target):
     code, out, _ = verify(right.bundles[target], "--against", right.folder, "--json")
     report = json.loads(out)
     assert code == 0 and report["failures"] == []
-    layers = [name for name in report["probes"] if name.startswith("layer ")]
-    assert len(layers) == 3 and {"vision encoder", "resampler", "logits", "decode logits"} <= set(report["probes"])
+    layers = [name for name in report["probes"] if name.startswith("layer ") and name[-1].isdigit()]
+    assert (
+        report["diagnosis"] == ""
+        and len(layers) == 3
+        and {"vision encoder", "resampler", "logits", "decode logits"} <= set(report["probes"])
+    )
     assert max(stage["error"] for stage in report["probes"].values()) < 1e-5
     assert all(stage["agreed"] == stage["routed"] > 0 for name, stage in report["probes"].items() if name in layers[1:])
     assert [conversation["diverged"] for conversation in report["conversations"]] == [None] * 5
@@ -187,3 +193,109 @@ def test_a_quantised_bundle_is_within_its_limits(verify, tmp_path, precision):
     routed = {name: stage["routed"] for name, stage in report["probes"].items() if stage["routed"]}
     assert set(routed) == {"layer 1", "layer 2", "layer 3"} and len(set(routed.values())) == 1
     assert 1e-4 < report["probes"]["layer 3"]["error"] < 0.5
+
+
+def edit(graph: str, change):
+    """A fault: `change` of each node of a graph, found by its path."""
+
+    def edited(bundle: Path) -> None:
+        model = onnx.load(bundle / f"{graph}.onnx", load_external_data=False)
+        assert any([change(node) for node in model.graph.node])
+        onnx.save(model, bundle / f"{graph}.onnx")
+
+    return edited
+
+
+def epsilon(path: str):
+    """A change: the epsilon of one norm."""
+
+    def change(node):
+        if not node.name.startswith(path):
+            return False
+        next(attribute for attribute in node.attribute if attribute.name == "epsilon").f = 0.5
+        return True
+
+    return change
+
+
+def exchange_axes(node):
+    """Height and width, in every rotation."""
+    if not any(attribute.name == "axes" and len(attribute.ints) > 1 for attribute in node.attribute):
+        return False
+    axes = next(attribute for attribute in node.attribute if attribute.name == "axes")
+    axes.ints[:] = [{1: 2, 2: 1}.get(axis, axis) for axis in axes.ints]
+    return True
+
+
+def exchange_inputs(op: str, first: str, second: str):
+    """A change: two inputs of each node of a type."""
+
+    def change(node):
+        if node.op_type != op or not any(first in name for name in node.input):
+            return False
+        a = next(index for index, name in enumerate(node.input) if first in name)
+        b = next(index for index, name in enumerate(node.input) if second in name)
+        node.input[a], node.input[b] = node.input[b], node.input[a]
+        return True
+
+    return change
+
+
+def repair_frames(node):
+    """The resampler pairs a frame with itself."""
+    if "second" not in node.input:
+        return False
+    node.input[list(node.input).index("second")] = "first"
+    return True
+
+
+def another_tokenizer(bundle: Path) -> None:
+    document = json.loads((bundle / "tokenizer.json").read_text())
+    (bundle / "tokenizer.json").write_text(json.dumps(document, indent=3))
+
+
+STRUCTURE = {
+    "vision norm": (
+        edit("vision", epsilon("/vision_model/blocks.1/norm1")),
+        "vision block 1 is the first that differs: ",
+    ),
+    "pairs of frames": (
+        edit("resampler", repair_frames),
+        "resampler is the first that differs: videos alone: the pairing",
+    ),
+    "norm before attention": (
+        edit("decoder", epsilon("/model/layers.1/input_layernorm")),
+        "layer 1 attention is the first that differs: the norm before attention",
+    ),
+    "axes of the rotation": (
+        edit("decoder", exchange_axes),
+        "layer 0 attention is the first that differs: images and what follows, text alone agrees: axes of the rotation",
+    ),
+    "exchanged routers": (
+        edit("decoder", exchange_inputs("MoEDispatch", "mlp.gate.weight", "gate.weight_1")),
+        "layer 1 is the first that differs: routing differs for text and vision tokens",
+    ),
+    "last norm": (
+        edit("decoder", epsilon("/model/norm")),
+        "logits is the first that differs: the last norm, or the head",
+    ),
+    "decode graph": (
+        edit("decode", epsilon("/model/layers.2/input_layernorm")),
+        "decode logits is the first that differs: prefill agrees: the decode graph",
+    ),
+    "tokenizer": (another_tokenizer, "tokenizer.json: expected the checkpoint's file, found another in the bundle"),
+}
+
+
+@pytest.mark.parametrize("fault", STRUCTURE)
+def test_the_first_difference_is_named(verify, right, tmp_path, fault):
+    plant, sentence = STRUCTURE[fault]
+    bundle = tmp_path / "bundle"
+    shutil.copytree(right.bundles["onnx"], bundle)
+    plant(bundle)
+    manifest = Manifest.read(bundle)
+    (bundle / NAME).unlink()
+    replace(manifest, files=list_files(bundle, {})).write(bundle)
+    code, out, _ = verify(bundle, "--against", right.folder, "--json")
+    assert code == 1
+    assert json.loads(out)["diagnosis"].startswith(sentence)

@@ -60,7 +60,8 @@ def command(
         conversations = example_conversations() | (read_conversations(messages) if messages else {})
         report = verify(bundle, checkpoint, tolerance, conversations, extra_questions, status.update)
     if as_json:
-        print(json.dumps(asdict(report) | {"kl": report.kl, "failures": report.failures}, indent=1))
+        computed = {"kl": report.kl, "failures": report.failures, "diagnosis": report.diagnosis}
+        print(json.dumps(asdict(report) | computed, indent=1))
     else:
         show(report, Console())
     sys.exit(1 if report.failures else 0)
@@ -111,6 +112,8 @@ def show(report: "Report", console: Console) -> None:
     for line in report.failures:
         console.print(_plain(line), style="red")
     verdict = f"{len(report.failures)} past the limits" if report.failures else "within the limits"
+    if report.failures and report.diagnosis:
+        console.print(_plain(report.diagnosis), style="bold red")
     rounding = "" if error is None else f"relative error {error:.0e}, "
     console.print(f"{verdict} ({report.precision}: {rounding}divergence {report.tolerance.kl:.0e} nats)")
 

@@ -79,6 +79,8 @@ def inner_values(model: onnx.ModelProto) -> dict[str, str]:
             values[f"vision block {number}"] = node.output[0]
         elif parts[0] == "vision_model" and parts[1] == "ln":
             values["vision encoder"] = node.output[0]
+        elif parts[0] == "model" and parts[-1] == "after_attention":
+            values[f"layer {number} attention"] = node.output[0]
         elif parts[0] == "model" and parts[-1] == "after_mlp":
             values[f"layer {number}"] = node.output[0]
         elif parts[0] == "model" and parts[-1] in ("MoEDispatch", "QuantizedMoEDispatch"):

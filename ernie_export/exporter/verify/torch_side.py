@@ -77,6 +77,9 @@ class Reference:
         def collect(name: str) -> Any:
             return lambda _module, _inputs, output: found.setdefault(name, []).append(first(output))
 
+        def collect_input(name: str) -> Any:
+            return lambda _module, inputs: found.setdefault(name, []).append(inputs[0])
+
         def collect_routing(group: int, index: int) -> Any:
             return lambda router, _inputs, output: keep_routing(found, router, output, group, index)
 
@@ -86,6 +89,8 @@ class Reference:
         hooks.append(model.vision_tower.ln.register_forward_hook(collect("vision encoder")))
         hooks.append(model.resampler_model.register_forward_hook(collect("resampler")))
         for index, layer in enumerate(model.language_model.layers):
+            collect_attention = collect_input(f"layer {index} attention")
+            hooks.append(layer.post_attention_layernorm.register_forward_pre_hook(collect_attention))
             hooks.append(layer.register_forward_hook(collect(f"layer {index}")))
             if hasattr(layer.mlp, "text_moe"):
                 for group, moe in enumerate((layer.mlp.text_moe, layer.mlp.vision_moe)):

@@ -6,6 +6,7 @@ precision costs.
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 
 from ernie_export.exporter.targets import find_target
 from ernie_export.exporter.verify.bundle_side import TracedEngine
+from ernie_export.exporter.verify.diagnosis import Evidence, TokenErrors, first_difference
+from ernie_export.exporter.verify.files import compare_files
 from ernie_export.exporter.verify.questions import Question, ask_questions
 from ernie_export.exporter.verify.torch_side import Reference
 from ernie_export.exporter.verify.weights import WeightReport, compare_weights, show_percent
@@ -35,6 +38,7 @@ class Probe:
     routed: int = 0  # tokens
     agreed: int = 0
     ties: int = 0  # disagreements where the reference's own choice hangs on rounding
+    tokens: TokenErrors = field(default_factory=TokenErrors)
 
 
 @dataclass
@@ -75,6 +79,25 @@ class Report:
     questions: list[Question] = field(default_factory=list)
     weights: WeightReport = field(default_factory=WeightReport)
     coverage: list[Coverage] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    media: dict[str, float] = field(default_factory=dict)  # worst error of the resampler by "image" and "video"
+
+    @property
+    def diagnosis(self) -> str:
+        """Return one sentence that says where the bundle parts from the checkpoint; empty where it does not.
+
+        Values of a bundle without a limit for them are no evidence: its sentence is about files and weights alone.
+        """
+        if self.files:
+            return self.files[0]
+        if self.weights.faults:
+            return f"the weights are not the checkpoint's, first {self.weights.faults[0].where}"
+        if self.tolerance.error is None:
+            return ""
+        sparse = frozenset(name.split()[1] for name, probe in self.probes.items() if probe.routed)
+        errors = {name: probe.error for name, probe in self.probes.items()}
+        tokens = {name: probe.tokens for name, probe in self.probes.items()}
+        return first_difference(Evidence(errors, tokens, self.media, sparse, self.tolerance.error))
 
     @property
     def kl(self) -> float:
@@ -86,7 +109,7 @@ class Report:
     @property
     def failures(self) -> list[str]:
         """Return one line for each value beyond the tolerance."""
-        lines = self.weights.failures
+        lines = self.files + self.weights.failures
         lines += [] if self.tolerance.error is None else self.beyond_rounding(self.tolerance.error)
         if not self.kl <= self.tolerance.kl:  # a NaN fails too
             lines.append(f"next tokens: mean divergence {self.kl:.1e} nats, expected at most {self.tolerance.kl:.0e}")
@@ -136,6 +159,7 @@ def verify(
         precision = find_target(model.manifest.target).precision(model.manifest.precision)
         tolerance = precision.tolerance if max_error is None else replace(precision.tolerance, error=max_error)
         report = Report(precision.name, tolerance)
+        report.files = compare_files(bundle, checkpoint)
         report.weights = compare_weights(bundle, model.manifest, checkpoint, show_percent(progress))
         reached: dict[str, set[tuple[str, int]]] = {"text": set(), "vision": set()}
         progress("loading PyTorch")
@@ -166,9 +190,9 @@ def add_reached(reached: dict[str, set[tuple[str, int]]], probes: dict[str, np.n
 
 def order(probe: str) -> tuple[int, int]:
     """Return a sort key that puts probes in the order of computation, blocks and layers by number."""
-    *kind, number = probe.split() if probe[-1].isdigit() else (probe, "0")
+    kind, number, attention = re.fullmatch(r"(\D+?)(?: (\d+)( attention)?)?", probe).groups()  # type: ignore[union-attr] # matches any probe
     kinds = ["vision block", "vision encoder", "resampler", "layer", "logits", "decode logits"]
-    return kinds.index(" ".join(kind)), int(number)
+    return kinds.index(kind), 2 * int(number or 0) + (attention is None)
 
 
 def nan_last(error: float) -> tuple[bool, float]:
@@ -185,6 +209,12 @@ def compare(
             continue
         probe = report.probes.setdefault(name, Probe())
         probe.error = max(probe.error, relative_error(found[name], expected[name]), key=nan_last)
+        if name.startswith("layer") and found[name].shape == expected[name].shape:
+            probe.tokens.add(found[name], expected[name], arrays["moe_mm_token_type_ids"][0] != 0)
+        if name == "resampler":
+            kind = "video" if "pixel_values_videos" in arrays else "image"
+            error = relative_error(found[name], expected[name])
+            report.media[kind] = max(report.media.get(kind, 0.0), error, key=nan_last)
         number = name.removeprefix("layer ")
         if f"routing {number}" in found:
             compare_routing(probe, number, expected, found[f"routing {number}"], arrays)
@@ -203,7 +233,10 @@ def compare_routing(
         same = (np.sort(found[selected], -1) == np.sort(chosen, -1)).all(-1)
         probe.routed += len(same)
         probe.agreed += int(same.sum())
-        probe.ties += int((~same & (gap < ROUNDING)).sum())
+        ties = int((~same & (gap < ROUNDING)).sum())
+        probe.ties += ties
+        elsewhere = probe.tokens.rerouted
+        elsewhere[modality] = elsewhere.get(modality, 0) + int((~same).sum()) - ties
 
 
 def compare_tokens(name: str, expected: np.ndarray, found: np.ndarray) -> Conversation:

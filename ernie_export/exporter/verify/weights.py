@@ -44,8 +44,13 @@ class WeightFault:
     source: str
     reason: str
 
+    @property
+    def where(self) -> str:
+        """Return what is at fault, by the checkpoint's name if there is one."""
+        return self.source or self.tensor
+
     def __str__(self) -> str:
-        return f"weights: {self.source or self.tensor}: {self.reason}"
+        return f"weights: {self.where}: {self.reason}"
 
 
 @dataclass
