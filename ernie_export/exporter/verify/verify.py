@@ -159,7 +159,7 @@ def verify(
         precision = find_target(model.manifest.target).precision(model.manifest.precision)
         tolerance = precision.tolerance if max_error is None else replace(precision.tolerance, error=max_error)
         report = Report(precision.name, tolerance)
-        report.files = compare_files(bundle, checkpoint)
+        report.files = compare_files(bundle, model.manifest, checkpoint)
         report.weights = compare_weights(bundle, model.manifest, checkpoint, show_percent(progress))
         reached: dict[str, set[tuple[str, int]]] = {"text": set(), "vision": set()}
         progress("loading PyTorch")
