@@ -7,7 +7,7 @@ import os
 import pytest
 
 from ernie_export.common.errors import InvalidMedia, UserError
-from ernie_export.runtime.serving.untrusted_media import BASE64_PIECE, confine, count_media, decode_base64
+from ernie_export.runtime.serving.untrusted_media import BASE64_PIECE, _read_file, confine, count_media, decode_base64
 
 DATA = base64.b64encode(b"bytes").decode()
 
@@ -45,6 +45,24 @@ def confined(messages, folder):
 def test_data_uris_become_bytes(kind, allowed, folder):
     messages = one(kind, url=f"data:{kind}/x;base64,{DATA}")
     assert confined(messages, folder if allowed else None) == b"bytes"
+
+
+def test_a_folder_exchanged_for_a_link_leads_nowhere(folder, tmp_path):
+    """Between the check of a path and its opening: the link stands there already when the file is opened."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "b.mp4").write_bytes(b"secret")
+    assert _read_file(folder / "sub" / "b.mp4", folder, 100) == b"x"
+    (folder / "sub").rename(folder / "moved")
+    (folder / "sub").symlink_to(outside)
+    with pytest.raises(FileNotFoundError):
+        _read_file(folder / "sub" / "b.mp4", folder, 100)
+
+
+def test_a_pipe_in_place_of_a_file_is_not_read(folder):
+    os.mkfifo(folder / "pipe.mp4")
+    with pytest.raises(FileNotFoundError):
+        _read_file(folder / "pipe.mp4", folder, 100)
 
 
 @pytest.mark.parametrize(

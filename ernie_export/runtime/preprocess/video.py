@@ -213,8 +213,8 @@ def _find_font(section: JsonObject) -> Path | None:
         return None
     font = section.path.parent / name
     try:
-        ImageFont.truetype(font)
-    except OSError as e:
+        ImageFont.truetype(font, 100).getmask(label(12345.67))
+    except Exception as e:  # FreeType loads more than it can draw, and Pillow has limits of its own
         raise InvalidFile(font, "the font that timestamps are drawn with", e) from e
     return font
 
@@ -231,14 +231,22 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _draw(frame: NDArray[np.uint8], text: str, font: Path, name: str) -> NDArray[np.uint8]:
-    """Draw black text outlined in white in the top left corner, a tenth of the shorter side high."""
+    """Draw black text outlined in white in the top left corner, a tenth of the shorter side high.
+
+    Raises InvalidMedia for frames that are too small, InvalidFile for a font that cannot be drawn.
+    """
     image = Image.fromarray(frame)
     size = int(min(image.size) * 0.1)
     if size < 1:
         raise InvalidMedia(name, "frames of at least 10 pixels a side", f"{image.width}×{image.height}")
-    ImageDraw.Draw(image).text(
-        (0, 0), text, font=_font(font, size), fill=(0, 0, 0), stroke_width=int(size * 0.1), stroke_fill=(255, 255, 255)
-    )
+    stroke = int(size * 0.1)
+    draw = ImageDraw.Draw(image)
+    try:
+        draw.text(
+            (0, 0), text, font=_font(font, size), fill=(0, 0, 0), stroke_width=stroke, stroke_fill=(255, 255, 255)
+        )
+    except Exception as e:  # glyphs that FreeType loads, but cannot draw, and Pillow's limits
+        raise InvalidFile(font, "the font that timestamps are drawn with", e) from e
     return np.asarray(image)
 
 

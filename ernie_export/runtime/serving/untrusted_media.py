@@ -1,7 +1,9 @@
 """Images and videos of untrusted requests: where they may come from, and what may be decoded."""
 
 import base64
+import errno
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +85,7 @@ def _read_source(value: Any, key: str, name: str, folder: Path | None, max_file_
     try:
         path = (folder / value).resolve()
         inside = path.is_relative_to(folder.resolve()) and path.is_file()
-        data_bytes = _read_file(path, max_file_bytes) if inside else None
+        data_bytes = _read_file(path, folder.resolve(), max_file_bytes) if inside else None
     except (OSError, ValueError, RuntimeError):  # too long a name, a zero byte, links in a circle
         data_bytes = None
     if data_bytes is None:
@@ -93,10 +95,16 @@ def _read_source(value: Any, key: str, name: str, folder: Path | None, max_file_
     return data_bytes
 
 
-def _read_file(path: Path, max_bytes: int) -> bytes:
-    """Read a regular file up to one byte past `max_bytes`. Raises OSError for a link or a pipe."""
+def _read_file(path: Path, folder: Path, max_bytes: int) -> bytes:
+    """Read a regular file in `folder` up to one byte past `max_bytes`. Raises OSError for anything else.
+
+    Where the file lies is asked of the system once it is open: folders on the way may have been exchanged for links.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
+        opened = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if not opened.is_relative_to(folder) or not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "no file of the folder", str(path))
         return file.read(max_bytes + 1)
 
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidFile, UserError
 from ernie_export.common.processor_settings import VIDEO_FILE
 from ernie_export.runtime.preprocess.resample import resize_bicubic
 from ernie_export.runtime.preprocess.video import SampledVideo, VideoProcessor, label
@@ -26,6 +26,19 @@ def refused(processor: VideoProcessor, source, *words: str) -> None:
         processor.load(source)
     line = str(error.value)
     assert "\n" not in line and all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("units", [16, 64])
+def test_a_font_whose_glyphs_cannot_be_drawn(folder: Path, units: int):
+    """Its letters are many times as large as they say: FreeType loads it, and fails when it draws."""
+    font = folder / "Roboto-Regular.ttf"
+    data = bytearray(font.read_bytes())
+    entry = data.index(b"head", 12)  # of the table of tables; the offset follows the checksum
+    head = int.from_bytes(data[entry + 8 : entry + 12])
+    data[head + 18 : head + 20] = units.to_bytes(2)
+    font.write_bytes(data)
+    with pytest.raises(InvalidFile, match=r"Roboto-Regular.ttf: expected the font that timestamps are drawn with"):
+        VideoProcessor.from_folder(folder)
 
 
 def test_no_file(processor: VideoProcessor, tmp_path: Path):
