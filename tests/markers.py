@@ -27,6 +27,7 @@ PATHS = {
     "tests/common/test_version.py": "slow",
     "tests/docker": "slow",
     "tests/docs/test_pages.py": "parity",
+    "tests/exporter/test_architectures.py": "kernels",
     "tests/exporter/test_bundle.py": "slow",
     "tests/exporter/test_calibrate.py": "slow",
     "tests/exporter/test_plan.py": "slow",

@@ -112,7 +112,7 @@ def test_engines_are_built_as_asked(finished):
     inputs = {graph: {t["name"]: t for t in report[graph]["inputs"]} for graph in GRAPHS}
     outputs = {graph: {t["name"]: t for t in report[graph]["outputs"]} for graph in GRAPHS}
     assert inputs["vision"]["pixel_values"]["profile"] == [[1, 4, 588], [1, 256, 588], [2, 256, 588]]
-    assert inputs["decode"]["past_value.3"]["profile"][2] == [3, 2, 640, 32]
+    assert inputs["decode"]["past_value.3"]["profile"][2] == [3, 2, 704, 32]
     best = {"name": "candidate_ids", "dtype": "int64", "shape": [-1, 64]}
     assert outputs["decode"]["candidate_ids"] == best and "candidate_ids" not in outputs["decoder"]
     assert outputs["decode"]["candidate_values"] == best | {"name": "candidate_values", "dtype": "float"}

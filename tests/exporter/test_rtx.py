@@ -91,10 +91,10 @@ def test_profiles_follow_the_limits(exported):
     assert inputs["vision"]["pixel_values"]["profile"] == [[1, 4, 588], [1, 256, 588], [2, 256, 588]]
     assert inputs["resampler"]["hidden"]["profile"] == [[1, 4, 96], [1, 256, 96], [2, 256, 96]]
     assert inputs["decoder"]["input_ids"]["profile"] == [[1, 1], [1, 512], [1, 512]]
-    assert inputs["decoder"]["features"]["profile"] == [[1, 128], [512, 128], [512, 128]]
+    assert inputs["decoder"]["features"] == {"name": "features", "dtype": "bf16", "shape": [512, 128]}
     assert inputs["decode"]["input_ids"]["profile"] == [[1, 1], [1, 1], [3, 1]]
-    assert inputs["decoder"]["past_key.0"] == {"name": "past_key.0", "dtype": "bf16", "shape": [1, 2, 640, 32]}
-    assert inputs["decode"]["past_value.3"]["profile"][2] == [3, 2, 640, 32]
+    assert inputs["decoder"]["past_key.0"] == {"name": "past_key.0", "dtype": "bf16", "shape": [1, 2, 704, 32]}
+    assert inputs["decode"]["past_value.3"]["profile"][2] == [3, 2, 704, 32]
     assert outputs["decode"]["logits"] == {"name": "logits", "dtype": "float", "shape": [-1, 488]}
     assert outputs["resampler"]["features"]["dtype"] == "bf16"
     assert {f"present_key.{i}" for i in range(4)} < outputs["decoder"].keys()

@@ -135,4 +135,6 @@ class FakeCuda:
 
     def cudaGraphExecDestroy(self, graphExec: list) -> tuple[Any]:
         self.graphs = [graph for graph in self.graphs if graph is not graphExec]
+        for work in graphExec:
+            work.context.captured = False  # nothing runs it as it was any more
         return (OK,)

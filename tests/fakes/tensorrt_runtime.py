@@ -90,6 +90,7 @@ class FakeContext:
             assert self.ran, "a context has to run once before it is captured"
             self.captured = True
         self.ran = True
+        run.context = self  # type: ignore[attr-defined]
         cuda.put(stream_handle, run)
         return True
 
@@ -121,6 +122,9 @@ class FakeCudaEngine:
 
     def get_tensor_name(self, index: int) -> str:
         return [*self.inputs, *self.outputs][index]
+
+    def get_aliased_input_tensor(self, name: str) -> str | None:
+        return name.replace("present_", "past_") if name.startswith("present_") and self.runtime.aliases else None
 
     def get_tensor_dtype(self, name: str) -> Any:
         return {"tensor(float)": rtx_module.float32}[self.inputs[name].type]
@@ -164,12 +168,14 @@ class FakeRuntime:
         top_k: Of the decode engine, as the manifest says.
         validity: What `get_engine_validity` answers.
         reads_plans: Whether it takes any plan.
+        aliases: Whether its engines update caches in place.
     """
 
     cuda: Any = None
     top_k = 0
     validity = (rtx_module.EngineValidity.VALID, 0)
     reads_plans = True
+    aliases = True
     full = True
     engine_host_code_allowed = False
 
@@ -225,6 +231,7 @@ OURS = {
     "top_k",
     "validity",
     "reads_plans",
+    "aliases",
     "SCRATCH",
     "results",
 }  # what the fakes have besides the library's names

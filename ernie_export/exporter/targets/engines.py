@@ -196,8 +196,12 @@ def usual_image_tokens(config: ErnieConfig) -> int:
 
 def bind_weights(graphs: "dict[str, GraphBuilder]", engines: EngineInfo) -> None:
     """Make weights inputs, and fix the sizes that may not be dynamic: the cache's length, one token a decode step."""
-    cache_len = -(-engines.max_seq_len // CACHE_MULTIPLE) * CACHE_MULTIPLE
-    fixed: dict[str, dict[str, int]] = {"decoder": {"batch": 1}, "decode": {"sequence": 1}}
+    # A chunk is padded to CACHE_MULTIPLE tokens at least, and the padding of the last one needs a place, too.
+    cache_len = (-(-engines.max_seq_len // CACHE_MULTIPLE) + 1) * CACHE_MULTIPLE
+    fixed: dict[str, dict[str, int]] = {
+        "decoder": {"batch": 1, "features": engines.prefill_chunk},
+        "decode": {"sequence": 1},
+    }
     for name, graph in graphs.items():
         graph.bind_at_load()
         graph.fix_dimensions({"capacity": cache_len} | fixed.get(name, {}))
@@ -217,7 +221,7 @@ def profile_dimensions(graph: str, engines: EngineInfo, merge: int) -> dict[str,
     return {
         "vision": frames,
         "resampler": frames | {"pairs": (1, 1, 1)},
-        "decoder": {"sequence": (1, chunk, chunk), "features": (1, chunk, chunk)},
+        "decoder": {"sequence": (1, chunk, chunk)},
         "decode": {"batch": (1, 1, engines.max_batch_size)},
     }[graph]
 

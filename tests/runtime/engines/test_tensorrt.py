@@ -22,6 +22,7 @@ from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.export import export
 from ernie_export.runtime import load
 from ernie_export.runtime.batch import Batch
+from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.device.memory import ALIGNMENT, CudaMemory
 from ernie_export.runtime.engines.device.step import DeviceTensor
 from ernie_export.runtime.engines.device.weights import aligned_addresses, load_weights
@@ -140,6 +141,69 @@ def test_decode_steps_are_captured_once_and_replayed(opened, bundles):
         assert not cuda.graphs, "what was captured goes with the cache that it writes to"
 
 
+@TARGETS
+def test_no_context_ever_changes_its_shapes(engine):
+    """Chunks of every length, after any past up to the cache's end; steps of any number; one cache after another.
+
+    A chunk is padded to a length that has a context of its own, and what is behind it does not count.
+    """
+    if not engine._prefill_contexts:
+        raise AssertionError("no contexts to look at")
+    rng, vocab = np.random.default_rng(0), 400
+    for _ in range(2):
+        cache = engine.new_cache(2, 500)
+        for length in (1, 63, 64, 65, 130, 100, 70):
+            assert engine.prefill(cache, 0, words(rng.integers(0, vocab, length))).full().shape == (488,)
+        assert cache.lengths[0] == 493
+        for _ in range(7):
+            assert engine.prefill(cache, 0, words(rng.integers(0, vocab, 1))).full().shape == (488,)
+        engine.prefill(cache, 1, words(rng.integers(0, vocab, 5)))
+        for rows in (1, 2, 1):
+            engine.decode(cache, np.arange(rows), np.zeros((3, rows), np.int64))
+        del cache
+        engine.new_cache(1, 500)
+    contexts = [*engine._prefill_contexts.values(), *(c for spare in engine._spare_contexts.values() for c in spare)]
+    assert [context.shape_changes for context in contexts] == [0] * len(contexts)
+    assert len(engine._prefill_contexts) == 4 and len(contexts) == 4 + 2, "steps' contexts are kept and used again"
+
+
+@TARGETS
+def test_padding_changes_no_logits(engine):
+    """One chunk of 70 tokens, padded to 128, against the same tokens one by one, each padded to 64."""
+    ids = np.random.default_rng(1).integers(0, 400, 70)
+    cache = engine.new_cache(2, 500)
+    whole = engine.prefill(cache, 0, words(ids)).full()
+    for position, token in enumerate(ids):
+        last = engine.prefill(cache, 1, words(np.array([token]), position)).full()
+    np.testing.assert_allclose(last, whole, rtol=0, atol=2e-5)
+
+
+def words(ids: np.ndarray, start: int = 0) -> PromptChunk:
+    """Text tokens at consecutive positions."""
+    zeros = np.zeros(len(ids), np.int64)
+    positions = np.tile(np.arange(start, start + len(ids)), (3, 1))
+    return PromptChunk(ids, zeros, zeros, positions, np.zeros((0, 128), np.float32))
+
+
+def test_what_the_library_refuses_is_named_by_its_tensor(engine, monkeypatch):
+    """It answers False, and would go on without."""
+    cache = engine.new_cache(1, 64)
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeContext, "set_input_shape", lambda self, name, shape: name != "input_ids")
+        with pytest.raises(RuntimeError, match=r"decode engine: input input_ids does not take the shape \(1, 1\)"):
+            engine.decode(cache, np.array([5]), np.zeros((3, 1), np.int64))
+    monkeypatch.setattr(FakeContext, "set_tensor_address", lambda self, name, memory: name != "present_value.2")
+    with pytest.raises(RuntimeError, match="tensor present_value.2 does not take the address 0x"):
+        engine.prefill(cache, 0, words(np.array([5])))
+
+
+def test_engines_that_do_not_update_the_cache_in_place_are_refused(opened, bundles):
+    with pytest.raises(
+        UserError, match="decoder.engine: expected present_key.0 to lie where past_key.0 lies, found mem"
+    ):
+        opened(bundles["trt"], aliases=False)
+
+
 def test_equal_logits_stand_in_the_order_of_their_ids(engine, monkeypatch):
     """TopK of the library promises no order among equals; the fake's is the other way round."""
     plain = FakeContext.results
@@ -166,7 +230,7 @@ def test_a_prompt_past_the_limit_is_refused(engine, bundle):
 def test_a_dropped_cache_leaves_its_memory_to_the_next(engine):
     address = engine.new_cache(2, 64).store.address
     cache = engine.new_cache(2, 500)
-    assert (cache.store.address, cache.num_slots, cache.max_seq_len) == (address, 2, 512)
+    assert (cache.store.address, cache.num_slots, cache.max_seq_len) == (address, 2, 576)
     other = engine.new_cache(1, 64)
     assert other.store.address != address
 

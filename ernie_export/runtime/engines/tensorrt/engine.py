@@ -21,17 +21,19 @@ from typing import Any, Self
 import numpy as np
 
 from ernie_export.common import bfloat16
-from ernie_export.common.errors import InvalidMedia
+from ernie_export.common.errors import InvalidFile, InvalidMedia
 from ernie_export.common.manifest import GRAPHS, EngineInfo, Manifest, ModelInfo
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.device.kv_cache import DeviceKVCache, KVCacheLayout, KVCachePool, KVCacheStore
 from ernie_export.runtime.engines.device.step import DeviceTensor, Step
 from ernie_export.runtime.engines.device.weights import aligned_addresses, load_weights
+from ernie_export.runtime.engines.tensorrt.context import EngineContext
 from ernie_export.runtime.engines.tensorrt.library import TensorRT
 from ernie_export.runtime.logits import DenseLogits, Logits
 
 # Outputs of a decode engine that finds the top-k logits -> a step's.
 TOPK_OUTPUTS = {"candidate_ids": "ids", "candidate_values": "values", "logit_total": "total"}
+PREFILL_BUCKETS = (64, 128, 256)  # tokens that a chunk is padded to, below the longest
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -41,12 +43,12 @@ class DecodeGraph:
 
     Attributes:
         step: The step's buffers.
-        context: The library's context, bound to them.
+        context: The context that is bound to them.
         graph: The captured step, once it has run.
     """
 
     step: Step
-    context: Any
+    context: EngineContext
     graph: Any = None
 
 
@@ -70,11 +72,18 @@ class TensorRTEngine:
         self._busy = threading.Lock()  # images are encoded in other threads than the one that decodes
         self._decode_graphs: dict[tuple[int, int], DecodeGraph] = {}  # by the cache's address and number of sequences
         self._buffers: dict[tuple[str, str], DeviceTensor] = {}  # by graph and tensor; shape (bytes,)
+        self._spare_contexts: dict[
+            int, list[EngineContext]
+        ] = {}  # of steps whose cache is gone, by number of sequences
         try:
             self._engine_info = _engine_info(manifest)
             self._engines = {name: library.load(bundle / manifest.graphs[name]) for name in GRAPHS}
             self._weights = aligned_addresses(self._memory, load_weights(self._memory, bundle / manifest.data_file))
-            self._contexts = {name: self._new_context(name) for name in GRAPHS}
+            self._check_caches(bundle, manifest)
+            self._contexts = {name: self._new_context(name) for name in ("vision", "resampler")}
+            chunk = self._engine_info.prefill_chunk
+            buckets = [*(size for size in PREFILL_BUCKETS if size < chunk), chunk]
+            self._prefill_contexts = {size: self._new_context("decoder") for size in buckets}
         except BaseException:
             self._memory.close()
             raise
@@ -91,12 +100,23 @@ class TensorRTEngine:
         )
         self._caches = KVCachePool(self._memory, layout, self._free_bound)
 
-    def _new_context(self, name: str) -> Any:
+    def _new_context(self, name: str) -> EngineContext:
         """Return a context with the weights bound."""
-        context = self._library.new_context(self._engines[name], name)
+        context = EngineContext(name, self._library.new_context(self._engines[name], name))
         for tensor in self._tensors(name) & self._weights.keys():
-            context.set_tensor_address(tensor, self._weights[tensor])
+            context.set_address(tensor, self._weights[tensor])
         return context
+
+    def _check_caches(self, bundle: Path, manifest: Manifest) -> None:
+        """Raise InvalidFile for an engine whose caches are not updated in place."""
+        for graph in ("decoder", "decode"):
+            for layer in range(self._info.num_layers):
+                for part in ("key", "value"):
+                    past, present = f"past_{part}.{layer}", f"present_{part}.{layer}"
+                    aliased = self._engines[graph].get_aliased_input_tensor(present)
+                    if aliased != past:
+                        expected = f"{present} to lie where {past} lies"
+                        raise InvalidFile(bundle / manifest.graphs[graph], expected, aliased or "memory of its own")
 
     def _tensors(self, name: str) -> set[str]:
         """Return the names of an engine's inputs and outputs."""
@@ -117,9 +137,9 @@ class TensorRTEngine:
             for first, second in pairs.T.tolist():
                 frames = pixel_values[[first] if first == second else [first, second]]
                 inputs = {"pixel_values": frames, "coordinates": coordinates}
-                hidden = self._run("vision", inputs, ["hidden"])["hidden"]
+                hidden = self._run(self._contexts["vision"], inputs, ["hidden"])["hidden"]
                 ends = {"first": np.array([0]), "second": np.array([len(frames) - 1])}
-                merged = self._run("resampler", {"hidden": hidden, **ends}, ["features"])["features"]
+                merged = self._run(self._contexts["resampler"], {"hidden": hidden, **ends}, ["features"])["features"]
                 features.append(self._fetch(merged))
         return np.concatenate(features)
 
@@ -128,15 +148,41 @@ class TensorRTEngine:
         return self._caches.new_cache(num_slots, self._max_seq_len, self.new_cache)
 
     def prefill(self, cache: DeviceKVCache, slot: int, chunk: PromptChunk) -> Logits:
-        """Append the chunk to the slot; returns the logits after its last token, on the host."""
-        features = chunk.features if len(chunk.features) else np.zeros((1, self._info.hidden_size), np.float32)
-        inputs = chunk.decoder_inputs(int(cache.lengths[slot])) | {"features": self._to_device_dtype(features)}
+        """Append the chunk to the slot; returns the logits after its last token, on the host.
+
+        It is padded to one of a few lengths, each of which has a context of its own, so that no context's shapes ever
+        change. Padding writes to the cache behind the chunk, where the next tokens will: the cache is longer than a
+        conversation by the shortest of these lengths, and a chunk near its end goes in parts that fit.
+        """
+        length = len(chunk.input_ids)
+        start = 0
         with self._busy:
-            self._bind_cache(self._contexts["decoder"], cache.store, slot, slot + 1)
-            logits = self._run("decoder", inputs, ["logits"])["logits"]
+            features = self._write_features(chunk.features)
+            while start < length:
+                past = int(cache.lengths[slot])
+                size = self._bucket(length - start, past)
+                part = chunk.part(start, min(start + size, length))
+                context = self._prefill_contexts[size]
+                self._bind_cache(context, cache.store, slot, slot + 1)
+                inputs = padded(part.decoder_inputs(past), size) | {"features": features}
+                logits = self._run(context, inputs, ["logits"])["logits"]
+                cache.lengths[slot] += len(part.input_ids)
+                start += size
             values = np.frombuffer(self._memory.read(logits.address, 4 * math.prod(logits.shape)), np.float32)
-        cache.lengths[slot] += len(chunk.input_ids)
         return DenseLogits(values)
+
+    def _bucket(self, tokens: int, past: int) -> int:
+        """Return the length that `tokens` are padded to after `past`; less than they are near the cache's end."""
+        fitting = [size for size in self._prefill_contexts if past + size <= self._max_seq_len]
+        return next((size for size in fitting if size >= tokens), fitting[-1])
+
+    def _write_features(self, features: np.ndarray) -> DeviceTensor:
+        """Copy a chunk's features to the device, where there is room for as many as it may have tokens."""
+        shape = (self._engine_info.prefill_chunk, self._info.hidden_size)
+        address = self._buffer("decoder", "features", math.prod(shape) * ITEM_BYTES[self._dtype])
+        if len(features):
+            self._memory.write(address, self._to_device_dtype(features))
+        return DeviceTensor(address, shape)
 
     def decode(self, cache: DeviceKVCache, tokens: np.ndarray, positions: np.ndarray) -> Sequence[Logits]:
         """Append one token to each of the first slots; the logits stay on the device, but for the highest."""
@@ -148,82 +194,74 @@ class TensorRTEngine:
             if decode_graph.graph is not None:
                 self._memory.launch(decode_graph.graph)
             else:
-                self._enqueue("decode", decode_graph.context)
+                decode_graph.context.enqueue(self._memory.stream)
             logits = decode_graph.step.logits()
             if self._library.captures_steps and decode_graph.graph is None:  # a context has to run once before
-                decode_graph.graph = self._memory.capture(lambda: self._enqueue("decode", decode_graph.context))
+                decode_graph.graph = self._memory.capture(lambda: decode_graph.context.enqueue(self._memory.stream))
         cache.lengths[:count] += 1
         return logits
 
     def _new_decode_graph(self, store: KVCacheStore, count: int) -> DecodeGraph:
         """Return a step of the cache's first `count` slots, bound to addresses that it keeps."""
-        if self._library.captures_steps:
-            context = self._new_context("decode")
-        else:  # one context serves every number of sequences, bound to one at a time
-            context = self._contexts["decode"]
-            for key in list(self._decode_graphs):
-                self._decode_graphs.pop(key).step.free()
+        spare = self._spare_contexts.setdefault(count, [])
+        context = spare.pop() if spare else self._new_context("decode")
         step = Step.allocate(self._memory, count, self._info.vocab_size, self._engine_info.top_k)
         self._bind_cache(context, store, 0, count)
         for name, tensor in step.inputs.items():
-            context.set_input_shape(name, tensor.shape)
-            context.set_tensor_address(name, tensor.address)
-        context.set_tensor_address("logits", step.outputs["logits"].address)
+            context.set_shape(name, tensor.shape)
+            context.set_address(name, tensor.address)
+        context.set_address("logits", step.outputs["logits"].address)
         if step.top_k:
             for name, output in TOPK_OUTPUTS.items():
-                context.set_tensor_address(name, step.outputs[output].address)
+                context.set_address(name, step.outputs[output].address)
         decode_graph = self._decode_graphs[store.address, count] = DecodeGraph(step, context)
         return decode_graph
 
     def _free_bound(self, store: KVCacheStore) -> None:
-        """Free what is bound to a store's addresses."""
+        """Free what is bound to a store's addresses; contexts are kept for other stores."""
         for address, count in list(self._decode_graphs):
             if address == store.address:
                 decode_graph = self._decode_graphs.pop((address, count))
                 if decode_graph.graph is not None:
                     self._memory.drop(decode_graph.graph)
                 decode_graph.step.free()
+                self._spare_contexts[count].append(decode_graph.context)
 
-    def _bind_cache(self, context: Any, store: KVCacheStore, start: int, stop: int) -> None:
+    def _bind_cache(self, context: EngineContext, store: KVCacheStore, start: int, stop: int) -> None:
         """Bind slots start to stop of every buffer as past and present alike."""
         num_layers = self._info.num_layers
         for buffer in range(2 * num_layers):
             name = f"{'key' if buffer < num_layers else 'value'}.{buffer % num_layers}"
             address = store.slot_address(buffer, start)
-            context.set_input_shape(f"past_{name}", (stop - start, *store.shape[1:]))
-            context.set_tensor_address(f"past_{name}", address)
-            context.set_tensor_address(f"present_{name}", address)
-
-    def _enqueue(self, graph: str, context: Any) -> None:
-        """Put a context's work on the stream. Raises RuntimeError if the library refuses."""
-        if not context.execute_async_v3(self._memory.stream):
-            raise RuntimeError(f"TensorRT could not run the {graph} engine")
+            context.set_shape(f"past_{name}", (stop - start, *store.shape[1:]))
+            context.set_address(f"past_{name}", address)
+            context.set_address(f"present_{name}", address)
 
     def _run(
-        self, graph: str, inputs: Mapping[str, np.ndarray | DeviceTensor], outputs: list[str]
+        self, context: EngineContext, inputs: Mapping[str, np.ndarray | DeviceTensor], outputs: list[str]
     ) -> dict[str, DeviceTensor]:
         """Copy the inputs that are arrays to the device and run a graph.
 
         Args:
-            graph: The graph's name.
+            context: A context of the graph's engine.
             inputs: What is bound to its inputs.
             outputs: Names of the outputs to return.
 
         Returns:
             The outputs, valid until the graph's next run.
         """
-        context = self._contexts[graph]
+        graph = context.graph
         results = {}
         for name, value in inputs.items():
             if isinstance(value, np.ndarray):
                 value = self._copy_to_device(graph, name, value)
-            context.set_input_shape(name, value.shape)
-            context.set_tensor_address(name, value.address)
+            context.set_shape(name, value.shape)
+            context.set_address(name, value.address)
         for name in outputs:
-            shape = tuple(context.get_tensor_shape(name))
+            shape = context.shape(name)
             results[name] = DeviceTensor(self._buffer(graph, name, 4 * math.prod(shape)), shape)
-            context.set_tensor_address(name, results[name].address)
-        self._enqueue(graph, context)
+            context.set_address(name, results[name].address)
+        context.enqueue(self._memory.stream)
         return results
 
     def _copy_to_device(self, graph: str, name: str, array: np.ndarray) -> DeviceTensor:
@@ -260,7 +298,9 @@ class TensorRTEngine:
         """Free contexts, engines and device memory."""
         self._caches.clear()
         self._decode_graphs.clear()
+        self._spare_contexts.clear()
         self._contexts.clear()
+        self._prefill_contexts.clear()
         self._engines.clear()
         self._memory.close()
 
@@ -269,6 +309,16 @@ class TensorRTEngine:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def padded(inputs: Mapping[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    """Return a decoder's inputs for `size` tokens, zeros behind those that there are."""
+    result = dict(inputs)
+    for name in ("input_ids", "feature_index", "token_types", "position_ids"):
+        tokens = inputs[name]
+        result[name] = np.zeros((*tokens.shape[:-1], size), tokens.dtype)
+        result[name][..., : tokens.shape[-1]] = tokens
+    return result
 
 
 def _engine_info(manifest: Manifest) -> EngineInfo:
