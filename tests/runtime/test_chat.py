@@ -91,7 +91,7 @@ def test_what_cannot_be_served_is_one_line_and_the_chat_goes_on(piped, tmp_path)
     (tmp_path / "empty.jpg").touch()
     wrong = {
         "/image nope.png": "nope.png: expected an image, found no such file",
-        "/image text.png": "text.png: expected an image, found a file in no format that Pillow knows",
+        "/image text.png": "text.png: expected an image, found a file of another format",
         "/image empty.jpg": "empty.jpg: expected an image, found an empty file",
         "/image .": ": expected an image, found a folder",
         "/image ~nobody-here/a.png": "~nobody-here/a.png: expected an image, found no such file",

@@ -4,8 +4,10 @@ Bit-identical to `Ernie4_5_VLMoeImageProcessorPil` given the same Pillow: Pillow
 """
 
 import io
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from ernie_export.runtime.preprocess.pixels import Planes
 from ernie_export.runtime.preprocess.settings import PixelSettings
 
 FILTERS = range(settings.HAMMING + 1)  # all of Pillow's
+
+_PILLOW_LIMIT = threading.Lock()
 
 ImageSource = str | Path | bytes | Image.Image
 
@@ -60,9 +64,9 @@ class ImageProcessor:
     def load(self, source: ImageSource, name: str = "") -> Image.Image:
         """Decode a file (a path or its bytes), or convert a Pillow image to RGB.
 
-        A file is turned upright by its EXIF tag and loses its alpha channel; a Pillow image keeps its orientation, and
-        transparency is laid over white. The two differ because the reference's own two ways in differ. In errors
-        `name` stands for a source that is no path.
+        A file is turned upright by its EXIF tag; a Pillow image keeps its orientation, as in the reference.
+        Transparency is laid over white and 16-bit grey scaled to 8 bits, as in Baidu's own code; the reference's loader
+        drops the alpha channel of a file, and clips grey to white. In errors `name` stands for a source without a path.
 
         Raises InvalidMedia for a source that is missing, empty, truncated, no image, or has more than
         `max_source_pixels`.
@@ -80,12 +84,14 @@ class ImageProcessor:
             raise InvalidMedia(name, "an image", "an empty file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # malformed metadata, and the bomb warning: refused below, by our limit
-            try:
-                image = Image.open(io.BytesIO(data), formats=self.formats)
-            except Exception as e:  # Pillow's format plugins raise anything on malformed bytes
-                raise InvalidMedia(name, "an image", _reason(e)) from e
-            with image:
-                return self._decode(image, name, upright=True)
+            with pillow_limit(self.max_source_pixels):
+                try:
+                    image = Image.open(io.BytesIO(data), formats=self.formats)
+                except Exception as e:  # Pillow's format plugins raise anything on malformed bytes
+                    expected = f"an image ({', '.join(self.formats)})" if self.formats else "an image"
+                    raise InvalidMedia(name, expected, _reason(e)) from e
+                with image:
+                    return self._decode(image, name, upright=True)
 
     def _decode(self, image: Image.Image, name: str, upright: bool) -> Image.Image:
         width, height = image.size
@@ -95,9 +101,7 @@ class ImageProcessor:
         if width * height == 0:
             raise InvalidMedia(name, "an image with pixels", f"{width}×{height}")
         try:
-            if upright:
-                image = ImageOps.exif_transpose(image).convert("RGB")
-            return to_rgb(image)
+            return to_rgb(ImageOps.exif_transpose(image) if upright else image)
         except Exception as e:  # decoding happens here: truncated or damaged data raises anything
             raise InvalidMedia(name, "a complete image", _reason(e)) from e
 
@@ -129,8 +133,40 @@ class ImageProcessor:
         return self.pack([self.resize(image, f"image {number}") for number, image in enumerate(images, start=1)])
 
 
+@contextmanager
+def pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Let Pillow open images up to `max_pixels` where its own limit, twice MAX_IMAGE_PIXELS, is below it."""
+    before = Image.MAX_IMAGE_PIXELS
+    if before is None or max_pixels <= 2 * before:
+        yield
+        return
+    with _PILLOW_LIMIT:  # it is one for all threads
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def is_grey16(image: Image.Image) -> bool:
+    """Return whether an image is grey of 16 bits; Pillow has some formats' in the mode of 32 bits."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM", "JPEG2000"))
+
+
+def scale_grey16(image: Image.Image) -> Image.Image:
+    """Return grey of 16 bits as grey of 8, what is transparent in white."""
+    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    grey = (values >> 8).astype(np.uint8)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey[values == clear] = 255
+    return Image.fromarray(grey)
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB, any transparency laid over white (`convert_to_rgb`, image_transforms.py)."""
+    """Convert to RGB, any transparency laid over white (`convert_to_rgb`, image_transforms.py), 16-bit grey scaled."""
+    if is_grey16(image):
+        image = scale_grey16(image)
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
@@ -140,5 +176,5 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _reason(error: Exception) -> str:
     """Return an exception's message in one line, without the address of a stream in it."""
     if isinstance(error, UnidentifiedImageError):
-        return "a file in no format that Pillow knows"
+        return "a file of another format"
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,7 +1,9 @@
 """Videos: from a file or a list of frames to the patches that the vision encoder takes.
 
 Bit-identical to `Ernie4_5_VLMoeVideoProcessor` after `load_video(..., backend="pyav")` with the processor's sampling:
-sample, draw a timestamp on each frame, repeat the last frame of an odd count, resize, normalise, cut into patches.
+sample, draw a timestamp on each frame, repeat the last frame of an odd count, resize, normalise, cut into patches. Two
+deliberate differences: frames are turned as players turn them, and where the frame rate varies they are chosen and
+stamped by the times at which they are shown.
 """
 
 import functools
@@ -170,8 +172,13 @@ class VideoProcessor:
         return SampledVideo(frames[indices], self.timestamps(indices, DEFAULT_FPS if fps is None else fps), name)
 
     def _decode(self, source: Path | bytes, name: str) -> SampledVideo:
-        decoded = decode_video(source, name, lambda total, rate: self.indices(total, rate, name), self.limits)
-        return SampledVideo(decoded.frames, self.timestamps(decoded.indices, decoded.rate), name)
+        def choose(total: int, rate: float | None, times: NDArray[np.float64] | None) -> NDArray[np.int32]:
+            indices = self.indices(total, rate, name)
+            return indices if times is None or len(indices) >= len(times) else _indices_by_time(times, len(indices))
+
+        decoded = decode_video(source, name, choose, self.limits)
+        seconds = decoded.seconds or self.timestamps(decoded.indices, decoded.rate)
+        return SampledVideo(decoded.frames, seconds, name)
 
     def decode(self, source: VideoSource | SampledVideo, fps: float | None = None, name: str = "") -> Planes:
         """Load, stamp and resize one video. Raises InvalidMedia as `load` and `resize` do."""
@@ -217,6 +224,20 @@ def _find_font(section: JsonObject) -> Path | None:
     except Exception as e:  # FreeType loads more than it can draw, and Pillow has limits of its own
         raise InvalidFile(font, "the font that timestamps are drawn with", e) from e
     return font
+
+
+def _indices_by_time(times: NDArray[np.float64], count: int) -> NDArray[np.int32]:
+    """Return the frames that are shown at `count` moments at equal distances, each frame once.
+
+    The reference takes every n-th frame, which are no such moments where the frame rate varies.
+
+    Args:
+        times: When each frame is shown, ascending.
+        count: Moments, fewer than there are frames.
+    """
+    span = (times[-1] - times[0]) * len(times) / (len(times) - 1)  # as though the last were shown for the mean time
+    moments = times[0] + np.arange(count) * (span / count)
+    return np.unique(np.searchsorted(times, moments + 1e-6, side="right") - 1).astype(np.int32)
 
 
 def label(second: float) -> str:

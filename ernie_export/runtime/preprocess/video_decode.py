@@ -1,5 +1,6 @@
 """Decode sampled frames of a video file with PyAV, within limits that are checked before anything is decoded."""
 
+import errno
 import io
 import math
 import time
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_export.common.errors import InvalidMedia, UserError
+from ernie_export.runtime.preprocess.orientation import upright
 from ernie_export.runtime.preprocess.pixels import MAX_SOURCE_PIXELS
+from ernie_export.runtime.preprocess.video_packets import find_stream, read_packets
 
 DEFAULT_FPS = 24  # what the reference assumes where a video has no frame rate
 # Containers alone are read: not the demuxers that follow references to other files and addresses (hls, dash, concat,
@@ -24,8 +27,8 @@ OPTIONS_FOR_BYTES = {"protocol_whitelist": "none", "format_whitelist": CONTAINER
 # Decoders for what phones, cameras and browsers write. FFmpeg has hundreds more, rarely used and less tried.
 UNTRUSTED_DECODERS = "h264,hevc,vp8,vp9,libvpx,libvpx-vp9,av1,libdav1d,mpeg4,mpeg1video,mpeg2video,mjpeg,gif,theora"
 
-# Frame indices to take, from the number of frames and the frame rate.
-ChooseFrames = Callable[[int, float | None], NDArray[np.int32]]
+# Frame indices to take, from the number of frames, the frame rate, and the frames' times where the rate varies.
+ChooseFrames = Callable[[int, float | None, NDArray[np.float64] | None], NDArray[np.int32]]
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,19 @@ class DecodeLimits:
 
 @dataclass(frozen=True)
 class DecodedFrames:
-    """Sampled frames of a file: uint8 (frames, height, width, 3) in RGB, their indices, and frames a second."""
+    """Sampled frames of a file, turned upright.
+
+    Attributes:
+        frames: uint8 (frames, height, width, 3) in RGB.
+        indices: Their places in the video.
+        rate: Frames a second.
+        seconds: When each is shown, from the first frame on; None for a constant rate, by which it follows.
+    """
 
     frames: NDArray[np.uint8]
     indices: NDArray[np.int32]
     rate: float
+    seconds: tuple[float, ...] | None = None
 
 
 def decode_video(
@@ -97,31 +108,32 @@ def decode_video(
     """
     try:
         with _open(source, name, options_for_bytes) as container:
-            if not container.streams.video:
-                raise InvalidMedia(name, "a video", "no video stream")
-            stream = container.streams.video[0]
-            if stream.codec_context is None:  # a file cut before the stream's description is complete
-                raise InvalidMedia(name, "a video that can be decoded", "no known codec")
+            stream = find_stream(container, name)
             limits.check_frame(stream.width, stream.height, name)
             # The codec's own data may announce larger frames than the container does, and later ones.
             stream.codec_context.options = {"max_pixels": str(limits.max_source_pixels)}
             decoder = stream.codec_context.name
             if limits.decoders and decoder not in limits.decoders.split(","):
                 raise InvalidMedia(name, f"a video in one of {limits.decoders}", decoder)
-            # Some containers do not state the number of frames.
-            total = stream.frames or _count_packets(source, name, options_for_bytes)
+            if stream.frames > limits.max_source_frames:  # some containers state the number: refused without reading on
+                limits.check_length(stream.frames, DEFAULT_FPS, name)
+            with _open(source, name, options_for_bytes) as again:
+                packets = read_packets(again, stream.index, limits.deadline, name)
+            total = stream.frames or packets.count
             stated = stream.average_rate or stream.guessed_rate
             rate = float(stated) if stated else None
             limits.check_length(total, rate or DEFAULT_FPS, name)
-            indices = choose_frames(total, rate)
+            varying = packets.times if rate is not None and packets.vary_from(rate) else None
+            indices = choose_frames(total, rate, varying)
             limits.check_sampled(len(indices), stream.width, stream.height, name)
             container.seek(0)
-            frames = _take_frames(container, indices, name, limits)
+            frames = _take_frames(container, stream, indices, name, limits)
     except UserError:
         raise
     except Exception as e:  # damaged data raises FFmpeg's errors, and others from the bindings above them
         raise InvalidMedia(name, "a video that can be decoded", _reason(e)) from e
-    return DecodedFrames(frames, indices, rate or DEFAULT_FPS)
+    seconds = None if varying is None else tuple((varying[indices] - varying[0]).tolist())
+    return DecodedFrames(frames, indices, rate or DEFAULT_FPS, seconds)
 
 
 def _open(source: Path | bytes, name: str, options_for_bytes: Mapping[str, str]) -> av.container.InputContainer:
@@ -131,17 +143,17 @@ def _open(source: Path | bytes, name: str, options_for_bytes: Mapping[str, str])
             return av.open(io.BytesIO(source), "r", options=dict(options_for_bytes))
         return av.open(str(source), "r", options=OPTIONS_FOR_FILES)
     except av.FFmpegError as e:
-        raise InvalidMedia(name, f"a video file ({CONTAINERS})", _reason(e)) from e
-
-
-def _count_packets(source: Path | bytes, name: str, options_for_bytes: Mapping[str, str]) -> int:
-    """Count the packets of the first video stream, one a frame, without decoding them."""
-    with _open(source, name, options_for_bytes) as container:
-        return sum(1 for packet in container.demux(video=0) if packet.size)
+        other = e.errno in (errno.EPERM, errno.EINVAL)  # what FFmpeg says of a format that is not on the list
+        found = "a file of another format" if other else _reason(e)
+        raise InvalidMedia(name, f"a video file ({CONTAINERS})", found) from e
 
 
 def _take_frames(
-    container: av.container.InputContainer, indices: NDArray[np.int32], name: str, limits: DecodeLimits
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    indices: NDArray[np.int32],
+    name: str,
+    limits: DecodeLimits,
 ) -> NDArray[np.uint8]:
     """Decode up to the last index and return the frames at `indices`, uint8 (frames, height, width, 3) in RGB.
 
@@ -155,7 +167,7 @@ def _take_frames(
     last = int(indices[-1])
     frames = np.empty((0, 0, 0, 3), np.uint8)
     taken = decoded = 0
-    for index, frame in enumerate(container.decode(video=0)):
+    for index, frame in enumerate(container.decode(stream)):
         if index > last:
             break
         decoded += 1
@@ -166,14 +178,16 @@ def _take_frames(
         if not taken:
             limits.check_frame(frame.width, frame.height, name)
             limits.check_sampled(len(wanted), frame.width, frame.height, name)
-            frames = np.empty((len(wanted), frame.height, frame.width, 3), np.uint8)
-        elif (frame.height, frame.width) != frames.shape[1:3]:
-            sizes = f"{frames.shape[2]}×{frames.shape[1]} and {frame.width}×{frame.height}"
+        pixels = upright(frame)
+        if not taken:
+            frames = np.empty((len(wanted), *pixels.shape), np.uint8)
+        elif pixels.shape != frames.shape[1:]:
+            sizes = f"{frames.shape[2]}×{frames.shape[1]} and {pixels.shape[1]}×{pixels.shape[0]}"
             raise InvalidMedia(name, "frames of one size", sizes)
-        frames[taken] = frame.to_ndarray(format="rgb24")
+        frames[taken] = pixels
         taken += 1
     if taken < len(wanted):
-        skipped = sum(entry.is_discard for entry in container.streams.video[0].index_entries)
+        skipped = sum(entry.is_discard for entry in stream.index_entries)
         if not taken or decoded + skipped <= last:
             raise InvalidMedia(name, f"at least {last + 1} frames", decoded, hint="the video is truncated")
     return frames[:taken]
