@@ -205,6 +205,22 @@ def test_the_longest_context_is_the_last_that_fits(released):
     assert (bf16["fits"], bf16["longest_context"]) == (False, 0)
 
 
+def test_a_24_gb_card_opens_the_released_model_in_int4_with_8k_of_context(released):
+    """By the plan's arithmetic, with all that ONNX Runtime's CUDA provider takes; a CPU and engines take none of it."""
+    arguments = (released, "--precision", "int4-fp16", "--context", 8192)
+    found = planned(*arguments, "--device", "rtx4090")["precisions"]["int4-fp16"]
+    scales, vision_scales = 20_384_317_440 // 128 * 2, 6_794_772_480 // 128 * 2
+    tried = 64 * 2 * 1536 * 2560 // 2
+    assert found["engine_memory"] == 2 * scales + vision_scales + 2 * tried + 2**31 + found["kv_cache"]
+    parts = sum(found["weights"].values()) + found["kv_cache"] + found["activations"] + found["engine_memory"]
+    assert found["device_memory"] == parts < 23e9
+    assert found["fits"] and found["longest_context"] > 16384
+    assert planned(*arguments)["precisions"]["int4-fp16"]["engine_memory"] == 0
+    assert planned(*arguments, "--device", "cpu")["precisions"]["int4-fp16"]["engine_memory"] == 0
+    engines = planned(released, "--target", "trt", "--device", "rtx4090")["precisions"]
+    assert not any(estimate["engine_memory"] for estimate in engines.values())
+
+
 @pytest.mark.parametrize("bounds", [PixelBounds(3136, 4842768), PixelBounds(3136, 12544)], ids=str)
 def test_images_are_resized_as_the_runtime_does(bounds):
     vision = ErnieConfig.from_hf(MINI).vision

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -27,13 +27,19 @@ from ernie_export.graphs.checkpoint.original.files import as_hf_checkpoint
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.precision import ONNX, Precision
 
+if TYPE_CHECKING:
+    from ernie_export.exporter.plan.roofline import Estimate
+
 LARGEST_BATCH = 2**16
 COUNTED = ONNX["fp32"]  # parameters are counted in a precision that quantizes nothing
-ESTIMATED = ("device_memory", "activations", "longest_context", "prefill", "decode")
+ESTIMATED = ("device_memory", "activations", "engine_memory", "longest_context", "prefill", "decode")
 NOTES = (
     "rates: upper bounds (roofline; intermediate results stay on the chip, experts evenly chosen); where the"
     " arithmetic's rate is unknown, decode is bounded by its bytes alone",
     "activations: estimated; weights counted once; no allowance for the engine's own memory",
+)
+ENGINE_MEMORY = (
+    "engine memory: of ONNX Runtime's CUDA provider, 2 GiB of it estimated, and a slot of the KV cache to swap with"
 )
 ENGINES = "bundle on disk: without the engines and kernels, a few MiB each, whose sizes are known only once built"
 
@@ -93,12 +99,20 @@ def command(
         "processor_files": copied,
         "precisions": {e.precision: asdict(e) | {"bundle": e.data_file + e.graph_files + copied} for e in estimates},
         "estimated": ESTIMATED,
-        "notes": [*NOTES, ENGINES] if chosen.compiles_engines else NOTES,
+        "notes": notes(chosen, estimates),
     }
     if as_json:
         print(json.dumps(plan, indent=1))
     else:
         show(plan, device, Console())
+
+
+def notes(target: Target, estimates: Sequence["Estimate"]) -> list[str]:
+    """Return what to know about the numbers."""
+    rates, counted = NOTES
+    if any(estimate.engine_memory for estimate in estimates):
+        return [rates, f"{counted.rpartition('; ')[0]}; {ENGINE_MEMORY}"]
+    return [*NOTES, ENGINES] if target.compiles_engines else [*NOTES]
 
 
 def read_precisions(target: Target, names: str) -> tuple[Precision, ...]:
@@ -163,6 +177,8 @@ class PlanTable:
                 self._add_row(part, self._size, "weights", part)
         self._add_row("KV cache", self._size, "kv_cache")
         self._add_row("activations ≈", self._size, "activations")
+        if any(estimate["engine_memory"] for estimate in self._estimates):
+            self._add_row("engine memory ≈", self._size, "engine_memory")
         self._add_row("device memory", self._size, "device_memory")
         self._add_row("KV bytes/token", str, "kv_per_token")
         self._add_row("bundle on disk", self._size, "bundle")
@@ -179,7 +195,8 @@ class PlanTable:
         self.table.add_row(label, *(text(reduce(getitem, keys, estimate)) for estimate in self._estimates))
 
     def _size(self, value: float) -> str:
-        return f"{value / self._bytes:.2f}"
+        size = value / self._bytes
+        return f"{size:.2f}" if size < 1000 else f"{size:.0f}"
 
 
 def count(parameters: float) -> str:

@@ -41,6 +41,7 @@ class Device:
         bf16: FLOP/s in bfloat16.
         fp16: FLOP/s in float16.
         source: Where the numbers are from.
+        is_gpu: Whether a GPU's libraries run there.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Device:
     bf16: float | None
     fp16: float | None
     source: str
+    is_gpu: bool = True
 
     def seconds(self, work: list[Work], by_bandwidth: bool) -> float | None:
         """Return the least time for work that is done one part after another.
@@ -98,7 +100,7 @@ def find_device(name: str) -> Device:
         return DEVICES[name]
     if name == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Device("cpu", memory, None, None, None, None, "this machine's memory; no rates known")
+        return Device("cpu", memory, None, None, None, None, "this machine's memory; no rates known", False)
     if not name.endswith(".json"):
         raise InvalidValue("--device", f"{', '.join(DEVICES)}, cpu or a .json file", name)
     return read_device(Path(name))
@@ -120,4 +122,4 @@ def read_device(path: Path) -> Device:
         raise section.error("name", "text of one line", name)
     rates = {key: section.optional(key, section.positive) for key in ("bandwidth", *FLOPS_KEYS)}
     section.refuse_unknown()
-    return Device(name, int(memory), **rates, source=str(path))
+    return Device(name, int(memory), **rates, source=str(path), is_gpu=True)

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from ernie_export.common.provider_memory import provider_memory
 from ernie_export.exporter.plan.devices import Device, Work
 from ernie_export.exporter.plan.sizes import EVERY_TOKEN, Model
 from ernie_export.exporter.plan.workload import Workload
@@ -48,7 +49,9 @@ class Estimate:
         kv_cache: Keys and values of all sequences.
         kv_per_token: Keys and values of one token.
         activations: Activations, estimated.
-        device_memory: Weights, KV cache and activations.
+        engine_memory: What ONNX Runtime's CUDA provider takes besides, and the KV cache's spare slot; 0 where the
+            bundle is not for it, or without a GPU.
+        device_memory: Weights, KV cache, activations and engine memory.
         fits: Whether the device's memory holds them; None without a device.
         longest_context: Most tokens a sequence may have at this batch size and with these images, 0 if the device
             cannot hold any; None without a device.
@@ -63,6 +66,7 @@ class Estimate:
     kv_cache: int
     kv_per_token: int
     activations: int
+    engine_memory: int
     device_memory: int
     fits: bool | None
     longest_context: int | None
@@ -81,7 +85,9 @@ def estimate(model: Model, target: Target, precision: Precision, workload: Workl
         device: Device that runs it; None for sizes and work alone.
     """
     exported = Model.build(model.config, precision, target)
-    cost = Cost(model, precision, exported.model.stored())
+    on_cuda = device is not None and device.is_gpu and "cuda" in target.devices(precision)
+    provider = provider_memory(exported.model.nbytes()) if on_cuda and not target.compiles_engines else 0
+    cost = Cost(model, precision, exported.model.stored(), provider)
     return Estimate(
         precision=precision.name,
         data_file=exported.data_file,
@@ -90,6 +96,7 @@ def estimate(model: Model, target: Target, precision: Precision, workload: Workl
         kv_cache=cost.kv_cache(workload),
         kv_per_token=cost.kv_per_token,
         activations=cost.activations(workload),
+        engine_memory=cost.engine_memory(workload),
         device_memory=cost.device_memory(workload),
         fits=None if device is None else cost.device_memory(workload) <= device.memory,
         longest_context=None if device is None else cost.longest_context(workload, device.memory),
@@ -106,11 +113,13 @@ class Cost:
         model: The model in floating point, which counts parameters.
         precision: The precision.
         stored: Bytes of each part in this precision.
+        provider: Bytes that ONNX Runtime's CUDA provider takes besides; 0 for other engines.
     """
 
     model: Model
     precision: Precision
     stored: dict[str, int]
+    provider: int = 0
 
     @property
     def kv_per_token(self) -> int:
@@ -127,9 +136,14 @@ class Cost:
         # Images of one size share a call, and are done before the decoder begins.
         return max([self._decoder_activations(workload), *self._vision_activations(workload)])
 
+    def engine_memory(self, workload: Workload) -> int:
+        """Return the bytes of the provider, and of the slot that its KV cache has to swap slots with."""
+        return self.provider + self.kv_cache(workload) // workload.batch if self.provider else 0
+
     def device_memory(self, workload: Workload) -> int:
-        """Return the bytes of weights, KV cache and activations."""
-        return sum(self.stored.values()) + self.kv_cache(workload) + self.activations(workload)
+        """Return the bytes of weights, KV cache, activations and engine memory."""
+        needed = self.kv_cache(workload) + self.activations(workload) + self.engine_memory(workload)
+        return sum(self.stored.values()) + needed
 
     def longest_context(self, workload: Workload, memory: int) -> int:
         """Return the most tokens of a sequence that `memory` bytes hold, at this batch size and with these images.

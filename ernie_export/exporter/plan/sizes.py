@@ -90,6 +90,10 @@ class Model:
         by_vision = common + chosen * count["vision experts"]
         return {"text": by_text, "text with head": by_text + head, "vision": by_vision}
 
+    def nbytes(self) -> dict[str, int]:
+        """Return the bytes of each weight by name."""
+        return {weight.name: weight.nbytes for weights in self.weights.values() for weight in weights}
+
     def stored(self) -> dict[str, int]:
         """Return the bytes of each part."""
         return {part: sum(w.nbytes for w in weights) for part, weights in self.weights.items()}

@@ -3,7 +3,9 @@
 What only a GPU can show (the provider's kernels, captured graphs) is measured by benchmarks/gpu.py.
 """
 
+import math
 import re
+import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,8 @@ from PIL import Image
 
 from ernie_export.common.errors import Unavailable, UserError
 from ernie_export.common.manifest import Manifest
+from ernie_export.common.provider_memory import WORKING_MEMORY, provider_memory
+from ernie_export.common.safetensors_header import read_header
 from ernie_export.runtime import load
 from ernie_export.runtime.batch import Batch
 from ernie_export.runtime.engines import PromptChunk
@@ -308,6 +312,31 @@ def test_with_too_little_memory(half, fake_cuda):
     installation = FakeInstallation(fake_cuda(free=2**30))
     with pytest.raises(UserError, match=r"expected 2\.0 GiB free on the GPU .*found 1\.0 of 16\.0"):
         open_memory(half, installation)
+
+
+def test_the_provider_s_own_memory_is_counted_before_anything_is_loaded(half, bundle, fake_cuda):
+    """Its copies of scales and the weights that it tries kernels on: the data file's header says how much."""
+    shutil.copyfile(bundle / "weights.safetensors", half / "weights.safetensors")
+    manifest = Manifest.read(half)
+    weights = manifest.files["weights.safetensors"].bytes
+    own = provider_memory({name: e.nbytes for name, e in read_header(half / "weights.safetensors").items()})
+    tried = 2 * 8 * 2 * 96 * 128 * 4  # by two sessions: 8 experts' gate and up of 96 by 128, in float32 here
+    assert own == WORKING_MEMORY + tried
+    open_memory(half, FakeInstallation(fake_cuda(free=weights + own))).close()
+    with pytest.raises(Unavailable, match=r"expected 2\.0 GiB free on the GPU .*found 2\.0 of 16\.0"):
+        open_memory(half, FakeInstallation(fake_cuda(free=weights + own - 1)))
+
+
+def test_copied_scales_are_those_that_the_stand_ins_counted():
+    """At load int4-fp16 takes 61,440 bytes more than fp16 there: two sparse layers of the shape `tiny`."""
+    scales = {"text.gate_up_proj": (8, 256, 2), "text.down_proj": (8, 128, 2)}
+    scales |= {"vision.gate_up_proj": (8, 128, 2), "vision.down_proj": (8, 128, 1)}
+    sizes = {
+        f"model.layers.{layer}.mlp.experts.{name}_scales": 2 * math.prod(shape)
+        for layer in (1, 2)
+        for name, shape in scales.items()
+    }
+    assert provider_memory(sizes) - WORKING_MEMORY == 61440
 
 
 def test_a_cache_that_does_not_fit(fake_cuda):

@@ -15,12 +15,12 @@ import numpy as np
 
 from ernie_export.common.errors import Unavailable
 from ernie_export.common.manifest import Manifest
+from ernie_export.common.provider_memory import WORKING_MEMORY, provider_memory
+from ernie_export.common.safetensors_header import read_header
 from ernie_export.runtime.engines.device.find_gpu import INSTALLED, Installation, find_gpu
 
 ALIGNMENT = 256  # bytes: of every block, and of every tensor that TensorRT binds
 STAGING_BYTES = 64 * 2**20
-# Bytes besides weights: ONNX Runtime's working memory and its libraries' own, and a small KV cache.
-WORKING_MEMORY = 2 * 2**30
 
 
 class Memory(Protocol):
@@ -155,7 +155,9 @@ class CudaMemory:
                 f"with --precision), found {manifest.target}, {manifest.precision}"
             )
         memory = cls(find_gpu(installation))
-        memory.check_fits(bundle, manifest)
+        data = bundle / manifest.data_file
+        entries = read_header(data) if data.is_file() else {}  # a missing file is named by the check of all files
+        memory.check_fits(bundle, manifest, provider_memory({name: e.nbytes for name, e in entries.items()}))
         return memory
 
     @property
@@ -163,13 +165,13 @@ class CudaMemory:
         """The stream's handle."""
         return int(self._stream)
 
-    def check_fits(self, bundle: Path, manifest: Manifest) -> None:
-        """Raise Unavailable if the bundle's weights, and what it takes to work with them, do not fit."""
+    def check_fits(self, bundle: Path, manifest: Manifest, working: int = WORKING_MEMORY) -> None:
+        """Raise Unavailable if the bundle's weights, and the `working` bytes that it takes besides, do not fit."""
         free, total = self.available()
         weights = manifest.files[manifest.data_file].bytes
-        if weights + WORKING_MEMORY > free:
+        if weights + working > free:
             raise Unavailable(
-                f"{bundle}: expected {(weights + WORKING_MEMORY) / 2**30:.1f} GiB free on the GPU (weights "
+                f"{bundle}: expected {(weights + working) / 2**30:.1f} GiB free on the GPU (weights "
                 f"{weights / 2**30:.1f}, the rest to work in), found {free / 2**30:.1f} of {total / 2**30:.1f}"
             )
 
