@@ -54,7 +54,7 @@ RULES = {
     "exporter": Rule(CODE, ("common", "graphs", "exporter")),
     "exporter.calibration": Rule(BASE | EXPORT, ("common", "graphs", "exporter", "runtime")),  # runs graphs
     "exporter.check_processors": Rule(BASE | EXPORT, ("common", "runtime.preprocess")),  # loads what a runtime will
-    "exporter.verify": Rule(BASE | EXPORT | PARITY, ("common", "graphs", "exporter", "runtime")),
+    "exporter.verify": Rule(BASE | EXPORT | PARITY, ("common", "doctor", "graphs", "exporter", "runtime")),
     "exporter.cli.verify": Rule(BASE | EXPORT | PARITY, ("common", "graphs", "exporter", "runtime")),
     "runtime": Rule(RUN, ("common", "runtime")),
     "runtime.serving": Rule(SERVING, ("common", "runtime")),

@@ -1,6 +1,7 @@
 """ernie-verify: passes on what was exported rightly, and says where a bundle parts from PyTorch."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -125,9 +126,19 @@ def test_fails_on_swapped_expert_groups(verify, right, make_exported, tmp_path):
     assert report["kl"] > ONNX["fp32"].tolerance.kl and any("divergence" in line for line in report["failures"])
 
 
-def test_a_tolerance_of_nothing_is_not_met(verify, right):
-    code, out, _ = verify(right.bundles["onnx"], "--against", right.folder, "--tolerance", "0")
+def test_a_tolerance_of_nothing_is_not_met_and_the_report_says_so(verify, right, tmp_path):
+    path = tmp_path / "<report>.html"
+    code, out, _ = verify(right.bundles["onnx"], "--against", right.folder, "--tolerance", "0", "--report", path)
     assert code == 1 and "past the limits" in out
+    page = path.read_text()
+    assert page.count('<tr class="wrong">') == page.count("<rect ") > 10
+    assert "vision block 0 is the first that differs" in page and "ernie-export" in page
+    assert not re.search(r"src=|href=|url\(|@import", page)
+
+
+def test_a_report_that_cannot_be_written_is_one_line(verify, right, tmp_path):
+    code, out, err = verify(right.bundles["onnx"], "--against", right.folder, "--report", tmp_path / "no" / "x.html")
+    assert (code, out) == (2, "") and err.count("\n") == 1 and "cannot write the report" in err
 
 
 def test_wrong_folders_are_one_line(verify, right, tmp_path):

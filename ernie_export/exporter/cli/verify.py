@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ernie_export.common.command import run
-from ernie_export.common.errors import Unavailable, printable
+from ernie_export.common.errors import InvalidValue, Unavailable, printable
 from ernie_export.common.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--weights-only", is_flag=True, help="Compare the weights alone, which needs no PyTorch.")
 @click.option("--questions", type=click.Path(path_type=Path), help="JSON list of {messages, answer} to ask both sides.")
 @click.option("--tolerance", type=click.FloatRange(min=0), help="Relative error allowed. [default: 1e-4 for fp32]")
+@click.option("--report", "html", type=click.Path(path_type=Path), help="Write the report to this HTML file, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     bundle: Path,
@@ -36,6 +37,7 @@ def command(
     weights_only: bool,
     questions: Path | None,
     tolerance: float | None,
+    html: Path | None,
     as_json: bool,
 ) -> None:
     """Compare BUNDLE with the checkpoint: all weights, and what both compute, the checkpoint in PyTorch (float32).
@@ -46,10 +48,13 @@ def command(
     """
     console = Console(stderr=True)
     if weights_only:
+        if html is not None:
+            raise InvalidValue("--report", "a comparison of what is computed", "--weights-only")
         sys.exit(verify_weights(bundle, checkpoint, as_json, console))
     try:
         from ernie_export.exporter.verify.conversations import example_conversations, read_conversations
         from ernie_export.exporter.verify.questions import read_questions
+        from ernie_export.exporter.verify.report import write_report
         from ernie_export.exporter.verify.torch_side import hide_progress_bars
         from ernie_export.exporter.verify.verify import verify
     except ModuleNotFoundError as e:
@@ -59,6 +64,8 @@ def command(
     with console.status("reading the bundle") as status:
         conversations = example_conversations() | (read_conversations(messages) if messages else {})
         report = verify(bundle, checkpoint, tolerance, conversations, extra_questions, status.update)
+    if html is not None:
+        write_report(html, report, bundle, checkpoint)
     if as_json:
         computed = {"kl": report.kl, "failures": report.failures, "diagnosis": report.diagnosis}
         print(json.dumps(asdict(report) | computed, indent=1))
