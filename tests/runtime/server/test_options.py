@@ -96,6 +96,14 @@ def test_the_template_is_told_to_think(client, alone):
     assert thinking.usage.prompt_tokens == expected < plain
 
 
+VLLM_NEUTRAL = {
+    "min_p": 0.0, "stop_token_ids": [], "ignore_eos": False, "skip_special_tokens": True, "echo": False,
+    "add_generation_prompt": True, "continue_final_message": False, "priority": 0, "length_penalty": 1.0, "best_of": 1,
+    "use_beam_search": False, "mm_processor_kwargs": {}, "include_reasoning": True, "request_id": "mine",
+    "structured_outputs": None, "documents": None, "bad_words": [], "min_tokens": 0, "prompt_logprobs": None,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "neutral",
     [
@@ -103,6 +111,8 @@ def test_the_template_is_told_to_think(client, alone):
         {"user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "modalities": ["text"]},
         {"response_format": {"type": "text"}, "parallel_tool_calls": True, "extra_body": {"top_k": 0}},
         {"messages": [{"role": "developer", "content": "Be brief."}, *ASKED]},
+        {"extra_body": VLLM_NEUTRAL},
+        {"extra_body": dict.fromkeys([*VLLM_NEUTRAL, "guided_json", "a_field_of_tomorrow"])},
     ],
 )
 def test_what_asks_for_nothing_is_taken(client, neutral):
@@ -113,6 +123,10 @@ def test_what_asks_for_nothing_is_taken(client, neutral):
     ("options", "param"),
     [
         ({"extra_body": {"temprature": 1}}, "temprature"),
+        ({"extra_body": {"min_p": 0.1}}, "min_p"),
+        ({"extra_body": {"stop_token_ids": [5]}}, "stop_token_ids"),
+        ({"extra_body": {"skip_special_tokens": False}}, "skip_special_tokens"),
+        ({"extra_body": {"ignore_eos": "yes"}}, "ignore_eos"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),
@@ -157,6 +171,19 @@ def test_what_cannot_be_honoured_is_refused_by_name(client, options, param):
     assert error.param == param and ("prompt:" in error.message or param.split(".")[-1] in error.message)
     assert error.type == "invalid_request_error" and error.code
     assert "Traceback" not in str(error.body) and len(str(error.body)) < 500
+
+
+def test_ignore_eos_answers_to_the_last_token(client):
+    completion = ask(client, messages=ASKED, max_tokens=60, extra_body={"ignore_eos": True})
+    assert completion.usage.completion_tokens == 60 and completion.choices[0].finish_reason == "length"
+
+
+def test_usage_in_every_chunk(client):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(ask(client, stream=True, stream_options=options, **LONG))
+    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    assert counts == sorted(counts) and counts[-1] == 24 and len(set(counts)) > 2
+    assert {chunk.usage.prompt_tokens for chunk in chunks} == {chunks[-1].usage.prompt_tokens}
 
 
 def test_another_model_is_not_found(client):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import struct
 import zlib
 
@@ -105,6 +106,33 @@ def test_probes_need_no_key(limited):
 )  # fmt: skip
 def test_a_page_that_calls_this_machine_by_its_own_name(server, host, status):
     assert httpx2.get(f"{server.url}/v1/models", headers={"Host": host}).status_code == status
+
+
+def test_a_refused_host_is_named_with_the_option(server):
+    response = httpx2.get(f"{server.url}/ready", headers={"Host": "model.example"})
+    message = response.json()["error"]["message"]
+    assert "found 'model.example'" in message and "--allowed-host" in message
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/nothing", "/v1/models/other"])
+def test_a_requests_own_id_comes_back(server, path):
+    response = httpx2.get(f"{server.url}{path}", headers={"X-Request-Id": "abc-1:2/3"})
+    assert response.headers.get_list("x-request-id") == ["abc-1:2/3"]
+
+
+@pytest.mark.parametrize("given", [None, "", "two words", "x" * 129, "\xe9".encode("latin-1")])
+def test_without_a_usable_id_there_is_a_new_one(server, given):
+    headers = {} if given is None else {"X-Request-Id": given}
+    ids = {httpx2.get(f"{server.url}/health", headers=headers).headers["x-request-id"] for _ in range(2)}
+    assert len(ids) == 2 and all(re.fullmatch("[0-9a-f]{32}", one) for one in ids)
+
+
+def test_an_id_comes_with_refusals_and_streams(server, limited):
+    refused = httpx2.get(f"{limited.url}/v1/models", headers={"X-Request-Id": "mine"})
+    assert refused.status_code == 401 and refused.headers["x-request-id"] == "mine"
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, "stream": True}
+    answer = httpx2.post(f"{server.url}/v1/chat/completions", json=body, headers={"X-Request-Id": "mine"})
+    assert answer.status_code == 200 and answer.headers["x-request-id"] == "mine" and "[DONE]" in answer.text
 
 
 def test_no_other_page_may_ask(server):

@@ -1,12 +1,13 @@
-"""Checks before any route: the Host header and the API key; and reading a body of limited size."""
+"""Before any route: the Host header, the API key and the request's id; and reading a body of limited size."""
 
 import hmac
 import re
+import uuid
 from pathlib import Path
 
 from fastapi import Request
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ernie_export.common.errors import InvalidFile
 from ernie_export.runtime.serving.http.admission import Ticket
@@ -16,6 +17,7 @@ from ernie_export.runtime.serving.http.errors import ApiError
 OPEN = ("/", "/health", "/ready", "/openapi.json")
 OPEN_FOLDER = "/static/"
 MIN_KEY_LENGTH = 16  # characters; shorter keys can be guessed
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
 
 
@@ -35,7 +37,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
 
 
 class Guard:
-    """Middleware that refuses requests with a wrong Host header or without an API key.
+    """Middleware that refuses requests with a wrong Host header or without an API key, and gives every response an id.
 
     A foreign web page may resolve its own name to this machine's address (DNS rebinding) and is then, for a browser,
     the same site as this server. Only the Host header shows it.
@@ -57,6 +59,7 @@ class Guard:
         """Answer with an error, or pass the request on, as ASGI calls it."""
         if scope["type"] == "http":
             headers = Headers(scope=scope)
+            send = _with_id(send, headers.get("x-request-id", ""))
             try:
                 _check_length(headers)
                 self._check_host(headers)
@@ -72,7 +75,9 @@ class Guard:
             return
         host = _HOST.fullmatch(headers.get("host", ""))
         if host is None or host[1].lower() not in self._hosts:
-            raise ApiError(403, "the Host header names none of this server's hosts", code="host_not_allowed")
+            found = repr(headers.get("host", "")[:80])
+            problem = f"the Host header: expected one of this server's hosts, found {found} (--allowed-host adds one)"
+            raise ApiError(403, problem, code="host_not_allowed")
 
     def _check_key(self, headers: Headers) -> None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -83,6 +88,19 @@ class Guard:
                 401, "expected a valid API key as a Bearer token", code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
+
+
+def _with_id(send: Send, request_id: str) -> Send:
+    """Return `send` with the header X-Request-Id: the request's own where it is one printable word, or a new one."""
+    if not _REQUEST_ID.fullmatch(request_id):
+        request_id = uuid.uuid4().hex
+
+    async def send_with_id(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
+        await send(message)
+
+    return send_with_id
 
 
 def _check_length(headers: Headers) -> None:

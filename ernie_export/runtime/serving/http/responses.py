@@ -98,7 +98,10 @@ class ResponseWriter:
             "finish_reason": reason,
         }
         content: Json = {**self._shared, "object": "chat.completion.chunk", "choices": [choice]}
-        if self._chat.stream_options and self._chat.stream_options.include_usage:
+        options = self._chat.stream_options
+        if options and options.continuous_usage_stats:
+            content["usage"] = self.usage()
+        elif options and options.include_usage:
             content["usage"] = None
         return event(content)
 

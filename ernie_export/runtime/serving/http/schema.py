@@ -1,7 +1,7 @@
 """The fields of a request: those of OpenAI's chat completions, and vLLM's extras that the sampler supports.
 
-As at OpenAI, an unknown field is refused by name. A known one that this server does not support is refused too, unless
-its value has no effect (null, an empty list, a penalty of 0).
+As at OpenAI, an unknown field is refused by name. A known one of OpenAI or vLLM that this server does not support is
+refused too, unless its value has no effect (an empty list, a penalty of 0). Null has none in any field.
 """
 
 from collections.abc import Iterator
@@ -19,26 +19,51 @@ MAX_KEYS = 256  # of one object
 MAX_ITEMS = 4096  # messages of a request, and parts of a message
 MAX_STOP_LENGTH = 256
 MAX_DATA_URIS = 1024  # that are looked for in a body; what follows counts as text
-# Values without effect of fields that are known but not supported; null is always one.
+# Values without effect of fields that are known but not supported. Load generators and chat pages send many of them.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "add_special_tokens": (False,),
+    "allowed_token_ids": (),
     "audio": (),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "chat_template": (),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "echo": (False,),
     "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
+    "include_reasoning": (True,),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
     "logit_bias": ({},),
+    "media_io_kwargs": ({},),
+    "min_p": (0,),
+    "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
     "parallel_tool_calls": (False, True),
     "prediction": (),
     "presence_penalty": (0,),
+    "priority": (0,),
+    "prompt_logprobs": (),
     "reasoning_effort": (),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "stop_token_ids": ([],),
     "store": (False,),
+    "structured_outputs": (),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
     "verbosity": (),
     "web_search_options": (),
 }
-# Fields of OpenAI's own bookkeeping, on which no answer depends.
-_INERT = ("metadata", "prompt_cache_key", "safety_identifier", "service_tier", "user")
+# Fields of bookkeeping, on which no answer depends.
+_INERT = ("metadata", "prompt_cache_key", "request_id", "safety_identifier", "service_tier", "user")
 # The same of an assistant's message, which the openai client sends back as it received it.
 _NEUTRAL_OF_MESSAGE: dict[str, tuple[Any, ...]] = {
     "annotations": ([],), "audio": (), "function_call": (), "refusal": (), "tool_calls": ([],)
@@ -94,9 +119,13 @@ class Message(_Part):
 
 
 class StreamOptions(_Part):
-    """Options of a stream. `include_obfuscation`, padding against eavesdroppers, is not supported."""
+    """Options of a stream. `include_obfuscation`, padding against eavesdroppers, is not supported.
+
+    `continuous_usage_stats`, an extra of vLLM, asks for the usage so far in every chunk.
+    """
 
     include_usage: bool = False
+    continuous_usage_stats: bool | None = None
     include_obfuscation: Literal[False] | None = None
 
 
@@ -123,6 +152,7 @@ class ChatRequest(_Part):
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     min_tokens: int | None = Field(None, ge=0)
+    ignore_eos: bool | None = None
     n: int | None = Field(None, ge=1, le=128)
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
     temperature: float | None = Field(None, ge=0, le=2)
@@ -156,7 +186,7 @@ def parse(body: bytes | bytearray, max_text: int) -> ChatRequest:
     if not isinstance(document, dict):
         raise ApiError(400, f"the body: expected an object, found {type(document).__name__}", code="invalid_json")
     _check_size(document)
-    document = {name: value for name, value in document.items() if name not in _INERT}
+    document = {name: value for name, value in document.items() if name not in _INERT and value is not None}
     document = _without_neutral(document, _NEUTRAL, "")
     messages = document.get("messages")
     if isinstance(messages, list):

@@ -181,7 +181,7 @@ class Service:
     def _params(self, chat: ChatRequest, index: int) -> SamplingParams:
         """Return the sampling parameters of choice `index`. Its seed is `seed + index`: choices differ, yet repeat."""
         max_new_tokens = chat.max_completion_tokens or chat.max_tokens or self.settings.default_new_tokens
-        min_new_tokens = chat.min_tokens or 0
+        min_new_tokens = max_new_tokens if chat.ignore_eos else chat.min_tokens or 0
         if min_new_tokens > max_new_tokens:
             problem = f"min_tokens: expected at most max_tokens ({max_new_tokens}), found {min_new_tokens}"
             raise ApiError(400, problem, "min_tokens", "invalid_value")
