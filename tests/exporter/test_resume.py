@@ -195,7 +195,7 @@ def large_kernels(waiting):
     """A bundle whose decode graph has a kernel that asks for 64 KiB, and one of the same plugin that does not."""
     path = waiting / "kernels-sm90.json"
     document = json.loads(path.read_text())
-    first = next(kernel for kernel in document["kernels"] if kernel["plugin"] == "BankLogits")
+    first = next(kernel for kernel in document["kernels"] if kernel["plugin"] == "ExpertsLogits")
     document["kernels"].append(first | {"tactic": 2, "shared": 64 * 1024, "constants": first["constants"] | SECOND})
     path.write_text(json.dumps(document))
     manifest = Manifest.read(waiting)
@@ -229,14 +229,16 @@ def test_a_plugin_that_fails_is_named_with_its_own_error(waiting, machine):
     path = waiting / "kernels-sm90.json"
     document = json.loads(path.read_text())
     for kernel in document["kernels"]:
-        if kernel["plugin"] == "BankDown":
+        if kernel["plugin"] == "ExpertsDown":
             kernel["constants"]["K"] = 99
     path.write_text(json.dumps(document))
     manifest = Manifest.read(waiting)
     files = manifest.files | {path.name: FileEntry(path.stat().st_size, sha256(path))}
     replace(manifest, files=files).write(waiting)
     message = refusal(waiting)
-    assert message.startswith("decode.engine: expected an engine from tensorrt, found: plugin BankDown: ValueError: ")
+    assert message.startswith(
+        "decode.engine: expected an engine from tensorrt, found: plugin ExpertsDown: ValueError: "
+    )
     assert "expected a kernel for" in message
 
 

@@ -54,13 +54,13 @@ def main() -> None:
             tactics = kernel_plugin.tactics
             kept = (tactics[0], tactics[-1]) if kernel_plugin.name == "DispatchGateUp" else tactics[:1]
             own = sizes.get(kernel_plugin.name.removeprefix("Dispatch"), [80] * 4)
-            kernel_plugin = dataclasses.replace(kernel_plugin, tactics=kept)
+            kernel_plugin = dataclasses.replace(kernel_plugin, tactics=kept, offered=())
             found[kernel_plugin.name] = build(kernel_plugin, shapes, attributes, "bfloat16", "sm89", own)
     stored = {"DispatchGateUp": [80, 480, 80], "ExpertsDown": [480, 80], "Linear": [80]}
     for weights, prefix in (("int4", "Quantized"), ("fp8", "Float8")):
         for kernel_plugin, shapes, attributes in kernel_specs(weights):
             if (own := stored.get(kernel_plugin.name.removeprefix(prefix))) is not None:
-                kernel_plugin = dataclasses.replace(kernel_plugin, tactics=kernel_plugin.tactics[:1])
+                kernel_plugin = dataclasses.replace(kernel_plugin, tactics=kernel_plugin.tactics[:1], offered=())
                 found[kernel_plugin.name] = build(kernel_plugin, shapes, attributes, "bfloat16", "sm89", own)
     try:
         register(rope_plugin(), Kernels("bfloat16", ()))

@@ -97,7 +97,7 @@ def compile_kernels(
         (arch, case, tactic)
         for arch in source.values()
         for case, plugin in enumerate(kernel_plugins)
-        for tactic in range(1, len(plugin.tactics) + 1)
+        for tactic in plugin.compiled_tactics
     ]
     results = run_pieces(pieces, sizes, dtype, on_progress)
     kernels = {}

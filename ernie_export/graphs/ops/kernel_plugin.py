@@ -58,6 +58,8 @@ class KernelPlugin:
         constants: Returns the kernel's compile-time parameters, but for a tactic's blocks.
         grid: Returns the launch grid for that size and all constants, blocks too.
         tactics: The ways to run the kernel.
+        offered: Numbers of tactics (from 1), the first of which that an architecture has a kernel for is the only one
+            that TensorRT is offered; empty to let it time all of them.
     """
 
     name: str
@@ -69,6 +71,12 @@ class KernelPlugin:
     constants: Callable[[Shapes, Attributes], Constants]
     grid: Callable[[Size, Constants], tuple[Size, ...]]
     tactics: tuple[Tactic, ...]
+    offered: tuple[int, ...] = ()
+
+    @property
+    def compiled_tactics(self) -> tuple[int, ...]:
+        """The numbers of the tactics that engines may use, the preferred ones first."""
+        return self.offered or tuple(range(1, len(self.tactics) + 1))
 
     def output_names(self) -> tuple[str, ...]:
         """Return the names of the outputs, in order; they do not depend on sizes."""

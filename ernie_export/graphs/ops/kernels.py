@@ -16,13 +16,18 @@ class Kernels:
     compiled: tuple[CompiledKernel, ...]
 
     def of(self, plugin: KernelPlugin, shapes: Shapes, attributes: Attributes) -> dict[int, CompiledKernel]:
-        """Return a plugin's kernels by tactic; raise ValueError if none was compiled for inputs of these shapes."""
+        """Return the kernels that TensorRT may choose from for inputs of these shapes, by tactic.
+
+        Raises ValueError if none was compiled.
+        """
         kernels = {}
-        for number, tactic in enumerate(plugin.tactics, start=1):
-            constants = plugin.given_constants(shapes, attributes, tactic)
+        for number in plugin.compiled_tactics:
+            constants = plugin.given_constants(shapes, attributes, plugin.tactics[number - 1])
             for kernel in self.compiled:
                 if (kernel.plugin, kernel.tactic, kernel.constants) == (plugin.name, number, constants):
                     kernels[number] = kernel
+            if plugin.offered and kernels:
+                break
         if not kernels:
             compiled = [kernel.constants for kernel in self.compiled if kernel.plugin == plugin.name]
             raise ValueError(f"{plugin.name}: expected a kernel for {constants}, found kernels for {compiled}")

@@ -26,7 +26,13 @@ def compiled(name, tactic, shared):
 
 
 KERNELS = Kernels(
-    "bfloat16", (compiled("ExpertsDown", 1, 30720), compiled("ExpertsDown", 5, 60000), compiled("Rope", 2, 0))
+    "bfloat16",
+    (
+        compiled("ExpertsDown", 1, 30720),
+        compiled("ExpertsDown", 3, 60000),
+        compiled("ExpertsDown", 5, 20000),
+        compiled("Rope", 2, 0),
+    ),
 )
 
 
@@ -34,8 +40,16 @@ def test_kernels_are_read_as_written_and_found_by_tactic(tmp_path):
     KERNELS.write(tmp_path / "kernels.json")
     found = Kernels.read(tmp_path / "kernels.json")
     assert found == KERNELS
-    assert found.of(*CASES["ExpertsDown"]) == {1: KERNELS.compiled[0], 5: KERNELS.compiled[1]}
-    assert list(found.within(48 * 1024).of(*CASES["ExpertsDown"])) == [1]
+    assert found.of(*CASES["Rope"]) == {2: KERNELS.compiled[3]}
+
+
+def test_a_matrix_products_tactic_is_chosen_by_rule_and_not_by_timing():
+    """One is offered: for decode steps number 3, or 1 where the other asks for too much shared memory; no other."""
+    assert KERNELS.of(*CASES["ExpertsDown"]) == {3: KERNELS.compiled[1]}
+    assert KERNELS.within(48 * 1024).of(*CASES["ExpertsDown"]) == {1: KERNELS.compiled[0]}
+    assert CASES["ExpertsGateUp"][0].compiled_tactics == (3, 1)
+    assert CASES["DispatchGateUp"][0].compiled_tactics == CASES["DispatchDown"][0].compiled_tactics == (6, 2)
+    assert CASES["Rope"][0].compiled_tactics == (1, 2)
 
 
 def test_kernels_for_other_sizes_are_refused():

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ernie_export.graphs.ops.kernel_plugin import launch
-from ernie_export.graphs.ops.moe_dispatch.plugin import kernel_plugins
+from ernie_export.graphs.ops.moe_dispatch.plugin import FOR_FEW, FOR_MANY, kernel_plugins
 from ernie_export.graphs.ops.moe_dispatch.spec import group_inputs
 
 # Tactic of each plugin (its place in the list, from 0): for few tokens, whose time is reading weights, and for many.
-DECODE = {"Logits": 0, "Route": 1, "Sort": 0, "GateUp": 2, "Down": 2, "Combine": 1}
-PREFILL = {"Logits": 1, "Route": 0, "Sort": 1, "GateUp": 5, "Down": 5, "Combine": 0}
+DECODE = {"Logits": 0, "Route": 1, "Sort": 0, "GateUp": FOR_FEW[0] - 1, "Down": FOR_FEW[0] - 1, "Combine": 1}
+PREFILL = {"Logits": 1, "Route": 0, "Sort": 1, "GateUp": FOR_MANY[0] - 1, "Down": FOR_MANY[0] - 1, "Combine": 0}
 
 
 def moe_dispatch(

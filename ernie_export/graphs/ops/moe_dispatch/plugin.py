@@ -16,8 +16,10 @@ call them. Intermediate tensors, of T tokens, S = T·k slots, X experts over all
 | act | (S, widest I) | the graph's | weight · silu(gate) · up, by slot |
 | out | (S, H) | the graph's | by slot |
 
-Tactics differ in block sizes only; TensorRT times them at a profile's optimum. The first GateUp and Down tactics ask
-for at most 48 KiB of shared memory, which needs no opt-in of whoever launches them.
+Tactics differ in block sizes only. TensorRT times those of the other plugins; the time of GateUp and Down depends on
+which experts the tokens go to, and the inputs that TensorRT times kernels on say nothing of that. So each of these
+offers one: decode steps that for few tokens, prompts that for many. The first two tactics ask for at most 48 KiB of
+shared memory, which needs no opt-in of whoever launches them: one of them is next where the first choice does not fit.
 """
 
 from collections.abc import Sequence
@@ -69,6 +71,9 @@ DOWN = (
     gemm(128, 128, 64, False, 8, 3),
     gemm(128, 256, 64, False, 8, 3),
 )
+
+FOR_FEW = (3, 1)  # numbers of GATE_UP and DOWN, for tokens whose time is reading weights; the best first
+FOR_MANY = (6, 2)
 
 
 def kernel_plugins(vision: bool, storage: str = "") -> tuple[KernelPlugin, ...]:
@@ -226,6 +231,7 @@ def _gate_up(experts: _Experts) -> KernelPlugin:
         constants=constants,
         grid=lambda n, c: (_tiles(n, c) * _blocks(max(c["I_TEXT"], c["I_VISION"]), c), 1, 1),
         tactics=GATE_UP,
+        offered=FOR_MANY if experts.vision else FOR_FEW,
     )
 
 
@@ -247,6 +253,7 @@ def _down(experts: _Experts) -> KernelPlugin:
         constants=constants,
         grid=lambda n, c: (_tiles(n, c) * _blocks(c["H"], c), 1, 1),
         tactics=DOWN,
+        offered=FOR_MANY if experts.vision else FOR_FEW,
     )
 
 
