@@ -89,6 +89,7 @@ def faults_page() -> str:
     """Return the page about damaged files, bad requests, kills and the soak."""
     faults = read_result("faults")
     soak = read_result("soak")
+    run = faults["server_run"]
     kills = faults["kills"]
     ends = ("old bundle whole", "new bundle whole", "no bundle, as before")
     count = {end: sum(entry[end] for entry in kills.values()) for end in ends}
@@ -101,11 +102,12 @@ def faults_page() -> str:
     return f"""\
 # Faults
 
-Measured on {faults["date"]} on a loaded machine. `make test` runs a part of each.
+Damaged files and kills: measured on {faults["date"]}. Bad requests and clients: on {run["date"]}, at commit {run["commit"]}, on
+{run["machine"]}. `make test` runs a part of each.
 
 | what | command | result |
 | --- | --- | --- |
-| damaged files | `python tools/fuzz/run.py --inputs N --out F.json` | {faults["damaged_files"]:,} files of {len(faults["kinds"])} kinds: no crash, hang (20 s of processor time) or memory past 6 GiB is left; {len(faults["found_and_fixed"])} defects found and fixed |
+| damaged files | `python tools/fuzz/run.py --inputs N --out F.json` | {faults["damaged_files"]:,} files of {len(faults["kinds"])} kinds: no crash, hang (20 s of processor time) or memory past 6 GiB is left |
 | bad requests and clients | `python tools/fuzz/attack.py bundles/mini-ernie --inputs N` | {faults["bad_requests_and_clients"]:,} requests and clients: no 5xx, no sequence slot lost; in each of {len(floods)} floods {floods[0]["200"]} were answered right and {floods[0]["429"]} got 429 |
 | exports killed | `pytest tests/exporter/test_bundle.py -k killed --kills 50` | `kill -9` at {killed} moments, {" and ".join(kills)}: {count[ends[0]]} times the old bundle was whole, {count[ends[1]]} times the new one, {count[ends[2]]} times there was nothing where nothing had been; no other outcome |
 | a soak | `python benchmarks/soak.py bundles/mini-ernie --minutes {minutes[1]}` | {operations:,} operations of {len(soak["ended"])} kinds, {len(soak["wrong"])} wrong answers, resident memory +{resident["growth_percent"]} % after the warm-up ({resident["after_warm_up_mib"]} to {resident["at_the_end_mib"]} MiB) |
@@ -122,6 +124,8 @@ reads it for a user. `python tools/fuzz/run.py --kind MP4 --first 1234 --inputs 
 {server(faults)}
 
 ## Found and fixed
+
+{len(faults["found_and_fixed"])} defects, by these and by attacks by hand:
 
 {chr(10).join(f"- {line}" for line in faults["found_and_fixed"])}
 
