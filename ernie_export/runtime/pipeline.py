@@ -16,6 +16,7 @@ from ernie_export.runtime.engines import Engine, Warmable
 from ernie_export.runtime.engines.registry import find_engine
 from ernie_export.runtime.feature_cache import FeatureCache, go_on
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
+from ernie_export.runtime.preprocess.pixels import MAX_SOURCE_PIXELS
 from ernie_export.runtime.sampling import Sampler, SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request, Scheduler
 from ernie_export.runtime.scheduler_config import DEFAULTS, SchedulerConfig
@@ -57,6 +58,7 @@ def load(
     scheduler_config: SchedulerConfig = DEFAULTS,
     device: str = "cpu",
     on_warm: Callable[[float], None] = ignore,
+    max_image_pixels: int = MAX_SOURCE_PIXELS,
 ) -> "Model":
     """Load a bundle.
 
@@ -68,6 +70,7 @@ def load(
         device: "cpu", or "cuda" for the first GPU; compiled engines always run on the GPU.
         on_warm: Called with the fraction done of the calls that an engine makes before the first request (see
             `Warmable`).
+        max_image_pixels: Most pixels of an image, or of a video's frame, that is decoded.
 
     Returns:
         The model, which owns its engine: use it in a `with` block, or close it.
@@ -82,7 +85,7 @@ def load(
     manifest.check_files(folder, hash_limit=2**63 if check else HASH_LIMIT)
     if check:
         manifest.refuse_unlisted(folder)
-    preprocessor = Preprocessor.from_folder(folder)
+    preprocessor = Preprocessor.from_folder(folder).with_limit(max_image_pixels)
     preprocessor.check(folder, manifest.model)
     config = fit_to_engines(manifest, scheduler_config)
     return Model(manifest, preprocessor, warmed(open_engine(threads), config, on_warm), config)

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from ernie_export.common.errors import InvalidMedia, UserError
-from ernie_export.runtime.serving.untrusted_media import BASE64_PIECE, _read_file, confine, count_media, decode_base64
+from ernie_export.runtime.preprocess.inline_media import BASE64_PIECE, decode_base64
+from ernie_export.runtime.serving.untrusted_media import _read_file, confine, count_media
 
 DATA = base64.b64encode(b"bytes").decode()
 
@@ -134,9 +135,9 @@ def test_what_is_no_text_is_refused(source, folder):
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("data:image/png,abc", "expected a data URI in base64, found 'data:image/png'"),
-        ("data:image/png;base64,a", "expected base64, found"),
-        ("data:image/png;base64,ä", "expected base64, found"),
+        ("data:image/png,", "expected a data URI or base64, found no data"),
+        ("data:image/png;base64,a", "expected a data URI or base64, found"),
+        ("data:image/png;base64,ä", "expected a data URI or base64, found"),
     ],
 )
 def test_malformed_data_is_refused(uri, expected):

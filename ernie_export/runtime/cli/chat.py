@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -127,10 +128,12 @@ def print_help() -> None:
 
 
 def parse_path(text: str) -> Path:
-    """Return a path as it was typed, spaces included, or else as a shell reads it.
+    """Return a path as it was typed, spaces included, or else as a shell reads it, or that of a file: address.
 
     Terminals quote the path of a file that is dropped on them.
     """
+    if text[:5].lower() == "file:":
+        return Path(unquote(urlsplit(text).path))
     path = Path(os.path.expanduser(text))
     try:
         words = shlex.split(text)

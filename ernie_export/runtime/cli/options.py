@@ -91,6 +91,7 @@ class AnswerOptions:
     kv_cache: Annotated[float, Flag("Most memory for keys and values.", metavar="GIB")] = (
         SchedulerConfig.kv_cache_bytes / GIB
     )
+    max_image_pixels: Annotated[int, Flag("Of one image, or of a video's frame.", click.IntRange(1))] = 89_478_485
 
     def sampling_params(self) -> "SamplingParams":
         """Return the sampling parameters. Raises InvalidValue for an option out of range."""
@@ -115,4 +116,10 @@ def load(bundle: Path, options: AnswerOptions) -> "Model":
 
     config = SchedulerConfig(kv_cache_bytes=as_bytes("--kv-cache", options.kv_cache, GIB))
     with WarmBar() as bar:
-        return load_bundle(bundle, device=options.device, scheduler_config=config, on_warm=bar)
+        return load_bundle(
+            bundle,
+            device=options.device,
+            scheduler_config=config,
+            on_warm=bar,
+            max_image_pixels=options.max_image_pixels,
+        )

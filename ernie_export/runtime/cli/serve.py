@@ -134,7 +134,14 @@ def command(bundle: Path, options: ServeOptions) -> None:
     config = options.scheduler_config()
     with listen(options.host, options.port) as listener:
         with WarmBar() as bar:
-            model = load(bundle, options.threads, device=options.device, scheduler_config=config, on_warm=bar)
+            model = load(
+                bundle,
+                options.threads,
+                max_image_pixels=options.max_image_pixels,
+                device=options.device,
+                scheduler_config=config,
+                on_warm=bar,
+            )
         with model:
             serve(create_app(model, settings), listener)
 

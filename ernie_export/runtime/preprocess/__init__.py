@@ -1,7 +1,7 @@
 """Preprocess chat messages with images and videos into the arrays that the graphs take, without torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -120,6 +120,12 @@ class Preprocessor:
             chat=ChatProcessor.from_folder(folder),
             folder=folder,
         )
+
+    def with_limit(self, max_source_pixels: int) -> "Preprocessor":
+        """Return the processor with another limit on the pixels of an image or a video's frame."""
+        limits = replace(self.videos.limits, max_source_pixels=max_source_pixels)
+        images = replace(self.images, max_source_pixels=max_source_pixels)
+        return replace(self, images=images, videos=replace(self.videos, limits=limits))
 
     def check(self, folder: Path, model_info: ModelInfo) -> None:
         """Raise InvalidFile where the processor files of bundle `folder` do not fit its model."""

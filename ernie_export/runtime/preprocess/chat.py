@@ -190,7 +190,7 @@ def _find_template(folder: Path, tokenizer: ChatTokenizer) -> tuple[Path, str]:
             continue
         if name == TEMPLATE_FILE:
             try:
-                value = source.read_text(encoding="utf-8")
+                value = source.read_text(encoding="utf-8-sig")  # editors of Windows put a mark first
             except (OSError, ValueError) as e:
                 raise InvalidFile(source, "a chat template", e) from e
         else:

@@ -5,8 +5,6 @@ A message is {"role": ..., "content": text or a list of parts}; a part is {"type
 names the message, the part and the key.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +14,14 @@ from urllib.parse import unquote, urlsplit
 from PIL import Image
 
 from ernie_export.common.errors import InvalidValue
+from ernie_export.common.json_fields import one_line
 from ernie_export.runtime.preprocess.image import ImageSource
+from ernie_export.runtime.preprocess.inline_media import inline_bytes
 from ernie_export.runtime.preprocess.video import SampledVideo, VideoSource
 
 Message = Mapping[str, Any]
 
+LONGEST_NAMED = 200  # characters of what cannot be read, in an error
 ROLES = ("system", "user", "assistant")
 SOURCE_KEYS = {"image": ("image", "url", "path", "base64"), "video": ("video", "url", "path")}
 
@@ -129,12 +130,8 @@ def media(messages: Sequence[Message], base: Path | None = None) -> Media:
 def _image(value: Any, key: str, where: str, base: Path | None) -> ImageSource:
     if isinstance(value, Image.Image | bytes):
         return value
-    if isinstance(value, str) and (key == "base64" or value.startswith("data:image/")):
-        try:
-            return base64.b64decode(value.split(",", 1)[-1], validate=True)
-        except (binascii.Error, ValueError) as e:
-            raise InvalidValue(where, "base64", e) from e
-    return _path(value, where, base, "a local path or an image")
+    inline = _inline(value, where, always=key == "base64")
+    return _path(value, where, base, "a local path or an image") if inline is None else inline
 
 
 def _video(value: Any, where: str, base: Path | None) -> VideoSource | SampledVideo:
@@ -144,7 +141,18 @@ def _video(value: Any, where: str, base: Path | None) -> VideoSource | SampledVi
         if all(isinstance(frame, Image.Image) or hasattr(frame, "__array_interface__") for frame in value):
             return value
         raise InvalidValue(where, "frames as images or arrays", type(value[0]).__name__)
-    return _path(value, where, base, "a local path or a list of frames")
+    inline = _inline(value, where)
+    return _path(value, where, base, "a local path or a list of frames") if inline is None else inline
+
+
+def _inline(value: Any, where: str, always: bool = False) -> bytes | None:
+    """Return the bytes of a data URI or base64, None for anything else. Raises InvalidValue for a damaged one."""
+    if not isinstance(value, str):
+        return None
+    try:
+        return inline_bytes(value, always)
+    except ValueError as e:
+        raise InvalidValue(where, "a data URI or base64", e) from e
 
 
 def _frame_rate(part: Mapping[str, Any], where: str) -> float | None:
@@ -158,13 +166,13 @@ def _path(value: Any, where: str, base: Path | None, expected: str) -> Path:
     if not isinstance(value, str | Path) or not str(value):
         raise InvalidValue(where, expected, type(value).__name__)
     text = str(value)
-    if isinstance(value, str) and "://" in text:
+    if isinstance(value, str) and ("://" in text or text[:5].lower() == "file:"):
         try:
             parts = urlsplit(text)
         except ValueError as e:  # brackets without an address in them
-            raise InvalidValue(where, expected, repr(text), hint=str(e)) from e
+            raise InvalidValue(where, expected, one_line(text, LONGEST_NAMED), hint=str(e)) from e
         if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-            raise InvalidValue(where, "a local path (nothing is fetched)", text)
+            raise InvalidValue(where, "a local path (nothing is fetched)", one_line(text, LONGEST_NAMED))
         text = unquote(parts.path)
     return (base or Path()) / text
 

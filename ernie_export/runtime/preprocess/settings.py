@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_export.common.errors import InvalidFile, InvalidMedia
-from ernie_export.common.json_fields import FLOAT32_MAX, JsonObject, read_json
+from ernie_export.common.json_fields import FLOAT32_MAX, JsonObject, one_line, read_json
 from ernie_export.common.processor_settings import NESTED_FILE, PixelBounds, ProcessorKind
 
 CHANNELS = 3
@@ -171,7 +171,7 @@ def check_media(path: Path, expected: str) -> None:
         found = "an empty file" if empty else "a folder" if path.is_dir() else "no such file"
     except (OSError, ValueError) as e:  # a name too long, or with a zero byte in it
         found = str(e)
-    raise InvalidMedia(str(path), expected, found)
+    raise InvalidMedia(one_line(str(path), 200), expected, one_line(found, 200))
 
 
 def read_media(path: Path, expected: str) -> bytes:

@@ -1,6 +1,5 @@
 """Images and videos of untrusted requests: where they may come from, and what may be decoded."""
 
-import base64
 import errno
 import os
 import stat
@@ -11,13 +10,13 @@ from typing import Any
 
 from ernie_export.common.errors import InvalidMedia
 from ernie_export.runtime.preprocess import Preprocessor
+from ernie_export.runtime.preprocess.inline_media import inline_bytes
 from ernie_export.runtime.preprocess.messages import SOURCE_KEYS, Message, normalise
 from ernie_export.runtime.preprocess.video_decode import UNTRUSTED_DECODERS, DecodeLimits
 from ernie_export.runtime.serving.media_limits import MediaLimits
 
 # Pillow's decoders for what is met on the web. Others have run programs (EPS) or are rarely used and less tried.
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-BASE64_PIECE = 2**20  # characters, a multiple of 4
 
 
 def confine(
@@ -48,20 +47,6 @@ def confine(
     return conversation
 
 
-def decode_base64(text: str) -> bytes:
-    """Return the bytes of base64 text. It is decoded in pieces, between which other threads run.
-
-    Raises ValueError for text that is not base64, or goes on after its padding.
-    """
-    pieces = []
-    for start in range(0, len(text), BASE64_PIECE):
-        piece = text[start : start + BASE64_PIECE]
-        if len(text) > start + BASE64_PIECE and piece.endswith("="):
-            raise ValueError("data after the padding")
-        pieces.append(base64.b64decode(piece, validate=True))
-    return b"".join(pieces)
-
-
 def count_media(messages: Sequence[Message]) -> int:
     """Return the number of images and videos in normalised messages."""
     parts = [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
@@ -72,14 +57,12 @@ def _read_source(value: Any, key: str, name: str, folder: Path | None, max_file_
     expected = "a data URI" if folder is None else "a data URI or a path in the folder of media"
     if not isinstance(value, str):
         raise InvalidMedia(name, expected, type(value).__name__)
-    if key == "base64" or value.startswith("data:"):
-        header, _, data = value.rpartition(",")
-        if header and not header.endswith(";base64"):
-            raise InvalidMedia(name, "a data URI in base64", repr(header[:40]))
-        try:
-            return decode_base64(data)
-        except ValueError as e:
-            raise InvalidMedia(name, "base64", e) from e
+    try:
+        inline = inline_bytes(value, always=key == "base64")
+    except ValueError as e:
+        raise InvalidMedia(name, "a data URI or base64", e) from e
+    if inline is not None:
+        return inline
     if folder is None:
         raise InvalidMedia(name, expected, repr(value[:80]))
     try:

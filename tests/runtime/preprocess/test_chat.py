@@ -88,7 +88,7 @@ MALFORMED = {
     "no-address": (user({"type": "image", "url": "http://[::1"}), "content[0].url: expected a local path or an image"),
     "remote-openai": (user({"type": "image_url", "image_url": {"url": "https://a.b"}}), "nothing is fetched"),
     "openai-without-address": (user({"type": "image_url", "image_url": {}}), "messages[0].content[0].image_url"),
-    "bad-base64": (user({"type": "image", "base64": "?"}), "messages[0].content[0].base64: expected base64"),
+    "bad-base64": (user({"type": "image", "base64": "?"}), "content[0].base64: expected a data URI or base64"),
     "frames-of-paths": (user({"type": "video", "video": ["a.png"]}), "expected frames as images or arrays, found str"),
     "bad-rate": (user({"type": "video", "video": [PICTURE], "fps": 0}), "messages[0].content[0].fps"),
 }

@@ -13,9 +13,11 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import httpcore2
 
+from ernie_export.common.version import __version__
 from ernie_export.runtime.serving.http.errors import ApiError
 
 REDIRECTS = 3
+USER_AGENT = (b"User-Agent", f"ernie-export/{__version__}".encode())  # some hosts answer no one who has none
 MAX_URL_LENGTH = 8192  # characters; browsers and servers take no longer ones
 _PORTS = {"http": 80, "https": 443}
 # Registered as global, but no public hosts: addresses that a gateway translates to IPv4, hidden from this check (NAT64,
@@ -122,7 +124,7 @@ class Fetcher:
             async with asyncio.timeout(self._seconds), self._pool() as pool:
                 for _ in range(REDIRECTS + 1):
                     target = self._checked(url, param)
-                    headers = [(b"Host", _authority(target)), (b"Accept-Encoding", b"identity")]
+                    headers = [(b"Host", _authority(target)), (b"Accept-Encoding", b"identity"), USER_AGENT]
                     async with pool.stream("GET", target, headers=headers) as response:
                         if response.status not in (301, 302, 303, 307, 308):
                             return await _body(response, limit, param)

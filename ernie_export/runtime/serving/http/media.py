@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ernie_export.runtime.preprocess.inline_media import inline_bytes
 from ernie_export.runtime.serving.http.errors import ApiError
 from ernie_export.runtime.serving.http.fetch import Fetcher
 from ernie_export.runtime.serving.http.schema import ImagePart, Message, TextPart, VideoPart
-from ernie_export.runtime.serving.untrusted_media import decode_base64
 
 Messages = list[dict[str, Any]]
 
@@ -71,16 +71,11 @@ def _url(part: ImagePart | VideoPart) -> str:
 
 
 def _data(url: str, param: str) -> bytes:
-    """Return the bytes of `data:TYPE;base64,...`. Raises ApiError 400 for anything else."""
-    head, comma, data = url.partition(",")
-    if not head.lower().startswith("data:"):
-        raise ApiError(400, f"{param}: expected a data URI, or an http or https address", param, "invalid_url")
-    if not comma or not head.lower().endswith(";base64"):
-        raise ApiError(400, f"{param}: expected data:TYPE;base64,DATA", param, "invalid_url")
+    """Return the bytes of a data URI or of base64. Raises ApiError 400 for anything else."""
     try:
-        content = decode_base64(data)
+        content = inline_bytes(url)
     except ValueError as e:
-        raise ApiError(400, f"{param}: expected base64, found {e}", param, "invalid_base64") from e
-    if not content:
-        raise ApiError(400, f"{param}: expected data, found none", param, "invalid_base64")
+        raise ApiError(400, f"{param}: expected a data URI in base64, found {e}", param, "invalid_base64") from e
+    if content is None:
+        raise ApiError(400, f"{param}: expected a data URI, or an http or https address", param, "invalid_url")
     return content
