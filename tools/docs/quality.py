@@ -132,7 +132,7 @@ reads it for a user. `python tools/fuzz/run.py --kind MP4 --first 1234 --inputs 
 ## Not proven
 
 - {faults["note"]}
-- The soak ran the server at commit {soak["commit"]} on {soak["machine"]}.
+- The soak ran the server at commit {soak["commit"]} on {soak["machine"]}. {soak["note"]}
 - Bundles of TensorRT engines and `--device cuda` are not among the kinds.
 """
 
