@@ -33,7 +33,9 @@ def to_rows(tiles: np.ndarray) -> np.ndarray:
     """Return what `to_tiles` made tiles of."""
     *lead, outputs, nbytes = tiles.shape
     packed = tiles.reshape(-1).view(_WORD).reshape(-1, nbytes * 2 // TILE_VALUES, TILE_OUTPUTS, TILE_VALUES // 8)
-    words = np.ascontiguousarray((_spread(packed & 0xFFFF) | _spread(packed >> 16) << 4).swapaxes(1, 2), _WORD)
+    words = np.ascontiguousarray(
+        (_scatter_bits(packed & 0xFFFF) | _scatter_bits(packed >> 16) << 4).swapaxes(1, 2), _WORD
+    )
     return words.view(np.uint8).reshape(-1, 4, 4).swapaxes(1, 2).reshape(*lead, outputs, nbytes)
 
 
@@ -44,7 +46,7 @@ def _gathered(words: np.ndarray) -> np.ndarray:
     return values
 
 
-def _spread(words: np.ndarray) -> np.ndarray:
+def _scatter_bits(words: np.ndarray) -> np.ndarray:
     """Return the four values of a word's lower 16 bits in the lower halves of its bytes."""
     pairs: np.ndarray = (words | words << 8) & 0x00FF00FF
     values: np.ndarray = (pairs | pairs << 4) & 0x0F0F0F0F

@@ -90,7 +90,9 @@ def export(
             with QuantizedStore(bundle / "scratch") as store:
                 calibration = None
                 if conversations is not None:
-                    weights.check_room(bundle / DATA_FILE, 2 * data.nbytes)  # the store keeps them until they are due
+                    weights.check_free_space(
+                        bundle / DATA_FILE, 2 * data.nbytes
+                    )  # the store keeps them until they are due
                     calibration = calibrate(conversations, job, target, tensors, store, progress=progress)
                 progress.begin("Writing weights", data.nbytes)
                 digest = weights.write(data, tensors, bundle / DATA_FILE, progress.advance, store)

@@ -206,7 +206,7 @@ class Batch(Generic[CacheT]):
 
         Returns False if it has to wait for others to end.
         """
-        if self.entering is not None or not self._make_room(sequence.num_tokens_reserved()):
+        if self.entering is not None or not self._free_slots(sequence.num_tokens_reserved()):
             return False
         source, shared = self._longest_prefix(sequence) if self._enable_prefix_caching else (0, 0)
         slot = len(self.running)
@@ -321,7 +321,7 @@ class Batch(Generic[CacheT]):
     def _relabel(self, slots: dict[int, int]) -> None:
         self._kept = {slots.get(slot, slot): identity for slot, identity in self._kept.items()}
 
-    def _make_room(self, tokens: int) -> bool:
+    def _free_slots(self, tokens: int) -> bool:
         """Return whether one more sequence of so many tokens fits, if need be after a change of the cache's shape.
 
         Its slots are as long as the longest running sequence needs, and then as many as the bytes allow.

@@ -53,7 +53,7 @@ def test_the_table(device):
 
 
 REFUSED = {
-    "no checkpoint": (["nowhere"], ("nowhere", "config.json")),
+    "no checkpoint": (["nowhere"], ("nowhere", "checkpoint folder")),
     "another file": ([MINI / "tokenizer.json"], ("tokenizer.json", "config.json")),
     "past the positions": ([MINI, "--context", "4097"], ("--context", "4096", "4097")),
     "pictures past the context": ([MINI, "--context", "17", "--images", "112x112"], ("--context", "18", "17")),

@@ -120,7 +120,7 @@ def write(
     """
     for weight in layout.weights:
         check_pieces(weight, checkpoint)
-    free = check_room(path, layout.nbytes)
+    free = check_free_space(path, layout.nbytes)
     try:
         with DirectWriter(path, block_sizes) as out, Quantizer() as quantizer:
             out.put(np.frombuffer(layout.header, np.uint8))
@@ -138,7 +138,7 @@ def write(
         raise CannotWrite(path, f"a new file of {layout.nbytes} bytes", reason) from e
 
 
-def check_room(path: Path, nbytes: int) -> int:
+def check_free_space(path: Path, nbytes: int) -> int:
     """Return the free bytes on the disk of `path`; raise CannotWrite if fewer than `nbytes`, or without a folder."""
     try:
         free = shutil.disk_usage(path.parent).free

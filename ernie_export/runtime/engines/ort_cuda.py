@@ -126,7 +126,7 @@ class OrtCudaEngine:
             # TF32 rounds the router's float32 products to 10 bits, and other experts would be chosen.
             "use_tf32": "0",
             # By just what is asked for: `warm` asks for the most first, which then serves all that comes. Powers of two
-            # would leave up to half of a 24 GB card's last gigabytes unused.
+            # would leave up to half of a 24 GB GPU's last gigabytes unused.
             "arena_extend_strategy": "kSameAsRequested",
             "enable_cuda_graph": "1" if graph in ("decode", "topk") else "0",
         }

@@ -76,7 +76,7 @@ QUANTIZED_EXPERTS_ONNXRUNTIME = """
     over = CastLike (divisor, x)
     y = Div (mixed, over)
 """
-# For graphs in 16 bits, which may run on CUDA, whose kernels are told that the weights lie as they read them already
+# For graphs in 16 bits, which may run on CUDA, whose kernels are given that the weights lie as they read them already
 # (common/expert_layout.py): laid out by the provider, each session would hold them besides those that it is given.
 QUANTIZED_EXPERTS_CUDA = f"""{ROUTER}
     mixed = com.microsoft.QMoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,

@@ -177,7 +177,7 @@ class TensorRTEngine:
         return next((size for size in fitting if size >= tokens), fitting[-1])
 
     def _write_features(self, features: np.ndarray) -> DeviceTensor:
-        """Copy a chunk's features to the device, where there is room for as many as it may have tokens."""
+        """Copy a chunk's features to the device, which has memory for as many as it may have tokens."""
         shape = (self._engine_info.prefill_chunk, self._info.hidden_size)
         address = self._buffer("decoder", "features", math.prod(shape) * ITEM_BYTES[self._dtype])
         if len(features):
