@@ -31,7 +31,7 @@ class Environment:
 
     def run(self, program: str, *arguments: str) -> str:
         """Run a program of the environment outside the clone; returns what it prints."""
-        command = [self.folder / "bin" / program, *arguments]
+        command = [str(self.folder / "bin" / program), *arguments]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
         assert done.returncode == 0, f"{program} {' '.join(arguments)}\n{done.stdout}{done.stderr}"
         return done.stdout

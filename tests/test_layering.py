@@ -92,7 +92,7 @@ def imports(text: str) -> Iterator[tuple[str, bool]]:
             assert node.level == 0, "relative import: name the module in full, so that this test can place it"
             yield from ((f"{node.module}.{alias.name}", at_once) for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
-            if isinstance(node.args[0], ast.Constant):
+            if isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
                 yield node.args[0].value, at_once
             else:
                 yield "a computed name", at_once
@@ -198,7 +198,7 @@ def import_without(blocked: tuple[str, ...], names: list[str]) -> str:
     """Import modules in a process without `blocked`; returns its error output."""
     modules = [f"ernie_export.{name}" if name else "ernie_export" for name in names]
     request = {"blocked": blocked, "modules": modules, "arguments": None}
-    command = [sys.executable, PROGRAMS / "run_without.py", json.dumps(request)]
+    command = [sys.executable, str(PROGRAMS / "run_without.py"), json.dumps(request)]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode or process.stdout == f"{len(names)}\n"
     return process.stderr

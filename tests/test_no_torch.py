@@ -18,7 +18,7 @@ EXPORT = ("onnx", "onnx_ir", "ml_dtypes", "ernie_export.exporter", "ernie_export
 def run(module: str, blocked: tuple[str, ...], *arguments: Any) -> subprocess.CompletedProcess[str]:
     """Run a command's entry point in a process without `blocked`."""
     request = {"blocked": blocked, "modules": [module], "arguments": ["command", *map(str, arguments)]}
-    command = [sys.executable, PROGRAMS / "run_without.py", json.dumps(request)]
+    command = [sys.executable, str(PROGRAMS / "run_without.py"), json.dumps(request)]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -60,9 +60,9 @@ def test_a_package_that_stands_for_another_counts(monkeypatch):
 def test_tensorrt_is_found_without_the_metadata_of_a_wheel(monkeypatch):
     fake = types.ModuleType("tensorrt")
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    fake.__version__ = "10.14.1.48"
+    vars(fake)["__version__"] = "10.14.1.48"
     assert capabilities.has_tensorrt() == "tensorrt >=10.15.1 (found 10.14.1.48)"
-    fake.__version__ = "10.15.1.29"
+    vars(fake)["__version__"] = "10.15.1.29"
     assert capabilities.has_tensorrt() == ""
 
 

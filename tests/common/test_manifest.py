@@ -25,7 +25,8 @@ from ernie_export.common.manifest import (
     sha256,
 )
 
-FACTS = ModelInfo(**{f.name: (2,) if f.name == "eos_token_ids" else 4 for f in fields(ModelInfo)})
+NUMBERS: dict[str, Any] = {field.name: 4 for field in fields(ModelInfo)}
+FACTS = ModelInfo(**NUMBERS | {"eos_token_ids": (2,)})
 TENSORRT = TensorRTInfo("H100", "ampere-plus", True, ("sm80", "sm90"), "3f2a", 4)
 ENGINES = EngineInfo("tensorrt", "11.4", ("9.0",), 2, 64, 16, 32, 8, TENSORRT)
 FUZZED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

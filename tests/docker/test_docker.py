@@ -80,6 +80,7 @@ def test_the_build_tools_are_pinned():
 
 def answer():
     specification = importlib.util.spec_from_file_location("answer", DOCKER / "answer.py")
+    assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module

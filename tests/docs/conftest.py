@@ -66,7 +66,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def address(layout: Path) -> Iterator[str]:
     """host:port of ernie-serve on `bundles/mini-ernie`."""
-    command = [Path(sys.executable).parent / "ernie-serve", "bundles/mini-ernie", "--port", "0"]
+    command = [str(Path(sys.executable).parent / "ernie-serve"), "bundles/mini-ernie", "--port", "0"]
     with subprocess.Popen(command, cwd=layout, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:

@@ -15,7 +15,8 @@ import pytest
 
 from ernie_export.common.gpu import Gpu
 from ernie_export.common.manifest import Manifest
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
+from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets import TARGETS, kernels, register
 from ernie_export.exporter.targets.tensorrt import TensorRT, TensorRTBuildOptions
 from ernie_export.graphs.ops.plugins import Sizes

@@ -172,7 +172,14 @@ WITHOUT_PRIVILEGE = ["setpriv", "--bounding-set", "-dac_override,-dac_read_searc
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_an_unreadable_file_is_named_and_not_the_output(checkpoint: Path, tmp_path: Path, name: str) -> None:
     (checkpoint / name).chmod(0)
-    command = [sys.executable, "-m", "ernie_export.exporter.cli.export", checkpoint, "-o", tmp_path / "bundle"]
+    command = [
+        sys.executable,
+        "-m",
+        "ernie_export.exporter.cli.export",
+        str(checkpoint),
+        "-o",
+        str(tmp_path / "bundle"),
+    ]
     if os.geteuid() == 0:
         command = [*WITHOUT_PRIVILEGE, *command]
     process = subprocess.run(command, capture_output=True, text=True)

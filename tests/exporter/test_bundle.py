@@ -1,5 +1,7 @@
 """A bundle is whole or it is none: exports killed at any moment, exports side by side, damaged files."""
 
+import ctypes
+import errno
 import json
 import os
 import random
@@ -29,21 +31,23 @@ class Driver:
     def __init__(self, output: Path) -> None:
         program = [sys.executable, str(PROGRAMS / "export_when_asked.py"), str(MINI), str(output)]
         self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout.readline() == "ready\n"
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.requests, self.answers = self.process.stdin, self.process.stdout
+        assert self.answers.readline() == "ready\n"
 
     def run(
         self, targets: str, stagger: float = 0, kill_at: int | None = None, precision: str = "fp32"
     ) -> tuple[list[int], int]:
         """Exit codes (-9: killed) and steps of the last one."""
-        self.process.stdin.write(f"{targets} {precision} {stagger} {'-' if kill_at is None else kill_at}\n")
-        self.process.stdin.flush()
-        *codes, steps = self.process.stdout.readline().split()
+        self.requests.write(f"{targets} {precision} {stagger} {'-' if kill_at is None else kill_at}\n")
+        self.requests.flush()
+        *codes, steps = self.answers.readline().split()
         return [int(code) for code in codes], int(steps)
 
     def close(self) -> None:
-        self.process.stdin.close()
+        self.requests.close()
         assert self.process.wait() == 0
-        self.process.stdout.close()
+        self.answers.close()
 
 
 @pytest.fixture
@@ -168,8 +172,8 @@ def test_where_names_cannot_be_exchanged(tmp_path, monkeypatch):
         def renameat2(self, *arguments: Any) -> int:
             return -1
 
-    monkeypatch.setattr(bundle.ctypes, "CDLL", lambda *a, **k: NoExchange())
-    monkeypatch.setattr(bundle.ctypes, "get_errno", lambda: bundle.errno.EINVAL)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *a, **k: NoExchange())
+    monkeypatch.setattr(ctypes, "get_errno", lambda: errno.EINVAL)
     output = tmp_path / "bundle"
     for text in ("old", "new"):
         with bundle.writing_bundle(output) as partial:
@@ -180,7 +184,7 @@ def test_where_names_cannot_be_exchanged(tmp_path, monkeypatch):
     def refuse_third(path: Path, target: Path) -> Path:
         renames.append(path)
         if len(renames) == 3:
-            raise OSError(bundle.errno.EIO, "Input/output error")
+            raise OSError(errno.EIO, "Input/output error")
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", refuse_third)

@@ -21,8 +21,9 @@ from ernie_export.exporter.calibration import layer as calibrate_layer
 from ernie_export.exporter.calibration.layer import build
 from ernie_export.exporter.calibration.prompts import VisionEncoder, read_prompts
 from ernie_export.exporter.cli import export as cli
-from ernie_export.exporter.export import DATA_FILE, export
+from ernie_export.exporter.export import export
 from ernie_export.exporter.targets.onnx import FUSED_BODIES
+from ernie_export.exporter.targets.target import DATA_FILE
 from ernie_export.exporter.targets.tensorrt import TensorRTBuildOptions
 from ernie_export.exporter.verify.bundle_side import TracedEngine
 from ernie_export.exporter.weights.quantized_store import QuantizedStore
@@ -32,9 +33,10 @@ from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize
 from ernie_export.graphs.precision import ONNX
 from ernie_export.graphs.state_dict import expected_tensors
-from ernie_export.graphs.weight_spec import Piece
+from ernie_export.graphs.weight_spec import Interleaved, SourceSlice
 from ernie_export.runtime import load
 from tests.paths import MEDIA, MINI
+from tests.peak_memory import peak_memory
 from tests.progress import QUIET
 
 COMMAND = Path(sys.executable).with_name("ernie-export")
@@ -128,6 +130,7 @@ def test_only_the_quantized_weights_differ(bundles):
 def test_the_manifest_says_what_it_was_calibrated_on(bundles):
     assert Manifest.read(bundles / "int4").calibration is None
     facts = Manifest.read(bundles / "rounded").calibration
+    assert facts is not None
     conversations = json.loads((bundles / "scenes.json").read_text())
     assert facts.sha256 == sha256(bundles / "scenes.json") and len(facts.inputs_sha256) == 64
     assert facts.conversations == len(conversations) == 39 and facts.tokens > 1000
@@ -192,7 +195,7 @@ def test_an_expert_group_that_no_token_reached_is_rounded_as_without(bundles, tm
             assert np.array_equal(plain[name], calibrated[name]) == (".vision." in name), name
 
 
-def test_an_expert_is_rounded_for_its_own_tokens_and_without_them_for_its_expert_groups(mini):
+def test_an_expert_is_rounded_for_its_own_tokens_and_without_them_for_its_expert_groups(mini, tmp_path):
     """Chosen by twenty tokens that are unlike the others, its down projection serves these better than if by nobody."""
     config, checkpoint, _ = mini
     rng = np.random.default_rng(0)
@@ -200,25 +203,19 @@ def test_an_expert_is_rounded_for_its_own_tokens_and_without_them_for_its_expert
     x[:20] = rng.standard_normal((20, 3)) @ rng.standard_normal((3, config.text.hidden_size))
     weights = build_graphs(config, ONNX["int4"])["decoder"].weights
     pair, rows = (weights[f"model.layers.1.mlp.experts.vision.{name}_proj"].pieces[3] for name in ("gate_up", "down"))
+    assert isinstance(pair, Interleaved) and isinstance(rows, SourceSlice)
     errors = {}
     for name, own in (("nobody's", 0), ("its own", 20)):
-        kept: dict[Piece, tuple[np.ndarray, np.ndarray]] = {}
-        decoder = calibrate.Decoder(config.text, checkpoint, weights, Kept(kept))
-        chosen = np.where(np.arange(4000)[:, None] < own, config.text.num_experts + 3, 0)
-        calibrate.round_experts("vision", 1, calibrate.LayerStats({}, x, chosen), np.ones(4000, np.int64), decoder)
-        assert len(kept) == 2 * config.text.num_experts
-        qweight, scales = (part.reshape(config.text.hidden_size, -1) for part in kept[rows])
+        with QuantizedStore(tmp_path / name) as store:
+            decoder = calibrate.Decoder(config.text, checkpoint, weights, store)
+            chosen = np.where(np.arange(4000)[:, None] < own, config.text.num_experts + 3, 0)
+            calibrate.round_experts("vision", 1, calibrate.LayerStats({}, x, chosen), np.ones(4000, np.int64), decoder)
+            assert len(store.positions) == 2 * config.text.num_experts
+            qweight, scales = (part.reshape(config.text.hidden_size, -1) for part in store.take(rows))
         given = calibrate.product(x[:20], decoder.matrix(pair.gate), decoder.matrix(pair.up))
         errors[name] = np.linalg.norm(given @ (dequantize(qweight, scales, 4) - decoder.matrix(rows.source)).T)
         plain = np.linalg.norm(given @ decoder.matrix(rows.source).T)
     assert 0 < errors["its own"] < 0.7 * errors["nobody's"] < 0.1 * plain
-
-
-class Kept:
-    """A store of quantized values in memory."""
-
-    def __init__(self, kept: dict[Piece, tuple[np.ndarray, np.ndarray]]) -> None:
-        self.put = lambda piece, qweight, scales: kept.update({piece: (qweight, scales)})
 
 
 def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -287,11 +284,12 @@ def write_checkpoint(folder: Path, layers: int) -> int:
     config["text_config"] |= {"num_hidden_layers": layers, "mlp_layer_types": ["dense"] + ["sparse"] * (layers - 1)}
     (folder / "config.json").write_text(json.dumps(config))
     rng = np.random.default_rng(0)
-    members, end = {}, 0
+    members: dict[str, dict[str, Any]] = {}
+    end = 0
     shapes = expected_tensors(ErnieConfig.from_hf(folder))
     for name, shape in shapes.items():
-        members[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + 4 * int(np.prod(shape))]}
-        end = members[name]["data_offsets"][1]
+        begin, end = end, end + 4 * int(np.prod(shape))
+        members[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
     header = json.dumps(members).encode()
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
@@ -319,7 +317,7 @@ def test_memory_is_that_of_one_layer(tmp_path):
         )
         assert process.returncode == 0, process.stderr
         assert f"calibrated on {count} conversations" in process.stderr
-        peaks.append(int(re.search(r"peak memory (\d+) MiB", process.stderr)[1]))
+        peaks.append(peak_memory(process.stderr))
     assert sizes[1] > sizes[0] + 50e6
     assert 50 < peaks[0] and peaks[1] < peaks[0] + 32, f"{peaks} MiB"
 

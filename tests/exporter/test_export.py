@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import resource
 import shutil
 import subprocess
@@ -19,12 +18,13 @@ from zero_checkpoint import tiny_checkpoint, write_checkpoint
 
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.cli import export as cli
-from ernie_export.exporter.export import DATA_FILE
+from ernie_export.exporter.targets.target import DATA_FILE
 from ernie_export.exporter.weights import writer as weights
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.state_dict import expected_tensors
 from ernie_export.runtime import load
 from tests.paths import MINI
+from tests.peak_memory import peak_memory
 
 COMMAND = Path(sys.executable).with_name("ernie-export")
 SHARD = "model-00001-of-00002.safetensors"
@@ -249,7 +249,7 @@ def test_a_parent_that_cannot_hold_a_folder(tmp_path, capsys):
 @pytest.fixture
 def small_disk(tmp_path):
     """small_disk(bytes): a file system of this size, unmounted at the end."""
-    mounted = []
+    mounted: list[Path] = []
 
     def mount(size: int) -> Path:
         folder = tmp_path / f"disk{len(mounted)}"
@@ -312,7 +312,7 @@ def test_memory_stays_bounded(tmp_path):
     for checkpoint in (MINI, tmp_path / "large"):
         process = ernie_export(checkpoint, "-o", tmp_path / "bundle")
         assert process.returncode == 0, process.stderr
-        peaks.append(int(re.search(r"peak memory (\d+) MiB", process.stderr)[1]))
+        peaks.append(peak_memory(process.stderr))
     assert (tmp_path / "bundle" / DATA_FILE).stat().st_size > size
     assert 20 < peaks[0] and peaks[1] < peaks[0] + 64, f"{peaks} MiB"
     assert peaks[1] < 200

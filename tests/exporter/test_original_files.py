@@ -54,7 +54,10 @@ def answers(bundle: Path) -> list[Any]:
             (["popping.mp4"], "When does the circle appear? 0123456789"),
         ):
             content = [*map(part, media), {"type": "text", "text": question}]
-            messages = [{"role": "system", "content": "Answer."}, {"role": "user", "content": content}]
+            messages: list[dict[str, Any]] = [
+                {"role": "system", "content": "Answer."},
+                {"role": "user", "content": content},
+            ]
             arrays = model.preprocessor.prepare(messages).arrays
             found.append(({name: array.tolist() for name, array in arrays.items()}, model.generate(messages).text))
     return found
@@ -100,7 +103,7 @@ def change(name: str, **values: Any) -> Callable[[Path], None]:
     return apply
 
 
-def spoil_tokens(text: str, index: int | None) -> Callable[[Path], None]:
+def spoil_tokens(text: str, index: Any) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         tokens = json.loads((folder / "added_tokens.json").read_text()) | {text: index}
         write(folder, "added_tokens.json", {key: value for key, value in tokens.items() if value is not None})

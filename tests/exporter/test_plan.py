@@ -13,8 +13,9 @@ from safetensors.numpy import save_file
 
 from ernie_export.common.processor_settings import IMAGE_PROCESSOR, PixelBounds
 from ernie_export.exporter.cli import plan as plan_cli
-from ernie_export.exporter.export import DATA_FILE, export
+from ernie_export.exporter.export import export
 from ernie_export.exporter.plan import workload as plan_workload
+from ernie_export.exporter.targets.target import DATA_FILE
 from ernie_export.exporter.targets.tensorrt import TensorRTBuildOptions
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.precision import ONNX, TENSORRT

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def test_the_table(device):
     assert (f"device: {device}," in result.stdout) == (device is not None)
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[list[str | Path], tuple[str, ...]]] = {
     "no checkpoint": (["nowhere"], ("nowhere", "checkpoint folder")),
     "another file": ([MINI / "tokenizer.json"], ("tokenizer.json", "config.json")),
     "past the positions": ([MINI, "--context", "4097"], ("--context", "4096", "4097")),

@@ -27,6 +27,7 @@ from ernie_export.exporter.targets.engines import REPORT
 from ernie_export.exporter.targets.tensorrt import TensorRT, TensorRTBuildOptions
 from ernie_export.exporter.targets.tensorrt_engines import kernels_for
 from ernie_export.graphs.ops import plugins
+from tests.manifests import engine_info, tensorrt_info
 from tests.paths import MINI, PROGRAMS, ROOT
 from tests.progress import QUIET
 
@@ -54,7 +55,8 @@ def refusal(bundle: Path) -> str:
 
 def change_tensorrt_info(bundle: Path, **changes: Any) -> None:
     manifest = Manifest.read(bundle)
-    engines = replace(manifest.engines, tensorrt=replace(manifest.engines.tensorrt, **changes))
+    engines = engine_info(manifest)
+    engines = replace(engines, tensorrt=replace(tensorrt_info(engines), **changes))
     replace(manifest, engines=engines).write(bundle)
 
 
@@ -125,7 +127,7 @@ def test_engines_are_built_by_every_version_from_the_oldest_on(made, environment
     folder = shutil.copytree(made[0], tmp_path / "bundle")
     process = command("--resume", folder, env=os.environ | environment_of(version))
     assert process.returncode == 0, process.stderr
-    assert Manifest.read(folder).engines.version == version
+    assert engine_info(folder).version == version
     report = json.loads((folder / REPORT).read_text())
     counts = {name: len(report[name]["inspector"]["plugins"]) for name in GRAPHS}
     assert counts == {"vision": 0, "resampler": 0, "decoder": 4 + 3 * 6, "decode": 4 + 3 * 5}
@@ -134,8 +136,8 @@ def test_engines_are_built_by_every_version_from_the_oldest_on(made, environment
 def test_what_was_asked_of_an_export_holds_for_its_engines(waiting, machine):
     """Engines for every card from Ampere on take Ampere's kernels, and no more shared memory than any card gives."""
     change_tensorrt_info(waiting, hardware_compatibility="ampere-plus", version_compatible=True, workspace_gib=3)
-    facts = resume(waiting, QUIET).engines
-    assert (facts.tensorrt.hardware_compatibility, facts.compute_capabilities) == ("ampere-plus", ("9.0",))
+    facts = engine_info(resume(waiting, QUIET))
+    assert (tensorrt_info(facts).hardware_compatibility, facts.compute_capabilities) == ("ampere-plus", ("9.0",))
     built = json.loads((waiting / REPORT).read_text())["decode"]["inspector"]
     assert (built["hardware"], built["flags"]) == ("AMPERE_PLUS", ["VERSION_COMPATIBLE"])
     assert built["pools"] == {"WORKSPACE": 3 * 2**30}
@@ -145,9 +147,8 @@ def test_what_was_asked_of_an_export_holds_for_its_engines(waiting, machine):
 def test_one_command_does_both_where_tensorrt_and_its_gpu_are(tmp_path, machine, new_steps):
     steps = new_steps()
     manifest = export(MINI, tmp_path / "bundle", "trt", "bf16", steps, replace(LIMITS, arch=None))
-    assert (
-        manifest.engines.tensorrt.architectures == ("sm90",) and not manifest.needs_engine_build and steps.reasons == []
-    )
+    assert tensorrt_info(engine_info(manifest)).architectures == ("sm90",)
+    assert not manifest.needs_engine_build and steps.reasons == []
     assert {path.name for path in (tmp_path / "bundle").iterdir()} == {"manifest.json", *manifest.files}
     assert BUILT < manifest.files.keys() and not PREPARED & manifest.files.keys()
 
@@ -294,7 +295,7 @@ def test_what_another_tensorrt_built_is_built_again(waiting, machine, monkeypatc
     (waiting / WORK / "timing.cache").write_bytes(b"card two vision")
     monkeypatch.setenv("FAKE_TENSORRT_VERSION", "11.5.0")
     steps = new_steps()
-    assert resume(waiting, steps).engines.version == "11.5.0"
+    assert engine_info(resume(waiting, steps)).version == "11.5.0"
     assert list(steps.shares) == [f"Building {name}.engine" for name in GRAPHS]
     assert (waiting / "timing.cache").read_bytes() == b"card one vision resampler decoder decode"
 

@@ -14,15 +14,16 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.cli import export as cli
-from ernie_export.exporter.export import DATA_FILE, Progress, export
-from ernie_export.exporter.targets import TensorRTForRtx
+from ernie_export.exporter.export import export
+from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.engines import REPORT, EngineBuilder, resolve_sizes
 from ernie_export.exporter.targets.onnx import PORTABLE_BODIES
-from ernie_export.exporter.targets.target import Target
-from ernie_export.exporter.targets.trt_rtx import CAPABILITIES, RtxBuildOptions
+from ernie_export.exporter.targets.target import DATA_FILE, Target
+from ernie_export.exporter.targets.trt_rtx import CAPABILITIES, RtxBuildOptions, TensorRTForRtx
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.precision import ONNX
 from ernie_export.runtime.preprocess.image import ImageProcessor
+from tests.manifests import engine_info
 from tests.paths import MEDIA, MINI
 
 DTYPES = {"BF16": "bf16", "F32": "float"}
@@ -219,7 +220,7 @@ def test_the_command_with_every_option_and_every_capability(tmp_path):
     process = command("-o", tmp_path / "b", "--target", "trt-rtx", "--compute-capability", capabilities, *limits)
     assert (process.returncode, process.stdout) == (0, ""), process.stderr
     assert "decode.engine" in process.stderr and "(trt-rtx, bf16)" in process.stderr
-    facts = Manifest.read(tmp_path / "b").engines
+    facts = engine_info(tmp_path / "b")
     assert facts.compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
     assert (facts.max_batch_size, facts.max_seq_len, facts.max_image_tokens) == (2, 700, 16)
 

@@ -18,9 +18,9 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.cli import export as cli
-from ernie_export.exporter.export import DATA_FILE, export
+from ernie_export.exporter.export import export
 from ernie_export.exporter.targets import kernels
-from ernie_export.exporter.targets.target import ExportJob
+from ernie_export.exporter.targets.target import DATA_FILE, ExportJob
 from ernie_export.exporter.targets.tensorrt import TensorRT, TensorRTBuildOptions
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.ops import plugins
@@ -28,6 +28,7 @@ from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.ptx import TARGETS
 from ernie_export.graphs.precision import TENSORRT
 from ernie_export.runtime import load
+from tests.manifests import engine_info, tensorrt_info
 from tests.paths import MINI, PROGRAMS
 from tests.progress import QUIET
 
@@ -73,8 +74,8 @@ def test_graphs_are_plugins_and_standard_operators(made, graph):
     expected |= {"decode": {name for name in names if "Dispatch" not in name}, "vision": set(), "resampler": set()}
     assert {node.op_type for node in ours} == expected[graph]
     assert all(node.name.rsplit("/", 2)[-2] in ("MultimodalRope", "ExpertGroup", "MoEDispatch") for node in ours)
-    names = [node.name for node in model.graph.node]
-    assert len(set(names)) == len(names) and all(name.startswith("/") for name in names)
+    paths = [node.name for node in model.graph.node]
+    assert len(set(paths)) == len(paths) and all(path.startswith("/") for path in paths)
     weights = read_header(folder / DATA_FILE).keys()
     assert not weights & {tensor.name for tensor in model.graph.initializer}
     assert weights & {tensor.name for tensor in model.graph.input}
@@ -219,9 +220,9 @@ def test_the_command_says_what_is_left_in_two_lines(without_gpu, tmp_path, capsy
     assert lines[0] == f"{bundle} (trt, bf16)"
     assert lines[-2] == f"engines are not built yet: {NONE_HERE}"
     assert lines[-1] == f"on the machine that has the GPU and TensorRT: ernie-export --resume '{bundle}'"
-    facts = Manifest.read(bundle).engines
-    assert (facts.tensorrt.workspace_gib, facts.max_batch_size) == (2, 1)
-    assert (facts.version_compatible, facts.tensorrt.hardware_compatibility) == (True, "exact")
+    facts = engine_info(bundle)
+    assert (tensorrt_info(facts).workspace_gib, facts.max_batch_size) == (2, 1)
+    assert (facts.version_compatible, tensorrt_info(facts).hardware_compatibility) == (True, "exact")
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import GRAPHS
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.build_engines import resume
-from ernie_export.exporter.export import DATA_FILE, export
-from ernie_export.exporter.targets import ONNX_PORTABLE
-from ernie_export.exporter.targets.target import ExportJob
+from ernie_export.exporter.export import export
+from ernie_export.exporter.targets.onnx import ONNX_PORTABLE
+from ernie_export.exporter.targets.target import DATA_FILE, ExportJob
 from ernie_export.exporter.targets.tensorrt import TENSORRT_BODIES, TensorRT, TensorRTBuildOptions, plugin_sizes
 from ernie_export.graphs.build import build_graphs
 from ernie_export.graphs.config import ErnieConfig
@@ -27,6 +27,7 @@ from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.ptx import TARGETS
 from ernie_export.graphs.precision import TENSORRT
 from tests.fakes import plugin_bodies
+from tests.manifests import tensorrt_info
 from tests.paths import MINI
 from tests.progress import QUIET
 
@@ -109,7 +110,7 @@ def test_float8_for_a_card_without_it_is_refused_by_name(tmp_path, arch):
 
 def test_float8_is_for_every_architecture_that_has_it():
     facts = TensorRT(detect_gpu=lambda: None).plan_engines(mini_job("fp8"))
-    assert set(facts.tensorrt.architectures) == TARGETS.keys() - {"sm80", "sm86", "sm87"}
+    assert set(tensorrt_info(facts).architectures) == TARGETS.keys() - {"sm80", "sm86", "sm87"}
 
 
 def in_words(model: onnx.ModelProto) -> None:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import resource
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -16,8 +17,6 @@ from safetensors.numpy import load_file, save_file
 
 from ernie_export.common.errors import CannotWrite, UserError
 from ernie_export.common.safetensors_header import read_header
-from ernie_export.exporter.weights import direct_file as sink
-from ernie_export.exporter.weights import writer as weights
 from ernie_export.exporter.weights.direct_file import BLOCKS, Blocks
 from ernie_export.exporter.weights.writer import plan, write
 from ernie_export.graphs.checkpoint.reader import SINGLE, Checkpoint
@@ -44,7 +43,9 @@ def written(
     folder: Path, checkpoint: Checkpoint, content: list[Weight], blocks: Blocks = BLOCKS
 ) -> dict[str, np.ndarray]:
     """Write `content`, check file, digest, progress and offsets, and read it back with the safetensors library."""
-    layout, path, told = plan(content), folder / "weights.safetensors", []
+    layout = plan(content)
+    path = folder / "weights.safetensors"
+    told: list[int] = []
     path.unlink(missing_ok=True)
     digest = write(layout, checkpoint, path, told.append, block_sizes=blocks)
     raw = path.read_bytes()
@@ -75,7 +76,7 @@ def test_every_piece_and_cast(tmp_path: Path, stored: np.dtype, target: np.dtype
         Weight("pairs", target, (12, 5), (Interleaved("gate", "up"),)),
         Weight("both", target, (13, 5), (Interleaved("up", "gate"), Constant(np.ones((1, 5))))),
         Weight("ids", np.dtype(np.int64), (7,), (Constant(constant),)),
-        Weight("scalar", F32, (), (Constant(np.float32(2.5)),)),
+        Weight("scalar", F32, (), (Constant(np.array(2.5, np.float32)),)),
         Weight("nothing", target, (0, 5), (SourceSlice("down", 2, 2),)),
     ]
     with np.errstate(over="ignore"):  # float32 and bfloat16 reach past float16
@@ -172,8 +173,8 @@ def one_line(folder: Path, checkpoint: Checkpoint, path: Path, source: str = "a"
 
 def test_no_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = checkpoint_of(tmp_path / "in", {"a": np.zeros((2**10, 2**10), np.float32)})
-    usage = weights.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(weights.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     message = one_line(tmp_path, checkpoint, tmp_path / "out")
     assert message == f"{tmp_path / 'out'}: cannot write {2**22 + 4096} bytes: the disk has 1000 bytes free"
     assert not (tmp_path / "out").exists()
@@ -190,7 +191,7 @@ def test_a_disk_that_fills_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return len(data[0])
 
-    monkeypatch.setattr(sink.os, call, full)
+    monkeypatch.setattr(os, call, full)
     message = one_line(tmp_path, checkpoint, tmp_path / "out")
     assert message.startswith(f"{tmp_path / 'out'}: cannot write a new file of {2**22 + 4096} bytes: No space left")
     assert "bytes free" in message

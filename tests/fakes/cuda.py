@@ -17,8 +17,8 @@ class FakeStream:
 
     def __init__(self, handle: int) -> None:
         self.handle = handle
-        self.waiting: list[Callable[[], None]] = []
-        self.recorded: list[Callable[[], None]] | None = None
+        self.waiting: list[Callable[[], object]] = []
+        self.recorded: list[Callable[[], object]] | None = None
 
     def __int__(self) -> int:
         return self.handle
@@ -44,11 +44,12 @@ class FakeCuda:
     ) -> None:
         self.free, self.devices, self.code = free, devices, real.cudaError_t(code)
         self.capability, self.name = capability, name
-        self.memory, self.streams = HostMemory(), {}
-        self.graphs: list[list[Callable[[], None]]] = []
+        self.memory = HostMemory()
+        self.streams: dict[int, FakeStream] = {}
+        self.graphs: list[list[Callable[[], object]]] = []
         self.launches = 0
 
-    def put(self, stream: Any, work: Callable[[], None]) -> None:
+    def put(self, stream: Any, work: Callable[[], object]) -> None:
         """Work on a stream, given as an object or by its handle."""
         stream = self.streams[int(stream)]
         (stream.waiting if stream.recorded is None else stream.recorded).append(work)
@@ -115,8 +116,9 @@ class FakeCuda:
         stream.recorded = []
         return (OK,)
 
-    def cudaStreamEndCapture(self, stream: FakeStream) -> tuple[Any, list]:
+    def cudaStreamEndCapture(self, stream: FakeStream) -> tuple[Any, list[Any]]:
         recorded, stream.recorded = stream.recorded, None
+        assert recorded is not None
         return OK, recorded
 
     def cudaGraphInstantiate(self, graph: list, flags: int) -> tuple[Any, list]:

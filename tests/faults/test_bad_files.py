@@ -1,6 +1,7 @@
 """Damaged files of every kind, in processes that are watched: a result or one printable line, and nothing else."""
 
 import os
+from typing import Any
 
 import pytest
 import run
@@ -46,7 +47,7 @@ def test_whatever_goes_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_report_goes_on_where_it_ended() -> None:
-    report = {"kinds": {}, "findings": []}
+    report: dict[str, Any] = {"kinds": {}, "findings": []}
     entry = report["kinds"].setdefault(
         "PNG", {"answered": 0, "refused": 0, "seconds": 0.0, "slowest": (0.0, -1), "peak": (0, -1)}
     )

@@ -51,7 +51,9 @@ def run_op(tmp_path: Path) -> Run:
         path = tmp_path / "one.onnx"
         g.save(path, BODIES[lowering] if isinstance(lowering, str) else lowering, "weights", {})
         if evaluator == "onnx":
-            return ReferenceEvaluator(onnx.load(path)).run(None, inputs)
+            found = ReferenceEvaluator(onnx.load(path)).run(None, inputs)
+            assert isinstance(found, list)
+            return found
         options = ort.SessionOptions()
         options.log_severity_level = 3
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]).run(None, inputs)

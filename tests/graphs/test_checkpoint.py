@@ -16,10 +16,10 @@ from safetensors.numpy import save_file
 from ernie_export.common.errors import UserError
 from ernie_export.graphs.checkpoint.reader import INDEX, SINGLE, Checkpoint
 
-ARRAYS = {
+ARRAYS: dict[str, np.ndarray] = {
     "a": np.arange(12, dtype=np.float32).reshape(4, 3),
     "b": np.linspace(-2, 2, 10, dtype=np.float32).astype(ml_dtypes.bfloat16).reshape(5, 2),
-    "c": np.float16([1.5, -2.25]),
+    "c": np.array([1.5, -2.25], np.float16),
     "empty": np.zeros((0, 3), np.float32),
     "ids": np.arange(3),
 }
@@ -31,7 +31,7 @@ def save_raw(path: Path, members: dict[str, Any] | bytes, data: bytes = b"") -> 
     path.write_bytes(len(header).to_bytes(8, "little") + header + data)
 
 
-def member(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, Any]:
+def member(dtype: str, shape: list[Any], begin: int, end: int) -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
@@ -229,7 +229,8 @@ def test_refuses_shards_and_index_that_disagree(tmp_path: Path) -> None:
     for other in (files | {"d": first.name}, {k: v for k, v in files.items() if k != "c"}, files | {"c": first.name}):
         (tmp_path / INDEX).write_text(json.dumps({"weight_map": other}))
         assert set(Checkpoint.open(tmp_path).tensors) == set(files)  # the shards say what is in them
-    for empty in ({}, [], None, "all"):
+    nothing: tuple[Any, ...] = ({}, [], None, "all")
+    for empty in nothing:
         assert "weight_map: expected an object of tensor and file names" in refused(empty)
     (tmp_path / INDEX).write_text(json.dumps(index))
     os.truncate(second, second.stat().st_size - 1)

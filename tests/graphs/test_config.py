@@ -71,7 +71,15 @@ SAVED: dict[str, Any] = {
         "temporal_merge_size": 2,
     },
 }
-DROP = Enum("Edit", "DROP").DROP  # its name is the same in every process, which test ids need
+
+
+class Edit(Enum):
+    """Its member's name is the same in every process, which test ids need."""
+
+    DROP = "drop"
+
+
+DROP = Edit.DROP
 
 
 def edited(changes: dict[str, Any]) -> dict[str, Any]:

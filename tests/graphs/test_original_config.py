@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from ernie_export.common.errors import UserError
 from ernie_export.graphs.config import ErnieConfig
 
-DROP = Enum("Edit", "DROP").DROP  # its name is the same in every process, which test ids need
+
+class Edit(Enum):
+    """Its member's name is the same in every process, which test ids need."""
+
+    DROP = "drop"
+
+
+DROP = Edit.DROP
 # What the released 28B-A3B model's original revision says, as far as public sources show it.
 RELEASED: dict[str, Any] = json.loads(Path(__file__).with_name("original_config.json").read_text())
 

@@ -91,7 +91,8 @@ def test_groups_are_the_largest_that_divide(tmp_path):
     assert groups["model.layers.0.mlp.down_proj.weight"] == 16
     assert groups["lm_head.weight"] == 128
     mini = build_graphs(ErnieConfig.from_hf(MINI), ONNX["int4"])["decoder"].weights
-    assert mini["model.layers.1.mlp.experts.vision.gate_up_proj"].quantization.group == 32
+    quantization = mini["model.layers.1.mlp.experts.vision.gate_up_proj"].quantization
+    assert quantization is not None and quantization.group == 32
 
 
 @pytest.mark.parametrize(
@@ -145,5 +146,6 @@ def test_codes_are_bound_as_words(name):
     for key, weight in graph.weights.items():
         value, words = bound[key], weight.quantization is not None
         assert value.dtype == (ir.DataType.INT32 if words else ir.DataType.from_numpy(weight.dtype))
+        assert value.shape is not None and value.dtype is not None
         assert int(np.prod(value.shape.numpy())) * value.dtype.itemsize == weight.nbytes
     assert any(weight.quantization for weight in graph.weights.values())

@@ -5,6 +5,7 @@ may it differ; such ties are counted in the summary, and from a differing token 
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ class Stages:
         rng = np.random.default_rng(seed)
         return [rng.standard_normal((t * h * w, width)).astype(np.float32) for t, h, w in grids]
 
-    def session(self, graph: str, outputs: list[str] = ()) -> ort.InferenceSession:
+    def session(self, graph: str, outputs: Sequence[str] = ()) -> ort.InferenceSession:
         """A session of one graph with more of its values as outputs."""
         model = onnx.load(self.bundle / f"{graph}.onnx", load_external_data=False)
         known = {output for node in model.graph.node for output in node.output}
@@ -134,7 +135,10 @@ def media_prompt(stages: Stages, seed: int) -> tuple[dict[str, np.ndarray], dict
     pixels = {kind: stages.pixels(g, seed) for kind, g in grids.items()}
     features = {kind: encode_media(stages.engine, pixels[kind], grids[kind], stages.merge) for kind in grids}
     rng = np.random.default_rng(seed)
-    words = lambda n: rng.integers(3, 470, n).tolist()  # noqa: E731
+
+    def words(count: int) -> list[int]:
+        return [int(id) for id in rng.integers(3, 470, count)]
+
     ids, ordered, taken = words(3), [], {"image": 0, "video": 0}
     for kind in ("image", "video", "image", "image", "video"):
         t, h, w = grids[kind][taken[kind]]

@@ -7,9 +7,23 @@ import time
 from pathlib import Path
 
 from ernie_export.exporter import replace as bundle
-from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.export import export
+from ernie_export.exporter.progress import Progress
 
 checkpoint, output = Path(sys.argv[1]), Path(sys.argv[2])
+
+
+class Steps(Progress):
+    """Calls a function for every phase that begins and every part of it that is done."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def begin(self, name, total_bytes=0):
+        self.step()
+
+    def advance(self, nbytes):
+        self.step()
 
 
 def child(target, precision):
@@ -25,15 +39,20 @@ def child(target, precision):
         time.sleep(0.001)
 
     def around(function):
-        return lambda *arguments: (step(), time.sleep(0.05), function(*arguments), step(), time.sleep(0.02))
+        def slowly(*arguments):
+            step()
+            time.sleep(0.05)
+            function(*arguments)
+            step()
+            time.sleep(0.02)
+
+        return slowly
 
     bundle.put_in_place = around(bundle.put_in_place)
     bundle.remove_bundle = around(bundle.remove_bundle)
     code = 1
     try:
-        progress = Progress()
-        progress.begin = progress.advance = step
-        export(checkpoint, output, target, precision, progress)
+        export(checkpoint, output, target, precision, Steps(step))
         code = 0
     finally:
         os._exit(code)

@@ -29,7 +29,7 @@ while status != 0:
         with bundle.writing_bundle(output) as folder:
             (folder / "manifest.json").write_text("new")
 
-            def traced(*places: Path) -> None:
+            def traced(*places):
                 sys.settrace(trace)
                 put_in_place(*places)
 

@@ -53,7 +53,7 @@ def main() -> None:
             # GateUp with its first tactic, and its last, which asks for more shared memory than sm89 has.
             tactics = kernel_plugin.tactics
             kept = (tactics[0], tactics[-1]) if kernel_plugin.name == "DispatchGateUp" else tactics[:1]
-            own = sizes.get(kernel_plugin.name.removeprefix("Dispatch"), [80] * 4)
+            own: list[int] | None = sizes.get(kernel_plugin.name.removeprefix("Dispatch"), [80] * 4)
             kernel_plugin = dataclasses.replace(kernel_plugin, tactics=kept, offered=())
             found[kernel_plugin.name] = build(kernel_plugin, shapes, attributes, "bfloat16", "sm89", own)
     stored = {"DispatchGateUp": [80, 480, 80], "ExpertsDown": [480, 80], "Linear": [80]}

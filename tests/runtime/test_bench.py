@@ -39,6 +39,7 @@ def model(bundle):
 
 
 def run(model: Model, workload: Workload) -> tuple[tuple[BatchTimes, ...], tuple[ImageTimes, ...]]:
+    assert isinstance(model.engine, FakeEngine)
     return measure(model, workload, lambda: None, model.engine.clock)
 
 

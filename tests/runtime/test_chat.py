@@ -254,8 +254,9 @@ def test_without_a_place_for_history_the_chat_still_works(typed, tmp_path):
 
 
 def test_an_interrupt_before_the_first_line_ends_a_piped_chat(bundle):
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([*CHAT, bundle], **pipes) as chat:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*CHAT, bundle], stdin=pipe, stdout=pipe, stderr=pipe) as chat:
+        assert chat.stdin is not None and chat.stdout is not None
         chat.stdin.write(b"/help\n")
         chat.stdin.flush()
         while not chat.stdout.readline().startswith(b"/quit"):  # the last line: an earlier signal would end /help alone

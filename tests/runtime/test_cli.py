@@ -231,7 +231,7 @@ def start(command: list[str], **options) -> subprocess.Popen:
 
 def test_text_comes_as_it_is_made():
     with start(program(["one", "two"], pause=20)) as process:
-        assert process.stdout.read(3) == b"one"
+        assert process.stdout is not None and process.stdout.read(3) == b"one"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=15)
     assert process.returncode == 130 and err == b""
@@ -239,6 +239,7 @@ def test_text_comes_as_it_is_made():
 
 def test_a_reader_that_leaves_is_no_error():
     with start(program(["word "] * 200, pause=0.01)) as process:
+        assert process.stdout is not None and process.stderr is not None
         process.stdout.read(10)
         process.stdout.close()
         err = process.stderr.read()

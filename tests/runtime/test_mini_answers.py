@@ -40,7 +40,7 @@ def questions():
 
 def right(bundle, questions):
     """How many questions of each kind are answered exactly."""
-    counts = {}
+    counts: dict[str, int] = {}
     with load(bundle) as model:
         for kind, messages, answer in questions:
             counts[kind] = counts.get(kind, 0) + (model.generate(messages, max_new_tokens=32).text == answer)

@@ -5,6 +5,8 @@ import os
 import socket
 import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -120,7 +122,7 @@ def ask_host(bundle, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text(KEY)
 
-    def ask(host: str, key: str = "", **options: object) -> int:
+    def ask(host: str, key: str = "", **options: Any) -> int:
         replica = Replica(Options(bundle=bundle, kv_cache_gib=0.1, **options))
         application = replica.__serve_build_asgi_app__()
         headers = {"Host": host} | ({"Authorization": f"Bearer {key}"} if key else {})
@@ -181,7 +183,7 @@ def test_options_become_ray_serves(bundle):
 )
 def test_wrong_options_are_refused(options, expected):
     with pytest.raises(ValidationError) as caught:
-        Options(bundle="bundle", **options)
+        Options(bundle=Path("bundle"), **options)
     assert expected in str(caught.value)
 
 

@@ -180,7 +180,9 @@ def test_random_conversations(remembering, forgetful, seed, limits):
     texts = ["What is it?", "And the other?", "Which colour?", "Where?", "red", "the circle"]
 
     def user() -> dict[str, Any]:
-        media = [picture(int(rng.integers(3)), 56, int(rng.choice([56, 84]))) for _ in range(rng.integers(0, 3))]
+        media: list[Any] = [
+            picture(int(rng.integers(3)), 56, int(rng.choice([56, 84]))) for _ in range(rng.integers(0, 3))
+        ]
         if rng.random() < 0.2:
             media.append([picture(int(rng.integers(2)), 56, 56) for _ in range(4)])
         return said("user", *media, str(rng.choice(texts)))

@@ -78,7 +78,7 @@ def test_options_are_normalised():
     params = SamplingParams.from_options({"temperature": 1, "top_k": np.int64(3), "stop": "END"})
     assert params == SamplingParams(temperature=1.0, top_k=3, stop=("END",))
     assert type(params.temperature) is float and type(params.top_k) is int
-    assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")
+    assert SamplingParams.from_options({"stop": ["a", "b"]}).stop == ("a", "b")
 
 
 def test_greedy_takes_the_first_of_equal_logits():

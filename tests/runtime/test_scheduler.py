@@ -349,6 +349,7 @@ def test_logprobs_come_with_their_tokens(make):
         found = output.logprobs
         assert found is not None and [p for _, p in found.top] == sorted((p for _, p in found.top), reverse=True)
         assert len(found.top) == 3 and found.chosen <= found.top[0][1] + 1e-6 <= 1e-5
+        assert output.token is not None
         assert dict(found.top).get(output.token, found.chosen) == pytest.approx(found.chosen)
     drive(model, model.submit(ask("What is red?"), outputs.append, max_new_tokens=1))
     assert outputs[-1].logprobs is None

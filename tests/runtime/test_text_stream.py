@@ -216,7 +216,12 @@ def test_cost_of_a_token_is_bounded(kind):
 
 def test_long_runs_of_bytes_are_decoded_once():
     calls = []
-    stream = TextStream(lambda ids: calls.append(len(ids)) or llama_decode(ids), (), LLAMA_BYTES)
+
+    def counted(ids):
+        calls.append(len(ids))
+        return llama_decode(ids)
+
+    stream = TextStream(counted, (), LLAMA_BYTES)
     run(stream, utf8("😀") * 500)
     assert sum(calls) < 3 * 2000 + 10 and stream.text == "😀" * 500
 

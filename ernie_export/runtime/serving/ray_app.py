@@ -45,17 +45,17 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     bundle: Path
-    replicas: int = Field(1, ge=1)
+    replicas: int = Field(default=1, ge=1)
     max_replicas: int | None = None
-    target_requests: float = Field(8, gt=0)
-    cpus: float = Field(1, ge=0)
-    gpus: float = Field(0, ge=0)
+    target_requests: float = Field(default=8, gt=0)
+    cpus: float = Field(default=1, ge=0)
+    gpus: float = Field(default=0, ge=0)
     device: str | None = None
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     model_name: str | None = None
-    rows: int = Field(16, ge=1)
-    queue: int = Field(64, ge=1)
-    kv_cache_gib: float = Field(4, gt=0)
+    rows: int = Field(default=16, ge=1)
+    queue: int = Field(default=64, ge=1)
+    kv_cache_gib: float = Field(default=4, gt=0)
     api_key_file: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
 

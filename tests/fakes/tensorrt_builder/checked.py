@@ -63,7 +63,7 @@ def takes(signature: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> 
 
 def fits(annotation: str, value: Any) -> bool:
     """Whether a value may be given where the bindings' documentation has this annotation."""
-    simple = {"str": str, "bool": bool, "float": (int, float), "int": int}
+    simple: dict[str, type | tuple[type, ...]] = {"str": str, "bool": bool, "float": (int, float), "int": int}
     if annotation in simple:
         return isinstance(value, simple[annotation])
     if annotation == "typing.SupportsInt":

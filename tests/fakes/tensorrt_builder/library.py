@@ -22,6 +22,7 @@ import threading
 import time
 import traceback
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import onnx
@@ -149,7 +150,8 @@ class OnnxParser(Checked, genuine=real.OnnxParser):
 
     def __init__(self, network: Network, logger: real.ILogger) -> None:
         assert isinstance(network, Network) and isinstance(logger, real.ILogger)
-        self._network, self._errors = network, []
+        self._network = network
+        self._errors: list[Any] = []
 
     def parse_from_file(self, model: str) -> bool:
         self._network._model = parsed = onnx.load(model, load_external_data=False)
@@ -202,11 +204,15 @@ class BuilderConfig(Checked, genuine=real.IBuilderConfig):
     """What was set."""
 
     def __init__(self) -> None:
-        self._flags, self._pools, self._profiles = {"TF32"}, {}, []
-        self._cache = lambda: None
+        self._flags = {"TF32"}
+        self._pools: dict[str, int] = {}
+        self._profiles: list[OptimizationProfile] = []
+        self._cache: Callable[[], TimingCache | None] = lambda: None
         self._progress_monitor = None
 
     hardware_compatibility_level = profiling_verbosity = progress_monitor = None  # by Checked.__setattr__
+    _hardware_compatibility_level: Any
+    _profiling_verbosity: Any
 
     def set_flag(self, flag: Any) -> None:
         self._flags.add(flag.name)

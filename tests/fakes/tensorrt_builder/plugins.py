@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import tensorrt_bindings as real
 
-OPERATIONS = {
+OPERATIONS: dict[Any, Callable[[int, int], int]] = {
     real.DimensionOperation.SUM: operator.add,
     real.DimensionOperation.SUB: operator.sub,
     real.DimensionOperation.PROD: operator.mul,
@@ -85,11 +85,13 @@ def ask(plugin: Any, kinds: list[Any], shapes: list[list[int]], full: list[list[
         name, ptx = plugin.get_kernel([d.desc for d in inputs], [d.desc for d in everything[len(inputs) :]])
         entry = re.search(r"\.visible \.entry (\w+)\((.*?)\)", ptx.decode(), re.DOTALL)
         assert entry is not None and name == entry[1]
+        target = re.search(r"\.target (\w+)", ptx.decode())
+        assert target is not None
         parameters = re.findall(r"\.param \.(\w+)", entry[2])
         kernels.append(
             vars(launch)
             | {"tactic": tactic, "name": name, "parameters": parameters, "scalars": list(scalars.values())}
-            | {"target": re.search(r"\.target (\w+)", ptx.decode())[1]}
+            | {"target": target[1]}
         )
     return {"outputs": outputs, "dtypes": [kind.name for kind in out_kinds], "kernels": kernels,
             "formats": [f.type.name for f in formats], "aliases": list(plugin.aliased_map.values())}  # fmt: skip

@@ -25,7 +25,8 @@ def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
 @pytest.mark.parametrize(("lowering", "evaluator"), BODIES)
 def test_cached_attention(run_op, lowering, evaluator, heads, kv_heads, dim, step):
     rng = np.random.default_rng(heads)
-    past, new, tokens = (np.array(x) for x in STEPS[step])
+    past, new = (np.array(x) for x in STEPS[step][:2])
+    tokens = STEPS[step][2]
     rows, capacity = len(past), 16
     cache = (rows, kv_heads, capacity, dim)
     arrays = {
@@ -37,7 +38,8 @@ def test_cached_attention(run_op, lowering, evaluator, heads, kv_heads, dim, ste
         "past_lengths": past,
         "lengths": new,
     }
-    expected = cached_attention(*arrays.values(), heads, kv_heads)
+    q, k, v, past_key, past_value, _, _ = arrays.values()
+    expected = cached_attention(q, k, v, past_key, past_value, past, new, heads, kv_heads)
     arrays["capacity"] = np.array([capacity])
     place = {"shape": np.array([rows, tokens]), "past_lengths": past, "capacity": arrays["capacity"]}
     if lowering == "onnxruntime":  # its body takes no mask

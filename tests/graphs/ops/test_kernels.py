@@ -54,7 +54,7 @@ def test_a_matrix_products_tactic_is_chosen_by_rule_and_not_by_timing():
 
 def test_kernels_for_other_sizes_are_refused():
     plugin, shapes, attributes = CASES["ExpertsDown"]
-    other = shapes | {"text_down": (4, 128, 48)}
+    other = dict(shapes) | {"text_down": (4, 128, 48)}
     with pytest.raises(ValueError, match="ExpertsDown: expected a kernel for .*'I_TEXT': 48.*, found .*'I_TEXT': 96"):
         KERNELS.of(plugin, other, attributes)
     with pytest.raises(ValueError, match=r"ExpertsCombine: expected .*, found kernels for \[\]"):

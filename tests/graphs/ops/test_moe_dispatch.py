@@ -1,5 +1,7 @@
 """Both function bodies of the mixture of experts against the NumPy reference."""
 
+from collections.abc import Sequence
+
 import ml_dtypes
 import numpy as np
 import onnxruntime as ort
@@ -13,18 +15,26 @@ NAMES = ("gate", "bias", "gate_up", "down")
 BODIES = [("portable", "onnxruntime"), ("onnxruntime", "onnxruntime"), ("portable", "onnx"), ("rtx", "onnxruntime")]
 MIXES = {"mixed": lambda t: t % 3, "text only": lambda t: t * 0, "vision only": lambda t: t * 0 + 2}
 
+Experts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # gate, bias, gate_up, down
 
-def expert_group(rng: np.random.Generator, hidden: int, experts: int, width: int) -> tuple[np.ndarray, ...]:
+
+def expert_group(rng: np.random.Generator, hidden: int, experts: int, width: int) -> Experts:
     shapes = (hidden, experts), (experts,), (experts, 2 * width, hidden), (experts, hidden, width)
-    return tuple(rng.normal(0, 0.3, shape).astype(np.float32) for shape in shapes)
+    gate, bias, gate_up, down = (rng.normal(0, 0.3, shape).astype(np.float32) for shape in shapes)
+    return gate, bias, gate_up, down
 
 
-def case(seed: int) -> tuple[np.ndarray, tuple, tuple, int]:
+def case(seed: int) -> tuple[np.ndarray, Experts, Experts, int]:
     rng = np.random.default_rng(seed)
     tokens, hidden, experts = (int(n) for n in rng.integers((1, 4, 2), (40, 33, 12)))
     k = int(rng.integers(1, experts + 1))
-    expert_groups = [expert_group(rng, hidden, experts, int(width)) for width in rng.integers(1, 20, 2)]
-    return rng.standard_normal((tokens, hidden)).astype(np.float32), *expert_groups, k
+    text, vision = (expert_group(rng, hidden, experts, int(width)) for width in rng.integers(1, 20, 2))
+    return rng.standard_normal((tokens, hidden)).astype(np.float32), text, vision, k
+
+
+def in_float32(arrays: Sequence[np.ndarray]) -> Experts:
+    gate, bias, gate_up, down = (a.astype(np.float32) for a in arrays)
+    return gate, bias, gate_up, down
 
 
 @pytest.mark.parametrize("mix", MIXES)
@@ -48,8 +58,8 @@ def test_a_body_of_16_bits_asks_each_expert_group_for_a_row_at_least(run_op, mix
     x, text, vision, k = case(1)
     half = [[a.astype(np.float16) if n > 1 else a for n, a in enumerate(arrays)] for arrays in (text, vision)]
     x, types = x.astype(np.float16), MIXES[mix](np.arange(len(x)))
-    rounded = [tuple(a.astype(np.float32) for a in arrays) for arrays in half]
-    expected, experts = reference.moe_dispatch(x.astype(np.float32), types, *rounded, k, 1e-12)
+    text, vision = (in_float32(arrays) for arrays in half)
+    expected, experts = reference.moe_dispatch(x.astype(np.float32), types, text, vision, k, 1e-12)
     inputs = {"x": x, "token_types": types}
     inputs |= {f"{name}_{kind}": a for kind, arrays in zip("tv", half) for name, a in zip(NAMES, arrays)}
     outputs = [(np.float16, 2), (np.int64, 2)]
@@ -203,7 +213,9 @@ def test_experts_without_any_probability_weigh_nothing(run_op, op, dtype):
     x = np.zeros((2, 64), dtype)
     x[0, 0] = 1
     x[1, 1] = 1  # this one's probabilities are alike
-    expected, experts = reference.expert_group(x.astype(np.float32), gate, bias, *meant[2:], k=2, norm_min=1e-12)
+    expected, experts = reference.expert_group(
+        x.astype(np.float32), gate, bias, meant[2], meant[3], k=2, norm_min=1e-12
+    )
     assert not expected[0].any() and expected[1].any()
     names = QUANTIZED_NAMES if "Quantized" in op else NAMES
     inputs = {n: a.astype(dtype) if a.dtype == np.float32 else a for n, a in zip(names[2:], stored[2:])}

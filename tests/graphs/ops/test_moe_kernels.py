@@ -4,6 +4,8 @@ The interpreter runs a grid's programs one after the other, so it can't show a r
 `test_answer_does_not_depend_on_the_order_of_programs`.
 """
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -28,16 +30,20 @@ MIXES = {
     "one vision token": lambda t: (t == 3).astype(np.int64),
 }
 
+Experts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # gate, bias, gate_up, down
 
-def expert_group(rng, hidden, experts, width):
+
+def expert_group(rng, hidden, experts, width) -> Experts:
     shapes = (hidden, experts), (experts,), (experts, 2 * width, hidden), (experts, hidden, width)
-    return tuple(rng.normal(0, 0.3, shape).astype(np.float32) for shape in shapes)
+    gate, bias, gate_up, down = (rng.normal(0, 0.3, shape).astype(np.float32) for shape in shapes)
+    return gate, bias, gate_up, down
 
 
 def case(seed, tokens, hidden, experts, widths):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((tokens, hidden)).astype(np.float32)
-    return x, *(expert_group(rng, hidden, experts, width) for width in widths)
+    expert_groups: list[Any] = [expert_group(rng, hidden, experts, width) for width in widths]
+    return x, *expert_groups
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +84,13 @@ def stored(rng, kind, shape, group, dtype):
     return torch.from_numpy(qweight).view(torch.int32), scales, dequantize(qweight, meant, bits)
 
 
-def stored_group(rng, kind, hidden, experts, width, group, dtype):
+def stored_group(rng, kind, hidden, experts, width, group, dtype) -> tuple[list[torch.Tensor], Experts]:
     """An expert group's inputs, and the expert group that they stand for."""
     gate, bias, _, _ = expert_group(rng, hidden, experts, width)
-    inputs, meant = [torch.from_numpy(gate), torch.from_numpy(bias)], [gate, bias]
-    for shape in ((experts, 2 * width, hidden), (experts, hidden, width)):
-        qweight, scales, weights = stored(rng, kind, shape, group, dtype)
-        inputs += qweight, scales
-        meant.append(weights)
-    return inputs, meant
+    gate_up, gate_up_scales, gate_up_meant = stored(rng, kind, (experts, 2 * width, hidden), group, dtype)
+    down, down_scales, down_meant = stored(rng, kind, (experts, hidden, width), group, dtype)
+    inputs = [torch.from_numpy(gate), torch.from_numpy(bias), gate_up, gate_up_scales, down, down_scales]
+    return inputs, (gate, bias, gate_up_meant, down_meant)
 
 
 @pytest.mark.parametrize("kind", QWEIGHT)
@@ -110,9 +114,9 @@ def test_stored_weights_equal_reference(unwritten, kind, data):
     if both:
         expected = reference.moe_dispatch(plain, types, text_meant, vision_meant, k, NORM_MIN)
     else:
-        expected = reference.expert_group(plain, *text_meant, k, NORM_MIN)
-    expert_groups = (torch.from_numpy(types), text, vision) if both else (None, text, None)
-    found = moe_dispatch(x, *expert_groups, attributes, unwritten, tactics, storage)
+        expected = reference.expert_group(plain, *text_meant, k=k, norm_min=NORM_MIN)
+    token_types = torch.from_numpy(types) if both else None
+    found = moe_dispatch(x, token_types, text, vision if both else None, attributes, unwritten, tactics, storage)
     check(found, *expected, {torch.float32: 3e-6, torch.bfloat16: 0.012, torch.float16: 0.0015}[dtype])
 
 
@@ -155,8 +159,9 @@ def test_chain_equals_reference(run, data):
 @pytest.mark.parametrize(("tokens", "k"), [(1, 3), (9, 5), (66, 2)])
 def test_one_expert_group_equals_reference(run, tokens, k, tactics):
     """Tiles are found in the slots themselves: 132 slots are more than one block of them."""
+    text: Experts
     x, text = case(tokens, tokens, 33, 5, (21,))
-    check(run(x, None, text, None, k, tactics), *reference.expert_group(x, *text, k, NORM_MIN))
+    check(run(x, None, text, None, k, tactics), *reference.expert_group(x, *text, k=k, norm_min=NORM_MIN))
 
 
 def test_every_tactic_equals_the_first(run, unwritten):
@@ -236,11 +241,12 @@ def test_slots_ascend_and_are_grouped_in_order_of_token(run):
 
 def test_norm_min_bounds_the_weights(run):
     """A token whose chosen expert has next to no probability gets a weight below 1."""
+    text: Experts
     x, text = case(7, 1, 8, 3, (4,))
     text[0][:] = 0
     text[0][:, 0] = np.float32(8) * np.sign(x[0])
     text[1][:] = [0, 2, 0]
-    expected, experts = reference.expert_group(x, *text, 1, NORM_MIN)
+    expected, experts = reference.expert_group(x, *text, k=1, norm_min=NORM_MIN)
     found = run(x, None, text, None, 1, DECODE)
     assert experts.tolist() == [[1]] and found["weights"][0, 0] < 0.5
     np.testing.assert_allclose(found["y"].numpy(), expected, rtol=1e-4)
@@ -273,7 +279,7 @@ def test_not_a_number_harms_its_own_token_only(run):
 def test_what_the_kernels_cannot_serve_is_named(arguments, message):
     with pytest.raises(UserError, match=message):
         moe_plugin.check(*arguments)
-    assert moe_plugin.check("bfloat16", 2560, (64, 64), (1536, 512), 6) is None
+    moe_plugin.check("bfloat16", 2560, (64, 64), (1536, 512), 6)
 
 
 @pytest.mark.parametrize(
@@ -289,5 +295,5 @@ def test_what_the_kernels_cannot_store_is_named(arguments, message):
     released = "bfloat16", 2560, (64, 64), (1536, 512), 6
     with pytest.raises(UserError, match=message):
         moe_plugin.check(*released, *arguments)
-    assert moe_plugin.check(*released, "Quantized", 128, ("sm80", "sm110")) is None
-    assert moe_plugin.check(*released, "Float8", 128, ("sm89", "sm90", "sm100", "sm110", "sm120")) is None
+    moe_plugin.check(*released, "Quantized", 128, ("sm80", "sm110"))
+    moe_plugin.check(*released, "Float8", 128, ("sm89", "sm90", "sm100", "sm110", "sm120"))

@@ -1,5 +1,8 @@
 """The function bodies for TensorRT: what its parser meets once it has inlined them is plugins, wired as declared."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -8,6 +11,7 @@ from onnx import inliner
 
 from ernie_export.exporter.targets.tensorrt import TENSORRT_BODIES
 from ernie_export.graphs.builder import GraphBuilder
+from ernie_export.graphs.ops.kernel_plugin import KernelPlugin
 from ernie_export.graphs.ops.moe_dispatch.plugin import kernel_plugins
 from ernie_export.graphs.ops.mrope.plugin import kernel_plugin as rope_plugin
 from ernie_export.graphs.ops.quantized_linear.plugin import kernel_plugin as linear_plugin
@@ -19,8 +23,8 @@ QUANTIZED = {"gate": EXPERT_GROUP["gate"], "bias": EXPERT_GROUP["bias"]} | {
 }  # fmt: skip
 ROUTING = {"k": 2, "norm_min": 1e-12}
 STORED = {"Quantized": {"bits": 4, "group": 32}, "Float8": {"group": 32}}
-TABLES = {"inv_freq": [1.0, 0.5, 0.25], "axes": [1, 2, 0]}
-CASES = {
+TABLES: dict[str, list[Any]] = {"inv_freq": [1.0, 0.5, 0.25], "axes": [1, 2, 0]}
+CASES: dict[str, tuple[dict[str, tuple[str, int]], dict[str, Any], Sequence[KernelPlugin]]] = {
     "ExpertGroup": ({"x": ("BFLOAT16", 2)} | EXPERT_GROUP, ROUTING, kernel_plugins(vision=False)),
     "MoEDispatch": (
         {"x": ("BFLOAT16", 2), "token_types": ("INT64", 1)}
@@ -70,7 +74,7 @@ def inlined(tmp_path):
         ]
         g = GraphBuilder("one", ir.DataType.BFLOAT16, declared)
         for index, value in enumerate(g.custom(op, *(g.inputs[name] for name in inputs), **attributes)):
-            g.output(value, f"out{index}", ir.DataType.BFLOAT16, [None, None])
+            g.output(value, f"out{index}", ir.DataType.BFLOAT16, [f"out{index}_{axis}" for axis in range(2)])
         g.save(tmp_path / "one.onnx", TENSORRT_BODIES, "weights", {})
         return inliner.inline_local_functions(onnx.load(tmp_path / "one.onnx"))
 

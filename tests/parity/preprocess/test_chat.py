@@ -99,7 +99,7 @@ def test_text(mini: Path, reference_processor, text: str):
 @pytest.mark.parametrize("thinking", [True, False])
 @pytest.mark.parametrize("prompt", [True, False])
 def test_template_variables(mini: Path, reference_processor, thinking: bool, prompt: bool):
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "Think."},
         {"role": "assistant", "content": "Thought.", "reasoning": "Hm.", "tool_calls": None},
     ]
@@ -120,7 +120,7 @@ TEMPLATES = {
 def test_the_template_environment(mini: Path, altered, reference_processor, template: str):
     folder = altered()
     (folder / "chat_template.jinja").write_text(template)
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": [{"type": "text", "text": "é<&>'"}], "extra": [1, 2.5, None, {"a": True}]},
         {"role": "assistant", "content": "no", "reasoning_content": "why"},
     ]
@@ -130,7 +130,7 @@ def test_the_template_environment(mini: Path, altered, reference_processor, temp
 
 def test_the_nested_processor_file(mini: Path, altered, reference_processor, pictures, clips):
     folder = altered(image={"size": {"shortest_edge": 1, "longest_edge": 2}})  # loses to the nested form
-    nested = {"processor_class": "Ernie4_5_VLMoeProcessor"}
+    nested: dict[str, Any] = {"processor_class": "Ernie4_5_VLMoeProcessor"}
     for key, name in (
         ("image_processor", "preprocessor_config.json"),
         ("video_processor", "video_preprocessor_config.json"),

@@ -14,6 +14,7 @@ from ernie_export.runtime.engines.tensorrt import library as libraries
 from ernie_export.runtime.engines.tensorrt.engine import TensorRTEngine
 from tests.fakes.cuda import FakeCuda
 from tests.fakes.tensorrt_runtime import changed, fake_library, write_bundle
+from tests.manifests import engine_info
 
 
 @pytest.fixture(scope="session")
@@ -49,10 +50,10 @@ def opened(fake_cuda):
 
     def opened(folder: Path, **attributes: Any) -> tuple[TensorRTEngine, Any]:
         manifest = Manifest.read(folder)
+        engines = engine_info(manifest)
         cuda = fake_cuda()
-        module = fake_library(manifest.target, cuda=cuda, top_k=manifest.engines.top_k, **attributes)
-        library_class = libraries.LIBRARIES[manifest.engines.library]
-        library = library_class(module, manifest.engines, CudaMemory(cuda))
+        module = fake_library(manifest.target, cuda=cuda, top_k=engines.top_k, **attributes)
+        library = libraries.LIBRARIES[engines.library](module, engines, CudaMemory(cuda))
         return TensorRTEngine(folder, manifest, library), cuda
 
     return opened

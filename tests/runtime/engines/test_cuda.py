@@ -9,6 +9,7 @@ import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,7 +37,7 @@ from tests.fakes.installation import CUDA_LIBRARIES, DRIVER, FakeInstallation
 from tests.paths import MEDIA, ROOT
 
 SHAPES = Image.open(MEDIA / "shapes.png")
-CONVERSATIONS = [
+CONVERSATIONS: list[list[dict[str, Any]]] = [
     [{"role": "user", "content": "How many sides has a triangle?"}],
     [
         {
@@ -141,6 +142,8 @@ def test_a_cache_takes_up_the_memory_of_one_that_is_gone(engine):
 class RecordingEngine(OrtCudaEngine):
     """Notes the rows of each call: ("text" or "vision", tokens), or ("decode", sequences)."""
 
+    calls: list[tuple[str, int]]
+
     def prefill(self, cache, slot, chunk):
         (token_type,) = set(chunk.token_types.tolist())
         self.calls.append((("text", "vision")[token_type], len(chunk.input_ids)))
@@ -181,7 +184,8 @@ def test_an_engine_whose_first_calls_fail_is_closed(bundle):
             closed.append(self)
             super().close()
 
-    engine, shown = Failing(bundle, Manifest.read(bundle), 1), []
+    engine = Failing(bundle, Manifest.read(bundle), 1)
+    shown: list[float] = []
     with pytest.raises(Unavailable, match="no memory for 3"):
         warmed(engine, SchedulerConfig(max_num_seqs=3), shown.append)
     assert shown == [0.5] and closed == [engine]

@@ -31,11 +31,12 @@ from ernie_export.runtime.pipeline import Model, fit_to_engines
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from tests.fakes.tensorrt_runtime import FAKES, LIBRARIES, OURS, FakeContext
+from tests.manifests import engine_info
 from tests.paths import MINI, tensorrt_api
 from tests.progress import QUIET
 
 MEDIA = MINI.parent / "media"
-CONVERSATIONS = [
+CONVERSATIONS: list[list[dict[str, Any]]] = [
     [{"role": "user", "content": "How many sides has a triangle?"}],
     [
         {
@@ -248,7 +249,7 @@ def test_contexts_take_turns_in_one_block(opened, bundles):
 
 def test_chunks_of_a_prompt_fit_the_profile(engine, bundle):
     """The engines say in the manifest how long a chunk may be; a batch that is asked for longer ones keeps to it."""
-    assert engine.max_prefill_chunk == Manifest.read(bundle).engines.prefill_chunk == 500
+    assert engine.max_prefill_chunk == engine_info(bundle).prefill_chunk == 500
     batch = Batch(engine, num_slots=1, max_seq_len=500, prefill_chunk=4096)
     assert batch.prefill_chunk == 500
 

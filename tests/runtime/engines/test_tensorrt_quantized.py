@@ -4,6 +4,7 @@ The graphs are those for TensorRT, each plugin by the ONNX function that its dec
 """
 
 from dataclasses import replace
+from typing import Any
 
 import onnx
 import pytest
@@ -22,7 +23,7 @@ from tests.paths import MINI
 from tests.progress import QUIET
 
 PICTURE = {"type": "image", "path": str(MINI.parent / "media" / "shapes.png")}
-CONVERSATIONS = [
+CONVERSATIONS: list[list[dict[str, Any]]] = [
     [{"role": "user", "content": "How many sides has a triangle?"}],
     [{"role": "user", "content": [PICTURE, {"type": "text", "text": "What is in the picture?"}]}],
 ]

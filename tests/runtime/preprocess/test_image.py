@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_a_decompression_bomb(processor: ImageProcessor, side: int):
 
 
 def test_our_own_pixel_limit(mini: Path):
-    limited = ImageProcessor(*(getattr(ImageProcessor.from_folder(mini), n) for n in ("settings", "table")), 2_000)
+    limited = replace(ImageProcessor.from_folder(mini), max_source_pixels=2_000)
     refused(limited, PICTURE, "at most 2000 pixels", "56×40")
     refused(limited, FORMS["PNG"], "at most 2000 pixels")
 

@@ -97,6 +97,7 @@ def write_clip(path: Path, width: int, height: int, codec: str = "libx264", fram
     """Write a clip of one grey."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=8)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for index in range(frames):

@@ -1,6 +1,7 @@
 """What the server answers is what the model answers, however it is asked and whoever asks beside."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,8 @@ def test_several_turns_with_the_clients_own_message(client, alone, questions):
 def test_a_stream_adds_up_to_the_whole(client, questions, count):
     asked = {"model": "mini", "messages": questions[2]["asked"], "seed": 5, "n": count, "logprobs": True, **FREE}
     whole = client.chat.completions.create(**asked)
-    texts, roles, reasons, logprobs = [""] * count, [""] * count, [""] * count, [[] for _ in range(count)]
+    texts, roles, reasons = [""] * count, [""] * count, [""] * count
+    logprobs: list[list[Any]] = [[] for _ in range(count)]
     usage = None
     for chunk in client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}):
         assert usage is None, "usage comes last"
@@ -65,6 +67,7 @@ def test_a_stream_adds_up_to_the_whole(client, questions, count):
     assert [[token.token for token in one] for one in logprobs] == [
         [token.token for token in choice.logprobs.content] for choice in whole.choices
     ]
+    assert usage is not None
     assert (usage.prompt_tokens, usage.completion_tokens) == (whole.usage.prompt_tokens, 12 * count)
 
 

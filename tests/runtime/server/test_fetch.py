@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import httpcore2
 import pytest
@@ -35,6 +36,7 @@ class Pictures(BaseHTTPRequestHandler):
             headers = {"Content-Encoding": "gzip"}
         elif self.path == "/missing":
             status, body = 404, b"no such picture"
+        assert isinstance(self.server, Web)
         self.server.seen.append((self.path, self.headers["Host"]))
         self.send_response(status)
         for name, value in headers.items():
@@ -63,10 +65,17 @@ class Pictures(BaseHTTPRequestHandler):
             pass
 
 
+class Web(ThreadingHTTPServer):
+    """A server that notes the path and the Host header of each request."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.seen: list[tuple[str, str | None]] = []
+
+
 @pytest.fixture(scope="module")
 def web():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Pictures) as server:
-        server.seen = []
+    with Web(("127.0.0.1", 0), Pictures) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx2
 import openai
@@ -17,7 +18,7 @@ from tests.runtime.server.conftest import MAIN
 
 ASKED = [{"role": "user", "content": "How many sides has a triangle?"}]
 # Longer than any test waits; each ends in another way.
-ENDLESS = {"model": "mini", "messages": ASKED, "max_tokens": 3900, "extra_body": {"min_tokens": 3900}}
+ENDLESS: dict[str, Any] = {"model": "mini", "messages": ASKED, "max_tokens": 3900, "extra_body": {"min_tokens": 3900}}
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,7 @@ def test_the_first_line_is_one_printable_line(bundle):
     name = "a\x1b]0;title\x07\nb http://elsewhere"
     command = [sys.executable, "-c", MAIN, str(bundle), "--port", "0", "--model-name", name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         line = process.stdout.readline()
         process.terminate()
         assert process.stdout.read() == ""
@@ -101,9 +103,9 @@ def test_a_deadline(serving):
         with pytest.raises(openai.InternalServerError) as late:
             client.chat.completions.create(**ENDLESS)
         assert late.value.status_code == 504 and late.value.code == "timeout"
-        with pytest.raises(openai.APIError, match="deadline") as late:
+        with pytest.raises(openai.APIError, match="deadline") as ended:
             list(start(client))
-        assert late.value.code == "timeout"
+        assert ended.value.code == "timeout"
         until(lambda: in_hand(server) == 0)
         assert client.chat.completions.create(model="mini", messages=ASKED).choices[0].message.content == "three"
 
@@ -142,7 +144,7 @@ def test_sigterm_waits_no_longer_than_it_is_told(serving, times):
             with pytest.raises((openai.APIError, httpx2.TransportError)) as end:
                 list(stream)
             if times == 1:
-                assert end.value.code == "shutting_down"
+                assert isinstance(end.value, openai.APIError) and end.value.code == "shutting_down"
             assert server.process.wait(timeout=30) == 0
         finally:
             server.process.kill()

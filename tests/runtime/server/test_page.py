@@ -109,7 +109,7 @@ def at_length(page: Page, tokens: int = 3000) -> None:
     """Let the server's answers be long, as the small model's never are."""
 
     def longer(route: Route) -> None:
-        body = json.loads(route.request.post_data) | {"min_tokens": tokens, "max_tokens": tokens}
+        body = json.loads(route.request.post_data or "") | {"min_tokens": tokens, "max_tokens": tokens}
         route.continue_(post_data=json.dumps(body))
 
     page.route("**/v1/chat/completions", longer)
@@ -342,11 +342,13 @@ def test_at_phone_width(open_page, scheme):
 
 def fits(page: Page) -> None:
     """Nothing is wider than the window, and the button to send is in it."""
+    assert page.viewport_size is not None
     width, height = page.viewport_size["width"], page.viewport_size["height"]
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.evaluate("document.getElementById('scroller').scrollWidth") <= width
     box = page.locator("#send").bounding_box()
-    assert box["x"] + box["width"] <= width and box["y"] + box["height"] <= height and min(box.values()) >= 0
+    assert box is not None and min(box["x"], box["y"], box["width"], box["height"]) >= 0
+    assert box["x"] + box["width"] <= width and box["y"] + box["height"] <= height
 
 
 def test_the_end_stays_in_view_unless_the_reader_goes_elsewhere(open_page):

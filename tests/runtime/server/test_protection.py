@@ -44,6 +44,7 @@ def ask(limited):
         try:
             return client.chat.completions.create(model="mini", messages=messages, **{"max_tokens": 2, **options})
         except openai.APIStatusError as e:
+            assert isinstance(e.body, dict)
             assert set(e.body) == {"message", "type", "param", "code"} and "Traceback" not in e.body["message"]
             assert "\n" not in e.body["message"] and len(e.body["message"]) < 400
             return e

@@ -101,7 +101,7 @@ def make_environment(folder: Path, numpy_1: bool) -> Path:
     """A virtual environment of what these tests import, but with NumPy 1.26 of FOLDER if wanted."""
     venv.create(folder)
     project = Path(ernie_export.__file__).parents[1]
-    lines = [*([FOLDER] if numpy_1 else []), project]
+    lines = [str(path) for path in ([FOLDER, project] if numpy_1 else [project])]
     lines.append(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})")
     site = folder / "lib" / f"python{PYTHON}" / "site-packages"
     (site / "tests.pth").write_text("".join(f"{line}\n" for line in lines))
@@ -129,7 +129,7 @@ def run_server(
         "LD_LIBRARY_PATH": f"{FOLDER / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}",
     }
     command = [
-        FOLDER / "pytriton" / "tritonserver" / "bin" / "tritonserver",
+        str(FOLDER / "pytriton" / "tritonserver" / "bin" / "tritonserver"),
         f"--model-repository={repository}",
         f"--backend-directory={make_backends(work / 'backends')}",
         "--http-address=127.0.0.1",
