@@ -7,7 +7,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ROOT / "tests" / "programs"  # run by tests in processes of their own
 MINI = ROOT / "examples" / "mini-ernie"
 MEDIA = ROOT / "examples" / "media"
-PROGRAMS = ROOT / "tests" / "programs"
 
 
 def tensorrt_api(version: str = "") -> Path:

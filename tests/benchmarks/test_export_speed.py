@@ -9,21 +9,13 @@ import process_memory
 import pytest
 from click.testing import CliRunner
 
-from tests.paths import MINI
-
-HOLD = """
-import mmap, sys, time
-held = bytearray(b"x") * (48 * 2**20)
-with open(sys.argv[1], "rb") as file:
-    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    touched = sum(mapped[::4096])
-    time.sleep(0.3)
-"""
+from tests.paths import MINI, PROGRAMS
 
 
 def test_mapped_files_are_not_memory_held(tmp_path):
     (tmp_path / "file").write_bytes(bytes(96 * 2**20))
-    samples = process_memory.watch(subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "file")]))
+    program = [sys.executable, str(PROGRAMS / "hold_memory.py"), str(tmp_path / "file")]
+    samples = process_memory.watch(subprocess.Popen(program))
     anon, file = process_memory.peak(samples)
     assert 48 < anon / 2**20 < 90
     assert 96 < file / 2**20 < 138

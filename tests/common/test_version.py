@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ernie_export
+from tests.paths import PROGRAMS
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 
@@ -15,8 +16,9 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 @pytest.mark.parametrize("name", PROJECT["scripts"])
 def test_every_command_reports_the_version_of_the_package(name):
     module, _, function = PROJECT["scripts"][name].partition(":")
-    program = f"import sys; sys.argv[0] = {name!r}; from {module} import {function}; {function}()"
-    done = subprocess.run([sys.executable, "-c", program, "--version"], capture_output=True, text=True)
+    assert function == "main"
+    command = [sys.executable, str(PROGRAMS / "run_command.py"), name, module, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{name} {ernie_export.__version__}\n"
 

@@ -144,11 +144,7 @@ def test_an_export_that_is_running_is_not_stale(tmp_path):
     with bundle.writing_bundle(output) as partial:
         (partial / "file").write_text("begun")
         # The other export is another process; this one's own name is taken from its process id.
-        program = (
-            "import sys; from pathlib import Path; from ernie_export.exporter import replace as bundle\n"
-            "with bundle.writing_bundle(Path(sys.argv[1])) as p: (p / 'manifest.json').write_text('other')"
-        )
-        subprocess.run([sys.executable, "-c", program, output], check=True)
+        subprocess.run([sys.executable, PROGRAMS / "write_empty_bundle.py", output, "other"], check=True)
         assert (output / MANIFEST).read_text() == "other"
         assert (partial / "file").read_text() == "begun"
         (partial / MANIFEST).write_text("this")

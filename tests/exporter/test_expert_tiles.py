@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ernie_export.common.expert_layout import to_rows
 from ernie_export.common.manifest import Manifest
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.export import export
-from ernie_export.runtime.engines import PromptChunk
+from ernie_export.runtime.engines import Engine, PromptChunk
 from ernie_export.runtime.engines.device.memory import HostMemory
 from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
 from ernie_export.runtime.engines.ort_cuda import OrtCudaEngine
@@ -55,7 +56,7 @@ def test_the_experts_alone_are_tiled_and_hold_the_same_values(bundles):
         assert name not in tiled or not np.array_equal(found[name], expected)
 
 
-def answers(engine: OrtCpuEngine | OrtCudaEngine) -> np.ndarray:
+def answers(engine: Engine[Any]) -> np.ndarray:
     """Return the logits after a prompt of text and vision tokens, and after each of many tokens that may follow."""
     with engine:
         cache = engine.new_cache(1, 16)

@@ -17,7 +17,7 @@ from ernie_export.exporter.export import export
 from ernie_export.exporter.processor_files import refuse_foreign_links
 from ernie_export.exporter.replace import writing_bundle
 from ernie_export.runtime import load
-from tests.paths import MINI
+from tests.paths import MINI, PROGRAMS
 from tests.progress import QUIET
 
 NOBODY = 65534
@@ -62,11 +62,8 @@ def test_names_cannot_be_foretold(shared):
 
 def test_a_pipe_is_not_waited_for(shared):
     os.mkfifo(shared / ".out.partial-1")
-    program = (
-        "import sys; from pathlib import Path; from ernie_export.exporter.replace import writing_bundle\n"
-        "with writing_bundle(Path(sys.argv[1])) as p: (p / 'manifest.json').write_text('new')"
-    )
-    subprocess.run([sys.executable, "-c", program, shared / "out"], check=True, timeout=60)
+    program = [sys.executable, PROGRAMS / "write_empty_bundle.py", shared / "out", "new"]
+    subprocess.run(program, check=True, timeout=60)
     assert stat.S_ISFIFO((shared / ".out.partial-1").lstat().st_mode)
 
 

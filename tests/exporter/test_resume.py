@@ -373,9 +373,8 @@ def test_which_kernels_a_card_takes(capability, architectures, hardware, taken):
 
 
 def test_the_card_is_asked_of_the_driver(driver, tmp_path):
-    program = "from ernie_export.common.gpu import detect_gpu; print(detect_gpu())"
     path = str(ROOT)
     for folder, expected in ((driver, str(HOPPER)), (tmp_path, "None")):
         env = os.environ | {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(folder)}
-        process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env)
+        process = subprocess.run([sys.executable, PROGRAMS / "print_gpu.py"], capture_output=True, text=True, env=env)
         assert process.stdout.strip() == expected, process.stderr

@@ -19,10 +19,8 @@ from tests.paths import MINI
 
 
 def run(output: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    program = "from ernie_export.exporter.cli.export import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", program, str(MINI), "-o", str(output), *options], capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "ernie_export.exporter.cli.export", str(MINI), "-o", str(output), *options]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

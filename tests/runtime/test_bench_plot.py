@@ -8,21 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ernie_export.common import atomic_file
 from ernie_export.common.errors import UserError
 from ernie_export.runtime.bench.measure import BatchTimes, RequestTimes
 from ernie_export.runtime.bench.plot import SIZE, draw, stretched
+from tests.paths import PROGRAMS
 
 # Draws in a process that has imported nothing else; exits with 1 if a window system was asked for.
-ALONE = """
-import sys
-from pathlib import Path
-from ernie_export.runtime.bench.measure import RequestTimes, BatchTimes
-from ernie_export.runtime.bench.plot import draw
-
-draw(Path("out.png"), (BatchTimes(1, ((RequestTimes(10, (0.1, 0.2)),),)),), [""])
-sys.exit("matplotlib.pyplot" in sys.modules)
-"""
 CAPTIONS = ["a bundle", "workload: " + "words " * 100, "machine: $ _ { of another world"]
 
 
@@ -68,7 +59,7 @@ def test_an_older_plot_stays_until_the_new_one_is_whole(tmp_path, monkeypatch, e
     def fail(descriptor: int) -> None:
         raise error
 
-    monkeypatch.setattr(atomic_file.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt) as raised:
         draw(path, (answers(1, 4),), CAPTIONS)
     assert path.read_bytes() == b"older" and list(tmp_path.iterdir()) == [path]
@@ -100,7 +91,7 @@ def test_a_caption_is_no_formula(tmp_path):
 
 
 def test_no_window_system_is_asked_for(tmp_path):
-    done = subprocess.run([sys.executable, "-c", ALONE], cwd=tmp_path)
+    done = subprocess.run([sys.executable, PROGRAMS / "draw_plot.py"], cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "out.png").exists()
 
 

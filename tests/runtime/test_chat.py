@@ -15,10 +15,11 @@ import pytest
 from ernie_export.common.errors import UserError
 from ernie_export.runtime import messages_file
 from ernie_export.runtime.cli import chat as chat_cli
-from tests.paths import MEDIA
+from tests.paths import MEDIA, PROGRAMS
 
-CHAT = [sys.executable, "-c", "from ernie_export.runtime.cli.chat import main; main()"]
-RUN = [sys.executable, "-c", "from ernie_export.runtime.cli.run import main; main()"]
+COMMAND = [sys.executable, str(PROGRAMS / "run_command.py")]
+CHAT = [*COMMAND, "ernie-chat", "ernie_export.runtime.cli.chat"]
+RUN = [*COMMAND, "ernie-run", "ernie_export.runtime.cli.run"]
 STATS = r"(\d+) prompt tokens \((\d+) reused\), first token after \d+\.\d\d s, then [\d.]+ tokens/s; (\d+) tokens in"
 LONG = ["--min-new-tokens", "3000", "--max-new-tokens", "3000"]
 READY = "\x1b[?2004h"  # the line editor takes over the terminal: bracketed paste on

@@ -32,7 +32,7 @@ from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from tests.fakes.tensorrt_runtime import FAKES, LIBRARIES, OURS, FakeContext
 from tests.manifests import engine_info
-from tests.paths import MINI, tensorrt_api
+from tests.paths import MINI, PROGRAMS, tensorrt_api
 from tests.progress import QUIET
 
 MEDIA = MINI.parent / "media"
@@ -51,12 +51,6 @@ CONVERSATIONS: list[list[dict[str, Any]]] = [
     [{"role": "user", "content": "What is red?"}],
     [{"role": "user", "content": "Name a colour."}],
 ]
-DESCRIBE = """
-import json, sys, MODULE as trt
-kinds = sys.argv[1:]
-print(json.dumps({kind: {n: getattr(getattr(trt, kind), n).__doc__ or "" for n in dir(getattr(trt, kind))}
-                  for kind in kinds} | {"module": dir(trt)}))
-"""
 
 
 @pytest.fixture(scope="module", params=["trt", "trt-rtx"])
@@ -67,7 +61,7 @@ def genuine(request) -> tuple[str, dict[str, Any]]:
     if module == "tensorrt":
         api = tensorrt_api()
         env |= {"PYTHONPATH": str(api), "LD_LIBRARY_PATH": str(api / "stubs")}
-    program = [sys.executable, "-c", DESCRIBE.replace("MODULE", module), *FAKES[request.param]]
+    program = [sys.executable, str(PROGRAMS / "describe_bindings.py"), module, *FAKES[request.param]]
     process = subprocess.run(program, capture_output=True, text=True, env=env)
     assert process.returncode == 0, process.stderr
     return request.param, json.loads(process.stdout)

@@ -15,9 +15,9 @@ import pytest
 from openai import OpenAI
 
 from ernie_export.runtime import load
-from tests.paths import ROOT
+from tests.paths import PROGRAMS, ROOT
 
-MAIN = "from ernie_export.runtime.cli.serve import main; main()"
+SERVE = ("run_command.py", "ernie-serve", "ernie_export.runtime.cli.serve")  # of tests/programs, and its arguments
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,11 @@ class Server:
 
 
 @contextmanager
-def serve(bundle: Path, *options: object, program: str = MAIN) -> Iterator[Server]:
+def serve(bundle: Path, *options: object, program: tuple[str, ...] = SERVE) -> Iterator[Server]:
     """ernie-serve on a free port, ended with SIGTERM."""
-    command = [sys.executable, "-c", program, str(bundle), "--port", "0", "--model-name", "mini", "--threads", "1"]
-    command += map(str, options)
+    name, *arguments = program
+    command = [sys.executable, str(PROGRAMS / name), *arguments, str(bundle)]
+    command += ["--port", "0", "--model-name", "mini", "--threads", "1", *map(str, options)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout and process.stderr
     line = process.stdout.readline()

@@ -18,10 +18,6 @@ from tests.paths import MEDIA
 
 PAUSE = 0.25  # seconds that /health may be slower than on the idle server
 GIB = 2**30
-LIMIT_DESCRIPTORS = (
-    "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); "
-    "from ernie_export.runtime.cli.serve import main; main()"
-)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +210,7 @@ def test_sigterm_ends_what_hangs(serving, data_uri):
 
 def test_more_connections_than_descriptors(serving):
     """Clients that connect and say nothing: the longest idle make place, and nothing is logged for each."""
-    with serving(program=LIMIT_DESCRIPTORS) as server:
+    with serving(program=("serve_with_few_descriptors.py",)) as server:
         host, port = server.url.removeprefix("http://").split(":")
         idle = [socket.create_connection((host, int(port)), timeout=10) for _ in range(400)]
         check_health(server, lambda: time.sleep(1))

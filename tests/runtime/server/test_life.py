@@ -14,7 +14,8 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.runtime.server.conftest import MAIN
+from tests.paths import PROGRAMS
+from tests.runtime.server.conftest import SERVE
 
 ASKED = [{"role": "user", "content": "How many sides has a triangle?"}]
 # Longer than any test waits; each ends in another way.
@@ -55,7 +56,9 @@ def in_hand(server) -> float:
 def test_the_first_line_is_one_printable_line(bundle):
     """The name of a bundle's folder is whatever its sender has called it."""
     name = "a\x1b]0;title\x07\nb http://elsewhere"
-    command = [sys.executable, "-c", MAIN, str(bundle), "--port", "0", "--model-name", name]
+    program, *arguments = SERVE
+    command = [sys.executable, str(PROGRAMS / program), *arguments]
+    command += [str(bundle), "--port", "0", "--model-name", name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -152,11 +155,7 @@ def test_sigterm_waits_no_longer_than_it_is_told(serving, times):
 
 def test_a_head_that_never_ends_is_not_waited_for(serving):
     """Nor is a connection without one; the time is shortened in the server's own process."""
-    program = (
-        "from ernie_export.runtime.serving.http import process; process.HEAD_SECONDS = 0.5; "
-        "from ernie_export.runtime.cli.serve import main; main()"
-    )
-    with serving(program=program) as server:
+    with serving(program=("serve_impatiently.py",)) as server:
         host, port = server.url.removeprefix("http://").split(":")
         for sent in (b"", b"GET /health HTTP/1.1\r\nHost: loc"):
             with socket.create_connection((host, int(port))) as connection:

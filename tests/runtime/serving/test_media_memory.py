@@ -67,9 +67,10 @@ def video(codec: str, form: str, pixels: str, options: dict[str, str]) -> Callab
         file = io.BytesIO()
         with av.open(file, "w", format=form) as container:
             stream = container.add_stream(codec, rate=2)
+            assert isinstance(stream, av.VideoStream)
             stream.width = stream.height = FRAME_SIDE
             stream.pix_fmt = pixels
-            stream.options = options
+            stream.options = dict[str, object](options)
             gray = np.full((FRAME_SIDE, FRAME_SIDE, 3), 90, np.uint8)
             frame = av.VideoFrame.from_ndarray(gray, format="rgb24").reformat(format=pixels)
             for number in range(FRAMES):
