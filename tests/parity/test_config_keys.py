@@ -182,7 +182,7 @@ def compute(folder: Path) -> Found:
 
 def own_keys(section: str) -> set[str]:
     """Return the keys of the class of a section; without its sections the class would have 28 billion parameters."""
-    cls = SECTIONS[section]
+    cls: Any = SECTIONS[section]
     return {field.name for field in fields(cls)} | set(cls.attribute_map) - set(SECTIONS)
 
 
@@ -207,7 +207,7 @@ def edited(config: dict[str, Any], section: str, key: str, value: Any) -> dict[s
 
 def computed(config: ErnieConfig) -> ErnieConfig:
     """Return what graphs are made of: the tokens around media are the tokenizer's, and a graph has no longest input."""
-    around = {key: 0 for key in vars(config) if key.endswith(("start_token_id", "end_token_id"))}
+    around: dict[str, Any] = {key: 0 for key in vars(config) if key.endswith(("start_token_id", "end_token_id"))}
     return replace(config, text=replace(config.text, max_positions=1), **around)
 
 

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import Ernie4_5_VLMoeForConditionalGeneration
 
 from ernie_export.common.errors import InvalidFile
-from ernie_export.exporter.export import DATA_FILE, export
+from ernie_export.exporter.export import export
 from ernie_export.exporter.progress import Progress
+from ernie_export.exporter.targets.target import DATA_FILE
 from tests.parity.conftest import PROCESSOR_FILES, fill, random_config
 from tests.paths import MINI
 from tests.progress import QUIET

@@ -279,7 +279,7 @@ class Builder(Checked, genuine=real.Builder):
             self._logger.log(real.ILogger.ERROR, "no implementation for what a test wants so")
             return None
         attentions = [layer._attention for layer in network._layers if layer._node.op_type == "Attention"]
-        if fault("fused", name) and not all(attention._decomposable for attention in attentions):
+        if fault("fused", name) and not all(attention.decomposable for attention in attentions):
             self._logger.log(real.ILogger.ERROR, "Attention operation was not supported by a dedicated kernel")
             return None
         if network._broken:
@@ -298,7 +298,7 @@ class Builder(Checked, genuine=real.Builder):
             "hardware": config._hardware_compatibility_level.name,
             "verbosity": config._profiling_verbosity.name,
             "plugins": network._plugins,
-            "decomposable": [attention._decomposable for attention in attentions],
+            "decomposable": [attention.decomposable for attention in attentions],
             "timed": cache._data.decode(),
         }
         return Plan(json.dumps(asked).encode() + b" " * (3 * 2**20 if fault("large", name) else 0))

@@ -38,12 +38,12 @@ def test_kernel_equals_reference(unwritten, tactic, data):
     heads = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 5)), "heads")
     section = data.draw(st.sampled_from([(1, 1, 0), (1, 1, 1), (2, 2, 3), (22, 22, 20)]), "section")
     dtype = data.draw(st.sampled_from(sorted(TOLERANCE, key=str)), "dtype")
-    q, k, positions, *tables = case(data.draw(st.integers(0, 99), "seed"), rows, tokens, heads, section, dtype)
-    inputs = (torch.from_numpy(positions), torch.from_numpy(tables[0]), torch.from_numpy(tables[1]).int())
+    q, k, positions, inv_freq, axes = case(data.draw(st.integers(0, 99), "seed"), rows, tokens, heads, section, dtype)
+    inputs = (torch.from_numpy(positions), torch.from_numpy(inv_freq), torch.from_numpy(axes).int())
     outputs = rope(q, k, *inputs, heads, unwritten, tactic)
     scales = reference.attention_scale(2 * sum(section)), 1
     for x, found, n, scale in zip((q, k), outputs, heads, scales):
-        check(x, found, n, positions, *tables, scale)
+        check(x, found, n, positions, inv_freq, axes, scale)
 
 
 def test_in_place():

@@ -5,6 +5,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -50,7 +51,7 @@ MATRICES = {
 class Matrix:
     """Side data of a frame."""
 
-    type = av.sidedata.sidedata.Type.DISPLAYMATRIX
+    type = SideDataType.DISPLAYMATRIX
 
     def __init__(self, numbers: tuple[int, int, int, int]) -> None:
         a, b, c, d = (number << 16 for number in numbers)

@@ -62,6 +62,17 @@ def authority(tmp_path_factory):
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
+class PictureServer(ThreadingHTTPServer):
+    """A server that keeps what was asked of it."""
+
+    def __init__(self, address: tuple[str, int], handler: type) -> None:
+        super().__init__(address, handler)
+        self.seen: list[tuple[str, str]] = []
+
+    def handle_error(self, *arguments: object) -> None:
+        """Say nothing of a client that refuses the certificate."""
+
+
 @pytest.fixture
 def fetch_by_tls(authority, monkeypatch):
     """fetch_by_tls(certificate's host, days of validity, trusted): what https://pictures.test gives, and who asked."""
@@ -71,9 +82,7 @@ def fetch_by_tls(authority, monkeypatch):
             monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(authority.issue(host, days * DAY))
-        with ThreadingHTTPServer(("127.0.0.1", 0), Pictures) as server:
-            server.seen = []
-            server.handle_error = lambda *arguments: None  # a client that refuses the certificate
+        with PictureServer(("127.0.0.1", 0), Pictures) as server:
             server.socket = context.wrap_socket(server.socket, server_side=True)
             threading.Thread(target=server.serve_forever, daemon=True).start()
             fetcher = Fetcher(("pictures.test",), 5.0, Names(pictures=[[PUBLIC]]), Network(server.server_port))
