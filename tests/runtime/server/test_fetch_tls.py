@@ -4,7 +4,6 @@ import asyncio
 import datetime
 import ssl
 import threading
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from ernie_export.runtime.serving.http.errors import ApiError
 from ernie_export.runtime.serving.http.fetch import Fetcher
-from tests.runtime.server.test_fetch import PICTURE, PUBLIC, Names, Network, Pictures
+from tests.runtime.server.test_fetch import PICTURE, PUBLIC, Names, Network, Pictures, Web
 
 DAY = datetime.timedelta(days=1)
 
@@ -62,27 +61,25 @@ def authority(tmp_path_factory):
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
-class PictureServer(ThreadingHTTPServer):
-    """A server that keeps what was asked of it."""
-
-    def __init__(self, address: tuple[str, int], handler: type) -> None:
-        super().__init__(address, handler)
-        self.seen: list[tuple[str, str]] = []
+class Quiet(Web):
+    """A server that says nothing of a client that refuses its certificate."""
 
     def handle_error(self, *arguments: object) -> None:
-        """Say nothing of a client that refuses the certificate."""
+        """Say nothing."""
 
 
 @pytest.fixture
 def fetch_by_tls(authority, monkeypatch):
     """fetch_by_tls(certificate's host, days of validity, trusted): what https://pictures.test gives, and who asked."""
 
-    def fetch(host: str, days: int = 1, is_trusted: bool = True) -> tuple[bytes | ApiError, list[tuple[str, str]]]:
+    def fetch(
+        host: str, days: int = 1, is_trusted: bool = True
+    ) -> tuple[bytes | ApiError, list[tuple[str, str | None]]]:
         if is_trusted:
             monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(authority.issue(host, days * DAY))
-        with PictureServer(("127.0.0.1", 0), Pictures) as server:
+        with Quiet(("127.0.0.1", 0), Pictures) as server:
             server.socket = context.wrap_socket(server.socket, server_side=True)
             threading.Thread(target=server.serve_forever, daemon=True).start()
             fetcher = Fetcher(("pictures.test",), 5.0, Names(pictures=[[PUBLIC]]), Network(server.server_port))
