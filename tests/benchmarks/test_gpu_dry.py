@@ -1,6 +1,7 @@
 """benchmarks/gpu.py without a GPU: every part runs at toy sizes, and one that fails loses only its own rest."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -78,9 +79,10 @@ def test_what_a_part_printed_is_kept_however_it_ends(way, seconds, end):
 def test_rows_come_as_they_are_measured_and_lie_in_the_folder_that_comes_back(tmp_path, monkeypatch):
     """Whoever cuts the call, even gpu.py itself, finds what was measured until then."""
     monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", ""))))
     came: list[tuple[float, dict]] = []
-    program = "import time, gpu_rows; gpu_rows.emit({'a': 1}, 'x'); time.sleep(60)"
-    part = gpu.run([sys.executable, "-c", program], 10, lambda row: came.append((time.monotonic(), row)))
+    program = [sys.executable, str(PROGRAMS / "emit_row.py")]
+    part = gpu.run(program, 10, lambda row: came.append((time.monotonic(), row)))
     assert (part.end, part.rows) == ("out of time", [{"a": 1}]) and time.monotonic() - came[0][0] > 1
     assert (tmp_path / "x.jsonl").read_text() == '{"a": 1}\n'
     result = CliRunner().invoke(gpu.main, ["--parts", "a", "--device", "cpu", "--small"], catch_exceptions=False)
@@ -90,9 +92,7 @@ def test_rows_come_as_they_are_measured_and_lie_in_the_folder_that_comes_back(tm
 
 def test_a_part_leaves_no_process_behind(tmp_path):
     """Its own processes hold its output open: waiting for their end would take longer than the part may."""
-    child = f"import time, pathlib; time.sleep(20); pathlib.Path({str(tmp_path / 'late')!r}).touch()"
-    program = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
-    part = gpu.run([sys.executable, "-c", program], 4)
+    part = gpu.run([sys.executable, str(PROGRAMS / "start_another.py"), str(tmp_path / "late")], 4)
     assert part.end == "out of time" and part.seconds < 15
 
 
