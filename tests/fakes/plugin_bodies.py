@@ -146,7 +146,7 @@ def each_group(body: str, weight: str, vision: bool) -> str:
     each = Squeeze (each_1d, first)
     greatest = Sub (each, one)
     text_expert = Min (expert, greatest)
-    {body.replace("EXPERT_GROUP", "text")}
+    {body.replace("GROUP", "text")}
     """
     if not vision:
         return text + "result = Identity (text_value)"
@@ -154,7 +154,7 @@ def each_group(body: str, weight: str, vision: bool) -> str:
     {text}
     over = Sub (expert, each)
     vision_expert = Max (over, zero)
-    {body.replace("EXPERT_GROUP", "vision")}
+    {body.replace("GROUP", "vision")}
     of_text = Less (expert, each)
     of_text_column = Unsqueeze (of_text, second)
     result = Where (of_text_column, text_value, vision_value)
