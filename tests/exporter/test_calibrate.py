@@ -33,7 +33,7 @@ from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize
 from ernie_export.graphs.precision import ONNX
 from ernie_export.graphs.state_dict import expected_tensors
-from ernie_export.graphs.weight_spec import Interleaved, SourceSlice
+from ernie_export.graphs.weight_spec import Interleaved, Rows
 from ernie_export.runtime import load
 from tests.paths import MEDIA, MINI
 from tests.peak_memory import peak_memory
@@ -203,7 +203,7 @@ def test_an_expert_is_rounded_for_its_own_tokens_and_without_them_for_its_expert
     x[:20] = rng.standard_normal((20, 3)) @ rng.standard_normal((3, config.text.hidden_size))
     weights = build_graphs(config, ONNX["int4"])["decoder"].weights
     pair, rows = (weights[f"model.layers.1.mlp.experts.vision.{name}_proj"].pieces[3] for name in ("gate_up", "down"))
-    assert isinstance(pair, Interleaved) and isinstance(rows, SourceSlice)
+    assert isinstance(pair, Interleaved) and isinstance(rows, Rows)
     errors = {}
     for name, own in (("nobody's", 0), ("its own", 20)):
         with QuantizedStore(tmp_path / name) as store:
