@@ -4,6 +4,7 @@ Weights are drawn large enough that every expert, bias and position matters: a s
 outputs by tens of per cent. Router correction biases are never zero.
 """
 
+import json
 import math
 import shutil
 from collections import defaultdict
@@ -150,6 +151,14 @@ class Exported:
     bundles: dict[str, Path]
 
 
+def fit_processors(checkpoint: Path, vision: Any) -> None:
+    """Give the processors the model's patches: the export refuses others."""
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        settings = json.loads((checkpoint / name).read_text())
+        settings |= {"patch_size": vision.patch_size, "merge_size": vision.spatial_merge_size}
+        (checkpoint / name).write_text(json.dumps(settings))
+
+
 def fill_plugins(bundle: Path) -> None:
     """Give the graphs of a bundle the functions of their plugins."""
     for graph in ("decoder.onnx", "decode.onnx"):
@@ -182,6 +191,7 @@ def make_exported() -> Callable[..., Exported]:
         model.to(dtype).save_pretrained(checkpoint, max_shard_size="200KB")
         for name in PROCESSOR_FILES:
             shutil.copyfile(MINI / name, checkpoint / name)
+        fit_processors(checkpoint, model.config.vision_config)
         bundles = {target: folder / target for target in targets}
         for target, bundle in bundles.items():
             lowered = replace(ONNX_PORTABLE, op_bodies=LOWERED[target]) if target in LOWERED else target
