@@ -122,7 +122,7 @@ REFUSALS = {
     "no picture": (
         [{"role": "user", "content": [{"type": "image", "url": "data:image/png;base64,aaaa"}]}],
         {},
-        "expected an image, found a file in no format",
+        "expected an image (PNG, JPEG, WEBP, GIF, BMP), found a file of another format",
     ),
     "a playlist": (
         [{"role": "user", "content": [{"type": "video", "url": "data:video/mp4;base64,I0VYVE0zVQ=="}]}],
