@@ -128,12 +128,12 @@ class Bench:
         }
 
     def rope_rows(self) -> Iterator[dict[str, Any]]:
-        """Multimodal RoPE of q and k, one launch."""
+        """Multimodal RoPE of q and k, one launch; q is scaled for attention in it."""
         from gpu_timing import relative_error, seconds
 
         from ernie_export.graphs.ops.mrope.launch import rope
         from ernie_export.graphs.ops.mrope.plugin import kernel_plugin
-        from ernie_export.graphs.ops.mrope.reference import axes, inverse_frequencies, rotate
+        from ernie_export.graphs.ops.mrope.reference import attention_scale, axes, inverse_frequencies, rotate
 
         torch, shape = self.torch, self.shape
         size = 2 * sum(shape.section)
@@ -151,7 +151,8 @@ class Bench:
 
             q, k, positions = sets[0]
             by_head = q.float().cpu().numpy().reshape(1, tokens, shape.heads[0], size)
-            expected = torch.from_numpy(rotate(by_head, positions.cpu().numpy(), *tables)).reshape(q.shape)
+            rotated = rotate(by_head, positions.cpu().numpy(), *tables) * attention_scale(size)
+            expected = torch.from_numpy(rotated).reshape(q.shape)
             errors, times = [], []
             for tactic in range(len(kernel_plugin().tactics)):
                 found, _ = call(q, k, positions, self.empty, tactic)
@@ -166,12 +167,12 @@ class Bench:
         angles = positions[axes.long(), :, :].permute(1, 2, 0).float() * inv_freq
         cos, sin = angles.cos()[:, :, None], angles.sin()[:, :, None]
 
-        def turn(x: Any) -> Any:
+        def turn(x: Any, scale: float) -> Any:
             even, odd = x.float().reshape(*x.shape[:2], -1, len(inv_freq), 2).unbind(-1)
             turned = self.torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1)
-            return turned.reshape(x.shape).to(x.dtype)
+            return (turned * scale).reshape(x.shape).to(x.dtype)
 
-        return turn(q), turn(k)
+        return turn(q, (2 * len(inv_freq)) ** -0.5), turn(k, 1)
 
     def moe_rows(self) -> Iterator[dict[str, Any]]:
         """Expert dispatch: text experts alone, as decode has it, and both expert groups, half of the tokens each."""
