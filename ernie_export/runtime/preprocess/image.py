@@ -21,6 +21,7 @@ from ernie_export.runtime.preprocess import pixels, settings
 from ernie_export.runtime.preprocess.pixels import Planes
 from ernie_export.runtime.preprocess.settings import PixelSettings
 
+BAND_ROWS = 256  # converted to RGB at once
 FILTERS = range(settings.HAMMING + 1)  # all of Pillow's
 
 _PILLOW_LIMIT = threading.Lock()
@@ -101,7 +102,9 @@ class ImageProcessor:
         if width * height == 0:
             raise InvalidMedia(name, "an image with pixels", f"{width}×{height}")
         try:
-            return to_rgb(ImageOps.exif_transpose(image) if upright else image)
+            if upright:
+                ImageOps.exif_transpose(image, in_place=True)
+            return to_rgb(image)
         except Exception as e:  # decoding happens here: truncated or damaged data raises anything
             raise InvalidMedia(name, "a complete image", _reason(e)) from e
 
@@ -155,8 +158,8 @@ def is_grey16(image: Image.Image) -> bool:
 
 def scale_grey16(image: Image.Image) -> Image.Image:
     """Return grey of 16 bits as grey of 8, what is transparent in white."""
-    values = np.asarray(image).astype(np.int64).clip(0, 65535)
-    grey = (values >> 8).astype(np.uint8)
+    values = np.asarray(image)
+    grey = (values.clip(0, 65535) >> 8).astype(np.uint8)
     clear = image.info.get("transparency")
     if isinstance(clear, int):
         grey[values == clear] = 255
@@ -164,13 +167,26 @@ def scale_grey16(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB, any transparency laid over white (`convert_to_rgb`, image_transforms.py), 16-bit grey scaled."""
-    if is_grey16(image):
-        image = scale_grey16(image)
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+    """Convert to RGB, any transparency laid over white (`convert_to_rgb`, image_transforms.py), 16-bit grey scaled.
+
+    Rows are converted a few at a time, so that the steps between do not hold whole images.
+    """
+    if image.mode == "RGB" and image.info.get("transparency") is None:
+        return image
+    grey16 = is_grey16(image)
+    image.load()  # a crop of a file that was not read takes no transparency from what is found while reading
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, BAND_ROWS):
+        rows = image.crop((0, top, image.width, min(top + BAND_ROWS, image.height)))
+        result.paste(_rows_to_rgb(scale_grey16(rows) if grey16 else rows), (0, top))
+    return result
+
+
+def _rows_to_rgb(rows: Image.Image) -> Image.Image:
+    if "A" in rows.getbands() or rows.info.get("transparency") is not None:
+        white = Image.new("RGBA", rows.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rows.convert("RGBA")).convert("RGB")
+    return rows.convert("RGB")
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Turn decoded frames as players do: phones film in the sensor's direction and note how to show it."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import cast
 
 import av
@@ -16,8 +16,9 @@ def upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
     quarter turns and mirrors; a matrix between them is taken for the nearest.
     """
     pixels = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-    entries = cast(Iterable[SideData], frame.side_data)  # iterates over values, though PyAV's stubs call it a mapping
-    matrix = next((bytes(data) for data in entries if data.type == Type.DISPLAYMATRIX), b"")
+    # PyAV iterates over values before version 19 and over keys from there; its stubs give the type of another mapping.
+    data = cast(Mapping[Type, SideData], frame.side_data).get(Type.DISPLAYMATRIX)
+    matrix = b"" if data is None else bytes(data)
     if len(matrix) < 36:
         return pixels
     a, b, _, c, d = (int(number) for number in np.frombuffer(matrix, np.int32)[:5])

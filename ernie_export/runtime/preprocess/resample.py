@@ -18,6 +18,8 @@ _A = -0.5  # the cubic's parameter with antialiasing, as in Pillow
 _SUPPORT = 2.0  # the cubic's reach in source pixels, before widening for a reduction
 _BLOCK = 64  # outputs computed by one product; a block reads only the band of inputs that its outputs reach
 
+_ROWS = 256  # resized at once: float64 takes eight times the memory of pixels
+
 
 @dataclass(frozen=True)
 class _Band:
@@ -37,9 +39,12 @@ def resize_bicubic(planes: NDArray[np.uint8], height: int, width: int) -> NDArra
     """Resize uint8 (C, H, W) to uint8 (C, height, width), bit-identical to PyTorch's kernel on the CPU."""
     if planes.shape[2] != width:
         bands, precision = _bands(planes.shape[2], width)
-        source = planes.astype(np.float64)
-        parts = [source[:, :, b.low : b.high] @ b.weights.T for b in bands]
-        planes = _round(np.concatenate(parts, axis=2), precision)
+        narrow = np.empty((*planes.shape[:2], width), np.uint8)
+        for top in range(0, planes.shape[1], _ROWS):
+            source = planes[:, top : top + _ROWS].astype(np.float64)
+            parts = [source[:, :, b.low : b.high] @ b.weights.T for b in bands]
+            narrow[:, top : top + _ROWS] = _round(np.concatenate(parts, axis=2), precision)
+        planes = narrow
     if planes.shape[1] != height:
         bands, precision = _bands(planes.shape[1], height)
         source = planes.astype(np.float64)

@@ -185,6 +185,7 @@ def _take_frames(
             sizes = f"{frames.shape[2]}×{frames.shape[1]} and {pixels.shape[1]}×{pixels.shape[0]}"
             raise InvalidMedia(name, "frames of one size", sizes)
         frames[taken] = pixels
+        del pixels  # not held while the next is decoded
         taken += 1
     if taken < len(wanted):
         skipped = sum(entry.is_discard for entry in stream.index_entries)

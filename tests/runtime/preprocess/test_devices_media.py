@@ -51,8 +51,6 @@ MATRICES = {
 class Matrix:
     """Side data of a frame."""
 
-    type = SideDataType.DISPLAYMATRIX
-
     def __init__(self, numbers: tuple[int, int, int, int]) -> None:
         a, b, c, d = (number << 16 for number in numbers)
         self.numbers = np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], np.int32)
@@ -66,7 +64,7 @@ class Frame:
 
     def __init__(self, pixels: NDArray[np.uint8], numbers: tuple[int, int, int, int]) -> None:
         self.pixels = pixels
-        self.side_data = [Matrix(numbers)]
+        self.side_data = {SideDataType.DISPLAYMATRIX: Matrix(numbers)}
 
     def to_ndarray(self, format: str) -> NDArray[np.uint8]:
         return self.pixels

@@ -26,7 +26,7 @@ from tests.paths import MINI
 
 LIMITS = MediaLimits()
 GIB = 2**30
-IMAGE_BOUND = 1.25 * GIB  # resident, of one worker, the interpreter and libraries included
+IMAGE_BOUND = GIB  # resident, of one worker, the interpreter and libraries included
 VIDEO_BOUND = 2.5 * GIB
 SIDE = math.isqrt(LIMITS.max_image_pixels)
 FRAMES = 6  # that the small checkpoint samples
@@ -128,7 +128,7 @@ class Workers:
     def _sample(self) -> None:
         while not self._stop.is_set():
             resident = [self._resident(worker._process.pid) for worker in list(self.pool._running)]
-            self.worst_of_one = max(self.worst_of_one, *resident)
+            self.worst_of_one = max(self.worst_of_one, *resident, 0)
             self.worst_of_both = max(self.worst_of_both, sum(resident))
             time.sleep(0.005)
 
