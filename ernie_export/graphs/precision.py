@@ -19,13 +19,15 @@ class Tolerance:
     """How far a bundle may part from PyTorch in float32, for ernie-verify.
 
     Attributes:
-        error: Relative error of any probe, with no token or routing choice that differs beyond rounding; None where
-            only distributions are compared: lower precisions move routing choices, so that an error says little.
-        kl: Mean Kullback-Leibler divergence of the next-token distributions, in nats.
+        error: Relative error of any probe, beside a reference that computes with the bundle's own weights.
+        kl: Mean Kullback-Leibler divergence of the next-token distributions, in nats, beside the checkpoint's weights.
+        every_token: Whether the error is that of the worst token, and no token or routing choice may differ beyond
+            rounding. Otherwise it is that of the median one: lower precisions move some routing choices.
     """
 
-    error: float | None
+    error: float
     kl: float
+    every_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,14 @@ def by_name(*precisions: Precision) -> dict[str, Precision]:
 
 
 # A float32 sum over a few thousand terms rounds at about 1e-6, and the released model has 28 layers of them.
-EXACT = Tolerance(error=1e-4, kl=1e-6)
-HALF = Tolerance(error=None, kl=1e-3)
-BRAIN = Tolerance(error=None, kl=3e-2)
-EIGHT_BITS = Tolerance(error=None, kl=1e-2)
-FOUR_BITS = Tolerance(error=None, kl=2e-1)
-FLOAT8 = Tolerance(error=None, kl=1e-1)
+EXACT = Tolerance(error=1e-4, kl=1e-6, every_token=True)
+# With 8 or 4 bits ONNX Runtime rounds activations to 8 bits on a CPU: the median token of the small checkpoint is off
+# by 2e-2 at most, with float16 by 4e-4.
+HALF = Tolerance(error=5e-3, kl=1e-3)
+BRAIN = Tolerance(error=5e-2, kl=3e-2)
+EIGHT_BITS = Tolerance(error=1e-1, kl=1e-2)
+FOUR_BITS = Tolerance(error=1e-1, kl=2e-1)
+FLOAT8 = Tolerance(error=1e-1, kl=1e-1)
 
 # On a GPU the vision parts, 2% of the weights, stay as they are: they never take fewer than hundreds of rows, so that
 # their products wait for the matrix units and not for memory, and the libraries' own kernels are the ones for that.

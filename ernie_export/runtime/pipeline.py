@@ -13,6 +13,7 @@ from ernie_export.common.errors import ContextLengthExceeded
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.batch import Prompt, Sequence
 from ernie_export.runtime.engines import Engine, Warmable
+from ernie_export.runtime.engines.ort_cpu import Tap
 from ernie_export.runtime.engines.registry import find_engine
 from ernie_export.runtime.feature_cache import FeatureCache, go_on
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
@@ -59,6 +60,7 @@ def load(
     device: str = "cpu",
     on_warm: Callable[[float], None] = ignore,
     max_image_pixels: int = MAX_SOURCE_PIXELS,
+    tap: Tap | None = None,
 ) -> "Model":
     """Load a bundle.
 
@@ -71,6 +73,7 @@ def load(
         on_warm: Called with the fraction done of the calls that an engine makes before the first request (see
             `Warmable`).
         max_image_pixels: Most pixels of an image, or of a video's frame, that is decoded.
+        tap: Inner values of the graphs to read, which the engine "cpu" can.
 
     Returns:
         The model, which owns its engine: use it in a `with` block, or close it.
@@ -81,7 +84,7 @@ def load(
     """
     folder = Path(bundle)
     manifest = Manifest.read(folder)
-    open_engine = find_engine(folder, manifest, device)
+    open_engine = find_engine(folder, manifest, device, tap)
     manifest.check_files(folder, hash_limit=2**63 if check else HASH_LIMIT)
     if check:
         manifest.refuse_unlisted(folder)

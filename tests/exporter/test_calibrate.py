@@ -25,7 +25,7 @@ from ernie_export.exporter.export import export
 from ernie_export.exporter.targets.onnx import FUSED_BODIES
 from ernie_export.exporter.targets.target import DATA_FILE
 from ernie_export.exporter.targets.tensorrt import TensorRTBuildOptions
-from ernie_export.exporter.verify.bundle_side import TracedEngine
+from ernie_export.exporter.verify.bundle_side import BundleSide
 from ernie_export.exporter.weights.quantized_store import QuantizedStore
 from ernie_export.graphs.build import build_graphs
 from ernie_export.graphs.checkpoint.reader import Checkpoint
@@ -83,8 +83,8 @@ def test_layers_are_given_what_the_whole_model_gives_them(mini, bundles, tmp_pat
     """Hidden states and routing of every layer, against the float32 bundle on the same prompt."""
     config, checkpoint, read = mini
     prompts = read()
-    with load(bundles / "fp32") as model, TracedEngine(bundles / "fp32", model) as traced:
-        expected = traced.stages(model.preprocessor.prepare(MIXED), [5])
+    with BundleSide.open(bundles / "fp32", "cpu") as side:
+        expected = side.answer(side.model.preprocessor.prepare(MIXED), 1).probes
     for index in range(config.text.num_layers):
         built = build(config.text, index)
         calls = list(calibrate_layer.run(built, config.text, index, prompts, checkpoint, FUSED_BODIES, tmp_path))

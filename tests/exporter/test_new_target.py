@@ -55,7 +55,7 @@ class ToyTarget(Target):
 
     name: str = "toy"
     summary: str = "a target for a test."
-    precisions: tuple[Precision, ...] = (Precision("toy-int8", "float32", Tolerance(None, 1.0), decoder=8),)
+    precisions: tuple[Precision, ...] = (Precision("toy-int8", "float32", Tolerance(1.0, 1.0), decoder=8),)
     op_bodies: OpBodies = TOY_BODIES
     options_type: type[TargetOptions] = ToyOptions
 

@@ -15,7 +15,8 @@ from ernie_export.common.manifest import NAME, Manifest
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.cli import verify as verify_cli
 from ernie_export.exporter.export import export, list_files
-from ernie_export.exporter.verify.verify import Conversation, Report, compare_tokens, divergence
+from ernie_export.exporter.verify.comparison import compare_tokens, divergence
+from ernie_export.exporter.verify.results import Conversation, Report
 from ernie_export.graphs.precision import ONNX
 from tests.progress import QUIET
 
@@ -292,7 +293,7 @@ STRUCTURE = {
     ),
     "decode graph": (
         edit("decode", epsilon("/model/layers.2/input_layernorm")),
-        "decode logits is the first that differs: prefill agrees: the decode graph",
+        "decode layer 2 attention is the first that differs: prefill agrees: the decode graph",
     ),
     "tokenizer": (another_tokenizer, "tokenizer.json: expected the checkpoint's file, found another in the bundle"),
 }

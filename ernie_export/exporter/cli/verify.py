@@ -15,9 +15,11 @@ from rich.text import Text
 from ernie_export.common.command import run
 from ernie_export.common.errors import InvalidValue, Unavailable, printable
 from ernie_export.common.manifest import Manifest
+from ernie_export.runtime.devices import DEVICES
 
 if TYPE_CHECKING:
-    from ernie_export.exporter.verify.verify import Report
+    from ernie_export.exporter.verify.probes import Probe
+    from ernie_export.exporter.verify.results import Report
     from ernie_export.exporter.verify.weights import WeightReport
 
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--weights-only", is_flag=True, help="Compare the weights alone, which needs no PyTorch.")
 @click.option("--questions", type=click.Path(path_type=Path), help="JSON list of {messages, answer} to ask both sides.")
 @click.option("--tolerance", type=click.FloatRange(min=0), help="Relative error allowed. [default: 1e-4 for fp32]")
+@click.option("--device", type=click.Choice(DEVICES), default="cpu", help="Where the bundle runs.")
 @click.option("--report", "html", type=click.Path(path_type=Path), help="Write the report to this HTML file, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
@@ -37,12 +40,14 @@ def command(
     weights_only: bool,
     questions: Path | None,
     tolerance: float | None,
+    device: str,
     html: Path | None,
     as_json: bool,
 ) -> None:
     """Compare BUNDLE with the checkpoint: all weights, and what both compute, the checkpoint in PyTorch (float32).
 
-    A bundle in fp32 is held to rounding, one of a lower precision to the divergence of its next-token distributions.
+    Inner values are held to a reference with the bundle's own weights, next tokens to one with the checkpoint's.
+    Weights that do not fit into memory are read layer by layer.
 
     Exit code 0: within tolerance; 1: past it; 2: something could not be read.
     """
@@ -55,15 +60,13 @@ def command(
         from ernie_export.exporter.verify.conversations import example_conversations, read_conversations
         from ernie_export.exporter.verify.questions import read_questions
         from ernie_export.exporter.verify.report import write_report
-        from ernie_export.exporter.verify.torch_side import hide_progress_bars
         from ernie_export.exporter.verify.verify import verify
     except ModuleNotFoundError as e:
         raise Unavailable(f"ernie-verify needs the extra 'parity' (no module {e.name}): pip install .[parity]") from e
-    hide_progress_bars()  # this command shows its own
     extra_questions = read_questions(questions) if questions else []
     with console.status("reading the bundle") as status:
         conversations = example_conversations() | (read_conversations(messages) if messages else {})
-        report = verify(bundle, checkpoint, tolerance, conversations, extra_questions, status.update)
+        report = verify(bundle, checkpoint, tolerance, conversations, extra_questions, status.update, device)
     if html is not None:
         write_report(html, report, bundle, checkpoint)
     if as_json:
@@ -92,17 +95,16 @@ def verify_weights(bundle: Path, checkpoint: Path, as_json: bool, console: Conso
 def show(report: "Report", console: Console) -> None:
     """Print the weights, tables of probes, of next tokens and of answers, and the verdict."""
     show_weights(report.weights, console, with_failures=False)
-    probes = Table(title="stages, worst over all conversations", title_justify="left")
-    for column in ("stage", "relative error", "routing agreed"):
+    probes = Table(title="stages, " + shown_errors(report), title_justify="left")
+    for column in ("stage", "relative error", *(["with rounding"] if report.losses else []), "routing agreed"):
         probes.add_column(column, justify="left" if column == "stage" else "right")
     error = report.tolerance.error
     for name, probe in report.probes.items():
-        ties = f" ({probe.ties} on rounding)" if probe.ties else ""
-        agreed = f"{probe.agreed}/{probe.routed}{ties}" if probe.routed else ""
-        fine = error is None or (probe.error <= error and probe.agreed + probe.ties == probe.routed)
-        probes.add_row(name, f"{probe.error:.1e}", agreed, style="" if fine else "red")
+        loss = [f"{report.losses[name]:.1e}"] if report.losses else []
+        fine = probe.error <= error and (not report.tolerance.every_token or probe.agreed + probe.ties == probe.routed)
+        probes.add_row(name, f"{probe.error:.1e}", *loss, routing(probe), style="" if fine else "red")
     console.print(probes)
-    tokens = Table(title="next tokens, both sides reading the reference's greedy answer", title_justify="left")
+    tokens = Table(title="next tokens, both sides reading the bundle's greedy answer", title_justify="left")
     for column in ("conversation", "first choice agreed", "first that differs", "KL, nats"):
         tokens.add_column(column, justify="left" if column == "conversation" else "right")
     for conversation in report.conversations:
@@ -121,8 +123,19 @@ def show(report: "Report", console: Console) -> None:
     verdict = f"{len(report.failures)} past the limits" if report.failures else "within the limits"
     if report.failures and report.diagnosis:
         console.print(_plain(report.diagnosis), style="bold red")
-    rounding = "" if error is None else f"relative error {error:.0e}, "
-    console.print(f"{verdict} ({report.precision}: {rounding}divergence {report.tolerance.kl:.0e} nats)")
+    limits = f"relative error {error:.0e}, divergence {report.tolerance.kl:.0e} nats"
+    console.print(f"{verdict} ({report.precision}: {limits})")
+
+
+def shown_errors(report: "Report") -> str:
+    """Return which tokens' errors a report shows."""
+    return "worst token of all conversations" if report.tolerance.every_token else "median token of all conversations"
+
+
+def routing(probe: "Probe") -> str:
+    """Return how many tokens of a layer both sides route alike; empty for values without routing."""
+    ties = f" ({probe.ties} on rounding)" if probe.ties else ""
+    return f"{probe.agreed}/{probe.routed}{ties}" if probe.routed else ""
 
 
 def show_weights(report: "WeightReport", console: Console, with_failures: bool = True) -> None:

@@ -1,72 +1,133 @@
-"""The bundle's side of ernie-verify: the exported graphs, run with their inner values as outputs."""
+"""The bundle's side of ernie-verify: what an engine computes, and on a CPU the graphs' inner values too."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import onnx
 
 from ernie_export.common.manifest import Manifest
-from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine, Tap
+from ernie_export.exporter.verify.probe_names import DECODE
+from ernie_export.runtime.batch import Prompt
+from ernie_export.runtime.engines.ort_cpu import Tap
 from ernie_export.runtime.feature_cache import encode_media
-from ernie_export.runtime.pipeline import Model
+from ernie_export.runtime.pipeline import Model, load
 from ernie_export.runtime.preprocess import Prepared
 
+TAPPED = ("vision", "decoder", "decode")  # graphs
 
-class TracedEngine:
-    """The engine of a bundle that keeps inner values of its graphs; use it in a `with` block."""
 
-    def __init__(self, bundle: Path, model: Model) -> None:
-        """Open the engine beside the model's own."""
+@dataclass(frozen=True)
+class Answered:
+    """What a bundle computes of one conversation.
+
+    Attributes:
+        probes: Compared values by the names of verify.py; those of decode steps have all steps one after another.
+        tokens: The greedy answer, without tokens that stand for media.
+        logits: float32 (tokens, V) before each token.
+    """
+
+    probes: dict[str, np.ndarray]
+    tokens: list[int]
+    logits: np.ndarray
+
+
+@dataclass
+class Tracer:
+    """Collects the values of tapped graphs by stage.
+
+    Attributes:
+        names: The stage's name of each graph value.
+        prefix: What the names begin with from now on.
+        values: What came since the last `take`.
+    """
+
+    names: dict[str, str] = field(default_factory=dict)
+    prefix: str = ""
+    values: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+    def keep(self, name: str, value: np.ndarray) -> None:
+        """Add a graph's value."""
+        self.values.setdefault(self.prefix + self.names[name], []).append(value)
+
+    def take(self) -> dict[str, np.ndarray]:
+        """Return the values in rows, those of one name one after another, and begin anew."""
+        taken = {name: np.concatenate([rows(part) for part in parts]) for name, parts in self.values.items()}
+        self.values.clear()
+        self.prefix = ""
+        return taken
+
+
+class BundleSide:
+    """A loaded bundle that is asked for its inner values where its engine has them."""
+
+    def __init__(self, model: Model, tracer: Tracer | None) -> None:
+        """Take a loaded model, and the tracer that its engine fills."""
         self.model = model
-        self._stages: dict[str, list[np.ndarray]] = {}
-        self._names: dict[str, str] = {}  # of the value in its graph -> of the stage
-        tap = Tap(self._traced_graphs(bundle, model.manifest), self._keep)
-        self.engine = OrtCpuEngine(bundle, model.manifest, threads=None, tap=tap)
+        self._tracer = tracer or Tracer()
+        info = model.manifest.model
+        self._media = [info.image_token_id, info.video_token_id]
 
-    def _traced_graphs(self, bundle: Path, manifest: Manifest) -> Mapping[str, bytes]:
-        """Return the vision encoder's and the decoder's graphs with inner values as further outputs."""
-        graphs = {}
-        for name in ("vision", "decoder"):
-            graph = onnx.load(bundle / manifest.graphs[name], load_external_data=False)
-            values = inner_values(graph)
-            graph.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values.values())
-            self._names |= {value: stage for stage, value in values.items()}
-            graphs[name] = graph.SerializeToString()
-        return graphs
+    @classmethod
+    @contextmanager
+    def open(cls, bundle: Path, device: str) -> "Iterator[BundleSide]":
+        """Load a bundle on a device, its large files hashed; close it at the end."""
+        manifest = Manifest.read(bundle)
+        tracer = Tracer() if device == "cpu" and manifest.engines is None else None
+        tap = None if tracer is None else Tap(traced_graphs(bundle, manifest, tracer), tracer.keep)
+        with load(bundle, check=True, device=device, tap=tap) as model:
+            yield cls(model, tracer)
 
-    def _keep(self, name: str, value: np.ndarray) -> None:
-        self._stages.setdefault(self._names[name], []).append(value)
-
-    def stages(self, prepared: Prepared, tokens: list[int]) -> dict[str, np.ndarray]:
-        """Run a prompt, then read `tokens` one by one.
-
-        Returns the stages' outputs by the names that verify.py compares, and as "all logits" those before each token.
-        """
-        self._stages.clear()
-        merge = self.model.manifest.model.spatial_merge_size
+    def answer(self, prepared: Prepared, count: int) -> Answered:
+        """Read a prompt and answer with `count` greedy tokens, whatever ends an answer."""
+        engine, merge = self.model.engine, self.model.manifest.model.spatial_merge_size
+        self._tracer.take()
         # The reference encodes all images and then all videos, whatever their order in the prompt.
-        for item in sorted(prepared.items, key=lambda item: item.kind):
-            features = encode_media(self.engine, [item.pixels], [item.grid], merge)
-            self._stages.setdefault("resampler", []).extend(features)
+        encoded = sorted(prepared.items, key=lambda item: item.kind)
+        features = [encode_media(engine, [item.pixels], [item.grid], merge)[0] for item in encoded]
+        probes = self._tracer.take() | ({"resampler": np.concatenate(features)} if features else {})
         prompt = self.model.prompt(prepared)
-        cache = self.engine.new_cache(1, len(prompt.input_ids) + len(tokens))
-        # An engine writes its next logits to the same memory: hence the copies.
-        logits = [self.engine.prefill(cache, 0, prompt.chunk(0, len(prompt.input_ids))).full().copy()]
-        # Before decoding, which runs the same graph where the weights are quantized.
-        stages = {name: np.concatenate([rows(part) for part in parts]) for name, parts in self._stages.items()}
-        for count, token in enumerate(tokens[:-1], 1):
-            (step,) = self.engine.decode(cache, np.array([token]), prompt.position_ids[:, -1:] + count)
+        self._tracer.take()
+        cache = engine.new_cache(1, len(prompt.input_ids) + count)
+        logits = [self._prefill(cache, prompt)]
+        probes |= self._tracer.take()
+        tokens = [self._best(logits[0])]
+        self._tracer.prefix = DECODE
+        while len(tokens) < count:
+            positions = prompt.position_ids[:, -1:] + len(tokens)
+            (step,) = engine.decode(cache, np.array(tokens[-1:]), positions)
             logits.append(step.full().copy())
+            tokens.append(self._best(logits[-1]))
         every = np.stack(logits)
-        return stages | {"logits": every[:1], "decode logits": every[1:2], "all logits": every}
+        probes |= self._tracer.take() | {"logits": every[:1], f"{DECODE}logits": every[1:]}
+        return Answered(probes, tokens, every)
 
-    def __enter__(self) -> Self:
-        return self
+    def _prefill(self, cache: object, prompt: Prompt) -> np.ndarray:
+        """Return a copy of the logits after the prompt: an engine writes its next ones to the same memory."""
+        engine, length = self.model.engine, len(prompt.input_ids)
+        for start in range(0, length, engine.max_prefill_chunk):
+            end = min(start + engine.max_prefill_chunk, length)
+            logits = engine.prefill(cache, 0, prompt.chunk(start, end))
+        return logits.full().copy()
 
-    def __exit__(self, *error: object) -> None:
-        self.engine.close()
+    def _best(self, logits: np.ndarray) -> int:
+        allowed = logits.copy()
+        allowed[self._media] = -np.inf
+        return int(allowed.argmax())
+
+
+def traced_graphs(bundle: Path, manifest: Manifest, tracer: Tracer) -> dict[str, bytes]:
+    """Return graphs of a bundle with inner values as further outputs, and tell the tracer their names."""
+    graphs = {}
+    for name in TAPPED:
+        graph = onnx.load(bundle / manifest.graphs[name], load_external_data=False)
+        values = inner_values(graph)
+        graph.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values.values())
+        tracer.names |= {value: stage for stage, value in values.items()}
+        graphs[name] = graph.SerializeToString()
+    return graphs
 
 
 def inner_values(model: onnx.ModelProto) -> dict[str, str]:

@@ -10,6 +10,7 @@ from ernie_export.common.errors import InvalidFile
 from ernie_export.common.json_fields import one_line
 from ernie_export.exporter.verify.torch_side import Reference
 from ernie_export.runtime.pipeline import Model
+from ernie_export.runtime.preprocess import Preprocessor
 
 LONGEST_ANSWER = 64  # tokens
 
@@ -45,15 +46,22 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
     return questions
 
 
-def ask_questions(
-    reference: Reference, model: Model, questions: list[dict[str, Any]], progress: Callable[[str], None]
-) -> list[Question]:
-    """Return the greedy answers of both sides to each of `questions` (see `read_questions`)."""
-    asked = []
+def ask_bundle(model: Model, questions: list[dict[str, Any]], progress: Callable[[str], None]) -> list[str]:
+    """Return a bundle's greedy answers to each of `questions` (see `read_questions`)."""
+    answers = []
     for number, question in enumerate(questions, 1):
         progress(f"question {number} of {len(questions)}")
-        arrays = model.preprocess(question["messages"])
-        expected = model.preprocessor.chat.decode(reference.answer(arrays, LONGEST_ANSWER))
-        found = model.generate(question["messages"], max_new_tokens=LONGEST_ANSWER).text
-        asked.append(Question(question["answer"], expected, found))
-    return asked
+        answers.append(model.generate(question["messages"], max_new_tokens=LONGEST_ANSWER).text)
+    return answers
+
+
+def ask_reference(
+    reference: Reference, preprocessor: Preprocessor, questions: list[dict[str, Any]], progress: Callable[[str], None]
+) -> list[str]:
+    """Return the reference's greedy answers to each of `questions` (see `read_questions`)."""
+    answers = []
+    for number, question in enumerate(questions, 1):
+        progress(f"question {number} of {len(questions)}, in PyTorch")
+        arrays = preprocessor.prepare(question["messages"]).arrays
+        answers.append(preprocessor.chat.decode(reference.answer(arrays, LONGEST_ANSWER)))
+    return answers

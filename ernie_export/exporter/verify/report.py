@@ -12,7 +12,7 @@ from ernie_export.common.manifest import NAME, Manifest, sha256
 from ernie_export.common.version import __version__
 from ernie_export.doctor.machine import describe_machine
 from ernie_export.doctor.requirements import installed_version
-from ernie_export.exporter.verify.verify import Report
+from ernie_export.exporter.verify.results import Report
 
 LIBRARIES = ("onnxruntime", "torch", "transformers", "numpy")
 WIDTH, LEAST = 540, 1e-9  # pixels of the longest bar; the error that has none
@@ -45,11 +45,10 @@ def write_report(path: Path, report: Report, bundle: Path, checkpoint: Path) -> 
     template = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(
         Path(__file__).with_name("report.html.jinja").read_text()
     )
-    limit = report.tolerance.error
-    rounding = "" if limit is None else f"relative error {limit:.0e}, "
+    limits = f"relative error {report.tolerance.error:.0e}, divergence {report.tolerance.kl:.0e} nats"
     text = template.render(
         bundle=bundle.resolve().name,
-        limits=f"{report.precision}: {rounding}divergence {report.tolerance.kl:.0e} nats",
+        limits=f"{report.precision}: {limits}",
         failures=report.failures,
         diagnosis=report.diagnosis if report.failures else "",
         weights=report.weights,
@@ -68,8 +67,8 @@ def bars(report: Report) -> list[Bar]:
     for name, probe in report.probes.items():
         error = probe.error if math.isfinite(probe.error) else 1.0
         width = round(WIDTH * min(max(math.log10(max(error, LEAST) / LEAST) / -math.log10(LEAST), 0.0), 1.0))
-        agrees = probe.agreed + probe.ties == probe.routed
-        wrong = limit is not None and not (probe.error <= limit and agrees)
+        agrees = not report.tolerance.every_token or probe.agreed + probe.ties == probe.routed
+        wrong = not (probe.error <= limit and agrees)
         routing = f"{probe.agreed}/{probe.routed}" if probe.routed else ""
         shown.append(Bar(name, f"{probe.error:.1e}", width, routing, wrong))
     return shown

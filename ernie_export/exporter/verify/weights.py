@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from ernie_export.common.expert_layout import TILE_OUTPUTS, to_rows
 from ernie_export.common.manifest import Manifest
 from ernie_export.common.safetensors_header import TensorEntry, read_header
 from ernie_export.exporter.targets import find_target
 from ernie_export.exporter.targets.target import DATA_FILE
+from ernie_export.exporter.verify.pieces import locate_pieces, read_bytes, source_names
 from ernie_export.exporter.verify.rounding import Rounding
 from ernie_export.exporter.weights.writer import FORMAT_NAMES
 from ernie_export.graphs.build import all_weights, build_graphs
@@ -154,12 +156,12 @@ def _check_header(weight: Weight, stored: dict[str, TensorEntry]) -> WeightFault
 def _compare_exactly(weight: Weight, checkpoint: Checkpoint, entry: TensorEntry) -> Iterator[WeightFault]:
     """Yield the first row of each piece that is not the checkpoint's, cast to the tensor's dtype."""
     dtype = np.dtype(weight.dtype)
-    for piece, begin in _pieces(weight, checkpoint):
+    for piece, begin, _ in locate_pieces(weight, checkpoint):
         skip = begin * dtype.itemsize
         for first, rows in _source_rows(piece, checkpoint):
             with np.errstate(over="ignore"):
                 expected = np.ascontiguousarray(rows, dtype)
-            found = _read(entry, skip, expected.nbytes)
+            found = read_bytes(entry, skip, expected.nbytes)
             skip += expected.nbytes
             wrong = np.flatnonzero(expected.reshape(-1).view(np.uint8) != found)
             if wrong.size:
@@ -177,12 +179,16 @@ def _compare_quantized(
 ) -> Iterator[WeightFault]:
     """Yield the first row of each piece whose quantized values and scales do not stand for the checkpoint's row."""
     group, bits, scale_bytes = rounding.how.group, rounding.how.bits, rounding.scale_dtype.itemsize
-    for piece, done in _pieces(weight, checkpoint):
+    for piece, done, _ in locate_pieces(weight, checkpoint):
         for first, rows in _source_rows(piece, checkpoint):
             values = np.ascontiguousarray(rows, np.float32)
             groups = values.size // group
-            qweight = _read(entries[0], done * bits // 8, values.size * bits // 8)
-            scales = _read(entries[1], done // group * scale_bytes, groups * scale_bytes).view(rounding.scale_dtype)
+            qweight = read_bytes(entries[0], done * bits // 8, values.size * bits // 8)
+            if rounding.how.tiles:
+                qweight = to_rows(qweight.reshape(len(values), -1)).reshape(-1)
+            scales = read_bytes(entries[1], done // group * scale_bytes, groups * scale_bytes).view(
+                rounding.scale_dtype
+            )
             done += values.size
             wrong = rounding.fault(values.reshape(-1, group), qweight, scales.astype(np.float32), cores)
             if wrong is not None:
@@ -190,36 +196,15 @@ def _compare_quantized(
                 break
 
 
-def _pieces(weight: Weight, checkpoint: Checkpoint) -> Iterator[tuple[Piece, int]]:
-    """Yield the pieces of a tensor, each with the number of values before it."""
-    begin = 0
-    for piece in weight.pieces:
-        yield piece, begin
-        shapes = [checkpoint.tensors[name].shape for name in _names(piece)]
-        if isinstance(piece, Constant):
-            begin += piece.array.size
-        elif isinstance(piece, SourceSlice):
-            begin += (piece.stop - piece.start) * math.prod(shapes[0][1:])
-        else:
-            begin += sum(map(math.prod, shapes))
-
-
-def _names(piece: Piece) -> tuple[str, ...]:
-    """Return the checkpoint's names of the tensors that a piece is made of."""
-    if isinstance(piece, Interleaved):
-        return piece.gate, piece.up
-    return () if isinstance(piece, Constant | ScalesOf) else (piece.source,)
-
-
 def _source_rows(piece: Piece, checkpoint: Checkpoint) -> Iterator[tuple[int, np.ndarray]]:
     """Yield a piece's values in rows as the bundle stores them, each block with the number of its first source row."""
     if isinstance(piece, Constant):
         yield 0, piece.array.reshape(len(piece.array) if piece.array.ndim else 1, -1)
         return
-    names = _names(piece)
+    names = source_names(piece)
     shape = checkpoint.tensors[names[0]].shape
     start, stop = (piece.start, piece.stop) if isinstance(piece, SourceSlice) else (0, shape[0])
-    step = max(BLOCK // max(math.prod(shape[1:]) * len(names), 1), 1)
+    step = max(BLOCK // max(math.prod(shape[1:]) * len(names), 1) // TILE_OUTPUTS, 1) * TILE_OUTPUTS
     for first in range(start, stop, step):
         parts = [checkpoint.read_rows(name, first, min(first + step, stop)) for name in names]
         # Of gate and up in turn: row 2i of the tensor is gate's row i.
@@ -233,14 +218,7 @@ def _fault(weight: Weight, piece: Piece, first: int, row: int, reason: str) -> W
     """Return the fault of row `row` of a block that begins at source row `first`, by the checkpoint's name."""
     if isinstance(piece, Interleaved):
         return WeightFault(weight.name, (piece.gate, piece.up)[row % 2], f"row {first + row // 2}: {reason}")
-    return WeightFault(weight.name, next(iter(_names(piece)), ""), f"row {first + row}: {reason}")
-
-
-def _read(entry: TensorEntry, skip: int, nbytes: int) -> np.ndarray:
-    """Return `nbytes` bytes (uint8) of a tensor after its first `skip`."""
-    with entry.file.open("rb", buffering=0) as file:
-        file.seek(entry.offset + skip)
-        return np.frombuffer(file.read(nbytes), np.uint8)
+    return WeightFault(weight.name, next(iter(source_names(piece)), ""), f"row {first + row}: {reason}")
 
 
 def show_percent(progress: Callable[[str], None]) -> Callable[[int, int], None]:

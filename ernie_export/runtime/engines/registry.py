@@ -12,7 +12,7 @@ from ernie_export.runtime.devices import DEVICES
 from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.engines.device.memory import CudaMemory
 from ernie_export.runtime.engines.ort_common import MIN_VERSION, check_version
-from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
+from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine, Tap
 from ernie_export.runtime.engines.ort_cuda import OrtCudaEngine
 from ernie_export.runtime.engines.tensorrt.engine import TensorRTEngine
 from ernie_export.runtime.engines.tensorrt.library import open_tensorrt
@@ -39,20 +39,25 @@ def open_engine(bundle: Path, manifest: Manifest, device: str, threads: int | No
     return find_engine(bundle, manifest, device)(threads)
 
 
-def find_engine(bundle: Path, manifest: Manifest, device: str) -> EngineOpener:
+def find_engine(bundle: Path, manifest: Manifest, device: str, tap: Tap | None = None) -> EngineOpener:
     """Find the device and the libraries that run a bundle; returns what opens its engine. No file is read yet.
 
     Args:
         bundle: Folder of the bundle.
         manifest: Its manifest.
         device: As of `open_engine`.
+        tap: Inner values of the graphs to read.
 
     Raises:
-        UserError: If the device or a library is missing or cannot run the bundle.
+        UserError: If the device or a library is missing or cannot run the bundle, or the engine has no taps.
     """
     if device not in DEVICES:
         raise InvalidValue("device", " or ".join(DEVICES), repr(device))
     kind = "tensorrt" if manifest.engines is not None else device
+    if tap is not None:
+        if kind != "cpu":
+            raise InvalidValue("device", "cpu, the one whose graphs can be tapped", repr(kind))
+        return lambda threads: OrtCpuEngine(bundle, manifest, threads, tap)
     return ENGINES[kind](bundle, manifest)
 
 
