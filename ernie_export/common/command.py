@@ -42,8 +42,14 @@ def user_errors() -> Iterator[None]:
         _fail(f"{e.filename or 'output'}: {e.strerror or e}")
 
 
-def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
-    """Run `command` on `arguments`, by default those of this process, and exit. Every command has `--version`."""
+def run(command: click.Command, arguments: Sequence[str] | None = None, context_object: object = None) -> None:
+    """Run a command and exit. Every command has `--version`.
+
+    Args:
+        command: The command.
+        arguments: Its command line; by default that of this process.
+        context_object: What the command finds as the `obj` of its context.
+    """
     command = copy.copy(command)  # which may be run again in this process
     command.params = list(command.params)
     click.version_option(__version__, message="%(prog)s %(version)s")(command)
@@ -54,7 +60,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
     with user_errors():
         # click's own main() would print several lines for a mistake, and turn a broken pipe into exit code 1.
         try:
-            with command.make_context(Path(sys.argv[0]).name, args) as context:
+            with command.make_context(Path(sys.argv[0]).name, args, obj=context_object) as context:
                 command.invoke(context)
         except click.exceptions.Exit as e:  # --help, --version
             status = e.exit_code

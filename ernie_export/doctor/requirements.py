@@ -1,16 +1,17 @@
 """The packages that this package and its extras require, compared with what is installed."""
 
-import platform
 import re
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from platform import machine
 
 DISTRIBUTION = "ernie-export"
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?:\[(?P<extras>[^\]]*)\])?(?P<bounds>[^;]*)(?:;(?P<marker>.*))?")
 _BOUND = re.compile(r"(>=|<=|==|!=|<|>)\s*([\d.]+)")
 _STANDS_FOR = {"onnxruntime": "onnxruntime-gpu"}  # the same modules, built for GPUs
-PLATFORM = {"sys_platform": sys.platform, "platform_machine": platform.machine()}
+PLATFORM = {"sys_platform": sys.platform, "platform_machine": machine()}
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,19 @@ def _compare(found: tuple[int, ...], operator: str, bound: tuple[int, ...]) -> b
     return results[operator]
 
 
-def read_requirements(extra: str = "") -> list[Requirement]:
-    """Return what an extra requires on this platform; what the package itself requires for no extra.
+def read_requirements(extra: str = "", platform: Mapping[str, str] = PLATFORM) -> list[Requirement]:
+    """Return what an extra requires on a platform; what the package itself requires for no extra.
 
     Raises importlib.metadata.PackageNotFoundError if the package is not installed.
     """
     requirements = []
     for text in metadata.requires(DISTRIBUTION) or ():
         match = _REQUIREMENT.match(text)
-        if match is None or not _applies(match["marker"] or "", extra):
+        if match is None or not _applies(match["marker"] or "", extra, platform):
             continue
         if normalized(match["name"]) == DISTRIBUTION:
             for other in (match["extras"] or "").split(","):
-                requirements += read_requirements(other.strip())
+                requirements += read_requirements(other.strip(), platform)
         else:
             name = normalized(match["name"])
             bounds = match["bounds"].strip(" ()").replace(" ", "")
@@ -85,21 +86,21 @@ def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def installed_version(name: str) -> str | None:
+def installed_version(name: str, find_version: Callable[[str], str] = metadata.version) -> str | None:
     """Return the installed version of a distribution, or of the one that stands for it; None if there is none."""
     for candidate in (name, _STANDS_FOR.get(name)):
         if candidate is not None:
             try:
-                return metadata.version(candidate)
+                return find_version(candidate)
             except metadata.PackageNotFoundError:
                 continue
     return None
 
 
-def _applies(marker: str, extra: str) -> bool:
-    """Return whether a requirement's marker holds for this extra and platform."""
+def _applies(marker: str, extra: str, platform: Mapping[str, str]) -> bool:
+    """Return whether a requirement's marker holds for an extra on a platform."""
     wanted = re.search(r"extra\s*==\s*['\"]([\w.-]+)['\"]", marker)
     if (normalized(wanted[1]) if wanted else "") != normalized(extra):
         return False
     conditions = re.findall(r"(sys_platform|platform_machine)\s*==\s*['\"](\w+)['\"]", marker)
-    return all(PLATFORM[name] == value for name, value in conditions)
+    return all(platform[name] == value for name, value in conditions)

@@ -138,7 +138,7 @@ class FakeCudaEngine:
 
     def create_execution_context(self, strategy: Any) -> FakeContext:
         assert strategy == rtx_module.ExecutionContextAllocationStrategy.USER_MANAGED
-        return FakeContext(self, managed=True)
+        return self.runtime.context(self, managed=True)
 
 
 class FakeRtxEngine(FakeCudaEngine):
@@ -151,7 +151,7 @@ class FakeRtxEngine(FakeCudaEngine):
         assert isinstance(runtime_config, FakeRuntimeConfig)
         wanted = rtx_module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE if "features" not in self.inputs else None
         assert "past_lengths" not in self.inputs or runtime_config.cuda_graph_strategy == wanted
-        return FakeContext(self, managed=False)
+        return self.runtime.context(self, managed=False)
 
 
 class FakeRuntimeConfig:
@@ -169,6 +169,7 @@ class FakeRuntime:
         validity: What `get_engine_validity` answers.
         reads_plans: Whether it takes any plan.
         aliases: Whether its engines update caches in place.
+        context: Class of the execution contexts.
     """
 
     cuda: Any = None
@@ -176,6 +177,7 @@ class FakeRuntime:
     validity = (rtx_module.EngineValidity.VALID, 0)
     reads_plans = True
     aliases = True
+    context = FakeContext
     full = True
     engine_host_code_allowed = False
 
@@ -232,6 +234,7 @@ OURS = {
     "validity",
     "reads_plans",
     "aliases",
+    "context",
     "SCRATCH",
     "results",
 }  # what the fakes have besides the library's names

@@ -44,5 +44,4 @@ class Model:
         return [result] * len(messages) if isinstance(messages[0], list) else result
 
 
-vars(cli)["load"] = lambda bundle, options: Model()
-cli.main()
+cli.main(load_model=lambda bundle, options: Model())  # type: ignore[arg-type, return-value]  # as far as it is used

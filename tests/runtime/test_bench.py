@@ -118,13 +118,27 @@ def test_decode_counts_only_while_all_decode():
     assert never.metrics()["decode_throughput"] is None
 
 
-def test_a_cache_past_the_memory_is_refused(model, monkeypatch):
+class CacheAtTheLimit(HostKVCache):
+    """A cache for which there is no more memory to grow into."""
+
     def resized(self, kept, num_slots, max_seq_len):
         raise MemoryError
 
-    monkeypatch.setattr(HostKVCache, "resized", resized)
+
+def test_a_cache_past_the_memory_is_refused(model):
+    def new_cache(num_slots: int, max_seq_len: int) -> CacheAtTheLimit:
+        return CacheAtTheLimit(
+            num_layers=1,
+            num_slots=num_slots,
+            num_kv_heads=1,
+            max_seq_len=max_seq_len,
+            head_dim=1,
+            dtype=np.dtype(np.float32),
+        )
+
+    full = Model(model.manifest, model.preprocessor, Delegate(model.engine, new_cache=new_cache))
     with pytest.raises(UserError, match="--batch: expected 1 requests of 84 tokens whose KV cache fits the memory"):
-        run(model, replace(WORKLOAD, prompt_tokens=81))
+        run(full, replace(WORKLOAD, prompt_tokens=81))
 
 
 def test_a_fault_of_the_engine_comes_through(model):

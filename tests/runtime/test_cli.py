@@ -8,11 +8,13 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime.cli import run as cli
+from ernie_export.runtime.cli.options import load
 from ernie_export.runtime.sampling import SamplingParams
 from tests.paths import PROGRAMS
 
@@ -69,19 +71,17 @@ class FakeModel:
 
 
 @pytest.fixture
-def model(monkeypatch) -> FakeModel:
-    fake = FakeModel()
-    monkeypatch.setattr(cli, "load", lambda bundle, options: fake)
-    return fake
+def model() -> FakeModel:
+    return FakeModel()
 
 
 @pytest.fixture
-def ernie_run(capsys):
-    """Run the command in this process; returns its exit code, stdout and stderr."""
+def ernie_run(model, capsys):
+    """Run the command in this process, on the fake model; returns its exit code, stdout and stderr."""
 
-    def call(*arguments: object) -> tuple[int, str, str]:
+    def call(*arguments: object, load_model: Any = lambda bundle, options: model) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:
-            cli.main([*map(str, arguments)])
+            cli.main([*map(str, arguments)], load_model)
         out, err = capsys.readouterr()
         return int(end.value.code or 0), out, err
 
@@ -204,7 +204,7 @@ def test_a_folder_for_messages_is_one_line(model, ernie_run, tmp_path):
 
 
 def test_a_bundle_that_is_none(ernie_run, tmp_path):
-    code, out, err = ernie_run(tmp_path / "nothing", "Hello?")
+    code, out, err = ernie_run(tmp_path / "nothing", "Hello?", load_model=load)
     assert (code, out) == (2, "") and err.startswith(f"error: {tmp_path / 'nothing'}: expected a bundle")
 
 

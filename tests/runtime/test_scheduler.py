@@ -24,6 +24,7 @@ class Faulty:
     def __init__(self, engine: Any) -> None:
         self.engine = engine
         self.fail = ""
+        self.error: BaseException | None = None
         self.calls: list[tuple[str, int]] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -39,7 +40,7 @@ class Faulty:
         self.calls.append((name, size))
         if self.fail == name:
             self.fail = ""
-            raise RuntimeError(f"no {name}")
+            raise self.error or RuntimeError(f"no {name}")
         return getattr(self.engine, name)(*args)
 
 
@@ -124,18 +125,19 @@ def test_a_step_is_a_chunk_and_a_token(make):
     drive(model, first, second)
 
 
-def test_a_full_queue_refuses_before_preprocessing(make, monkeypatch):
+def test_a_full_queue_refuses_before_preprocessing(make):
     model = make(max_num_seqs=1, max_queue=2)
     running = model.submit(ask("What?"), **options(0))
     model.scheduler.step()
     waiting = [model.submit(ask("What?"), **options(n)) for n in (1, 2)]
     assert (model.scheduler.running, model.scheduler.waiting) == (1, 2)
-    with monkeypatch.context() as patched:
-        patched.setattr(Model, "sequence", lambda *args: pytest.fail("preprocessed"))
-        with pytest.raises(QueueFull):
-            model.submit(ask("What?"))
+    unreadable = [{"role": "user", "content": [{"type": "image", "path": "nowhere.png"}]}]
+    with pytest.raises(QueueFull):
+        model.submit(unreadable)
     waiting[0].cancel()
     model.scheduler.step()
+    with pytest.raises(UserError, match="nowhere.png"):
+        model.submit(unreadable)
     waiting.append(model.submit(ask("What?"), **options(3)))
     drive(model, running, *waiting)
     assert [r.sequence.finish_reason for r in waiting] == ["cancelled", "length", "length"]
@@ -294,8 +296,9 @@ def test_an_interrupt_leaves_a_model_that_answers(make, alone):
     model = make()
     request = model.submit(ask("What?"), **options(0))
     model.scheduler.step()
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(model.engine, "decode", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    model.engine.fail = "decode"
+    model.engine.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
         model.generate(ask("Where?"), max_new_tokens=3)
     assert request.done and isinstance(request.sequence.error, KeyboardInterrupt)
     assert model.generate(ask("What?"), **options(0)) == alone.generate(ask("What?"), **options(0))

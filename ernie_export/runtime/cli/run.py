@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,9 @@ from ernie_export.runtime.cli.options import AnswerOptions, click_options, load
 from ernie_export.runtime.messages_file import Messages, check_text, is_one_conversation
 
 if TYPE_CHECKING:
-    from ernie_export.runtime.pipeline import Result
+    from ernie_export.runtime.pipeline import Model, Result
 
+Load = Callable[[Path, AnswerOptions], "Model"]
 ORDER = "ernie_export.media_order"  # in a context's meta: "image" and "video" as they follow on the command line
 
 
@@ -72,7 +73,8 @@ def command(
         raise click.UsageError("--messages cannot be combined with QUESTION, --image or --video")
     else:
         conversations = messages_file.read(conversation_file)
-    with load(bundle, options) as model:
+    load_model: Load = context.obj
+    with load_model(bundle, options) as model:
         if not as_json and is_one_conversation(conversations):
             print_stream(model.stream(conversations, **params))
             return
@@ -84,9 +86,9 @@ def command(
             print(f"[{number}] {text_for(sys.stdout, result.text)}")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run ernie-run on `arguments`, by default those of this process, and exit."""
-    run(command, arguments)
+def main(arguments: Sequence[str] | None = None, load_model: Load = load) -> None:
+    """Run ernie-run on `arguments`, by default those of this process, and exit. `load_model` loads the bundle."""
+    run(command, arguments, context_object=load_model)
 
 
 def user_message(question: str | None, images: tuple[str, ...], videos: tuple[str, ...], order: list[str]) -> Messages:

@@ -59,24 +59,26 @@ class Bounds:
 
 @pytest.fixture
 def bounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bounds]:
-    """The interpreter's loads and stores are held to these bounds before they are made."""
-    from triton.runtime import interpreter
+    """The interpreter's loads and stores are held to these bounds before they are made.
 
-    bounds, memory = Bounds(), interpreter._interpreter
+    Every load and store of a kernel becomes one of these two calls of the builder, with pointers and mask as arrays.
+    """
+    from triton.runtime.interpreter import interpreter_builder as builder
 
-    class Checked:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(memory, name)
+    bounds = Bounds()
+    load = builder.create_masked_load
+    store = builder.create_masked_store
 
-        def load(self, pointers: np.ndarray, mask: np.ndarray, other: np.ndarray, dtype: np.dtype) -> np.ndarray:
-            bounds.check(pointers, mask, np.dtype(dtype).itemsize)
-            return memory.load(pointers, mask, other, dtype)
+    def checked_load(pointers: Any, mask: Any, *others: Any) -> Any:
+        bounds.check(pointers.data, mask.data, max(pointers.get_element_ty().primitive_bitwidth // 8, 1))
+        return load(pointers, mask, *others)
 
-        def store(self, pointers: np.ndarray, value: np.ndarray, mask: np.ndarray) -> Any:
-            bounds.check(pointers, mask, value.dtype.itemsize)
-            return memory.store(pointers, value, mask)
+    def checked_store(pointers: Any, value: Any, mask: Any, *others: Any) -> Any:
+        bounds.check(pointers.data, mask.data, value.data.dtype.itemsize)
+        return store(pointers, value, mask, *others)
 
-    monkeypatch.setattr(interpreter, "_interpreter", Checked())
+    monkeypatch.setattr(builder, "create_masked_load", checked_load)
+    monkeypatch.setattr(builder, "create_masked_store", checked_store)
     yield bounds
     assert bounds.accesses, "nothing was checked"
 

@@ -180,16 +180,30 @@ def words(ids: np.ndarray, start: int = 0) -> PromptChunk:
     return PromptChunk(ids, zeros, zeros, positions, np.zeros((0, 128), np.float32))
 
 
-def test_what_the_library_refuses_is_named_by_its_tensor(engine, monkeypatch):
-    """It answers False, and would go on without."""
-    cache = engine.new_cache(1, 64)
-    with monkeypatch.context() as patched:
-        patched.setattr(FakeContext, "set_input_shape", lambda self, name, shape: name != "input_ids")
-        with pytest.raises(RuntimeError, match=r"decode engine: input input_ids does not take the shape \(1, 1\)"):
-            engine.decode(cache, np.array([5]), np.zeros((3, 1), np.int64))
-    monkeypatch.setattr(FakeContext, "set_tensor_address", lambda self, name, memory: name != "present_value.2")
-    with pytest.raises(RuntimeError, match="tensor present_value.2 does not take the address 0x"):
-        engine.prefill(cache, 0, words(np.array([5])))
+class RefusesShape(FakeContext):
+    """Answers False to a shape of one input, and would go on without."""
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        return name != "input_ids" and super().set_input_shape(name, shape)
+
+
+class RefusesAddress(FakeContext):
+    """Answers False to an address of one output, and would go on without."""
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        return name != "present_value.2" and super().set_tensor_address(name, memory)
+
+
+def test_a_shape_that_the_library_refuses_is_named_by_its_tensor(opened, bundles):
+    engine, _ = opened(bundles["trt"], context=RefusesShape)
+    with engine, pytest.raises(RuntimeError, match=r"decode engine: input input_ids does not take the shape \(1, 1\)"):
+        engine.decode(engine.new_cache(1, 64), np.array([5]), np.zeros((3, 1), np.int64))
+
+
+def test_an_address_that_the_library_refuses_is_named_by_its_tensor(opened, bundles):
+    engine, _ = opened(bundles["trt"], context=RefusesAddress)
+    with engine, pytest.raises(RuntimeError, match="tensor present_value.2 does not take the address 0x"):
+        engine.prefill(engine.new_cache(1, 64), 0, words(np.array([5])))
 
 
 def test_engines_that_do_not_update_the_cache_in_place_are_refused(opened, bundles):
@@ -199,13 +213,20 @@ def test_engines_that_do_not_update_the_cache_in_place_are_refused(opened, bundl
         opened(bundles["trt"], aliases=False)
 
 
-def test_equal_logits_stand_in_the_order_of_their_ids(engine, monkeypatch):
+class RoundsLogits(FakeContext):
+    """Finds many logits equal, since it rounds them to whole numbers."""
+
+    def results(self) -> dict[str, np.ndarray]:
+        rounded = ("logits", "candidate_values")
+        return {name: np.round(array) if name in rounded else array for name, array in super().results().items()}
+
+
+def test_equal_logits_stand_in_the_order_of_their_ids(opened, bundles):
     """TopK of the library promises no order among equals; the fake's is the other way round."""
-    plain = FakeContext.results
-    flat = lambda self: {n: np.round(a) if n in ("logits", "candidate_values") else a for n, a in plain(self).items()}  # noqa: E731
-    monkeypatch.setattr(FakeContext, "results", flat)
-    (row,) = engine.decode(engine.new_cache(1, 64), np.array([5]), np.zeros((3, 1), np.int64))
-    best = row.topk()
+    engine, _ = opened(bundles["trt"], context=RoundsLogits)
+    with engine:
+        (row,) = engine.decode(engine.new_cache(1, 64), np.array([5]), np.zeros((3, 1), np.int64))
+        best = row.topk()
     pairs = list(zip(-best.values, best.ids))
     assert pairs == sorted(pairs) and len(set(best.values)) < 64
 
