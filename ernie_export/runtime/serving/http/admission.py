@@ -98,11 +98,12 @@ class Ticket:
 
     def release(self) -> None:
         """End the request."""
-        if self._work is None or self._work.done():
+        work, self._work = self._work, None  # whose exception's traceback may lead to this ticket
+        if work is None or work.done():
             self._give_back()
         else:
             loop = asyncio.get_running_loop()
-            self._work.add_done_callback(lambda work: loop.call_soon_threadsafe(self._give_back))
+            work.add_done_callback(lambda work: loop.call_soon_threadsafe(self._give_back))
 
     def _give_back(self) -> None:
         if self._choices:

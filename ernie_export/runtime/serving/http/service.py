@@ -225,6 +225,8 @@ class Service:
             raise ApiError(503, "the server is shutting down", code="shutting_down") from e
         except UserError as e:
             raise from_user_error(e) from e
+        finally:
+            del future  # holds the exception, whose traceback leads here: the body would stay until a collection
 
     def _running(self) -> float:
         return self.model.scheduler.running
