@@ -70,10 +70,11 @@ class Ours:
 
     def prefill(self, inputs: dict[str, np.ndarray], room: int) -> None:
         """Prompt to the first token."""
-        from ernie_export.runtime.batch import Batch, Sequence
+        from ernie_export.runtime.batch import Batch
         from ernie_export.runtime.preprocess import MediaItem, Prepared
         from ernie_export.runtime.preprocess.positions import rope_positions
         from ernie_export.runtime.sampling import Sampler, SamplingParams
+        from ernie_export.runtime.sequence import Sequence
         from ernie_export.runtime.text_stream import TextStream
 
         grids = inputs.get("image_grid_thw")

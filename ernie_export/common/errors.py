@@ -35,7 +35,10 @@ class InvalidValue(UserError):
     """
 
     def __init__(self, field: str, expected: str, found: object, hint: str = "") -> None:
-        self.field, self.expected, self.found, self.hint = field, expected, str(found), hint
+        self.field = field
+        self.expected = expected
+        self.found = str(found)
+        self.hint = hint
         super().__init__(f"{field}: expected {expected}, found {found}" + (f" ({hint})" if hint else ""))
 
 
@@ -59,7 +62,11 @@ class InvalidFile(UserError):
     """
 
     def __init__(self, path: Path | str, expected: str, found: object, key: str | None = None, hint: str = "") -> None:
-        self.path, self.key, self.expected, self.found, self.hint = Path(path), key, expected, str(found), hint
+        self.path = Path(path)
+        self.key = key
+        self.expected = expected
+        self.found = str(found)
+        self.hint = hint
         where = f"{path}: {key}" if key is not None else f"{path}"
         super().__init__(f"{where}: expected {expected}, found {found}" + (f" ({hint})" if hint else ""))
 
@@ -77,7 +84,8 @@ class CannotWrite(UserError):
     """
 
     def __init__(self, path: Path | str, what: str, reason: str) -> None:
-        self.path, self.reason = Path(path), reason
+        self.path = Path(path)
+        self.reason = reason
         super().__init__(f"{path}: cannot write {what}: {reason}")
 
 

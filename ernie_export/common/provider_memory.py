@@ -26,5 +26,6 @@ def provider_memory(nbytes: Mapping[str, int]) -> int:
                 scales += sessions * size
             elif group in name and name.endswith(_FIRST_PRODUCT):
                 tried[group] = max(tried[group], size)
-    decode, decoder = tried[".experts.text."], max(tried.values())
+    decode = tried[".experts.text."]
+    decoder = max(tried.values())
     return scales + decode + decoder + WORKING_MEMORY

@@ -113,7 +113,9 @@ class GraphBuilder:
 
     def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
         """Declare `value` a graph output called `name`."""
-        value.name, value.dtype, value.shape = name, dtype, ir.Shape(shape)
+        value.name = name
+        value.dtype = dtype
+        value.shape = ir.Shape(shape)
         self.graph.outputs.append(value)
 
     def bind_at_load(self) -> None:
@@ -125,7 +127,8 @@ class GraphBuilder:
             value = self.graph.initializers.pop(name)
             value.const_value = None
             if weight.quantization is not None:
-                value.dtype, value.shape = ir.DataType.INT32, ir.Shape([*weight.shape[:-1], weight.shape[-1] // 4])
+                value.dtype = ir.DataType.INT32
+                value.shape = ir.Shape([*weight.shape[:-1], weight.shape[-1] // 4])
             self.graph.inputs.append(value)
 
     def fix_dimensions(self, sizes: Mapping[str, int]) -> None:

@@ -59,7 +59,8 @@ class SharedInputs:
 
 def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuilder:
     """Build the decoder graph in `precision`; without `vision`, the decode graph."""
-    text, dtype = config.text, precision.dtype
+    text = config.text
+    dtype = precision.dtype
     cache = ("batch", text.num_kv_heads, "capacity", text.head_dim)
     vision_inputs: list[tuple[str, ir.DataType, tuple[int | str, ...]]] = [
         ("feature_index", INT64, ("batch", "sequence")),
@@ -167,7 +168,8 @@ def layer(g: GraphBuilder, text: TextConfig, index: int, hidden: ir.Value, share
 def attention(g: GraphBuilder, text: TextConfig, index: int, x: ir.Value, shared: SharedInputs) -> ir.Value:
     """Add rotated, cached, causal attention over x (B·S, H)."""
     prefix = f"model.layers.{index}.self_attn"
-    width, kv_width = text.num_heads * text.head_dim, text.num_kv_heads * text.head_dim
+    width = text.num_heads * text.head_dim
+    kv_width = text.num_kv_heads * text.head_dim
     parts = [f"{prefix}.{name}_proj" for name in "qkv"]
     x = linear(g, x, f"{prefix}.qkv_proj", width + 2 * kv_width, text.hidden_size, text.use_bias, parts)
     sizes = g.constant("sizes", np.array([width, kv_width, kv_width]))

@@ -23,7 +23,8 @@ INT64 = ir.DataType.INT64
 def build(config: ErnieConfig, precision: Precision) -> GraphBuilder:
     """Build the resampler graph in `precision`."""
     dtype = precision.dtype
-    vision, hidden = config.vision, config.text.hidden_size
+    vision = config.vision
+    hidden = config.text.hidden_size
     spatial = vision.hidden_size * vision.spatial_merge_size**2
     temporal = spatial * vision.temporal_merge_size
     g = GraphBuilder(

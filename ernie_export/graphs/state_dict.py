@@ -50,7 +50,8 @@ def check_layout(checkpoint: Checkpoint, config: ErnieConfig) -> tuple[tuple[Pat
 
 def check_tied_head(checkpoint: Checkpoint, config: ErnieConfig) -> None:
     """Raise InvalidFile unless the head of a tied model has the embedding's values: the class would not tie it."""
-    rows, width = config.text.vocab_size, config.text.hidden_size
+    rows = config.text.vocab_size
+    width = config.text.hidden_size
     entry = checkpoint.require(HEAD, (rows, width))
     step = max(COMPARED // width, 1)
     for start in range(0, rows, step):
@@ -97,7 +98,8 @@ def layer_norm(name: str, size: int) -> Named:
 
 def decoder_layer(text: TextConfig, name: str, sparse: bool) -> Named:
     """Yield one decoder layer. Experts have one numbering: text experts first, then vision experts."""
-    hidden, bias = text.hidden_size, text.use_bias
+    hidden = text.hidden_size
+    bias = text.use_bias
     query, key = text.num_heads * text.head_dim, text.num_kv_heads * text.head_dim
     yield f"{name}.input_layernorm.weight", (hidden,)
     yield from linear(f"{name}.self_attn.q_proj", query, hidden, bias)
@@ -136,7 +138,8 @@ def vision_encoder(config: ErnieConfig, name: str) -> Named:
 
 def resampler(config: ErnieConfig, name: str) -> Named:
     """Yield spatial merge, temporal merge, projection to the decoder's width and the closing RMSNorm."""
-    vision, hidden = config.vision, config.text.hidden_size
+    vision = config.vision
+    hidden = config.text.hidden_size
     merged = vision.hidden_size * vision.spatial_merge_size**2
     for part, in_size in (("spatial_linear", merged), ("temporal_linear", merged * vision.temporal_merge_size)):
         yield from linear(f"{name}.{part}.0", merged, in_size, bias=True)

@@ -87,7 +87,8 @@ def block(
     qkv_shape: ir.Value,
 ) -> ir.Value:
     """Add one pre-norm block over x (F·P, C); `qkv_shape` holds [F, P, 3C]."""
-    prefix, width = f"model.vision_model.blocks.{index}", vision.hidden_size
+    prefix = f"model.vision_model.blocks.{index}"
+    width = vision.hidden_size
     normed = layer_norm(g, x, f"{prefix}.norm1", width, vision.norm_eps)
     with g.scope("attn"):
         qkv = linear(g, normed, f"{prefix}.attn.qkv", 3 * width, width, bias=True)

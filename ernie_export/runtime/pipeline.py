@@ -11,7 +11,6 @@ import numpy as np
 
 from ernie_export.common.errors import ContextLengthExceeded
 from ernie_export.common.manifest import Manifest
-from ernie_export.runtime.batch import Prompt, Sequence
 from ernie_export.runtime.engines import Engine, Warmable
 from ernie_export.runtime.engines.ort_cpu import Tap
 from ernie_export.runtime.engines.registry import find_engine
@@ -21,6 +20,7 @@ from ernie_export.runtime.preprocess.pixels import MAX_SOURCE_PIXELS
 from ernie_export.runtime.sampling import Sampler, SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request, Scheduler
 from ernie_export.runtime.scheduler_config import DEFAULTS, SchedulerConfig
+from ernie_export.runtime.sequence import Prompt, Sequence
 from ernie_export.runtime.text_stream import TextStream
 
 # Files up to this size are hashed on load (0.2 s for one of this size); of a larger one only the size is compared.

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ernie_export.common.errors import ContextLengthExceeded
-from ernie_export.runtime.batch import LENGTH_STEP, Batch, Sequence
+from ernie_export.runtime.batch import LENGTH_STEP, Batch
 from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.sampling import Logprobs
 from ernie_export.runtime.scheduler_config import SchedulerConfig
+from ernie_export.runtime.sequence import Sequence
 
 
 class QueueFull(Exception):

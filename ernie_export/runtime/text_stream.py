@@ -57,7 +57,8 @@ class TextStream:
             return self._stop_within_run()
         text = self._decode(self._window)
         end = len(text) - text.endswith(REPLACEMENT)
-        new, self._done = text[self._done : end], end
+        new = text[self._done : end]
+        self._done = end
         if len(self._window) > LONGEST_WINDOW:
             self._window = self._window[-SHORTEST_WINDOW:]
             text = self._decode(self._window)
@@ -67,7 +68,8 @@ class TextStream:
     def finish(self) -> str:
         """Take the end of the answer; returns the text that was held back."""
         rest = self._decode(self._window)[self._done :]
-        self._window, self._done = [], 0
+        self._window = []
+        self._done = 0
         return self._show(rest, last=True)
 
     def _stop_within_run(self) -> str:

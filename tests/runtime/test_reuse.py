@@ -11,12 +11,13 @@ from PIL import Image
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime import Model, load
-from ernie_export.runtime.batch import Batch, Prompt
+from ernie_export.runtime.batch import Batch
 from ernie_export.runtime.feature_cache import digest
 from ernie_export.runtime.kv_cache import HostKVCache
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Request
 from ernie_export.runtime.scheduler_config import SchedulerConfig
+from ernie_export.runtime.sequence import Prompt
 
 FORGETFUL = SchedulerConfig(enable_prefix_caching=False, feature_cache_bytes=0)
 

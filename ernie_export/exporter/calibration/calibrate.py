@@ -129,9 +129,12 @@ def calibrate(
 
 def observe(built: LayerGraph, decoder: Decoder, index: int, prompts: Prompts, op_bodies: OpBodies) -> LayerStats:
     """Run one layer over all conversations and return the statistics of its inputs."""
-    text, folder, total = decoder.text, decoder.store.folder, sum(prompts.lengths)
+    text = decoder.text
+    folder = decoder.store.folder
+    total = sum(prompts.lengths)
     hessians: dict[str, list[np.ndarray]] = {}
-    x, experts = np.empty((0, text.hidden_size), np.float32), np.empty((0, text.experts_per_token), np.int64)
+    x = np.empty((0, text.hidden_size), np.float32)
+    experts = np.empty((0, text.experts_per_token), np.int64)
     if built.experts:  # what they were given lies in a file: it grows with the tokens
         x = scratch_array(folder / "x", total, text.hidden_size)
         experts = np.empty((total, text.experts_per_token), np.int64)
@@ -139,7 +142,8 @@ def observe(built: LayerGraph, decoder: Decoder, index: int, prompts: Prompts, o
         for linear_input, names in built.linear_inputs.items():
             hessians[linear_input] = add_squares(hessians.get(linear_input), outputs[linear_input])
             if any(".experts." in name for name in names):
-                x[span], experts[span] = outputs[linear_input], outputs["experts"]
+                x[span] = outputs[linear_input]
+                experts[span] = outputs["experts"]
     return LayerStats(hessians, x, experts)
 
 

@@ -108,7 +108,8 @@ def run(
     Yields:
         A range of tokens, and the graph's outputs for them.
     """
-    path, data = folder / "layer.onnx", folder / "layer.safetensors"
+    path = folder / "layer.onnx"
+    data = folder / "layer.safetensors"
     with suppress(FileNotFoundError):
         data.unlink()
     layout = weights.plan(list(built.graph.weights.values()))

@@ -87,7 +87,9 @@ def read_prompts(
     conversations = [document] if isinstance(document[0], dict) else document
     preprocessor = Preprocessor.from_folder(processors)
     digest = hashlib.sha256()
-    types, positions, lengths = [], [], []
+    types = []
+    positions = []
+    lengths = []
     with (folder / "hidden").open("wb") as file:
         for number, messages in enumerate(conversations):
             try:

@@ -67,9 +67,11 @@ class OnnxRuntimeTarget(Target):
         if "cuda" not in precision.devices or "sparse" not in text.layer_types:
             return
         if precision.decoder is not None:
-            multiple, other = QUANTIZED_EXPERT_MULTIPLE, "--precision int4 takes multiples of 16"
+            multiple = QUANTIZED_EXPERT_MULTIPLE
+            other = "--precision int4 takes multiples of 16"
         elif "cpu" not in precision.devices:
-            multiple, other = EXPERT_MULTIPLE, "--precision fp16 takes any, on a CPU"
+            multiple = EXPERT_MULTIPLE
+            other = "--precision fp16 takes any, on a CPU"
         else:
             return
         widths = {"hidden_size": text.hidden_size}

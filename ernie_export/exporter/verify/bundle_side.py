@@ -10,11 +10,11 @@ import onnx
 
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.verify.probe_names import DECODE
-from ernie_export.runtime.batch import Prompt
 from ernie_export.runtime.engines.ort_cpu import Tap
 from ernie_export.runtime.feature_cache import encode_media
 from ernie_export.runtime.pipeline import Model, load
 from ernie_export.runtime.preprocess import Prepared
+from ernie_export.runtime.sequence import Prompt
 
 TAPPED = ("vision", "decoder", "decode")  # graphs
 
@@ -82,7 +82,8 @@ class BundleSide:
 
     def answer(self, prepared: Prepared, count: int) -> Answered:
         """Read a prompt and answer with `count` greedy tokens, whatever ends an answer."""
-        engine, merge = self.model.engine, self.model.manifest.model.spatial_merge_size
+        engine = self.model.engine
+        merge = self.model.manifest.model.spatial_merge_size
         self._tracer.take()
         # The reference encodes all images and then all videos, whatever their order in the prompt.
         encoded = sorted(prepared.items, key=lambda item: item.kind)
@@ -106,7 +107,8 @@ class BundleSide:
 
     def _prefill(self, cache: object, prompt: Prompt) -> np.ndarray:
         """Return a copy of the logits after the prompt: an engine writes its next ones to the same memory."""
-        engine, length = self.model.engine, len(prompt.input_ids)
+        engine = self.model.engine
+        length = len(prompt.input_ids)
         for start in range(0, length, engine.max_prefill_chunk):
             end = min(start + engine.max_prefill_chunk, length)
             logits = engine.prefill(cache, 0, prompt.chunk(start, end))

@@ -63,7 +63,8 @@ class BundleTensors:
 
     def _values(self, weight: Weight, begin: int, count: int) -> NDArray[np.float32]:
         """Return `count` values of a stored tensor from value `begin` on, in float32."""
-        entry, how = self._stored[weight.name], weight.quantization
+        entry = self._stored[weight.name]
+        how = weight.quantization
         if how is None:
             size = np.dtype(weight.dtype).itemsize
             return read_bytes(entry, begin * size, count * size).view(weight.dtype).astype(np.float32)

@@ -62,7 +62,8 @@ def compare_routing(
     for modality, selected in (("text", ~is_vision), ("vision", is_vision)):
         if not selected.any():
             continue
-        chosen, gap = expected[f"{modality} {name}"], expected[f"{modality} {name} gap"]
+        chosen = expected[f"{modality} {name}"]
+        gap = expected[f"{modality} {name} gap"]
         same = (np.sort(found[selected], -1) == np.sort(chosen, -1)).all(-1)
         ties = int((~same & (gap < ROUNDING)).sum())
         probe.routed += len(same)
@@ -84,7 +85,8 @@ def reached_experts(runs: Mapping[str, Run]) -> dict[str, set[tuple[str, int]]]:
 
 def compare_tokens(name: str, expected: np.ndarray, found: np.ndarray) -> Conversation:
     """Compare the next tokens of both sides by their logits (tokens, V), given the same tokens to read."""
-    best, chosen = expected.argmax(-1), found.argmax(-1)
+    best = expected.argmax(-1)
+    chosen = found.argmax(-1)
     different = np.flatnonzero(chosen != best)
     kl = float(divergence(expected, found).mean())
     if not different.size:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
 GROUPS = ("text_moe", "vision_moe")
 RENAMED = (
     ("model.language_model.", "model."),
@@ -62,7 +63,8 @@ def read_parameter(source: TensorSource, name: str, shape: tuple[int, ...]) -> N
     match = re.fullmatch(r"(.+\.mlp)\.(text_moe|vision_moe)\.(.+)", name)
     if match is None:
         return source.read(name).reshape(shape)
-    layer, group = match[1], GROUPS.index(match[2])
+    layer = match[1]
+    group = GROUPS.index(match[2])
     if match[3] == "gate.weight":
         return np.transpose(source.read(f"{layer}.gate.weight" + ("_1" if group else "")))
     if match[3] == "gate.moe_statics.e_score_correction_bias":

@@ -15,7 +15,8 @@ from ernie_export.doctor.requirements import installed_version
 from ernie_export.exporter.verify.results import Report
 
 LIBRARIES = ("onnxruntime", "torch", "transformers", "numpy")
-WIDTH, LEAST = 540, 1e-9  # pixels of the longest bar; the error that has none
+BAR_WIDTH = 540  # pixels of the longest bar
+MIN_ERROR = 1e-9  # the error that has no bar
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,13 @@ def write_report(path: Path, report: Report, bundle: Path, checkpoint: Path) -> 
 
 def bars(report: Report) -> list[Bar]:
     """Return the compared values in the order of computation; a bar's length is the logarithm of its error."""
-    limit, shown = report.tolerance.error, []
+    limit = report.tolerance.error
+    shown = []
     for name, probe in report.probes.items():
         error = probe.error if math.isfinite(probe.error) else 1.0
-        width = round(WIDTH * min(max(math.log10(max(error, LEAST) / LEAST) / -math.log10(LEAST), 0.0), 1.0))
+        width = round(
+            BAR_WIDTH * min(max(math.log10(max(error, MIN_ERROR) / MIN_ERROR) / -math.log10(MIN_ERROR), 0.0), 1.0)
+        )
         agrees = not report.tolerance.every_token or probe.agreed + probe.ties == probe.routed
         wrong = not (probe.error <= limit and agrees)
         routing = f"{probe.agreed}/{probe.routed}" if probe.routed else ""

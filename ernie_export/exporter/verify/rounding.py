@@ -62,7 +62,8 @@ class Rounding:
             if wrong.size:
                 group = int(wrong[0])
                 size = max(float(np.square(values[part][group]).sum()), 1e-30)
-                expected, error = np.sqrt(allowed[group] / size), np.sqrt(found[group] / size)
+                expected = np.sqrt(allowed[group] / size)
+                error = np.sqrt(found[group] / size)
                 return (
                     part.start + group,
                     f"expected an error of at most {expected:.2%} of the weights, found {error:.2%}",

@@ -163,7 +163,8 @@ class Reference:
         def collect_routing(group: int, index: int) -> Any:
             return lambda router, _inputs, output: keep_routing(self._found.values, router, output, group, index)
 
-        model, hooks = self.model.model, []
+        model = self.model.model
+        hooks = []
         for index, block in enumerate(model.vision_tower.blocks):
             hooks.append(block.register_forward_hook(collect(f"vision block {index}")))
         hooks.append(model.vision_tower.ln.register_forward_hook(collect("vision encoder")))
@@ -216,11 +217,13 @@ def keep_routing(found: dict[str, Any], router: Any, output: Any, group: int, in
         index: The layer.
     """
     logits, _, chosen = output
-    experts, k = logits.shape[-1], chosen.shape[-1]
+    experts = logits.shape[-1]
+    k = chosen.shape[-1]
     scores = router.moe_statics(torch.softmax(logits.float(), -1)).sort(-1, descending=True).values
     gap = scores[:, k - 1] - scores[:, k] if experts > k else torch.ones(len(scores))
     name = f"{('text', 'vision')[group]} routing {index}"
-    found[name], found[f"{name} gap"] = [chosen + group * experts], [gap]
+    found[name] = [chosen + group * experts]
+    found[f"{name} gap"] = [gap]
 
 
 def first(output: Any) -> torch.Tensor:

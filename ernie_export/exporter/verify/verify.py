@@ -52,13 +52,15 @@ def verify(
         The report, probes in the order of computation.
     """
     with BundleSide.open(bundle, device) as side:
-        manifest, preprocessor = side.model.manifest, side.model.preprocessor
+        manifest = side.model.manifest
+        preprocessor = side.model.preprocessor
         precision = find_target(manifest.target).precision(manifest.precision)
         tolerance = precision.tolerance if max_error is None else replace(precision.tolerance, error=max_error)
         report = Report(precision.name, tolerance)
         report.files = compare_files(bundle, manifest, checkpoint)
         report.weights = compare_weights(bundle, manifest, checkpoint, show_percent(progress))
-        prepared, found = {}, {}
+        prepared = {}
+        found = {}
         for name, messages in conversations.items():
             progress(name)
             prepared[name] = preprocessor.prepare(messages)

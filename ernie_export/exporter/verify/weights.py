@@ -100,7 +100,8 @@ def compare_weights(
     stored = read_header(bundle / DATA_FILE)
     weights = all_weights(build_graphs(config, find_target(manifest.target).precision(manifest.precision)))
     scales = {piece.qweight: weight for weight in weights for piece in weight.pieces if isinstance(piece, ScalesOf)}
-    report, total = WeightReport(), sum(entry.nbytes for entry in stored.values())
+    report = WeightReport()
+    total = sum(entry.nbytes for entry in stored.values())
     report.faults += _check_graphs(bundle, manifest, stored)
     expected = {weight.name: weight for weight in weights}
     for name in sorted(stored.keys() - expected.keys()):
@@ -178,7 +179,9 @@ def _compare_quantized(
     cores: ThreadPoolExecutor,
 ) -> Iterator[WeightFault]:
     """Yield the first row of each piece whose quantized values and scales do not stand for the checkpoint's row."""
-    group, bits, scale_bytes = rounding.how.group, rounding.how.bits, rounding.scale_dtype.itemsize
+    group = rounding.how.group
+    bits = rounding.how.bits
+    scale_bytes = rounding.scale_dtype.itemsize
     for piece, done, _ in locate_pieces(weight, checkpoint):
         for first, rows in _source_rows(piece, checkpoint):
             values = np.ascontiguousarray(rows, np.float32)

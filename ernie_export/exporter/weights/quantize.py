@@ -83,18 +83,22 @@ def quantize_groups(
     low, high = values.min(axis=1), values.max(axis=1)
     widest = np.where(high > -low, high, low) / lowest
     widest[widest == 0] = 1
-    best, best_fit = np.empty_like(values), np.full(len(values), -1, np.float32)
+    best = np.empty_like(values)
+    best_fit = np.full(len(values), -1, np.float32)
     scales = np.zeros(len(values), np.float32)
     for clip in CLIPS[bits]:
         qweight = values * (1 / (widest * np.float32(clip)))[:, None]
         np.rint(qweight, out=qweight)
         np.clip(qweight, lowest, -1 - lowest, out=qweight)
         weighed = qweight if importance is None else qweight * importance
-        along, size = np.einsum("gi,gi->g", values, weighed), np.einsum("gi,gi->g", qweight, weighed)
+        along = np.einsum("gi,gi->g", values, weighed)
+        size = np.einsum("gi,gi->g", qweight, weighed)
         scale = along / np.where(size > 0, size, 1)
         fit = along * scale
         better = fit > best_fit
-        best_fit[better], scales[better], best[better] = fit[better], scale[better], qweight[better]
+        best_fit[better] = fit[better]
+        scales[better] = scale[better]
+        best[better] = qweight[better]
     return best, scales
 
 

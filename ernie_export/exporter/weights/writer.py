@@ -73,7 +73,9 @@ def plan(weights: Sequence[Weight]) -> Layout:
         raise ValueError(f"{next(iter(scales.values())).name}: scales of a weight that is not there")
     units.sort(key=lambda unit: -min(alignment(weight.nbytes) for weight in unit))
     ordered = [weight for unit in units for weight in unit]
-    members, offsets, end = {}, {}, 0
+    members = {}
+    offsets = {}
+    end = 0
     for weight in ordered:
         kind = FORMAT_NAMES[np.dtype(weight.dtype)]
         span = [end, end + weight.nbytes]
@@ -268,7 +270,8 @@ def interleaved_blocks(
 ) -> Iterator[np.ndarray]:
     """Yield rows of two source tensors in turn."""
     entries = [checkpoint.tensors[name] for name in (piece.gate, piece.up)]
-    rows, width = entries[0].shape[0], math.prod(entries[0].shape[1:])
+    rows = entries[0].shape[0]
+    width = math.prod(entries[0].shape[1:])
     count = min(max(out.blocks.made_bytes // (2 * width * max(dtype.itemsize, 4)), 1), rows) if width else rows
     raws = [np.empty((count, width), NUMPY[entry.dtype]) for entry in entries]
     for first in range(0, rows, count):

@@ -57,7 +57,8 @@ class Checkpoint:
 
         Raises InvalidFile if weights are missing, truncated, contradictory or pickled.
         """
-        single, index = folder / SINGLE, folder / INDEX
+        single = folder / SINGLE
+        index = folder / INDEX
         require_folder(folder)
         if single.exists():  # which the class prefers, whatever an index says
             return Checkpoint(folder, read_header(single), (INDEX,) if index.exists() else ())

@@ -46,6 +46,7 @@ def rms_norm(g: GraphBuilder, x: ir.Value, tensor: str, width: int, eps: float) 
 
 def layer_norm(g: GraphBuilder, x: ir.Value, tensor: str, width: int, eps: float) -> ir.Value:
     """Normalize the last axis to mean 0 and variance 1, then scale and shift it."""
-    weight, bias = g.tensor(f"{tensor}.weight", (width,)), g.tensor(f"{tensor}.bias", (width,))
+    weight = g.tensor(f"{tensor}.weight", (width,))
+    bias = g.tensor(f"{tensor}.bias", (width,))
     with g.scope(tensor.rsplit(".", 1)[-1]):
         return g.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)

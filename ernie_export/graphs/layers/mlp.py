@@ -27,7 +27,8 @@ def sparse(g: GraphBuilder, x: ir.Value, token_types: ir.Value | None, mlp: str,
     Without `token_types` every token is text and the vision experts are left out.
     """
     routing = {"k": text.experts_per_token, "norm_min": text.norm_min}
-    how, prefix = None, ""
+    how = None
+    prefix = ""
     if g.bits is not None:
         group = group_size(mlp, text.hidden_size, *text.moe_intermediate_size)
         how = Quantization(g.bits, group, g.float8 and g.bits == 8, g.expert_tiles)
@@ -54,7 +55,9 @@ def expert_group(g: GraphBuilder, mlp: str, group: str, text: TextConfig, how: Q
     With `how`, gate_up and down are two values each: quantized weights and scales.
     """
     index = {"text": 0, "vision": 1}[group]
-    hidden, experts, width = text.hidden_size, text.num_experts, text.moe_intermediate_size[index]
+    hidden = text.hidden_size
+    experts = text.num_experts
+    width = text.moe_intermediate_size[index]
     sources = [f"{mlp}.experts.{index * experts + e}" for e in range(experts)]
     correction = f"{mlp}.moe_statics.e_score_correction_bias"
     of_group = (SourceSlice(correction, index, index + 1),)

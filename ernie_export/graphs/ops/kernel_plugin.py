@@ -129,7 +129,8 @@ def launch(
     for output in plugin.outputs(shapes, attributes):
         dtype = str(graph_inputs[0].dtype).removeprefix("torch.") if output.dtype == GRAPH_DTYPE else output.dtype
         outputs[output.name] = empty(output.shape, dtype)
-    kernel, size = plugin.kernel(), plugin.size(shapes, attributes)
+    kernel = plugin.kernel()
+    size = plugin.size(shapes, attributes)
     scalars = {"T": size} if "T" in kernel.arg_names else {}
     if "UPCAST" in kernel.arg_names:
         constants["UPCAST"] = knobs.runtime.interpret

@@ -76,7 +76,8 @@ def compile_kernel(
     from triton.compiler import ASTSource
 
     capability = target(arch)
-    kernel, tactic = plugin.kernel(), plugin.tactics[number - 1]
+    kernel = plugin.kernel()
+    tactic = plugin.tactics[number - 1]
     constants = plugin.all_constants(shapes, attributes, tactic)
     if "UPCAST" in kernel.arg_names:
         constants["UPCAST"] = False

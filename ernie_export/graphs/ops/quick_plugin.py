@@ -54,7 +54,8 @@ def register(plugin: KernelPlugin, kernels: Kernels, on_error: Callable[[str], N
         compiled = choices[arguments[-1] or next(iter(choices))]  # 0 is TensorRT's default tactic
         size = plugin.size({name: desc.shape_expr for name, desc in inputs.items()}, attributes)
         launch = trtp.KernelLaunchParams(*plugin.grid(size, compiled.constants))
-        launch.block_x, launch.shared_mem = compiled.threads, compiled.shared
+        launch.block_x = compiled.threads
+        launch.shared_mem = compiled.shared
         scalars = (trtp.SymInt32(size),) if compiled.takes_size else ()
         return compiled.name, compiled.ptx, launch, trtp.SymIntExprs.from_tuple(scalars)
 

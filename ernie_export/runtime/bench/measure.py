@@ -101,7 +101,8 @@ class BatchTimes:
         }
 
     def _decode_throughput(self) -> float | None:
-        tokens, seconds = 0, 0.0
+        tokens = 0
+        seconds = 0.0
         for requests in self.rounds:
             began = max(request.ttft for request in requests)
             later = [[time for time in request.times if time > began] for request in requests]

@@ -5,11 +5,11 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -21,8 +21,13 @@ from rich.text import Text
 from ernie_export.common.command import peak_memory, run
 from ernie_export.common.errors import InvalidValue, printable
 from ernie_export.common.image_sizes import parse_image_sizes
+from ernie_export.common.manifest import Manifest
 from ernie_export.common.text import format_number
 from ernie_export.runtime.bench.machine import Machine
+
+if TYPE_CHECKING:
+    from ernie_export.runtime.bench.measure import BatchTimes, ImageTimes
+    from ernie_export.runtime.bench.workload import Workload
 
 LARGEST_BATCH = 1024
 NOTES = (
@@ -75,12 +80,9 @@ def command(
     batches = parse_batch_sizes(batch)
     if plot is not None:
         check_plot(plot)
-    machine = Machine.here()
-    # Imported here so that --help comes at once, and before the clock starts so that it counts loading alone.
-    from ernie_export.runtime.bench.measure import measure, scheduler_config, steps
-    from ernie_export.runtime.bench.workload import Workload
-    from ernie_export.runtime.pipeline import load
+    from ernie_export.runtime.bench.workload import Workload  # imported here so that --help comes at once
 
+    machine = Machine.here()
     workload = Workload(
         prompt_tokens=prompt_tokens,
         images=sizes,
@@ -90,25 +92,20 @@ def command(
         warmup=warmup,
         seed=seed,
     )
-    began = time.perf_counter()
-    with load(bundle, threads, scheduler_config=scheduler_config(workload)) as model:
-        load_seconds = time.perf_counter() - began
-        with progress_bar(steps(workload)) as advance:
-            batch_times, image_times = measure(model, workload, advance)
-        manifest = model.manifest
-    document: dict[str, Any] = {
+    times = measure_bundle(bundle, workload, threads)
+    image_tokens = times.batches[0].requests[0].prompt_tokens - prompt_tokens
+    document = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "bundle": str(bundle),
-        "target": manifest.target,
-        "precision": manifest.precision,
-        "bundle_bytes": sum(entry.bytes for entry in manifest.files.values()),
-        "workload": asdict(workload)
-        | {"image_tokens": batch_times[0].requests[0].prompt_tokens - prompt_tokens, "threads": threads},
+        "target": times.manifest.target,
+        "precision": times.manifest.precision,
+        "bundle_bytes": sum(entry.bytes for entry in times.manifest.files.values()),
+        "workload": asdict(workload) | {"image_tokens": image_tokens, "threads": threads},
         "machine": asdict(machine) | {"busy": machine.busy},
-        "load_seconds": load_seconds,
+        "load_seconds": times.load_seconds,
         "peak_rss_bytes": peak_memory(),
-        "batches": [times.metrics() for times in batch_times],
-        "images": [times.metrics() for times in image_times],
+        "batches": [batch_times.metrics() for batch_times in times.batches],
+        "images": [image_times.metrics() for image_times in times.images],
         "notes": NOTES,
     }
     if as_json:
@@ -118,7 +115,31 @@ def command(
     if plot is not None:
         from ernie_export.runtime.bench.plot import draw
 
-        draw(plot, batch_times, [*describe_run(document), f"note: {NOTES[0]}"])
+        draw(plot, times.batches, [*describe_run(document), f"note: {NOTES[0]}"])
+
+
+@dataclass(frozen=True)
+class Times:
+    """What measuring a bundle found."""
+
+    manifest: Manifest
+    load_seconds: float
+    batches: tuple["BatchTimes", ...]
+    images: tuple["ImageTimes", ...]
+
+
+def measure_bundle(bundle: Path, workload: "Workload", threads: int | None) -> Times:
+    """Load a bundle and measure it, showing progress on a terminal."""
+    # Imported before the clock starts, so that it counts loading alone.
+    from ernie_export.runtime.bench.measure import measure, scheduler_config, steps
+    from ernie_export.runtime.pipeline import load
+
+    began = time.perf_counter()
+    with load(bundle, threads, scheduler_config=scheduler_config(workload)) as model:
+        load_seconds = time.perf_counter() - began
+        with progress_bar(steps(workload)) as advance:
+            batches, images = measure(model, workload, advance)
+        return Times(model.manifest, load_seconds, batches, images)
 
 
 def parse_batch_sizes(option: str) -> tuple[int, ...]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ernie_export.runtime.batch import Prompt
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import MediaItem
 from ernie_export.runtime.preprocess.messages import Message
+from ernie_export.runtime.sequence import Prompt
 from ernie_export.runtime.serving.media_limits import MediaLimits
 from ernie_export.runtime.serving.media_pool import Cancelled, MediaPool, PooledDecoder
 from ernie_export.runtime.serving.untrusted_media import count_media, limit_media

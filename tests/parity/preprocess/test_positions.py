@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ernie_export.runtime.batch import Prompt, Sequence
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.preprocess.positions import rope_positions, token_types, vision_coordinates
 from ernie_export.runtime.sampling import Sampler
+from ernie_export.runtime.sequence import Prompt, Sequence
 from ernie_export.runtime.text_stream import TextStream
 
 TOKENS = {

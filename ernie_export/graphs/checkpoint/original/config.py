@@ -141,7 +141,8 @@ def translate_vision(original: JsonObject, vision: JsonObject) -> dict[str, Any]
     check_fixed(vision, {"spatial_patch_size": moved["patch_size"]})
     check_fixed(original, {"pixel_hidden_size": moved["hidden_size"]})
     check_fixed(original, {"spatial_conv_size": moved["spatial_merge_size"]}, required=True)
-    ratio, width = vision.positive("mlp_ratio"), vision.integer("hidden_size", maximum=2**31 - 1)
+    ratio = vision.positive("mlp_ratio")
+    width = vision.integer("hidden_size", maximum=2**31 - 1)
     if not (width * ratio).is_integer():
         raise vision.error("mlp_ratio", f"a ratio that makes a whole number of hidden_size {width}", ratio)
     renamed = {

@@ -188,7 +188,8 @@ def add_at(backend: Tokenizer, tokens: dict[int, AddedToken], folder: Path) -> N
 def check_ids(backend: Tokenizer, folder: Path, config: ErnieConfig) -> None:
     """Raise InvalidFile unless media tokens have config.json's ids, and all tokens a row of the embedding."""
     for key, text in MEDIA.items():
-        expected, found = getattr(config, f"{key}_id"), backend.token_to_id(text)
+        expected = getattr(config, f"{key}_id")
+        found = backend.token_to_id(text)
         if found != expected:
             raise InvalidFile(folder, f"id {expected} by config.json", found, key=f"token {text}")
     if backend.get_vocab_size() > config.text.vocab_size:
@@ -198,7 +199,8 @@ def check_ids(backend: Tokenizer, folder: Path, config: ErnieConfig) -> None:
 
 def chat_template(folder: Path, settings: JsonObject) -> str:
     """Return the checkpoint's own template, with our tokens where the original marks images and videos."""
-    path, older = folder / "chat_template.jinja", folder / "chat_template.json"
+    path = folder / "chat_template.jinja"
+    older = folder / "chat_template.json"
     template = settings.members.get("chat_template")
     if path.is_file():
         try:

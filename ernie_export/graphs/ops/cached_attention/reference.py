@@ -22,7 +22,9 @@ def cached_attention(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return y, present_key and present_value; y is zero at padding. q is scaled already."""
     queries, keys, values = split_heads(q, num_heads), split_heads(k, kv_num_heads), split_heads(v, kv_num_heads)
-    present_key, present_value, y = past_key.copy(), past_value.copy(), np.zeros_like(q)
+    present_key = past_key.copy()
+    present_value = past_value.copy()
+    y = np.zeros_like(q)
     for row, (past, new) in enumerate(zip(past_lengths, lengths, strict=True)):
         present_key[row, :, past : past + new] = keys[row, :, :new]
         present_value[row, :, past : past + new] = values[row, :, :new]

@@ -285,5 +285,6 @@ def dispatch_body(spec: OpSpec, expert_group: OpSpec, expert_groups: str) -> str
 
 def signature(spec: OpSpec) -> str:
     """The first line of an operator's body."""
-    inputs, outputs = ", ".join(spec.inputs), ", ".join(spec.outputs)
+    inputs = ", ".join(spec.inputs)
+    outputs = ", ".join(spec.outputs)
     return f"{spec.name} <{', '.join(spec.attributes)}> ({inputs}) => ({outputs})"

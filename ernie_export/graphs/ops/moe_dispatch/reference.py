@@ -50,7 +50,8 @@ def moe_dispatch(
     norm_min: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Send each token through its group of experts (gate, bias, gate_up, down); return y and experts as in spec.py."""
-    y, experts = np.zeros_like(x), np.zeros((len(x), k), np.int64)
+    y = np.zeros_like(x)
+    experts = np.zeros((len(x), k), np.int64)
     for group, rows, first in ((text, token_types == 0, 0), (vision, token_types != 0, text[0].shape[1])):
         y[rows], chosen = expert_group(x[rows], *group, k=k, norm_min=norm_min)
         experts[rows] = chosen + first

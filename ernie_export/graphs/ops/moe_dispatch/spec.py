@@ -41,7 +41,9 @@ def both_groups(group: tuple[str, ...]) -> tuple[str, ...]:
 
 def _declared(storage: str) -> tuple[OpSpec, OpSpec]:
     """Return the operator of one group of experts, and that of both groups."""
-    group, attributes, outputs = group_inputs(storage), (*ROUTING, *STORAGES[storage]), ("y", "experts")
+    group = group_inputs(storage)
+    attributes = (*ROUTING, *STORAGES[storage])
+    outputs = ("y", "experts")
     both = OpSpec(f"{storage}MoEDispatch", ("x", "token_types", *both_groups(group)), outputs, attributes)
     return OpSpec(f"{storage}ExpertGroup", ("x", *group), outputs, attributes), both
 

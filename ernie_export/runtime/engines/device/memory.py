@@ -241,7 +241,8 @@ class CudaMemory:
                 if not count:
                     break
                 self._copy(address, buffer, count, "HostToDevice", stream)
-                address, nbytes = address + count, nbytes - count
+                address = address + count
+                nbytes = nbytes - count
             for stream, _ in lanes:
                 self._call("cudaStreamSynchronize", stream)
         finally:

@@ -9,10 +9,10 @@ from functools import partial
 from typing import TypeVar
 
 from ernie_export.common.errors import UserError
-from ernie_export.runtime.batch import Sequence
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request
+from ernie_export.runtime.sequence import Sequence
 from ernie_export.runtime.serving.http.admission import Admission, Ticket
 from ernie_export.runtime.serving.http.errors import ApiError, from_user_error, internal_error
 from ernie_export.runtime.serving.http.fetch import Fetcher

@@ -1,0 +1,124 @@
+"""One request: its prompt as the decoder takes it, and the answer generated so far."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ernie_export.runtime.engines import PromptChunk
+from ernie_export.runtime.logits import Logits
+from ernie_export.runtime.sampling import Logprobs, Sampler, logprobs
+from ernie_export.runtime.text_stream import TextStream
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request as the decoder takes it, S tokens.
+
+    Attributes:
+        input_ids: Token ids (S,) int64.
+        token_types: 0 for text, 1 for vision (S,) int64.
+        feature_index: Row of `features` plus one for each token, 0 for text; (S,) int64.
+        position_ids: Positions (3, S) int64.
+        features: Features of images and videos (n, hidden) float32.
+        content: (S, 3) int64; for a token of an image or video, the two halves of its `digest` and the token's index
+            within it; zeros for text.
+    """
+
+    input_ids: np.ndarray
+    token_types: np.ndarray
+    feature_index: np.ndarray
+    position_ids: np.ndarray
+    features: np.ndarray
+    content: np.ndarray
+
+    def chunk(self, start: int, stop: int) -> PromptChunk:
+        """Return tokens start to stop with just the features that they use."""
+        index = self.feature_index[start:stop]
+        used = index[index > 0]
+        low, high = (used.min() - 1, used.max()) if used.size else (0, 0)
+        return PromptChunk(
+            input_ids=self.input_ids[start:stop],
+            token_types=self.token_types[start:stop],
+            feature_index=np.where(index > 0, index - low, 0),
+            position_ids=self.position_ids[:, start:stop],
+            features=self.features[low:high],
+        )
+
+
+class Sequence:
+    """A request being answered: its prompt, its sampler, its text so far.
+
+    Attributes:
+        tokens: Generated token ids.
+        logprobs: Log-probabilities of each token, if its sampling asks for them.
+        reused: Tokens of the prompt that were in the KV cache already.
+        finish_reason: Empty while it runs, then "stop", "length" or "error".
+        error: What ended it, if `finish_reason` is "error".
+    """
+
+    def __init__(self, prompt: Prompt, sampler: Sampler, text: TextStream, eos: frozenset[int], max_new: int) -> None:
+        """Start an answer.
+
+        Args:
+            prompt: The prompt.
+            sampler: The sampler of this request alone.
+            text: What makes text of the tokens.
+            eos: Ids that end the answer.
+            max_new: Most generated tokens.
+        """
+        self.prompt = prompt
+        self.sampler = sampler
+        self.text = text
+        self.eos = eos
+        self.max_new = max_new
+        self.tokens: list[int] = []
+        self.logprobs: list[Logprobs] = []
+        self.reused = 0
+        self.finish_reason = ""
+        self.error: BaseException | None = None
+
+    def take(self, logits: Logits) -> str:
+        """Choose the next token; returns the text that it completes. Sets `finish_reason` when it is the last.
+
+        Where nothing can be chosen from the logits, `finish_reason` is "error" and `error` says why.
+        """
+        try:
+            token = self.sampler.next(logits)
+        except Exception as e:
+            self.finish_reason = "error"
+            self.error = e
+            return ""
+        self.tokens.append(token)
+        if self.sampler.params.logprobs is not None:
+            self.logprobs.append(logprobs(logits, token, self.sampler.params.logprobs))
+        piece = "" if token in self.eos else self.text.push(token)
+        if token in self.eos or self.text.stopped or len(self.tokens) == self.max_new:
+            piece += self.text.finish()  # which may meet a stop string in what was held back
+            self.finish_reason = "stop" if token in self.eos or self.text.stopped else "length"
+        return piece
+
+    def num_tokens_reserved(self) -> int:
+        """Return how many tokens prompt and answer may come to."""
+        return len(self.prompt.input_ids) + self.max_new
+
+    @property
+    def position(self) -> np.ndarray:
+        """Position (3,) int64 of the token that was chosen last: each axis counts on from the prompt's last token.
+
+        Source: `_update_model_kwargs_for_generation` (generation/utils.py). `rope_deltas`, which start one past the
+        highest position, differ: a long video has t indices past those of a short text after it.
+        """
+        return self.prompt.position_ids[:, -1] + len(self.tokens)
+
+    def identity(self) -> np.ndarray:
+        """Return all that keys and values depend on, of each token: id, type, position (3), content (3); (n, 8) int64.
+
+        Slots of the KV cache that begin with equal identities hold equal keys and values up to there, since attention
+        is causal. A token of the answer went through the text experts, as it does in a prompt.
+        """
+        prompt = self.prompt
+        columns = [prompt.input_ids[:, None], prompt.token_types[:, None], prompt.position_ids.T, prompt.content]
+        answer = np.zeros((len(self.tokens), 8), np.int64)
+        answer[:, 0] = self.tokens
+        answer[:, 2:5] = prompt.position_ids[:, -1] + 1 + np.arange(len(self.tokens))[:, None]
+        return np.concatenate([np.concatenate(columns, axis=1), answer])
