@@ -144,3 +144,12 @@ def test_malformed_data_is_refused(uri, expected):
     with pytest.raises(UserError) as caught:
         confine(one("image", url=uri), None)
     assert str(caught.value).startswith(f"messages[0].content[0].url: {expected}")
+
+
+def test_the_files_of_a_request_count_together(tmp_path):
+    """A few bytes may name one large file many times."""
+    (tmp_path / "picture.png").write_bytes(bytes(600))
+    one = {"type": "image", "path": "picture.png"}
+    assert confine([{"role": "user", "content": [one]}], tmp_path, 1000)
+    with pytest.raises(InvalidMedia, match=r"content\[1\].path: expected a file of at most 400 bytes"):
+        confine([{"role": "user", "content": [one, one]}], tmp_path, 1000)

@@ -15,7 +15,7 @@ class MediaLimits:
         max_frames: Frames of one video before sampling.
         max_seconds: Length of one video in seconds.
         max_image_pixels: Pixels of one image. The released model uses at most 4.8 million of them.
-        max_file_bytes: Size of one file that is read by its path.
+        max_file_bytes: Bytes of all images and videos, beyond which no file is read by its path.
         image_seconds: Seconds of decoding one image.
         video_seconds: Seconds of decoding one video.
         worker_memory: Bytes of address space of a process that decodes.

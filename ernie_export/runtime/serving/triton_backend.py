@@ -8,9 +8,9 @@ its responses, while one more thread steps the scheduler, which decodes all of t
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -20,12 +20,14 @@ import numpy as np
 
 from ernie_export.common.errors import InvalidValue, Unavailable, UserError
 from ernie_export.common.json_fields import parse_json, parse_json_list
-from ernie_export.runtime.pipeline import Messages, load
+from ernie_export.runtime.pipeline import load
+from ernie_export.runtime.preprocess.messages import normalise
 from ernie_export.runtime.sampling import SamplingParams
-from ernie_export.runtime.scheduler import Output, QueueFull
+from ernie_export.runtime.scheduler import Output, QueueFull, Request
 from ernie_export.runtime.scheduler_config import SchedulerConfig
+from ernie_export.runtime.serving.body_size import check_size
 from ernie_export.runtime.serving.media_limits import MediaLimits
-from ernie_export.runtime.serving.media_pool import MediaPool
+from ernie_export.runtime.serving.media_pool import Cancelled, MediaPool
 from ernie_export.runtime.serving.prepare import PreparedRequest, prepare_request
 from ernie_export.runtime.serving.untrusted_media import confine, count_media
 
@@ -33,7 +35,10 @@ POLL = 0.05  # seconds between two checks whether a request was cancelled
 PREPARING = 2  # requests whose images and videos are decoded at a time
 PREPARE_SECONDS = 300.0  # for decoding the videos of a request without a timeout
 MEDIA = MediaLimits()
+MAX_FEATURE_BYTES = 4 * 2**30  # of the images and videos that requests hold together
+MAX_OPTIONS_BYTES = 64 * 1024
 FULL = "too many requests wait: try again later"
+ENDED = "the request ended before it was prepared, or the model is unloaded"
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Settings:
 class TritonRequest:
     """The inputs of a request. `timeout` is in seconds, None for no limit."""
 
-    messages: Messages
+    messages: list[dict[str, Any]]
     options: dict[str, Any]
     stream: bool
     timeout: float | None
@@ -91,8 +96,12 @@ class TritonRequest:
     @classmethod
     def read(cls, request: Any) -> "TritonRequest":
         """Read a `pb_utils.InferenceRequest`. Raises UserError that names the input at fault."""
-        messages = parse_json_list("messages", input_value(request, "messages"))
-        options = parse_json("sampling_parameters", input_value(request, "sampling_parameters", b"{}"))
+        text = input_value(request, "messages")
+        check_size("messages", text)
+        given = input_value(request, "sampling_parameters", b"{}")
+        check_size("sampling_parameters", given, MAX_OPTIONS_BYTES)
+        messages = normalise(parse_json_list("messages", text))
+        options = parse_json("sampling_parameters", given)
         if options.get("logprobs") is not None:
             raise InvalidValue("sampling_parameters: logprobs", "none (there is no output for them)", "some")
         return cls(messages, options, bool(input_value(request, "stream", False)), request.timeout() / 1e6 or None)
@@ -112,6 +121,8 @@ class TritonPythonModel:
         self.pool.start()
         self.slots = threading.BoundedSemaphore(self.settings.max_requests)
         self.preparing = threading.Semaphore(PREPARING)
+        self.features = ByteBudget(MAX_FEATURE_BYTES)
+        self.unloading = threading.Event()
         self.answering = ThreadPoolExecutor(self.settings.max_requests, "answer")
         self.stepping = threading.Thread(target=self.model.scheduler.run, name="step", daemon=True)
         self.stepping.start()
@@ -130,11 +141,13 @@ class TritonPythonModel:
                 self.answering.submit(self.answer, triton_request, sender)
 
     def finalize(self) -> None:
-        """End the requests still being answered, and free the engine."""
+        """End the requests still being answered, then free the engine, which those in preparation use."""
+        self.unloading.set()
         self.pool.close()
-        self.model.close()
+        self.model.scheduler.close()
         self.answering.shutdown()
         self.stepping.join()
+        self.model.close()
 
     def answer(self, triton_request: TritonRequest, sender: Any) -> None:
         """Send the responses of one request, the last flagged as final. Every failure is a response too."""
@@ -146,47 +159,103 @@ class TritonPythonModel:
         finally:
             self.slots.release()
 
-    def prepare(self, request: TritonRequest) -> PreparedRequest:
-        """Decode, tokenize and encode the messages of a request. Raises UserError."""
-        messages = confine(request.messages, self.settings.media_folder, MEDIA.max_file_bytes)
-        with self.preparing if count_media(messages) else nullcontext():
-            deadline = time.monotonic() + (request.timeout or PREPARE_SECONDS)
-            return prepare_request(self.model, messages, MEDIA, deadline, self.pool)
+    def prepare(self, request: TritonRequest, ended: Callable[[], bool]) -> PreparedRequest:
+        """Read, decode, tokenize and encode the messages of a request. Raises UserError, Cancelled."""
+        deadline = time.monotonic() + (request.timeout or PREPARE_SECONDS)
+        with self.turn(deadline, ended) if count_media(request.messages) else nullcontext():
+            messages = confine(request.messages, self.settings.media_folder, MEDIA.max_file_bytes)
+            return prepare_request(self.model, messages, MEDIA, deadline, self.pool, cancelled=ended)
+
+    @contextmanager
+    def turn(self, deadline: float, ended: Callable[[], bool]) -> Iterator[None]:
+        """Wait until few enough others read and decode media. Raises Cancelled where the request ends before."""
+        while not self.preparing.acquire(timeout=POLL):
+            if ended() or time.monotonic() > deadline:
+                raise Cancelled
+        try:
+            yield
+        finally:
+            self.preparing.release()
 
     def responses(self, triton_request: TritonRequest, sender: Any) -> Iterator[tuple[dict[str, Any], bool]]:
         """Yield the outputs of each response, and whether it is the last."""
+
+        def ended() -> bool:
+            return self.unloading.is_set() or bool(sender.is_cancelled())
+
         outputs: SimpleQueue[Output] = SimpleQueue()
         with self.model.scheduler.reserve(triton_request.timeout) as reservation:
             params = SamplingParams.from_options(triton_request.options)
-            sequence = self.model.begin(self.prepare(triton_request).prompt, params)
-            request = reservation.submit(sequence, outputs.put)
-        text = ""
-        tokens: list[int] = []
-        last = False
-        while not last:
-            if sender.is_cancelled():
-                request.cancel()
-            try:
-                output = outputs.get(timeout=POLL)
-            except Empty:
-                continue
-            if output.error is not None:
-                raise output.error
-            text += output.text
-            last = bool(output.finish_reason)
-            tokens += [] if output.token is None else [output.token]
-            if triton_request.stream or last:
-                yield (
-                    {
-                        "text": np.array([text.encode()], np.object_),
-                        "tokens": np.array(tokens, np.int64),
-                        "prompt_tokens": np.array([len(request.sequence.prompt.input_ids)], np.int64),
-                        "finish_reason": np.array([output.finish_reason.encode()], np.object_),
-                    },
-                    last,
-                )
-                text = ""
-                tokens = []
+            prompt = self.prepare(triton_request, ended).prompt
+            with self.features.hold(prompt.features.nbytes):
+                request = reservation.submit(self.model.begin(prompt, params), outputs.put)
+                try:
+                    yield from relay(request, outputs, triton_request.stream, ended)
+                finally:
+                    request.cancel()
+
+
+def relay(
+    request: Request, outputs: "SimpleQueue[Output]", stream: bool, ended: Callable[[], bool]
+) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Yield the outputs of each response, and whether it is the last.
+
+    Args:
+        request: The request, which is cancelled once it has ended.
+        outputs: What the scheduler makes of it.
+        stream: Whether each token is a response; otherwise there is one in all.
+        ended: Whether the client has left, or the model is unloaded.
+    """
+    text = ""
+    tokens: list[int] = []
+    last = False
+    while not last:
+        if ended():
+            request.cancel()
+        try:
+            output = outputs.get(timeout=POLL)
+        except Empty:
+            continue
+        if output.error is not None:
+            raise output.error
+        text += output.text
+        last = bool(output.finish_reason)
+        tokens += [] if output.token is None else [output.token]
+        if stream or last:
+            yield (
+                {
+                    "text": np.array([text.encode()], np.object_),
+                    "tokens": np.array(tokens, np.int64),
+                    "prompt_tokens": np.array([len(request.sequence.prompt.input_ids)], np.int64),
+                    "finish_reason": np.array([output.finish_reason.encode()], np.object_),
+                },
+                last,
+            )
+            text = ""
+            tokens = []
+
+
+class ByteBudget:
+    """A number of bytes that requests may hold together."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._changing = threading.Lock()
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Count `size` bytes for the block. Raises QueueFull where others hold too many."""
+        self._change(-size)
+        try:
+            yield
+        finally:
+            self._change(size)
+
+    def _change(self, size: int) -> None:
+        with self._changing:
+            if self._left + size < 0:
+                raise QueueFull(f"{self._left} bytes are left")
+            self._left += size
 
 
 def check_arrays() -> None:
@@ -235,6 +304,8 @@ def send_error(sender: Any, error: Exception) -> None:
         failure = pb_utils.TritonError(" ".join(str(error).split()), pb_utils.TritonError.INVALID_ARG)
     elif isinstance(error, QueueFull):
         failure = pb_utils.TritonError(FULL, pb_utils.TritonError.UNAVAILABLE)
+    elif isinstance(error, Cancelled):
+        failure = pb_utils.TritonError(ENDED, pb_utils.TritonError.UNAVAILABLE)
     else:
         import traceback
 

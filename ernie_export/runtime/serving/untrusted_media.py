@@ -29,7 +29,7 @@ def confine(
     Args:
         messages: The conversation of an untrusted request.
         folder: Where paths may point to, and relative ones start; None: no paths.
-        max_file_bytes: Largest file that is read.
+        max_file_bytes: Most bytes of all images and videos, beyond which no file is read.
 
     Raises:
         InvalidValue: The messages have a wrong shape.
@@ -37,13 +37,15 @@ def confine(
             system.
     """
     conversation = normalise(messages)
+    left = max_file_bytes
     for index, message in enumerate(conversation):
         if not isinstance(message["content"], str):
             for part_index, part in enumerate(message["content"]):
                 if part["type"] != "text":
                     key = next(key for key in SOURCE_KEYS[part["type"]] if key in part)
                     name = f"messages[{index}].content[{part_index}].{key}"
-                    part[key] = _read_source(part[key], key, name, folder, max_file_bytes)
+                    part[key] = _read_source(part[key], key, name, folder, left)
+                    left = max(left - len(part[key]), 0)
     return conversation
 
 

@@ -1,7 +1,6 @@
 """Requests that cost much more than they are long: /health answers all the while, and memory stays bounded."""
 
 import http.client
-import io
 import json
 import signal
 import socket
@@ -12,8 +11,8 @@ from functools import partial
 
 import httpx2
 import pytest
-from PIL import Image
 
+from tests.hostile_media import slow_jpeg
 from tests.paths import MEDIA
 
 PAUSE = 0.25  # seconds that /health may be slower than on the idle server
@@ -157,15 +156,6 @@ def test_the_longest_answers_stop_nothing(attacked):
 
     check_health(attacked, attack)
     assert peak_memory(attacked) - before < GIB // 4
-
-
-def slow_jpeg(side: int = 4000, scans: int = 5000) -> bytes:
-    """A progressive JPEG with its last scan thousands of times: hours of decoding in a few hundred kilobytes."""
-    buffer = io.BytesIO()
-    Image.new("L", (side, side), 120).save(buffer, "JPEG", progressive=True, quality=30)
-    data = buffer.getvalue()
-    last = data.rindex(b"\xff\xda")
-    return data[:-2] + data[last:-2] * scans + data[-2:]
 
 
 def send_and_leave(server, body: bytes, seconds: float) -> None:

@@ -199,19 +199,22 @@ def server(
     http, grpc = free_ports()
     work = tmp_path_factory.mktemp("tritonserver")
     with run_server(repository, work, http, grpc) as process:
-        client = Client(grpc).client
-        for _ in range(600):
-            assert process.poll() is None, (work / "log").read_text()
-            try:
-                if client.is_model_ready("ernie"):
-                    break
-            except Exception:  # it does not listen yet
-                time.sleep(0.1)
-        else:
-            pytest.fail((work / "log").read_text())
+        wait_until_ready(Client(grpc), process, work / "log")
         yield http, grpc
         assert process.poll() is None, (work / "log").read_text()
     assert "successfully unloaded 'ernie'" in (work / "log").read_text()
+
+
+def wait_until_ready(client: Client, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Wait until the model is loaded; fail with the log where it is not."""
+    for _ in range(600):
+        assert process.poll() is None, log.read_text()
+        try:
+            if client.client.is_model_ready("ernie"):
+                return
+        except Exception:  # it does not listen yet
+            time.sleep(0.1)
+    pytest.fail(log.read_text())
 
 
 @pytest.fixture

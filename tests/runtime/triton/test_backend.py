@@ -11,8 +11,10 @@ import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime import load
+from ernie_export.runtime.scheduler import QueueFull
 from ernie_export.runtime.scheduler_config import SchedulerConfig
-from ernie_export.runtime.serving.triton_backend import FULL, Settings
+from ernie_export.runtime.serving.triton_backend import FULL, ByteBudget, Settings
+from tests.hostile_media import slow_jpeg
 from tests.paths import ROOT
 
 QUESTIONS = {entry["name"]: entry["messages"] for entry in json.loads((ROOT / "examples/questions.json").read_text())}
@@ -111,6 +113,18 @@ def test_requests_are_decoded_together(client):
 
 
 REFUSALS = {
+    "too large": (
+        b'[{"role": "user", "content": "' + b"a" * 2**25 + b'"}]',
+        {},
+        "messages: expected at most 33554432 by",
+    ),
+    "too much text": (
+        b'[{"role": "user", "content": "' + b"a" * 2**23 + b'"}]',
+        {},
+        "messages: expected at most 4194304",
+    ),
+    "too many values": (b"[" + b"{}," * 2**18 + b"{}]", {}, "messages: expected at most 262144 commas"),
+    "options": (TEXT, {"stop": "a" * 2**17}, "sampling_parameters: expected at most 65536 bytes"),
     "no JSON": (b"What is red?", {}, "messages: expected JSON, found Expecting value"),
     "deep": (b"[" * 100_000, {}, "messages: expected JSON"),
     "no list": ({"role": "user"}, {}, 'messages: expected a JSON list, found {"role": "user"}'),
@@ -182,6 +196,37 @@ def test_a_request_ends_at_its_timeout(client):
     client.ask("timed", TEXT, timeout=500_000, **LONG)
     (responses,) = client.answers(1).values()
     assert responses[-1]["finish_reason"] == "timeout" and 1 < len(responses) < 3000
+
+
+def test_clients_that_leave_hold_no_decoder(client):
+    """Four of them ask about pictures that take ten seconds each, and go; the next picture is answered."""
+    slow = {"type": "image", "url": f"data:image/jpeg;base64,{base64.b64encode(slow_jpeg()).decode()}"}
+    for number in range(4):
+        client.ask(f"slow {number}", [{"role": "user", "content": [slow] * 10}], max_new_tokens=2)
+    time.sleep(2)
+    client.cancel()
+    client.begin()
+    honest, _ = sent(next(messages for messages in QUESTIONS.values() if media_kinds(messages) == {"image"}), as_data)
+    began = time.monotonic()
+    client.ask("honest", honest, max_new_tokens=2)
+    assert list(client.answers(1)) == ["honest"]
+    assert time.monotonic() - began < 15
+
+
+def media_kinds(messages):
+    parts = [part for m in messages for part in (m["content"] if isinstance(m["content"], list) else [])]
+    return {part["type"] for part in parts} - {"text"}
+
+
+def test_features_of_all_requests_are_bounded():
+    budget = ByteBudget(100)
+    with budget.hold(60):
+        with pytest.raises(QueueFull), budget.hold(41):
+            pass
+        with budget.hold(40):
+            pass
+    with budget.hold(100):
+        pass
 
 
 def test_a_backend_for_another_numpy_is_refused_on_loading(repository, serving, free_ports, tmp_path):

@@ -10,15 +10,14 @@ from typing import Annotated, Any, Literal
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ernie_export.common.errors import InvalidValue
+from ernie_export.runtime.serving.body_size import check_size
 from ernie_export.runtime.serving.http.errors import ApiError
 
-# Commas and brackets of a body, in its text too: parsing holds the interpreter's lock for as long as there are values.
-MAX_MARKS = 2**18
 MAX_VALUES = 65_536  # in a body, keys not counted: each takes memory, and time to check
 MAX_KEYS = 256  # of one object
 MAX_ITEMS = 4096  # messages of a request, and parts of a message
 MAX_STOP_LENGTH = 256
-MAX_DATA_URIS = 1024  # that are looked for in a body; what follows counts as text
 # Values without effect of fields that are known but not supported. Load generators and chat pages send many of them.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
@@ -175,10 +174,10 @@ def parse(body: bytes | bytearray, max_text: int) -> ChatRequest:
     object: a body of nothing but these would stop the server. So text and marks are bounded before they are parsed, the
     number of values before they are validated, and validation ends with the first fault of a list.
     """
-    if sum(body.count(mark) for mark in (b",", b"{", b"[")) > MAX_MARKS:
-        raise ApiError(413, f"the body: expected at most {MAX_MARKS} commas and brackets", code="body_too_large")
-    if len(body) > max_text and len(body) - _count_data(body) > max_text:
-        raise ApiError(413, f"the body: expected at most {max_text} bytes besides media", code="body_too_large")
+    try:
+        check_size("the body", body, max_body=len(body), max_text=max_text)  # it was bounded while it was read
+    except InvalidValue as e:
+        raise ApiError(413, str(e), code="body_too_large") from e
     try:
         document = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as e:
@@ -205,27 +204,6 @@ def parse(body: bytes | bytearray, max_text: int) -> ChatRequest:
     if request.stream_options is not None and not request.stream:
         raise ApiError(400, "stream_options: expected stream true beside it", "stream_options", "invalid_value")
     return request
-
-
-def _count_data(body: bytes | bytearray) -> int:
-    """Return the bytes of data URIs in base64, in a time that depends on the body's length alone.
-
-    They are strings of ASCII with few escapes, of a slash, which some libraries write: the parser copies them. Other
-    strings it reads character by character, several times slower, while no other thread runs.
-    """
-    mark = b";base64,"
-    total = 0
-    end = 0
-    for _ in range(MAX_DATA_URIS):
-        start = body.find(mark, end)
-        end = body.find(b'"', start)
-        if -1 in (start, end):
-            break
-        data = body[start + len(mark) : end]
-        escapes = data.count(b"\\/")
-        if data.isascii() and data.count(b"\\") == escapes <= len(data) // 16:
-            total += len(data)
-    return total
 
 
 def _check_size(document: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ernie_export.common.errors import InvalidValue
+from ernie_export.runtime.serving.body_size import MAX_BODY, MAX_TEXT
 from ernie_export.runtime.serving.media_limits import MediaLimits, check_positive
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -44,8 +45,8 @@ class Settings:
     max_waiting_bytes: int = 256 * 2**20
     max_feature_bytes: int = 4 * 2**30
     timeout: float = 300.0
-    max_body: int = 32 * 2**20
-    max_text: int = 4 * 2**20
+    max_body: int = MAX_BODY
+    max_text: int = MAX_TEXT
     media: MediaLimits = MediaLimits()
     max_prompt_tokens: int = 131_072
     max_new_tokens: int = 4096
