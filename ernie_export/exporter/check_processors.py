@@ -9,8 +9,9 @@ import numpy as np
 
 from ernie_export.common.errors import InvalidFile, InvalidValue
 from ernie_export.common.manifest import ModelInfo
+from ernie_export.common.processor_settings import TEMPLATE_FOLDER
 from ernie_export.runtime.preprocess import ChatProcessor, Preprocessor
-from ernie_export.runtime.preprocess import tokenizer as tokenizer_files
+from ernie_export.runtime.preprocess import tokenizer_settings as tokenizer_files
 from ernie_export.runtime.preprocess.chat import TemplateRefusal
 
 MEDIA = ("image", "video")
@@ -36,7 +37,13 @@ def check_processors(bundle: Path, checkpoint: Path, model_info: ModelInfo) -> t
         preprocessor.check(bundle, model_info)
         check_media_tokens(bundle, preprocessor.chat, model_info)
         check_template(preprocessor.chat)
-    return (*preprocessor.images.settings.ignored, *preprocessor.videos.settings.ignored)
+    others = checkpoint / TEMPLATE_FOLDER
+    return (
+        *(((others, ""),) if others.is_dir() else ()),
+        *preprocessor.images.settings.ignored,
+        *preprocessor.videos.settings.ignored,
+        *preprocessor.chat.ignored,
+    )
 
 
 @contextmanager

@@ -4,7 +4,13 @@ from pathlib import Path
 
 from ernie_export.common import git_lfs
 from ernie_export.common.errors import InvalidFile
-from ernie_export.common.processor_settings import IMAGE_PROCESSOR, VIDEO_PROCESSOR, PixelBounds, timestamp_font
+from ernie_export.common.processor_settings import (
+    IMAGE_PROCESSOR,
+    VIDEO_PROCESSOR,
+    PixelBounds,
+    refuse_default_beside,
+    timestamp_font,
+)
 from ernie_export.graphs.config import ErnieConfig
 
 COPIED_SUFFIXES = (".json", ".jinja", ".ttf", ".otf", ".model")
@@ -19,6 +25,7 @@ PROCESSOR_FILES = {  # name: required
     "chat_template.json": False,
     "generation_config.json": False,
     "special_tokens_map.json": False,
+    "added_tokens.json": False,
 }
 
 
@@ -48,7 +55,8 @@ def find_processor_files(folder: Path, require_all: bool = True) -> list[Path]:
     """
     for name, required in PROCESSOR_FILES.items():
         if required and require_all and not (folder / name).is_file():
-            raise InvalidFile(folder / name, "a file", "none")
+            raise InvalidFile(folder / name, "a file", "a folder" if (folder / name).is_dir() else "none")
+    refuse_default_beside(folder)
     files = [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
     settings = VIDEO_PROCESSOR.find_settings(folder)
     font = None if settings is None else timestamp_font(settings)

@@ -15,6 +15,8 @@ from ernie_export.graphs.checkpoint.folder import require_folder
 from ernie_export.graphs.checkpoint.original import config as original
 from ernie_export.graphs.config_keys import (
     BOOKKEEPING,
+    GENERATION_BOOKKEEPING,
+    GENERATION_USUAL,
     TEXT_ALIASES,
     TEXT_BOOKKEEPING,
     TEXT_DEFAULTS,
@@ -291,6 +293,8 @@ def layer_types(section: JsonObject, num_layers: int) -> tuple[str, ...]:
 def eos_token_ids(folder: Path, section: JsonObject, text: JsonObject, vocab_size: int) -> tuple[int, ...]:
     """Return the tokens that end an answer: generation_config.json's if that file is there, else the config's.
 
+    Each request chooses how its tokens are sampled: the file's own values are noted as ignored.
+
     Args:
         folder: The checkpoint.
         section: Its config.json.
@@ -301,7 +305,10 @@ def eos_token_ids(folder: Path, section: JsonObject, text: JsonObject, vocab_siz
         InvalidFile: A token is no whole number below `vocab_size`.
     """
     path = folder / "generation_config.json"
-    sources = [JsonObject(path, "", read_json(path))] if path.exists() else [section, text]
+    generation = JsonObject(path, "", read_json(path) if path.exists() else {}, section.ignored)
+    sources = [generation] if path.exists() else [section, text]
+    usual = {key for key, values in GENERATION_USUAL.items() if generation.members.get(key) in values}
+    generation.ignore_unknown(GENERATION_BOOKKEEPING | usual)
     for source in sources:
         value = source.get("eos_token_id")
         if value is None:

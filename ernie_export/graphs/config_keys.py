@@ -6,7 +6,7 @@ from typing import Any
 BOOKKEEPING = frozenset(
     "_name_or_path architectures chunk_size_feed_forward dtype id2label initializer_range is_encoder_decoder label2id "
     "model_type output_attentions output_hidden_states problem_type return_dict torch_dtype transformers_version "
-    "bos_token_id eos_token_id pad_token_id".split()
+    "bos_token_id eos_token_id pad_token_id tokenizer_class".split()
 )
 TEXT_BOOKKEEPING = BOOKKEEPING | {
     "attention_dropout",  # the class fixes it to 0
@@ -75,4 +75,20 @@ TOP_DEFAULTS: dict[str, Any] = {
     "video_start_token_id": 101306,
     "video_end_token_id": 101307,
     "tie_word_embeddings": True,
+}
+# generation_config.json: what is read or that nothing depends on, and the values that GenerationConfig has without it.
+GENERATION_BOOKKEEPING = frozenset(
+    "_from_model_config bos_token_id eos_token_id pad_token_id transformers_version".split()
+)
+GENERATION_USUAL: dict[str, tuple[Any, ...]] = {
+    "do_sample": (None, False),
+    "num_beams": (None, 1),
+    "output_attentions": (None, False),
+    "output_hidden_states": (None, False),
+    "repetition_penalty": (None, 1, 1.0),
+    "return_dict_in_generate": (None, False),
+    "temperature": (None, 1, 1.0),
+    "top_k": (None, 50),
+    "top_p": (None, 1, 1.0),
+    "use_cache": (None, True),
 }

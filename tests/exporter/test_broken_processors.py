@@ -35,6 +35,18 @@ def remove(name: str) -> Damage:
     return lambda folder: (folder / name).unlink()
 
 
+def move(name: str, new_name: str) -> Damage:
+    """Rename a file, and make the folder of its new name."""
+
+    def change(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        (folder / new_name).parent.mkdir(exist_ok=True)
+        (folder / new_name).write_bytes(content)
+
+    return change
+
+
 def edit(name: str, **changes: Any) -> Damage:
     """Replace keys of a JSON file; None drops one."""
 
@@ -106,6 +118,42 @@ BROKEN: dict[str, tuple[Damage, str, str]] = {
         edit("tokenizer_config.json", tokenizer_class="T5"),
         "tokenizer_config.json",
         "T5",
+    ),
+    "a tokenizer of the checkpoint's own code": (
+        edit(
+            "tokenizer_config.json", tokenizer_class="Ernie4_5_VLTokenizer", auto_map={"AutoTokenizer": ["a.B", None]}
+        ),
+        "tokenizer_config.json",
+        "auto_map: expected no code of the checkpoint's own",
+    ),
+    "a token that is none": (edit("tokenizer_config.json", sep_token=[1]), "tokenizer_config.json", "sep_token"),
+    "an older file's token that is none": (
+        write("special_tokens_map.json", '{"sep_token": {"text": "a"}}'),
+        "special_tokens_map.json",
+        "sep_token: expected a token",
+    ),
+    "added tokens that are none": (
+        write("added_tokens.json", '{"<new>": "488"}'),
+        "added_tokens.json",
+        "<new>: expected a whole number",
+    ),
+    "a template of another name": (
+        move("chat_template.jinja", "additional_chat_templates/default.jinja"),
+        "additional_chat_templates/default.jinja",
+        "expected the chat template in chat_template.jinja",
+    ),
+    "templates without a default": (
+        lambda c: (
+            remove("chat_template.jinja")(c),
+            edit("tokenizer_config.json", chat_template=[{"name": "rag", "template": TEMPLATE}])(c),
+        ),
+        "tokenizer_config.json",
+        "expected a chat template named default, found rag",
+    ),
+    "a folder in place of the tokenizer": (
+        move("tokenizer.json", "tokenizer.json/tokenizer.json"),
+        "tokenizer.json",
+        "found a folder",
     ),
     "no image_token": (edit("tokenizer_config.json", image_token=None), "tokenizer_config.json", "image_token"),
     "another image_token": (

@@ -338,6 +338,13 @@ def test_generation_config_names_the_end_tokens(tmp_path: Path, generation: obje
     assert read(tmp_path, SAVED).eos_token_ids == expected
 
 
+def test_how_the_checkpoint_would_sample_is_noted_as_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "generation_config.json"
+    path.write_text('{"eos_token_id": 4, "do_sample": true, "temperature": 0.2, "top_p": 1.0, "pad_token_id": 0}')
+    ignored = read(tmp_path, SAVED).ignored
+    assert [entry for entry in ignored if entry[0] == path] == [(path, "do_sample"), (path, "temperature")]
+
+
 def test_refuses_a_bad_generation_config(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": 99}')
     with pytest.raises(

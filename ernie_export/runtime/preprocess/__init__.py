@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ernie_export.common.errors import ContextLengthExceeded, InvalidFile
 from ernie_export.common.manifest import ModelInfo
 from ernie_export.common.processor_settings import IMAGE_PROCESSOR, NESTED_FILE, VIDEO_PROCESSOR
-from ernie_export.runtime.preprocess import tokenizer
+from ernie_export.runtime.preprocess import tokenizer_settings
 from ernie_export.runtime.preprocess.chat import ChatProcessor, check_counts
 from ernie_export.runtime.preprocess.image import ImageProcessor, ImageSource
 from ernie_export.runtime.preprocess.messages import Media, Message, media
@@ -140,7 +140,7 @@ class Preprocessor:
         largest = max(self.chat.tokenizer.backend.get_vocab().values(), default=0)
         if largest >= model_info.vocab_size:
             expected_ids = f"ids below {model_info.vocab_size}, the model's vocab_size"
-            raise InvalidFile(folder / tokenizer.FILE, expected_ids, largest)
+            raise InvalidFile(folder / tokenizer_settings.FILE, expected_ids, largest)
 
     def __call__(
         self,

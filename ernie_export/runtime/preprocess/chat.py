@@ -19,15 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_export.common.errors import ContextLengthExceeded, InvalidFile, InvalidValue
-from ernie_export.common.json_fields import read_json
-from ernie_export.common.processor_settings import IMAGE_PROCESSOR, NESTED_FILE, VIDEO_PROCESSOR
+from ernie_export.common.json_fields import one_line, read_json
+from ernie_export.common.processor_settings import (
+    IMAGE_PROCESSOR,
+    NESTED_FILE,
+    TEMPLATE_FILE,
+    VIDEO_PROCESSOR,
+    refuse_default_beside,
+)
 from ernie_export.runtime.preprocess import video
 from ernie_export.runtime.preprocess.messages import Message, normalise
 from ernie_export.runtime.preprocess.settings import processor_settings, read_merge_size
-from ernie_export.runtime.preprocess.tokenizer import CONFIG_FILE, ChatTokenizer
+from ernie_export.runtime.preprocess.tokenizer import ChatTokenizer
+from ernie_export.runtime.preprocess.tokenizer_settings import CONFIG_FILE
 from ernie_export.runtime.text_stream import byte_token_ids
 
-TEMPLATE_FILE = "chat_template.jinja"
 LEGACY_TEMPLATE_FILE = "chat_template.json"
 MAX_CHARACTERS = 2**24  # of a prompt: the tokenizer ends the process where it finds no memory for its copies
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
@@ -43,6 +49,7 @@ class ChatProcessor:
         merge_size: Patches that a placeholder token stands for along each side.
         byte_tokens: Ids of the pieces that stand for single bytes.
         template_file: Where the template was read.
+        ignored: File and key of each setting that changes nothing.
     """
 
     tokenizer: ChatTokenizer
@@ -50,6 +57,7 @@ class ChatProcessor:
     merge_size: int
     byte_tokens: frozenset[int]
     template_file: Path
+    ignored: tuple[tuple[Path, str], ...]
 
     @classmethod
     def from_folder(cls, folder: Path) -> "ChatProcessor":
@@ -69,7 +77,11 @@ class ChatProcessor:
         videos = processor_settings(folder, VIDEO_PROCESSOR)
         if read_merge_size(videos) != merge:
             raise videos.error("merge_size", f"{merge}, as for images")
-        return cls(tokenizer, template, merge, byte_token_ids(tokenizer.backend.get_vocab()), source)
+        ignored = tokenizer.ignored
+        if tokenizer.template not in (None, text) and source.name != CONFIG_FILE:
+            ignored += ((folder / CONFIG_FILE, "chat_template"),)
+        byte_tokens = byte_token_ids(tokenizer.backend.get_vocab())
+        return cls(tokenizer, template, merge, byte_tokens, source, ignored)
 
     def render(
         self,
@@ -183,6 +195,8 @@ def check_counts(kinds: list[str], images: int, videos: int) -> None:
 
 
 def _find_template(folder: Path, tokenizer: ChatTokenizer) -> tuple[Path, str]:
+    """Return the chat template and its file. Raises InvalidFile where there is none, or it is no text."""
+    refuse_default_beside(folder)
     value: Any = None
     for name in (NESTED_FILE, LEGACY_TEMPLATE_FILE, TEMPLATE_FILE):
         source = folder / name
@@ -199,12 +213,17 @@ def _find_template(folder: Path, tokenizer: ChatTokenizer) -> tuple[Path, str]:
             break
     else:
         source, value = folder / CONFIG_FILE, tokenizer.template
+    if value is None:
+        raise InvalidFile(folder, f"a chat template in {TEMPLATE_FILE} or {CONFIG_FILE}", "none")
     if isinstance(value, list):  # [{"name": ..., "template": ...}, ...]
         value = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
     if isinstance(value, dict):
-        value = value.get("default")
+        if not isinstance(value.get("default"), str):
+            names = " and ".join(one_line(name) for name in value) or "none"
+            raise InvalidFile(source, "a chat template named default", names, key="chat_template")
+        value = value["default"]
     if not isinstance(value, str):
-        raise InvalidFile(folder, f"a chat template in {TEMPLATE_FILE} or {CONFIG_FILE}", "none")
+        raise InvalidFile(source, "a chat template", one_line(value), key="chat_template")
     return source, value
 
 
