@@ -47,9 +47,10 @@ docs: $(VENV)/.with-docs
 	$(BIN)/python -m tools.docs.generate
 	$(BIN)/mkdocs build --strict --quiet
 
+# The longest files begin first (tests/markers.py); xdist would begin with those of most tests, and end with one worker.
 # Tests that measure time run after the others, with nothing beside them.
 test: $(VENV)/.with-parity check
-	$(BIN)/pytest -n $(JOBS) --dist loadfile -m '(parity or kernels or server or browser or slow) and not alone'
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m '(parity or kernels or server or browser or slow) and not alone'
 	$(BIN)/pytest -m alone
 
 lock: $(VENV)/.with-parity

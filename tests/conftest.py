@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ernie_export.exporter.export import export
-from tests.markers import MARKERS, is_alone, marker_of
+from tests.markers import MARKERS, is_alone, marker_of, order_of
 from tests.paths import MINI
 from tests.progress import QUIET
 
@@ -39,7 +39,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests by their folder, and drop single slow tests of a fast run."""
+    """Mark tests by their folder, begin with the longest files, and drop single slow tests of a fast run."""
+    items.sort(key=lambda item: order_of(item.path))
     for item in items:
         if marker := marker_of(item.path):
             item.add_marker(marker)

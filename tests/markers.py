@@ -22,6 +22,21 @@ ALONE = (
     "tests/runtime/server/test_availability.py",
     "tests/runtime/server/test_page.py",
 )
+# Files that take a minute or more, the longest first. They begin first, so that none is left for one worker at the end.
+LONGEST = (
+    "tests/test_install.py",
+    "tests/docs/test_pages.py",
+    "tests/exporter/test_resume.py",
+    "tests/exporter/test_architectures.py",
+    "tests/exporter/test_tensorrt_quantized.py",
+    "tests/tools/test_mini_batches.py",
+    "tests/runtime/triton/test_backend.py",
+    "tests/runtime/test_ray_app.py",
+    "tests/runtime/serving/test_media_memory.py",
+    "tests/parity/test_verify.py",
+    "tests/exporter/test_tensorrt.py",
+    "tests/runtime/test_mini_answers.py",
+)
 PATHS = {
     "tests/benchmarks": "slow",
     "tests/common/test_version.py": "slow",
@@ -66,6 +81,12 @@ def marker_of(path: Path) -> str | None:
         if part.is_relative_to(ROOT) and (marker := PATHS.get(part.relative_to(ROOT).as_posix())):
             return marker
     return None
+
+
+def order_of(path: Path) -> int:
+    """Return when a file of tests begins: those of LONGEST in their order, then all others."""
+    name = path.relative_to(ROOT).as_posix()
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 def is_alone(path: Path) -> bool:
