@@ -1,11 +1,25 @@
-"""Parse the sizes of images in a command-line option."""
+"""The sizes of images in command-line options: how large one may be, and those of a workload."""
 
 import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import click
 
 from ernie_export.common.errors import InvalidValue
 from ernie_export.common.smart_resize import MAX_ASPECT_RATIO
 
+# Pillow's default Image.MAX_IMAGE_PIXELS (256 MiB of RGB): past it Pillow warns of a decompression bomb. We refuse.
+MAX_IMAGE_PIXELS = 89_478_485
+Command = TypeVar("Command", bound=Callable[..., None])
 _SIZE = re.compile(r"\s*([1-9][0-9]{0,5})[xX×]([1-9][0-9]{0,5})\s*")
+
+
+def max_image_pixels_option(what: str) -> Callable[[Command], Command]:
+    """Return the option that raises or lowers the limit on an image's pixels; `what` is the start of its help."""
+    return click.option(
+        "--max-image-pixels", type=click.IntRange(1), default=MAX_IMAGE_PIXELS, show_default=True, help=what
+    )
 
 
 def parse_image_sizes(images: str) -> tuple[tuple[int, int], ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.common.manifest import (
     GRAPHS,
     CalibrationInfo,
@@ -42,6 +43,7 @@ def export(
     options: TargetOptions | None = None,
     conversations: Path | None = None,
     layout: str = "bundle",
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Manifest:
     """Export a checkpoint to a bundle.
 
@@ -56,6 +58,7 @@ def export(
         conversations: A JSON file of conversations, as `ernie-run --messages` takes it, for whose inputs the weights
             are rounded.
         layout: "bundle", or "triton" for a model repository of Triton Inference Server with the bundle in it.
+        max_image_pixels: Most pixels of an image of the conversations, or of a video's frame.
 
     Returns:
         The bundle's manifest.
@@ -90,10 +93,17 @@ def export(
             with QuantizedStore(bundle / "scratch") as store:
                 calibration = None
                 if conversations is not None:
-                    weights.check_free_space(
-                        bundle / DATA_FILE, 2 * data.nbytes
-                    )  # the store keeps them until they are due
-                    calibration = calibrate(conversations, job, target, tensors, store, progress=progress)
+                    # Twice: the store keeps them until they are due.
+                    weights.check_free_space(bundle / DATA_FILE, 2 * data.nbytes)
+                    calibration = calibrate(
+                        conversations,
+                        job,
+                        target,
+                        tensors,
+                        store,
+                        progress=progress,
+                        max_image_pixels=max_image_pixels,
+                    )
                 progress.begin("Writing weights", data.nbytes)
                 digest = weights.write(data, tensors, bundle / DATA_FILE, progress.advance, store)
             LAYOUTS[layout].write_around(bundle)
@@ -120,6 +130,7 @@ def calibrate(
     store: QuantizedStore,
     *,
     progress: Progress,
+    max_image_pixels: int,
 ) -> CalibrationInfo:
     """Fill `store` with weights that are rounded for the inputs of `conversations`."""
     from ernie_export.exporter.calibration.calibrate import calibrate as run_calibration
@@ -133,6 +144,7 @@ def calibrate(
         target.cpu_target(job.config).op_bodies,
         store,
         progress.update,
+        max_image_pixels,
     )
 
 

@@ -28,7 +28,8 @@ from ernie_export.graphs.config_keys import (
     VISION_NEUTRAL,
 )
 
-QUANTIZATION_WORDS = {"bits": "bits", "group_size": "group size", "desc_act": "act-order", "format": "format"}
+QUANTIZATION_WORDS = {"bits": "bits", "group_size": "group size", "format": "format", "bnb_4bit_quant_type": "type"}
+QUANTIZATION_FLAGS = {"load_in_4bit": "4 bits", "load_in_8bit": "8 bits", "desc_act": "act-order"}
 COUNT_LIMIT = 4096  # layers, experts, heads: past any real model, so that a silly number fails here and not in memory
 SIZE_LIMIT = 2**31 - 1
 MEDIA_TOKENS = tuple(key for key in TOP_DEFAULTS if key.endswith("token_id"))
@@ -226,6 +227,7 @@ def refuse_quantized(section: JsonObject) -> None:
         return
     quantization = section.object("quantization_config").members
     words = [str(quantization.get("quant_method", "an unknown method"))]
+    words += [name for key, name in QUANTIZATION_FLAGS.items() if quantization.get(key) is True]
     words += [f"{name} {quantization[key]}" for key, name in QUANTIZATION_WORDS.items() if key in quantization]
     hint = "export the checkpoint that it was made from: --precision int4 and int8 quantise here"
     expected = "unquantised weights (F32, BF16 or F16)"

@@ -10,13 +10,13 @@ from typing import Any, Self, cast, overload
 import numpy as np
 
 from ernie_export.common.errors import ContextLengthExceeded
+from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.engines import Engine, Warmable
 from ernie_export.runtime.engines.ort_cpu import Tap
 from ernie_export.runtime.engines.registry import find_engine
 from ernie_export.runtime.feature_cache import FeatureCache, go_on
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
-from ernie_export.runtime.preprocess.pixels import MAX_SOURCE_PIXELS
 from ernie_export.runtime.sampling import Sampler, SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request, Scheduler
 from ernie_export.runtime.scheduler_config import DEFAULTS, SchedulerConfig
@@ -59,7 +59,7 @@ def load(
     scheduler_config: SchedulerConfig = DEFAULTS,
     device: str = "cpu",
     on_warm: Callable[[float], None] = ignore,
-    max_image_pixels: int = MAX_SOURCE_PIXELS,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
     tap: Tap | None = None,
 ) -> "Model":
     """Load a bundle.

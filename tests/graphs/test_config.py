@@ -338,6 +338,42 @@ def test_generation_config_names_the_end_tokens(tmp_path: Path, generation: obje
     assert read(tmp_path, SAVED).eos_token_ids == expected
 
 
+# quantization_config as the methods' tools write it, and what the refusal calls it.
+QUANTIZED: dict[str, tuple[dict[str, Any], str]] = {
+    "gptq": (
+        {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "desc_act": False},
+        "gptq, bits 4, group size 128",
+    ),
+    "gptq with act-order": (
+        {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True},
+        "gptq, act-order, bits 4, group size 128",
+    ),
+    "awq": ({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}, "awq, bits 4, group size 128"),
+    "compressed-tensors": (
+        {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {}},
+        "compressed-tensors, format pack-quantized",
+    ),
+    "bitsandbytes": (
+        {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "bnb_4bit_quant_type": "nf4"},
+        "bitsandbytes, 4 bits, type nf4",
+    ),
+    "fp8": ({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}, "fp8"),
+    "AutoRound": (
+        {"quant_method": "auto-round", "bits": 4, "group_size": 128},
+        "auto-round, bits 4, group size 128",
+    ),
+    "another": ({"quantization": "wint4"}, "an unknown method"),
+}
+
+
+@pytest.mark.parametrize("method", QUANTIZED)
+def test_quantised_checkpoints_are_refused_by_their_method(tmp_path: Path, method: str) -> None:
+    settings, words = QUANTIZED[method]
+    found = refusal(tmp_path, json.dumps(SAVED | {"quantization_config": settings}))
+    expected = f"quantization_config: expected unquantised weights (F32, BF16 or F16), found weights of {words} "
+    assert expected in found and "\n" not in found
+
+
 def test_how_the_checkpoint_would_sample_is_noted_as_ignored(tmp_path: Path) -> None:
     path = tmp_path / "generation_config.json"
     path.write_text('{"eos_token_id": 4, "do_sample": true, "temperature": 0.2, "top_p": 1.0, "pad_token_id": 0}')

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.common.manifest import CalibrationInfo, sha256
 from ernie_export.exporter.calibration.gptq import cholesky_factor, column_blocks, quantize_rows
 from ernie_export.exporter.calibration.layer import LayerGraph, build, run
@@ -88,6 +89,7 @@ def calibrate(
     op_bodies: OpBodies,
     store: QuantizedStore,
     share: Callable[[str, float], None],
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> CalibrationInfo:
     """Quantize the weights of the decoder's layers for the inputs that given conversations produce.
 
@@ -100,6 +102,7 @@ def calibrate(
         op_bodies: The operators' bodies that ONNX Runtime executes here.
         store: Receives the quantized weights; its folder also holds scratch files.
         share: Called with a step's name and the fraction done, 0 to 1.
+        max_image_pixels: Most pixels of an image, or of a video's frame.
 
     Returns:
         What the manifest records of the calibration.
@@ -109,7 +112,7 @@ def calibrate(
     """
     share("Reading the conversations", 0.0)
     encoder = VisionEncoder(graphs, op_bodies, checkpoint, store.folder)
-    prompts = read_prompts(path, processors, config, checkpoint, encoder, store.folder)
+    prompts = read_prompts(path, processors, config, checkpoint, encoder, store.folder, max_image_pixels)
     del encoder  # and with it its sessions' copies of the weights
     share("Reading the conversations", 1.0)
     name = f"Calibrating on {len(prompts.lengths)} conversations of {sum(prompts.lengths)} tokens"

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ernie_export.common.errors import InvalidFile, UserError
+from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.exporter.weights import writer as weights
 from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.checkpoint.reader import Checkpoint
@@ -65,7 +66,13 @@ class VisionEncoder:
 
 
 def read_prompts(
-    path: Path, processors: Path, config: ErnieConfig, checkpoint: Checkpoint, encoder: VisionEncoder, folder: Path
+    path: Path,
+    processors: Path,
+    config: ErnieConfig,
+    checkpoint: Checkpoint,
+    encoder: VisionEncoder,
+    folder: Path,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Prompts:
     """Preprocess and embed conversations.
 
@@ -79,13 +86,14 @@ def read_prompts(
         checkpoint: The weights, which hold the embedding table.
         encoder: Encodes images and videos.
         folder: Where the embedded tokens are kept.
+        max_image_pixels: Most pixels of an image, or of a video's frame.
 
     Raises:
         UserError: `ernie-run --messages` would refuse a conversation; the message names file and conversation.
     """
     document = messages_file.read(path)
     conversations = [document] if isinstance(document[0], dict) else document
-    preprocessor = Preprocessor.from_folder(processors)
+    preprocessor = Preprocessor.from_folder(processors).with_limit(max_image_pixels)
     digest = hashlib.sha256()
     types = []
     positions = []

@@ -26,6 +26,7 @@ from rich.text import Text
 
 from ernie_export.common.command import peak_memory, run
 from ernie_export.common.errors import printable
+from ernie_export.common.image_sizes import max_image_pixels_option
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.cli.target_options import (
     describe_targets,
@@ -73,6 +74,7 @@ def export_options() -> list[click.Parameter]:
     metavar="FILE.json",
     help="int4: conversations, as ernie-run --messages takes them, for whose inputs the weights are rounded.",
 )
+@max_image_pixels_option("Of an image of --calibrate, or of a video's frame.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -84,6 +86,7 @@ def command(
     precision: str | None,
     layout: str,
     conversations: Path | None,
+    max_image_pixels: int,
     **target_options: Any,
 ) -> None:
     """Export the Hugging Face CHECKPOINT folder to a bundle that ernie-run answers from."""
@@ -107,6 +110,7 @@ def command(
             chosen.precision(precision),
             options=options,
             conversations=conversations,
+            max_image_pixels=max_image_pixels,
             layout=layout,
         )
     console = Console(stderr=True)
@@ -143,6 +147,7 @@ def prepare_export(
     *,
     options: TargetOptions,
     conversations: Path | None,
+    max_image_pixels: int,
     layout: str,
 ) -> Callable[[Progress], Manifest]:
     """Return what exports.
@@ -163,6 +168,7 @@ def prepare_export(
             progress,
             options=options,
             conversations=conversations,
+            max_image_pixels=max_image_pixels,
             layout=layout,
         )
 

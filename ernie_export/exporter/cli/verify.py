@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ernie_export.common.command import run
 from ernie_export.common.errors import InvalidValue, Unavailable, printable
+from ernie_export.common.image_sizes import max_image_pixels_option
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.devices import DEVICES
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--questions", type=click.Path(path_type=Path), help="JSON list of {messages, answer} to ask both sides.")
 @click.option("--tolerance", type=click.FloatRange(min=0), help="Relative error allowed. [default: 1e-4 for fp32]")
 @click.option("--device", type=click.Choice(DEVICES), default="cpu", help="Where the bundle runs.")
+@max_image_pixels_option("Of an image of --messages or --questions, or of a video's frame.")
 @click.option("--report", "html", type=click.Path(path_type=Path), help="Write the report to this HTML file, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
@@ -41,6 +43,7 @@ def command(
     questions: Path | None,
     tolerance: float | None,
     device: str,
+    max_image_pixels: int,
     html: Path | None,
     as_json: bool,
 ) -> None:
@@ -66,7 +69,16 @@ def command(
     extra_questions = read_questions(questions) if questions else []
     with console.status("reading the bundle") as status:
         conversations = example_conversations() | (read_conversations(messages) if messages else {})
-        report = verify(bundle, checkpoint, tolerance, conversations, extra_questions, status.update, device)
+        report = verify(
+            bundle,
+            checkpoint,
+            tolerance,
+            conversations,
+            extra_questions,
+            status.update,
+            device=device,
+            max_image_pixels=max_image_pixels,
+        )
     if html is not None:
         write_report(html, report, bundle, checkpoint)
     if as_json:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.verify.probe_names import DECODE
 from ernie_export.runtime.engines.ort_cpu import Tap
@@ -72,12 +73,12 @@ class BundleSide:
 
     @classmethod
     @contextmanager
-    def open(cls, bundle: Path, device: str) -> "Iterator[BundleSide]":
+    def open(cls, bundle: Path, device: str, max_image_pixels: int = MAX_IMAGE_PIXELS) -> "Iterator[BundleSide]":
         """Load a bundle on a device, its large files hashed; close it at the end."""
         manifest = Manifest.read(bundle)
         tracer = Tracer() if device == "cpu" and manifest.engines is None else None
         tap = None if tracer is None else Tap(traced_graphs(bundle, manifest, tracer), tracer.keep)
-        with load(bundle, check=True, device=device, tap=tap) as model:
+        with load(bundle, check=True, device=device, tap=tap, max_image_pixels=max_image_pixels) as model:
             yield cls(model, tracer)
 
     def answer(self, prepared: Prepared, count: int) -> Answered:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.exporter.targets import find_target
 from ernie_export.exporter.verify.bundle_side import BundleSide
 from ernie_export.exporter.verify.bundle_tensors import BundleTensors
@@ -36,6 +37,7 @@ def verify(
     questions: list[dict[str, Any]],
     progress: Callable[[str], None],
     device: str = "cpu",
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
 ) -> Report:
     """Compare `bundle` with `checkpoint`: all weights, and what both compute, the reference in PyTorch.
 
@@ -47,11 +49,12 @@ def verify(
         questions: Questions for both sides; see `read_questions`.
         progress: Called with what begins.
         device: Where the bundle runs; inner values are compared on "cpu" alone.
+        max_image_pixels: Most pixels of an image, or of a video's frame.
 
     Returns:
         The report, probes in the order of computation.
     """
-    with BundleSide.open(bundle, device) as side:
+    with BundleSide.open(bundle, device, max_image_pixels) as side:
         manifest = side.model.manifest
         preprocessor = side.model.preprocessor
         precision = find_target(manifest.target).precision(manifest.precision)

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ernie_export.common.command import peak_memory, run
 from ernie_export.common.errors import InvalidValue, printable
-from ernie_export.common.image_sizes import parse_image_sizes
+from ernie_export.common.image_sizes import max_image_pixels_option, parse_image_sizes
 from ernie_export.common.manifest import Manifest
 from ernie_export.common.text import format_number
 from ernie_export.runtime.bench.machine import Machine
@@ -54,6 +54,7 @@ ROWS = (
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=256, help="Text of a prompt, template included.")
 @click.option("--images", default="", show_default=False, help="Images of each prompt besides, as WIDTHxHEIGHT,...")
+@max_image_pixels_option("Of one image.")
 @click.option("--output-tokens", type=click.IntRange(min=2), default=64, help="Length of every answer.")
 @click.option("--batch", default="1,4,8", help="Requests that arrive together, with commas between.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, help="Measured rounds of each batch.")
@@ -66,6 +67,7 @@ def command(
     bundle: Path,
     prompt_tokens: int,
     images: str,
+    max_image_pixels: int,
     output_tokens: int,
     batch: str,
     rounds: int,
@@ -92,7 +94,7 @@ def command(
         warmup=warmup,
         seed=seed,
     )
-    times = measure_bundle(bundle, workload, threads)
+    times = measure_bundle(bundle, workload, threads, max_image_pixels)
     image_tokens = times.batches[0].requests[0].prompt_tokens - prompt_tokens
     document = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -128,14 +130,15 @@ class Times:
     images: tuple["ImageTimes", ...]
 
 
-def measure_bundle(bundle: Path, workload: "Workload", threads: int | None) -> Times:
+def measure_bundle(bundle: Path, workload: "Workload", threads: int | None, max_image_pixels: int) -> Times:
     """Load a bundle and measure it, showing progress on a terminal."""
     # Imported before the clock starts, so that it counts loading alone.
     from ernie_export.runtime.bench.measure import measure, scheduler_config, steps
     from ernie_export.runtime.pipeline import load
 
     began = time.perf_counter()
-    with load(bundle, threads, scheduler_config=scheduler_config(workload)) as model:
+    config = scheduler_config(workload)
+    with load(bundle, threads, scheduler_config=config, max_image_pixels=max_image_pixels) as model:
         load_seconds = time.perf_counter() - began
         with progress_bar(steps(workload)) as advance:
             batches, images = measure(model, workload, advance)

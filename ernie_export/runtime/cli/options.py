@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hi
 import click
 
 from ernie_export.common.command import as_bytes
+from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.runtime.devices import DEVICES
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 
@@ -91,7 +92,7 @@ class AnswerOptions:
     kv_cache: Annotated[float, Flag("Most memory for keys and values.", metavar="GIB")] = (
         SchedulerConfig.kv_cache_bytes / GIB
     )
-    max_image_pixels: Annotated[int, Flag("Of one image, or of a video's frame.", click.IntRange(1))] = 89_478_485
+    max_image_pixels: Annotated[int, Flag("Of one image, or of a video's frame.", click.IntRange(1))] = MAX_IMAGE_PIXELS
 
     def sampling_params(self) -> "SamplingParams":
         """Return the sampling parameters. Raises InvalidValue for an option out of range."""

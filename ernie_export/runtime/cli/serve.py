@@ -89,7 +89,7 @@ class ServeOptions:
             max_body=max_body,
             media=MediaLimits(
                 max_items=self.max_media,
-                max_pixels=self.max_pixels,
+                max_pixels=max(self.max_pixels, self.max_image_pixels),
                 max_image_pixels=self.max_image_pixels,
                 max_frames=self.max_frames,
                 max_seconds=self.max_seconds,

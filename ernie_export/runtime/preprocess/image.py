@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ernie_export.common.errors import InvalidMedia
+from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.common.processor_settings import IMAGE_PROCESSOR
 from ernie_export.runtime.preprocess import pixels, settings
 from ernie_export.runtime.preprocess.pixels import Planes
@@ -42,7 +43,7 @@ class ImageProcessor:
 
     settings: PixelSettings
     table: pixels.Table
-    max_source_pixels: int = pixels.MAX_SOURCE_PIXELS
+    max_source_pixels: int = MAX_IMAGE_PIXELS
     formats: tuple[str, ...] | None = None
 
     @classmethod

@@ -21,7 +21,7 @@ from ernie_export.runtime.preprocess.video import SampledVideo, VideoSource
 
 Message = Mapping[str, Any]
 
-LONGEST_NAMED = 200  # characters of what cannot be read, in an error
+LONGEST_NAMED = 80  # characters of what cannot be read, in an error
 ROLES = ("system", "user", "assistant")
 SOURCE_KEYS = {"image": ("image", "url", "path", "base64"), "video": ("video", "url", "path")}
 

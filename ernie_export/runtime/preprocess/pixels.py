@@ -13,9 +13,6 @@ from ernie_export.common.errors import InvalidMedia
 from ernie_export.common.smart_resize import MAX_ASPECT_RATIO, smart_resize
 from ernie_export.runtime.preprocess.settings import CHANNELS, PixelSettings
 
-# Pillow's default Image.MAX_IMAGE_PIXELS (256 MiB of RGB): past it Pillow warns of a decompression bomb. We refuse.
-MAX_SOURCE_PIXELS = 89_478_485
-
 Table = NDArray[np.float32]
 Planes = NDArray[np.uint8]  # an image or a video after resizing: (frames, 3, height, width)
 

@@ -22,6 +22,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 NEAREST, LANCZOS, BILINEAR, BICUBIC, BOX, HAMMING = range(6)
 MAX_PATCH_SIZE = 1024
 MAX_COUNT = 2**31 - 1
+LONGEST_PATH = 150  # characters of a path in an error, which has at most 200
 
 # Keys without effect on a pixel, and the values with which the class writes them.
 _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
@@ -169,9 +170,11 @@ def check_media(path: Path, expected: str) -> None:
         if path.is_file() and not empty:
             return
         found = "an empty file" if empty else "a folder" if path.is_dir() else "no such file"
-    except (OSError, ValueError) as e:  # a name too long, or with a zero byte in it
+    except OSError as e:  # such as a name that is too long
+        found = e.strerror or type(e).__name__
+    except ValueError as e:  # a zero byte in it
         found = str(e)
-    raise InvalidMedia(one_line(str(path), 200), expected, one_line(found, 200))
+    raise InvalidMedia(one_line(str(path), LONGEST_PATH), expected, found)
 
 
 def read_media(path: Path, expected: str) -> bytes:

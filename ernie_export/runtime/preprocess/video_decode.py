@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_export.common.errors import InvalidMedia, UserError
+from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.runtime.preprocess.orientation import upright
-from ernie_export.runtime.preprocess.pixels import MAX_SOURCE_PIXELS
 from ernie_export.runtime.preprocess.video_packets import find_stream, read_packets
 
 DEFAULT_FPS = 24  # what the reference assumes where a video has no frame rate
@@ -44,7 +44,7 @@ class DecodeLimits:
         decoders: FFmpeg's names of the decoders that may be used, with commas; empty for all.
     """
 
-    max_source_pixels: int = MAX_SOURCE_PIXELS
+    max_source_pixels: int = MAX_IMAGE_PIXELS
     max_source_frames: float = math.inf
     max_source_seconds: float = math.inf
     max_sampled_pixels: float = math.inf

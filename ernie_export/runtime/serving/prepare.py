@@ -65,11 +65,11 @@ def prepare_request(
         deadline=deadline,
         cancelled=cancelled,
     )
-    positions = model.manifest.model.max_positions
+    longest = model.manifest.model.max_positions - 1  # an answer has one token at least
     prepared = replace(limited, decoder=decoder).prepare(
         messages,
         variables=template_variables,
-        max_tokens=positions if max_prompt_tokens is None else min(max_prompt_tokens, positions),
+        max_tokens=longest if max_prompt_tokens is None else min(max_prompt_tokens, longest),
     )
     prompt = model.prompt(prepared, partial(_raise_if, cancelled))
     descriptions = tuple(replace(item, pixels=np.empty((0, 0), np.float32)) for item in prepared.items)

@@ -146,7 +146,7 @@ REFUSALS = {
     "too long": (
         [{"role": "user", "content": "word " * 5000}],
         {},
-        "prompt: expected at most 4096 tokens, found 20014",
+        "prompt: expected at most 4095 tokens, found 20014",
     ),
     **{
         f"path {path}": (
