@@ -1,6 +1,6 @@
 """Options and markers of the whole suite, and the bundles that many tests read.
 
-Before any test is imported, Triton is told to run kernels in its interpreter in this process. It decides for its own
+Before any test is imported, Triton is set to run kernels in its interpreter in this process. It decides for its own
 library, too, when it is first imported, and PyTorch may import it before a kernel's test does. Tests that compile
 kernels do so in processes of their own, without this variable.
 """

@@ -59,7 +59,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--arch", default=",".join(TARGETS), help="architectures, as sm80,sm90; all by default")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16"))
-    parser.add_argument("--weights", default="plain", help=f"some of {','.join(WEIGHTS)}; fp8 leaves older cards out")
+    parser.add_argument("--weights", default="plain", help=f"some of {','.join(WEIGHTS)}; fp8 leaves older GPUs out")
     parser.add_argument("--plugins", help="plugins, as Rope,ExpertsDown; all by default")
     parser.add_argument("--out", type=Path, help="write each kernel's PTX to OUT/ARCH/NAME.ptx")
     parser.add_argument("--quick", action="store_true", help="the first tactic of each plugin only")
@@ -78,9 +78,9 @@ def main() -> int:
                 continue
             for name, kernel, report in compiled(arch, arguments.dtype, weights, names, arguments.quick):
                 matrix = sorted(set(re.findall(r"\b(wgmma|tcgen05\.mma|mma\.sync)", kernel.ptx)))
-                room = "" if fits(kernel, arch) else "  more shared memory than the card has: not offered"
+                note = "" if fits(kernel, arch) else "  more shared memory than the GPU has: not offered"
                 numbers = f"{report['registers']:4} regs {report['spilled']:5} B spilled {kernel.shared:7} B shared"
-                print(f"{arch:6} {name:24} {numbers}  {' '.join(matrix) or '-'}{room}")
+                print(f"{arch:6} {name:24} {numbers}  {' '.join(matrix) or '-'}{note}")
                 count += 1
                 if arguments.out:
                     folder = arguments.out / arch / (weights if weights != "plain" else "")

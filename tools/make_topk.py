@@ -14,7 +14,7 @@ import onnx.helper
 import onnx.parser
 
 PATH = Path(__file__).parent.parent / "ernie_export" / "runtime" / "engines" / "topk.onnx"
-TOP_K = 64  # a top_k of 50, the usual one, with room for ties and masked tokens
+TOP_K = 64  # a top_k of 50, the usual one, and more for ties and masked tokens
 # Highest first; of equal values the lower id first, as ONNX defines TopK. The total is finite only if every logit is.
 TEXT = f"""
 <ir_version: 10, opset_import: ["" : 21]>

@@ -1,4 +1,4 @@
-"""The mini checkpoint in the spelling of the original revision, with made-up values where the mini one has none."""
+"""The mini checkpoint in the layout of the original revision, with made-up values where the mini one has none."""
 
 import json
 import shutil

@@ -25,7 +25,7 @@ COLOURS = {
     "purple": (140, 50, 170),
 }
 GROUNDS = ((255, 255, 255), (242, 240, 232), (228, 234, 242))
-FRAME = (90, 90, 96)  # around pictures, so that their outer rows and columns can be told
+FRAME = (90, 90, 96)  # around pictures, so that their outer rows and columns can be distinguished
 NUMBERS = ("none", "one", "two", "three", "four", "five")
 SIDES = {"circle": "none", "square": "four", "triangle": "three", "cross": "twelve"}
 SINGLE_SIZES = ((3, 3), (3, 3), (4, 3), (3, 4), (4, 4))

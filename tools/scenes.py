@@ -21,7 +21,7 @@ COLOURS = {
     "purple": (140, 50, 170),
 }
 GROUNDS = ((255, 255, 255), (242, 240, 232), (228, 234, 242))
-FRAME = (90, 90, 96)  # around pictures, so that their outer rows and columns can be told apart
+FRAME = (90, 90, 96)  # around pictures, so that their outer rows and columns can be distinguished
 PICTURE_SIZES = ((2, 2), (3, 2), (2, 3), (4, 2), (3, 3), (3, 3), (3, 3), (4, 3), (3, 4), (4, 4), (4, 4))
 CLIP_CELLS = (4, 4)
 MAX_THINGS = 5

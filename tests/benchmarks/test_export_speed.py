@@ -1,4 +1,4 @@
-"""Memory is told apart by kind, and the export benchmark writes down what it measured."""
+"""Memory is distinguished by kind, and the export benchmark writes down what it measured."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The full-size benchmark, run whole on mini-ernie: its figures agree with one another, and it leaves the disk room."""
+"""The full-size benchmark, run whole on mini-ernie: its numbers agree with one another, and it fills no disk."""
 
 import json
 import shutil

@@ -65,7 +65,7 @@ def test_every_part_runs(tmp_path):
     ("way", "seconds", "end"),
     [
         ("sleep", 3, "out of time"),
-        ("memory", 30, "MemoryError: no room"),
+        ("memory", 30, "MemoryError: no memory"),
         ("at once", 30, "exit code 9"),
         ("by itself", 30, "done"),
     ],

@@ -1,4 +1,4 @@
-"""A generated checkpoint is what the exporter takes, its values are fit to compute with, and its holes take no room."""
+"""A generated checkpoint is what the exporter takes, its values are fit to compute with, its holes take no space."""
 
 import json
 

@@ -26,7 +26,7 @@ from ernie_export.common.manifest import (
 )
 
 NUMBERS: dict[str, Any] = {field.name: 4 for field in fields(ModelInfo)}
-FACTS = ModelInfo(**NUMBERS | {"eos_token_ids": (2,)})
+INFO = ModelInfo(**NUMBERS | {"eos_token_ids": (2,)})
 TENSORRT = TensorRTInfo("H100", "ampere-plus", True, ("sm80", "sm90"), "3f2a", 4)
 ENGINES = EngineInfo("tensorrt", "11.4", ("9.0",), 2, 64, 16, 32, 8, TENSORRT)
 FUZZED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -43,7 +43,7 @@ def manifest(folder: Path) -> Manifest:
         (folder / f"{name}.onnx").write_text(name)
     files = {f"{name}.onnx": FileEntry(len(name), sha256(folder / f"{name}.onnx")) for name in GRAPHS}
     graphs = {name: f"{name}.onnx" for name in GRAPHS}
-    return Manifest("onnx", "fp32", ("cpu",), "decode", FACTS, graphs, files)
+    return Manifest("onnx", "fp32", ("cpu",), "decode", INFO, graphs, files)
 
 
 def document(folder: Path) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def test_calibration_is_read_as_written(tmp_path):
         written.write(tmp_path)
 
 
-def test_a_newer_schema_is_told_from_another(tmp_path):
+def test_a_newer_schema_is_distinguished_from_another(tmp_path):
     good = document(tmp_path)
     for schema, newer in ((SCHEMA + 1, True), (SCHEMA - 1, False), ("1", False), (None, False), (1.5, False)):
         (tmp_path / NAME).write_text(json.dumps(good | {"schema": schema}))

@@ -40,7 +40,7 @@ class Steps(Progress):
 
 @pytest.fixture(scope="session")
 def new_steps() -> type[Steps]:
-    """new_steps(): a `Progress` that keeps what it is told."""
+    """new_steps(): a `Progress` that keeps what is reported."""
     return Steps
 
 

@@ -129,11 +129,11 @@ def test_only_the_quantized_weights_differ(bundles):
 
 def test_the_manifest_says_what_it_was_calibrated_on(bundles):
     assert Manifest.read(bundles / "int4").calibration is None
-    facts = Manifest.read(bundles / "rounded").calibration
-    assert facts is not None
+    info = Manifest.read(bundles / "rounded").calibration
+    assert info is not None
     conversations = json.loads((bundles / "scenes.json").read_text())
-    assert facts.sha256 == sha256(bundles / "scenes.json") and len(facts.inputs_sha256) == 64
-    assert facts.conversations == len(conversations) == 39 and facts.tokens > 1000
+    assert info.sha256 == sha256(bundles / "scenes.json") and len(info.inputs_sha256) == 64
+    assert info.conversations == len(conversations) == 39 and info.tokens > 1000
 
 
 def test_answers_to_questions_not_seen_are_nearer_to_float32(bundles, tmp_path):
@@ -145,10 +145,10 @@ def test_answers_to_questions_not_seen_are_nearer_to_float32(bundles, tmp_path):
     bundles = three(tmp_path / "checkpoint", tmp_path, bundles / "scenes.json")
     kinds = [kind for kind, family in plain_scenes.KINDS.items() if family in ("single", "pair")]
     asked = [sample for kind in kinds for sample in plain_scenes.heldout(kind, 4, seed=7)]
-    spread = {name: log_probabilities(bundles / name, asked) for name in ("fp32", "int4", "rounded")}
-    truth = spread["fp32"]
+    scores = {name: log_probabilities(bundles / name, asked) for name in ("fp32", "int4", "rounded")}
+    truth = scores["fp32"]
     before, after = (
-        np.mean([(np.exp(p) * (p - q)).sum() for p, q in zip(truth, spread[name])]) for name in ("int4", "rounded")
+        np.mean([(np.exp(p) * (p - q)).sum() for p, q in zip(truth, scores[name])]) for name in ("int4", "rounded")
     )
     assert 0 < after < 0.5 * before
 

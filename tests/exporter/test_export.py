@@ -268,14 +268,14 @@ def small_disk(tmp_path):
         subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.parametrize("room", [2**20, "weights alone"], ids=str)
-def test_a_full_disk_leaves_nothing(small_disk, capsys, room):
+@pytest.mark.parametrize("space", [2**20, "weights alone"], ids=str)
+def test_a_full_disk_leaves_nothing(small_disk, capsys, space):
     """Too small for the weights: refused before they are begun. Full after them: what was written is removed."""
-    if room == "weights alone":
+    if space == "weights alone":
         page, tensors = 4096, expected_tensors(ErnieConfig.from_hf(MINI))
         weights = 4 * sum(int(np.prod(shape)) for shape in tensors.values())
-        room = weights + 40 * page  # the header takes some of it
-    disk = small_disk(room)
+        space = weights + 40 * page  # the header takes some of it
+    disk = small_disk(space)
     line = refusal(capsys, MINI, "-o", disk / "bundle")
     assert "free" in line or "No space left" in line
     assert list(disk.iterdir()) == []

@@ -84,7 +84,7 @@ def test_fewer_tokens_than_channels_do_not_break_it():
 
 
 def test_wide_layers_are_quantized_in_column_blocks():
-    """Slabs that cover the width, whose quantized values do not depend on each other."""
+    """Column blocks that cover the width, whose quantized values do not depend on each other."""
     assert column_blocks(300, 128) == [slice(0, 128), slice(128, 256), slice(256, 300)]
     rng = np.random.default_rng(4)
     weights = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)

@@ -206,7 +206,7 @@ def test_the_longest_context_is_the_last_that_fits(released):
     assert (bf16["fits"], bf16["longest_context"]) == (False, 0)
 
 
-def test_a_24_gb_card_opens_the_released_model_in_int4_with_8k_of_context(released):
+def test_a_24_gb_gpu_opens_the_released_model_in_int4_with_8k_of_context(released):
     """By the plan's arithmetic, with all that ONNX Runtime's CUDA provider takes; a CPU and engines take none of it."""
     arguments = (released, "--precision", "int4-fp16", "--context", 8192)
     found = planned(*arguments, "--device", "rtx4090")["precisions"]["int4-fp16"]

@@ -91,9 +91,9 @@ def test_a_bundle_with_its_engines(made, finished):
     assert {path.name for path in folder.iterdir()} == {"manifest.json", *manifest.files}
     assert set(manifest.files) == set(made[1].files) - PREPARED | BUILT
     assert manifest.graphs == {name: f"{name}.engine" for name in GRAPHS}
-    facts = manifest.engines
-    assert (facts.version, facts.compute_capabilities) == ("11.4.0.106", ("9.0",))
-    assert facts.tensorrt.device == "Fake H100"
+    info = manifest.engines
+    assert (info.version, info.compute_capabilities) == ("11.4.0.106", ("9.0",))
+    assert info.tensorrt.device == "Fake H100"
     assert manifest.model == made[1].model
     assert list(steps.shares) == [f"Building {name}.engine" for name in GRAPHS]
     for shares in steps.shares.values():
@@ -111,7 +111,7 @@ def test_engines_are_built_as_asked(finished):
     counts = {name: len(report[name]["inspector"]["plugins"]) for name in GRAPHS}
     assert counts == {"vision": 0, "resampler": 0, "decoder": 4 + 3 * 6, "decode": 4 + 3 * 5}
     # One timing cache goes from engine to engine.
-    assert (folder / "timing.cache").read_bytes() == b"card one vision resampler decoder decode"
+    assert (folder / "timing.cache").read_bytes() == b"gpu one vision resampler decoder decode"
     inputs = {graph: {t["name"]: t for t in report[graph]["inputs"]} for graph in GRAPHS}
     outputs = {graph: {t["name"]: t for t in report[graph]["outputs"]} for graph in GRAPHS}
     assert inputs["vision"]["pixel_values"]["profile"] == [[1, 4, 588], [1, 256, 588], [2, 256, 588]]
@@ -135,10 +135,10 @@ def test_engines_are_built_by_every_version_from_the_oldest_on(made, environment
 
 
 def test_what_was_asked_of_an_export_holds_for_its_engines(waiting, machine):
-    """Engines for every card from Ampere on take Ampere's kernels, and no more shared memory than any card gives."""
+    """Engines for every GPU from Ampere on take Ampere's kernels, and no more shared memory than any GPU gives."""
     change_tensorrt_info(waiting, hardware_compatibility="ampere-plus", version_compatible=True, workspace_gib=3)
-    facts = engine_info(resume(waiting, QUIET))
-    assert (tensorrt_info(facts).hardware_compatibility, facts.compute_capabilities) == ("ampere-plus", ("9.0",))
+    info = engine_info(resume(waiting, QUIET))
+    assert (tensorrt_info(info).hardware_compatibility, info.compute_capabilities) == ("ampere-plus", ("9.0",))
     built = json.loads((waiting / REPORT).read_text())["decode"]["inspector"]
     assert (built["hardware"], built["flags"]) == ("AMPERE_PLUS", ["VERSION_COMPATIBLE"])
     assert built["pools"] == {"WORKSPACE": 3 * 2**30}
@@ -266,7 +266,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_bundle(waiting, environment):
 
 
 def test_a_killed_build_is_taken_up(waiting, environment, machine, new_steps):
-    """Engines that were done are not built again; whoever resumes meanwhile is told."""
+    """Engines that were done are not built again; whoever resumes meanwhile gets an error."""
     program = [sys.executable, "-m", "ernie_export.exporter.cli.export", "--resume", str(waiting)]
     environment = os.environ | environment | {"FAKE_TENSORRT_FAULT": "wait=decoder"}
     manifest = (waiting / "manifest.json").read_bytes()
@@ -299,12 +299,12 @@ def test_what_another_tensorrt_built_is_built_again(waiting, machine, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         resume(waiting, InterruptedInResampler())
     assert (waiting / WORK / "vision.engine").exists()
-    (waiting / WORK / "timing.cache").write_bytes(b"card two vision")
+    (waiting / WORK / "timing.cache").write_bytes(b"gpu two vision")
     monkeypatch.setenv("FAKE_TENSORRT_VERSION", "11.5.0")
     steps = new_steps()
     assert engine_info(resume(waiting, steps)).version == "11.5.0"
     assert list(steps.shares) == [f"Building {name}.engine" for name in GRAPHS]
-    assert (waiting / "timing.cache").read_bytes() == b"card one vision resampler decoder decode"
+    assert (waiting / "timing.cache").read_bytes() == b"gpu one vision resampler decoder decode"
 
 
 def test_a_bundle_that_has_its_engines_is_not_resumed(finished):
@@ -322,12 +322,12 @@ def test_what_is_no_bundle_for_tensorrt_is_not_resumed(tmp_path):
     assert refusal(tmp_path / "onnx").endswith("that waits for its engines, found target onnx")
 
 
-def test_other_plugins_are_told(waiting):
+def test_other_plugins_are_reported(waiting):
     change_tensorrt_info(waiting, plugin_version="0123456789ab")
     assert f"expected plugins of version {plugins.version()}, found 0123456789ab" in refusal(waiting)
 
 
-def test_a_changed_file_is_told(waiting, machine):
+def test_a_changed_file_is_reported(waiting, machine):
     graph = waiting / "decode.onnx"
     graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
     assert "decode.onnx: expected sha256" in refusal(waiting)
@@ -355,7 +355,7 @@ def test_without_a_gpu(waiting, machine, register_target):
     assert refusal(waiting).endswith("expected an NVIDIA GPU and its driver, found none")
 
 
-def test_a_card_without_kernels(waiting, machine, register_target):
+def test_a_gpu_without_kernels(waiting, machine, register_target):
     register_target(TensorRT(detect_gpu=lambda: Gpu("Quadro RTX 4000", (7, 5))))
     assert refusal(waiting).endswith("expected kernels for Quadro RTX 4000 (sm75), found them for sm80,sm90 (--arch)")
 
@@ -375,11 +375,11 @@ def test_a_card_without_kernels(waiting, machine, register_target):
         ((7, 5), ("sm80",), "ampere-plus", None),
     ],
 )
-def test_which_kernels_a_card_takes(capability, architectures, hardware, taken):
+def test_which_kernels_a_gpu_takes(capability, architectures, hardware, taken):
     assert kernels_for(Gpu("any", capability), architectures, hardware) == taken
 
 
-def test_the_card_is_asked_of_the_driver(driver, tmp_path):
+def test_the_gpu_is_asked_of_the_driver(driver, tmp_path):
     path = str(ROOT)
     for folder, expected in ((driver, str(HOPPER)), (tmp_path, "None")):
         env = os.environ | {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(folder)}

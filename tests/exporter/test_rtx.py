@@ -42,7 +42,7 @@ class Steps(Progress):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A bundle of the mini checkpoint for two kinds of cards, and what its export reported."""
+    """A bundle of the mini checkpoint for two kinds of GPUs, and what its export reported."""
     folder, steps = tmp_path_factory.mktemp("rtx") / "bundle", Steps()
     return folder, export(MINI, folder, "trt-rtx", "bf16", steps, LIMITS), steps
 
@@ -55,10 +55,10 @@ def test_a_bundle_of_engines(exported):
     assert manifest.graphs == {name: f"{name}.engine" for name in GRAPHS}
     assert not list(folder.glob("*.onnx"))
     assert (manifest.target, manifest.precision, manifest.model.max_positions) == ("trt-rtx", "bf16", 600)
-    facts = manifest.engines
-    assert (facts.library, facts.compute_capabilities) == ("tensorrt_rtx_bindings", ("8.9", "12.0"))
-    assert (facts.max_batch_size, facts.max_seq_len, facts.max_image_tokens) == (3, 600, 64)
-    assert facts.version.startswith("1.")
+    info = manifest.engines
+    assert (info.library, info.compute_capabilities) == ("tensorrt_rtx_bindings", ("8.9", "12.0"))
+    assert (info.max_batch_size, info.max_seq_len, info.max_image_tokens) == (3, 600, 64)
+    assert info.version.startswith("1.")
     sizes = [manifest.files[file].bytes for file in manifest.graphs.values()]
     assert min(sizes) > 100_000 and max(sizes) < 12_000_000
 
@@ -220,9 +220,9 @@ def test_the_command_with_every_option_and_every_capability(tmp_path):
     process = command("-o", tmp_path / "b", "--target", "trt-rtx", "--compute-capability", capabilities, *limits)
     assert (process.returncode, process.stdout) == (0, ""), process.stderr
     assert "decode.engine" in process.stderr and "(trt-rtx, bf16)" in process.stderr
-    facts = engine_info(tmp_path / "b")
-    assert facts.compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
-    assert (facts.max_batch_size, facts.max_seq_len, facts.max_image_tokens) == (2, 700, 16)
+    info = engine_info(tmp_path / "b")
+    assert info.compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
+    assert (info.max_batch_size, info.max_seq_len, info.max_image_tokens) == (2, 700, 16)
 
 
 def test_a_full_disk_is_one_line(tmp_path):

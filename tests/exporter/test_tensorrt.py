@@ -44,14 +44,14 @@ def test_a_bundle_that_waits(made):
     assert {path.name for path in folder.iterdir()} == {"manifest.json", *manifest.files} > PREPARED
     assert not any(name.endswith(".engine") for name in manifest.files)
     assert (manifest.target, manifest.precision, manifest.model.max_positions) == ("trt", "bf16", 600)
-    facts = manifest.engines
-    assert (facts.library, facts.compute_capabilities, facts.tensorrt.architectures) == (
+    info = manifest.engines
+    assert (info.library, info.compute_capabilities, info.tensorrt.architectures) == (
         "tensorrt",
         (),
         ("sm80", "sm90"),
     )
-    assert (facts.max_batch_size, facts.max_seq_len, facts.max_image_tokens) == (3, 600, 64)
-    assert facts.tensorrt.plugin_version == plugins.version()
+    assert (info.max_batch_size, info.max_seq_len, info.max_image_tokens) == (3, 600, 64)
+    assert info.tensorrt.plugin_version == plugins.version()
     assert steps.reasons == [NONE_HERE]
     shares = steps.shares["Compiling kernels"]
     assert shares == sorted(shares) and shares[-1] == 1.0
@@ -222,9 +222,9 @@ def test_the_command_says_what_is_left_in_two_lines(without_gpu, tmp_path, capsy
     assert lines[0] == f"{bundle} (trt, bf16)"
     assert lines[-2] == f"engines are not built yet: {NONE_HERE}"
     assert lines[-1] == f"on the machine that has the GPU and TensorRT: ernie-export --resume '{bundle}'"
-    facts = engine_info(bundle)
-    assert (tensorrt_info(facts).workspace_gib, facts.max_batch_size) == (2, 1)
-    assert (facts.version_compatible, tensorrt_info(facts).hardware_compatibility) == (True, "exact")
+    info = engine_info(bundle)
+    assert (tensorrt_info(info).workspace_gib, info.max_batch_size) == (2, 1)
+    assert (info.version_compatible, tensorrt_info(info).hardware_compatibility) == (True, "exact")
 
 
 @pytest.mark.parametrize(

@@ -102,15 +102,15 @@ def test_engines_are_built(coded, tmp_path, machine, new_steps):
 
 
 @pytest.mark.parametrize("arch", ["sm80", "sm90,sm86"])
-def test_float8_for_a_card_without_it_is_refused_by_name(tmp_path, arch):
+def test_float8_for_a_gpu_without_it_is_refused_by_name(tmp_path, arch):
     with pytest.raises(UserError, match=r"architecture: expected sm89 or later for fp8 weights, found sm8[06]"):
         export(MINI, tmp_path / "bundle", "trt", "fp8", QUIET, replace(LIMITS, arch=arch))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_float8_is_for_every_architecture_that_has_it():
-    facts = TensorRT(detect_gpu=lambda: None).plan_engines(mini_job("fp8"))
-    assert set(tensorrt_info(facts).architectures) == TARGETS.keys() - {"sm80", "sm86", "sm87"}
+    info = TensorRT(detect_gpu=lambda: None).plan_engines(mini_job("fp8"))
+    assert set(tensorrt_info(info).architectures) == TARGETS.keys() - {"sm80", "sm86", "sm87"}
 
 
 def in_words(model: onnx.ModelProto) -> None:

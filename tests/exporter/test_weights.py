@@ -45,11 +45,11 @@ def written(
     """Write `content`, check file, digest, progress and offsets, and read it back with the safetensors library."""
     layout = plan(content)
     path = folder / "weights.safetensors"
-    told: list[int] = []
+    reported: list[int] = []
     path.unlink(missing_ok=True)
-    digest = write(layout, checkpoint, path, told.append, block_sizes=blocks)
+    digest = write(layout, checkpoint, path, reported.append, block_sizes=blocks)
     raw = path.read_bytes()
-    assert len(raw) == layout.nbytes == sum(told)
+    assert len(raw) == layout.nbytes == sum(reported)
     assert hashlib.sha256(raw).hexdigest() == digest
     loaded = load_file(path)
     assert set(loaded) == {weight.name for weight in content}
@@ -171,7 +171,7 @@ def one_line(folder: Path, checkpoint: Checkpoint, path: Path, source: str = "a"
     return message
 
 
-def test_no_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = checkpoint_of(tmp_path / "in", {"a": np.zeros((2**10, 2**10), np.float32)})
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))

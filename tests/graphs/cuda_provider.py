@@ -1,7 +1,7 @@
 """What the kernels of ONNX Runtime's CUDA provider read of a node: the operators of our graphs, as of 1.31.1.
 
 An input or attribute that an operator declares and its CUDA kernel never asks for is no error there: the answer is
-wrong, or the same. Facts are from the provider's sources (onnxruntime/contrib_ops/cuda for com.microsoft, else
+wrong, or the same. They are from the provider's sources (onnxruntime/contrib_ops/cuda for com.microsoft, else
 onnxruntime/core/providers/cuda): the calls of `context->Input` in ComputeInternal and of `GetAttr` in the constructor.
 QMoE's inputs are those of the binary of onnxruntime-gpu 1.31.1 too, whose library does not hold the name of input 14.
 """

@@ -84,7 +84,7 @@ def test_reads_shards_through_links(tmp_path: Path) -> None:
     assert checkpoint.tensors["c"].file == folder / "model-00002-of-00002.safetensors"
 
 
-def test_takes_the_encoders_names_of_the_published_repository(tmp_path: Path) -> None:
+def test_takes_the_encoders_names_of_the_released_repository(tmp_path: Path) -> None:
     save_file({"vision_model.ln.bias": np.arange(3, dtype=np.float32)}, tmp_path / "model.safetensors")
     checkpoint = Checkpoint.open(tmp_path)
     checkpoint.require("model.vision_model.ln.bias", (3,))

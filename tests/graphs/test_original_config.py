@@ -1,4 +1,4 @@
-"""The original remote-code spelling of config.json: read like the transformers spelling, or refused by key."""
+"""The original remote-code layout of config.json: read like the transformers layout, or refused by key."""
 
 import json
 from enum import Enum

@@ -170,8 +170,8 @@ def test_fewer_rows_than_requests(loaded):
     requests = list(CONVERSATIONS.values())
     alone = [model.generate(messages, max_new_tokens=NEW_TOKENS).tokens for messages in requests]
     ends = {alone[0][2], alone[2][5]}
-    facts = replace(model.manifest.model, eos_token_ids=tuple(ends))
-    manifest = replace(model.manifest, model=facts)
+    info = replace(model.manifest.model, eos_token_ids=tuple(ends))
+    manifest = replace(model.manifest, model=info)
     cut = [next((i + 1 for i, token in enumerate(tokens) if token in ends), NEW_TOKENS) for tokens in alone]
     assert len(set(cut)) > 1, "all end at once, and no row moves"
     for rows in (2, 3, 16):

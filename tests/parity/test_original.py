@@ -1,4 +1,4 @@
-"""The original spelling's translation, against the transformers class that the converter fills."""
+"""The original layout's translation, against the transformers class that the converter fills."""
 
 import json
 from pathlib import Path

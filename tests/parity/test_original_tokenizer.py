@@ -53,7 +53,7 @@ def train(folder: Path) -> int:
 
 
 def write(folder: Path, decoder: bool, listed: bool) -> dict[str, int]:
-    """The tokenizer files of the original spelling; returns the ids that config.json would name."""
+    """The tokenizer files of the original layout; returns the ids that config.json would name."""
     count = train(folder)
     special = NAMED | ({"additional_special_tokens": BESIDE} if listed else {})
     config: dict[str, Any] = special | {

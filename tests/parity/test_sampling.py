@@ -16,7 +16,7 @@ EPSILON = 1e-6  # float32 rounding of the reference's softmax and running sum
 
 
 def reference_scores(logits: np.ndarray, prompt: list[int], generated: list[int], eos: list[int], options: dict):
-    """The reference's processed scores (vocab,), float32, -inf where a token is barred."""
+    """The reference's processed scores (vocab,), float32, -inf where a token is masked."""
     temperature = options["temperature"]
     sampled = {"temperature": temperature, "top_k": options["top_k"], "top_p": options["top_p"]} if temperature else {}
     config = GenerationConfig(
@@ -55,7 +55,7 @@ def cases(draw):
         logits = np.round(logits)  # many ties
     if draw(st.booleans()):
         logits[rng.random(vocab) < 0.2] = -np.inf
-    logits[1] = 0.5  # something that is neither barred nor an end
+    logits[1] = 0.5  # something that is neither masked nor an end
     options = {
         "temperature": draw(st.sampled_from([0.0, 0.3, 0.7, 1.0, 1.7])),
         "top_k": draw(st.sampled_from([0, 1, 5, 50, 1000])),

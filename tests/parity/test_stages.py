@@ -312,7 +312,7 @@ def test_far_positions(make_exported, tmp_path, summary, target, offset):
     stages.check("logits", ours["logits"], reference.output.logits[:, -1])
 
 
-def twins(model: Any) -> None:
+def duplicates(model: Any) -> None:
     """Make experts 0 and 1 of every expert group equal, so that the choice between them changes the routing alone."""
     with torch.no_grad():
         for layer in model.model.language_model.layers:
@@ -326,7 +326,7 @@ def twins(model: Any) -> None:
 def test_ties_are_seen(make_exported, tmp_path, summary):
     """Equal experts tie at the k-th place somewhere: the detector sees it, and the outputs agree nevertheless."""
     text = {"moe_num_experts": 5, "moe_k": 2, "num_hidden_layers": 3}
-    case = make_exported(tmp_path, 5, text, change=twins)
+    case = make_exported(tmp_path, 5, text, change=duplicates)
     for target, bundle in case.bundles.items():
         stages = Stages(f"equal experts, {target}", bundle, case.reference, summary)
         inputs, _, features, index = media_prompt(stages, 11)
@@ -336,7 +336,7 @@ def test_ties_are_seen(make_exported, tmp_path, summary):
         types = inputs["moe_mm_token_type_ids"][0]
         seen = sum(int((reference.chosen(i, types, 5)[1] < GAP).sum()) for i in reference.routing)
         assert seen > 0
-        # Which twin is asked is free, so the layers are compared without the routing.
+        # Which duplicate is chosen is free, so the layers are compared without the routing.
         for layer, expected in enumerate(reference.layers):
             hidden = ours[f"/model/layers.{layer}/after_mlp/output_0"]
             stages.check("decoder layer", hidden, expected[0], f"layer {layer}")

@@ -15,6 +15,6 @@ if way == "exit":
 if way == "sleep":
     time.sleep(60)
 if way == "memory":
-    raise MemoryError("no room")
+    raise MemoryError("no memory")
 if way == "at once":
     os._exit(9)

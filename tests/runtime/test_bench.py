@@ -34,8 +34,8 @@ def bundle(mini_bundle):
 @pytest.fixture
 def model(bundle):
     manifest = Manifest.read(bundle)
-    facts = manifest.model
-    engine = FakeEngine(facts.vocab_size, facts.hidden_size, facts.eos_token_ids[0])
+    info = manifest.model
+    engine = FakeEngine(info.vocab_size, info.hidden_size, info.eos_token_ids[0])
     return Model(manifest, Preprocessor.from_folder(bundle), engine, scheduler_config(WORKLOAD))
 
 

@@ -14,7 +14,7 @@ from ernie_export.runtime.cli import bench as bench_cli
 from tests.paths import MINI
 
 QUICK = ("--prompt-tokens", 40, "--output-tokens", 4, "--batch", "2,1", "--rounds", 2, "--threads", 1)
-SPREAD = ("mean", "median", "std", "p95", "p99")
+STATISTICS = ("mean", "median", "std", "p95", "p99")
 THROUGHPUTS = ("request_throughput", "output_throughput", "total_token_throughput", "decode_throughput")
 
 
@@ -59,7 +59,7 @@ def test_json(ernie_bench, bundle):
             "total_input_tokens": 64 * 2 * batch, "total_output_tokens": 4 * 2 * batch,
         }  # fmt: skip
         assert {key: figures[key] for key in counts} == counts
-        latencies = {f"{rank}_{kind}_ms" for rank in SPREAD for kind in ("ttft", "tpot", "itl", "e2el")}
+        latencies = {f"{rank}_{kind}_ms" for rank in STATISTICS for kind in ("ttft", "tpot", "itl", "e2el")}
         lists = {"input_lens", "output_lens", "ttfts", "itls"}
         assert set(figures) == {*counts, "duration", *THROUGHPUTS, *latencies, *lists}
         assert all(math.isfinite(figures[key]) for key in set(figures) - lists)
@@ -67,7 +67,7 @@ def test_json(ernie_bench, bundle):
         assert [len(figures[key]) for key in sorted(lists)] == [2 * batch] * 4
         assert {len(itls) for itls in figures["itls"]} == {3}
     for size, figures in zip((112, 56), document["images"], strict=True):
-        latencies = {f"{rank}_image_{kind}_ms" for rank in SPREAD for kind in ("latency", "preprocess")}
+        latencies = {f"{rank}_image_{kind}_ms" for rank in STATISTICS for kind in ("latency", "preprocess")}
         assert set(figures) == {"width", "height", "patches", "tokens", "image_throughput", *latencies}
         assert figures["width"] == size and figures["image_throughput"] > 0
 

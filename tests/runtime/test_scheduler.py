@@ -19,7 +19,7 @@ QUESTIONS = ["What is red?", "Which shape is it?", "What colour is the big circl
 
 
 class Faulty:
-    """An engine whose next call of a kind fails when told so, and which may be held up."""
+    """An engine whose next call of a kind fails on request, and which may be held up."""
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
@@ -53,7 +53,7 @@ def alone(mini_bundle):
 
 @pytest.fixture
 def make(alone):
-    """make(**config): a model on the same engine that can be told to fail."""
+    """make(**config): a model on the same engine that fails on request."""
     return lambda **config: Model(alone.manifest, alone.preprocessor, Faulty(alone.engine), SchedulerConfig(**config))
 
 

@@ -79,9 +79,9 @@ def run(stream: TextStream, ids: list[int]) -> list[str]:
 
 
 words = st.sampled_from(llama_ids(*WORDS))
-spelled = st.sampled_from(["é", "你", "😀", "\n", "a", "\n\n"]).map(utf8)
+byte_tokens = st.sampled_from(["é", "你", "😀", "\n", "a", "\n\n"]).map(utf8)
 llama_answers = st.lists(
-    st.one_of(words.map(lambda id: [id]), spelled, st.sampled_from(sorted(LLAMA_BYTES)).map(lambda id: [id])),
+    st.one_of(words.map(lambda id: [id]), byte_tokens, st.sampled_from(sorted(LLAMA_BYTES)).map(lambda id: [id])),
     max_size=30,
 ).map(lambda parts: sum(parts, []))
 stops = st.lists(
@@ -193,7 +193,7 @@ def test_a_line_feed_in_bytes_stops_at_once():
     assert stream.stopped
 
 
-@pytest.mark.parametrize("kind", ["words", "specials", "broken bytes", "spelled", "spaces"])
+@pytest.mark.parametrize("kind", ["words", "specials", "broken bytes", "byte tokens", "spaces"])
 def test_cost_of_a_token_is_bounded(kind):
     longest = 0
 
@@ -206,7 +206,7 @@ def test_cost_of_a_token_is_bounded(kind):
         "words": llama_ids("▁the", "b") * 500,
         "specials": llama_ids("<pad>", "</s>") * 500,
         "broken bytes": [0xE4] * 1000,
-        "spelled": [*utf8("😀"), *llama_ids("b")] * 200,
+        "byte tokens": [*utf8("😀"), *llama_ids("b")] * 200,
         "spaces": llama_ids("▁") * 1000,
     }[kind]
     stream = TextStream(decode, ["END"], frozenset() if kind == "broken bytes" else LLAMA_BYTES)

@@ -25,7 +25,7 @@ OPTIONS = ("--model-name", "mini", "--rows", ROWS, "--queue", QUEUE, "--max-new-
 
 @contextmanager
 def serving(bundle: Path) -> Iterator[tuple[str, int]]:
-    """Address and process of a server with little room; at the end it has to leave well and to have printed nothing.
+    """Address and process of a server with little memory; at the end it has to leave well and to have printed nothing.
 
     (But for the one line with which uvicorn notes what is no HTTP.)
     """

@@ -31,7 +31,7 @@ import tensorrt_bindings as real
 from tests.fakes.tensorrt_builder.checked import Checked
 from tests.fakes.tensorrt_builder.plugins import DTYPES, drive
 
-CARD = b"card one"
+GPU = b"gpu one"
 KINDS = {"Attention": "ATTENTION_INPUT"}  # operator -> the kind of its layer, where one asks for it
 
 
@@ -180,7 +180,7 @@ def find_creator(node: onnx.NodeProto) -> Any:
 
 
 class TimingCache(Checked, genuine=real.ITimingCache):
-    """Begins with the card that it was made on."""
+    """Begins with the GPU that it was made on."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -227,9 +227,9 @@ class BuilderConfig(Checked, genuine=real.IBuilderConfig):
         return TimingCache(bytes(serialized_timing_cache))
 
     def set_timing_cache(self, cache: TimingCache, ignore_mismatch: bool) -> bool:
-        if cache._data and not cache._data.startswith(CARD) and not ignore_mismatch:
+        if cache._data and not cache._data.startswith(GPU) and not ignore_mismatch:
             return False
-        cache._data = cache._data or CARD
+        cache._data = cache._data or GPU
         self._cache = weakref.ref(cache)  # whoever set it keeps it
         return True
 

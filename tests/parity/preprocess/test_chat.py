@@ -146,7 +146,7 @@ def test_the_nested_processor_file(mini: Path, altered, reference_processor, pic
 def test_other_places_of_the_template(altered, reference_processor, place: str):
     folder = altered()
     (folder / place).write_text(json.dumps({"chat_template": "{{ messages[0].content }} from elsewhere"}))
-    compare(folder, reference_processor, [{"role": "user", "content": "told"}])
+    compare(folder, reference_processor, [{"role": "user", "content": "given"}])
 
 
 TOKENIZERS = {

@@ -147,7 +147,7 @@ def test_more_frames_than_the_default_limit(altered, reference, write_clip):
 
 
 def test_a_clip_trimmed_by_an_edit_list(mini: Path, reference, write_clip, tmp_path: Path):
-    """A trimmed phone video: the header counts frames that the player is told to skip."""
+    """A trimmed phone video: the header counts frames that the player is to skip."""
     source, path = write_clip(30, 64, 96, 10, "libx264"), tmp_path / "trimmed.mp4"
     options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
     with av.open(str(source)) as reader, av.open(str(path), "w", options=options) as writer:

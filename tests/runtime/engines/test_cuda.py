@@ -155,7 +155,7 @@ class RecordingEngine(OrtCudaEngine):
 
 
 def test_every_size_is_run_before_the_first_request_the_largest_first(bundle):
-    """A bank gets a row besides its tokens: rows are powers of two. The first cache finds its steps captured."""
+    """An expert group gets a row besides its tokens: powers of two. The first cache finds its steps captured."""
     manifest = Manifest.read(bundle)
     manifest = replace(manifest, model=replace(manifest.model, max_positions=63))
     done: list[float] = []
@@ -192,7 +192,7 @@ def test_an_engine_whose_first_calls_fail_is_closed(bundle):
 
 
 def test_chunks_are_the_engine_s_unless_the_user_says_otherwise(bundle, engine):
-    """An engine that says nothing gets the lengths that suit a CPU; no bank gets more rows than were tried at first."""
+    """An engine that says nothing gets the lengths that suit a CPU; no group gets more rows than were tried."""
     with OrtCpuEngine(bundle, Manifest.read(bundle), 1) as cpu:
         batches = [Batch(e, num_slots=1, max_seq_len=64) for e in (engine, cpu)]
     assert [(b.prefill_chunk, b.prefill_chunk_while_decoding) for b in batches] == [(2047, 1023), (512, 128)]
@@ -355,19 +355,19 @@ def test_a_cache_that_does_not_fit(fake_cuda):
 def test_copies_are_waited_for(fake_cuda, tmp_path):
     """Files of several pieces by two pinned buffers in turn, arrays, and moves within the device; and all is freed."""
     cuda = fake_cuda()
-    card = CudaMemory(cuda, staging_bytes=1000)
+    gpu = CudaMemory(cuda, staging_bytes=1000)
     content = np.random.default_rng(0).integers(0, 256, 4321, np.uint8)
     (tmp_path / "file").write_bytes(content.tobytes())
-    address = card.allocate(8000)
-    memory.read_file(card, address, tmp_path / "file", 21)
-    assert card.read(address, 4300) == content[21:].tobytes()
-    card.copy([(address + 4300, address + 5, 100), (address + 4400, address + 4300, 50)])
-    assert card.read(address + 4300, 150) == content[26:126].tobytes() + content[26:76].tobytes()
-    card.write(address, content)
-    assert card.read(address, 4321) == content.tobytes()
-    graph = card.capture(lambda: None)
-    card.launch(graph)
-    card.close()
+    address = gpu.allocate(8000)
+    memory.read_file(gpu, address, tmp_path / "file", 21)
+    assert gpu.read(address, 4300) == content[21:].tobytes()
+    gpu.copy([(address + 4300, address + 5, 100), (address + 4400, address + 4300, 50)])
+    assert gpu.read(address + 4300, 150) == content[26:126].tobytes() + content[26:76].tobytes()
+    gpu.write(address, content)
+    assert gpu.read(address, 4321) == content.tobytes()
+    graph = gpu.capture(lambda: None)
+    gpu.launch(graph)
+    gpu.close()
     assert not cuda.graphs and not cuda.memory._blocks
 
 

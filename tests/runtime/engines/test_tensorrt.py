@@ -1,6 +1,6 @@
 """The TensorRT engine's own work, on fakes of both libraries and for CUDA over the host's memory.
 
-What only a card can show (that the libraries' engines compute the same) has not been run.
+What only a GPU can show (that the libraries' engines compute the same) has not been run.
 """
 
 import inspect
@@ -84,7 +84,7 @@ def test_the_fake_has_only_what_the_bindings_have(genuine):
 
 
 def test_validity_is_asked_of_rtx_alone(genuine):
-    """TensorRT's own Python interface has no such question: the manifest is compared with the card."""
+    """TensorRT's own Python interface has no such question: the manifest is compared with the GPU."""
     target, described = genuine
     assert ("get_engine_validity" in described["Runtime"]) == (target == "trt-rtx")
 
@@ -271,16 +271,16 @@ def test_chunks_of_a_prompt_fit_the_profile(engine, bundle):
 
 def test_weights_lie_aligned_and_whole(bundle, fake_cuda):
     """Read in pieces of a few pages; tensors that begin off the alignment in the file are moved."""
-    card, path = CudaMemory(fake_cuda(), staging_bytes=3 * 2**13), bundle / Manifest.read(bundle).data_file
-    addresses = aligned_addresses(card, load_weights(card, path))
+    gpu, path = CudaMemory(fake_cuda(), staging_bytes=3 * 2**13), bundle / Manifest.read(bundle).data_file
+    addresses = aligned_addresses(gpu, load_weights(gpu, path))
     entries, content = read_header(path), path.read_bytes()
     assert addresses.keys() == entries.keys()
     assert any(entry.offset % ALIGNMENT for entry in entries.values())
     for name, entry in entries.items():
         assert addresses[name] % ALIGNMENT == 0
         stored = content[entry.offset : entry.offset + entry.nbytes]
-        assert card.read(addresses[name], entry.nbytes) == stored
-    card.close()
+        assert gpu.read(addresses[name], entry.nbytes) == stored
+    gpu.close()
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("bfloat16", ml_dtypes.bfloat16), ("float16", np.float16)])

@@ -19,7 +19,7 @@ OK_OR_FULL = {"200", "429"}
 
 @pytest.fixture(scope="module")
 def attacked(bundle) -> Iterator[tuple[str, int]]:
-    """A server with little room, which must print nothing to its end."""
+    """A server with little memory, which must print nothing to its end."""
     with attack.serving(bundle) as running:
         yield running
 
@@ -84,7 +84,7 @@ def test_clients_that_hardly_read(url):
     assert ended["200"] and ended["slow 200"] == 6, ended
 
 
-def test_ten_times_more_than_there_is_room_for(attacked, url):
+def test_ten_times_more_than_fit(attacked, url):
     """Time and again; the memory stays where it is after the first."""
     sizes = []
     for _ in range(3):

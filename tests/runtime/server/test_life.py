@@ -136,8 +136,8 @@ def test_sigterm_finishes_what_runs(serving):
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_sigterm_waits_no_longer_than_it_is_told(serving, times):
-    """Those who still wait are told; a second signal ends it at once, whatever the limit."""
+def test_sigterm_waits_no_longer_than_asked(serving, times):
+    """Those who still wait get an error; a second signal ends it at once, whatever the limit."""
     with serving("--rows", 1, "--drain", 1 if times == 1 else 600) as server:
         stream = start(server.client())
         for _ in range(times):

@@ -87,7 +87,7 @@ def test_logprobs_are_the_models(client, alone):
     assert ask(client, max_tokens=1).choices[0].logprobs is None
 
 
-def test_the_template_is_told_to_think(client, alone):
+def test_the_template_is_asked_to_think(client, alone):
     """The prompt then ends in an open <think>, which is shorter than a closed one."""
     plain = ask(client, max_tokens=1).usage.prompt_tokens
     thinking = ask(client, max_tokens=1, extra_body={"chat_template_kwargs": {"enable_thinking": True}})

@@ -232,7 +232,7 @@ def test_what_goes_wrong_is_one_line_and_nothing_is_lost(open_page, tmp_path):
     expect(error).to_be_hidden()
 
 
-def test_a_stream_that_breaks_is_told(open_page):
+def test_a_stream_that_breaks_is_reported(open_page):
     page = open_page()
     body = says("half an ", done=False)
     page.route("**/v1/chat/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
@@ -246,7 +246,7 @@ def test_a_stream_that_breaks_is_told(open_page):
     expect(page.locator(".answer")).to_have_count(1)
 
 
-def test_a_server_that_is_gone_is_told(open_page, serving):
+def test_a_server_that_is_gone_is_reported(open_page, serving):
     with serving() as server:
         page = open_page(server.url, expected="ERR_CONNECTION_(REFUSED|RESET)")
     ask(page, "Hello?")

@@ -20,7 +20,7 @@ from tests.paths import ROOT
 QUESTIONS = {entry["name"]: entry["messages"] for entry in json.loads((ROOT / "examples/questions.json").read_text())}
 TEXT = [{"role": "user", "content": "How many sides has a triangle?"}]
 SAMPLED = {"max_new_tokens": 12, "temperature": 1.0, "seed": 5}
-LONG = {"min_new_tokens": 3000, "max_new_tokens": 3000}  # the end token is barred: more than any test waits for
+LONG = {"min_new_tokens": 3000, "max_new_tokens": 3000}  # the end token is masked: more than any test waits for
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_a_bad_request_is_refused_in_one_line(client, messages, options, expecte
     assert list(client.answers(1)) == ["good"]
 
 
-def test_a_full_queue_is_refused_and_what_is_cancelled_makes_room(client):
+def test_a_full_queue_is_refused_and_what_is_cancelled_frees_a_place(client):
     """4 rows and 12 places: the 17th request is refused. Then all are cancelled, and a new one is answered."""
     for number in range(16):
         client.ask(str(number), TEXT, **LONG)

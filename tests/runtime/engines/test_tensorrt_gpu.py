@@ -17,7 +17,7 @@ from tests.fakes.installation import DRIVER, FakeInstallation
 from tests.fakes.tensorrt_runtime import LIBRARIES, changed
 
 
-def test_an_rtx_engine_for_another_card(opened, bundle):
+def test_an_rtx_engine_for_another_gpu(opened, bundle):
     kinds = rtx_module.EngineInvalidityDiagnostics
     validity = (rtx_module.EngineValidity.INVALID, int(kinds.UNSUPPORTED_CC))
     with pytest.raises(UserError, match=r"vision.engine: expected a GPU of .* 8.9, found 9.0 \(UNSUPPORTED_CC\)"):
@@ -47,7 +47,7 @@ def open_with(folder: Path, cuda: Any, version: str = "11.4.0.106") -> TensorRT:
 EXACT = "expected NVIDIA H100 (9.0), which its engines were built for, found"
 SAME = {"hardware_compatibility": "same-capability"}
 AMPERE = {"hardware_compatibility": "ampere-plus"}
-CARDS = [
+GPUS = [
     ({}, {}, ""),
     ({}, {"capability": (8, 9), "name": "L4"}, f"{EXACT} L4 (8.9)"),
     ({}, {"name": "NVIDIA H200"}, f"{EXACT} NVIDIA H200 (9.0)"),
@@ -60,10 +60,10 @@ CARDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("engines", "card", "message"), CARDS, ids=lambda value: str(value)[:40])
-def test_the_card_is_one_that_the_engines_run_on(bundle, tmp_path, fake_cuda, engines, card, message):
+@pytest.mark.parametrize(("engines", "gpu", "message"), GPUS, ids=lambda value: str(value)[:40])
+def test_the_gpu_is_one_that_the_engines_run_on(bundle, tmp_path, fake_cuda, engines, gpu, message):
     folder = changed(shutil.copytree(bundle, tmp_path / "bundle"), "trt", **engines)
-    cuda = fake_cuda(**card)
+    cuda = fake_cuda(**gpu)
     if message:
         with pytest.raises(UserError, match=re.escape(message)):
             open_with(folder, cuda)
