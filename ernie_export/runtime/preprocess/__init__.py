@@ -189,7 +189,7 @@ class Preprocessor:
         if max_tokens is not None and self.chat.tokenizer.is_longer(text, max_tokens):
             raise ContextLengthExceeded("prompt", f"at most {max_tokens} tokens", "more")
         kinds = self.chat.placeholders(text)
-        check_counts(kinds, len(sources.images), len(sources.videos))
+        check_counts(kinds, len(sources.images), len(sources.videos), self.chat.count_hints)
         pixels, grids = self._pack(sources, max_tokens)
         arrays: dict[str, NDArray[Any]] = {}
         if sources.images:

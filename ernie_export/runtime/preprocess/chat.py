@@ -141,7 +141,7 @@ class ChatProcessor:
             "video": np.zeros((0, 3), np.int64) if video_grids is None else np.asarray(video_grids),
         }
         kinds = self.placeholders(text)
-        check_counts(kinds, len(grids["image"]), len(grids["video"]))
+        check_counts(kinds, len(grids["image"]), len(grids["video"]), self.count_hints)
         lengths = {kind: iter(self.token_counts(kind, rows)) for kind, rows in grids.items()}
         order = iter(kinds)
         expanded = self._pattern.sub(lambda match: match.group() * int(next(lengths[next(order)])), text)
@@ -168,6 +168,11 @@ class ChatProcessor:
         return self.tokenizer.ids
 
     @property
+    def count_hints(self) -> dict[str, str]:
+        """Return which token counts as a placeholder, by "image" and "video": it may stand in a user's text."""
+        return {kind: f"{self.tokenizer.media[f'{kind}_token']} in a text is one" for kind in ("image", "video")}
+
+    @property
     def _image(self) -> str:
         return self.tokenizer.media["image_token"]
 
@@ -176,13 +181,14 @@ class ChatProcessor:
         return re.compile("|".join(re.escape(self.tokenizer.media[f"{kind}_token"]) for kind in ("image", "video")))
 
 
-def check_counts(kinds: list[str], images: int, videos: int) -> None:
+def check_counts(kinds: list[str], images: int, videos: int, hints: Mapping[str, str]) -> None:
     """Check that a rendered prompt has a placeholder for each media item.
 
     Args:
         kinds: "image" or "video" for each placeholder.
         images: Images in the messages.
         videos: Videos in the messages.
+        hints: What to say of the placeholders of a kind.
 
     Raises:
         InvalidValue: The numbers differ.
@@ -191,7 +197,7 @@ def check_counts(kinds: list[str], images: int, videos: int) -> None:
         placeholders = kinds.count(kind)
         if placeholders != count:
             expected = f"as many {kind}s as the prompt has placeholders ({placeholders})"
-            raise InvalidValue("messages", expected, count)
+            raise InvalidValue("messages", expected, count, hint=hints.get(kind, ""))
 
 
 def _find_template(folder: Path, tokenizer: ChatTokenizer) -> tuple[Path, str]:

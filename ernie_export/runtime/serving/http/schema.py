@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ernie_export.common.errors import InvalidValue
+from ernie_export.common.json_fields import one_line
 from ernie_export.runtime.serving.body_size import check_size
 from ernie_export.runtime.serving.http.errors import ApiError
 
@@ -69,6 +70,39 @@ _NEUTRAL_OF_MESSAGE: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
+# What is expected where pydantic finds an error of a type; in braces what it says of the error.
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "an object",
+    "float_type": "a number",
+    "greater_than_equal": "at least {ge}",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "missing": "a value",
+    "model_type": "an object",
+    "string_too_long": "at most {max_length} characters",
+    "string_type": "text",
+    "string_unicode": "text in Unicode",
+    "too_long": "at most {max_length} items",
+    "too_short": "at least {min_length} items",
+    "union_tag_invalid": "{expected_tags}",
+    "union_tag_not_found": "an object with a type of 'text', 'image_url' or 'video_url'",
+}
+_KINDS: dict[type[Any], str] = {dict: "an object", list: "a list", str: "text"}
+
+
+def _whole(value: Any) -> Any:
+    """Return a number without a fraction as a whole number: JSON writers of some languages know no other."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -89,7 +123,7 @@ class Link(_Part):
 class ImageLink(Link):
     """The URL of an image. `detail` has no effect: an image is always processed in full."""
 
-    detail: Literal["auto", "high"] | None = None
+    detail: Literal["auto", "low", "high"] | None = None
 
 
 class ImagePart(_Part):
@@ -148,19 +182,19 @@ class ChatRequest(_Part):
 
     model: str | None = None
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_ITEMS)]
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    min_tokens: int | None = Field(None, ge=0)
+    max_tokens: Whole | None = Field(None, ge=1)
+    max_completion_tokens: Whole | None = Field(None, ge=1)
+    min_tokens: Whole | None = Field(None, ge=0)
     ignore_eos: bool | None = None
-    n: int | None = Field(None, ge=1, le=128)
+    n: Whole | None = Field(None, ge=1, le=128)
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = Field(None, ge=-1, le=2**31)
+    top_k: Whole | None = Field(None, ge=-1, le=2**31)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**64)
+    seed: Whole | None = Field(None, ge=-(2**63), lt=2**64)
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    top_logprobs: Whole | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -190,7 +224,7 @@ def parse(body: bytes | bytearray, max_text: int) -> ChatRequest:
     messages = document.get("messages")
     if isinstance(messages, list):
         document["messages"] = [
-            _without_neutral(message, _NEUTRAL_OF_MESSAGE, f"messages.{i}.") if isinstance(message, dict) else message
+            _bare_message(message, f"messages.{i}.") if isinstance(message, dict) else message
             for i, message in enumerate(messages)
         ]
     try:
@@ -246,17 +280,47 @@ def _without_neutral(document: dict[str, Any], neutral: dict[str, tuple[Any, ...
     return {name: value for name, value in document.items() if name not in neutral}
 
 
+def _bare_message(message: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return a message without what clients add for others: its id, marks for caches, null for an empty answer."""
+    bare = _without_neutral(message, _NEUTRAL_OF_MESSAGE, where)
+    bare.pop("id", None)
+    if bare.get("content", "") is None and bare.get("role") == "assistant":
+        bare["content"] = ""
+    if isinstance(bare.get("content"), list):
+        bare["content"] = [
+            {name: value for name, value in part.items() if name != "cache_control"} if isinstance(part, dict) else part
+            for part in bare["content"]
+        ]
+    return bare
+
+
 def _to_api_error(error: ValidationError) -> ApiError:
-    """Return the error at the deepest path: the form of a value that fits best is the one that fails there."""
-    deepest = max(error.errors(include_url=False, include_input=False, include_context=False), key=_depth)
+    """Return the error at the deepest path: the form of a value that fits best is the one that fails there.
+
+    Among equals, one of the wrong type says least.
+    """
+    deepest = max(error.errors(include_url=False), key=_depth)
     unknown = deepest["type"] == "extra_forbidden"
     param = ".".join(_names(deepest["loc"]))
-    message = "unknown field" if unknown else deepest["msg"]
+    message = "unknown field" if unknown else _describe(deepest)
     return ApiError(400, f"{param}: {message}", param, "unknown_parameter" if unknown else "invalid_value")
 
 
-def _depth(error: Any) -> int:
-    return len(error["loc"])
+def _describe(error: Any) -> str:
+    """Return what an error of pydantic's expects and finds, in our words."""
+    context = error.get("ctx", {})
+    expected = _EXPECTED.get(error["type"], "another value").format(**context).replace("'", "")
+    value = error["input"]
+    found = f"{context['actual_length']}" if "actual_length" in context else _KINDS.get(type(value), one_line(value))
+    if error["type"] in ("missing", "union_tag_not_found"):
+        found = "none"
+    elif error["type"] in ("literal_error", "union_tag_invalid"):
+        found = one_line(context.get("tag", value))
+    return f"expected {expected}, found {found}"
+
+
+def _depth(error: Any) -> tuple[int, bool]:
+    return len(error["loc"]), not error["type"].endswith("_type")
 
 
 def _names(path: tuple[int | str, ...]) -> list[str]:
