@@ -5,8 +5,9 @@
 Text, pictures nobody has sent before, clips, several turns, several choices, streams that their client leaves midway,
 and requests that have to be refused, in a random order that repeats with --seed. The questions among them of
 examples/questions.json have to get their answers. The server's caches are kept small enough to be full before the
-warm-up is over, so that what grows after it is no cache. Growth: the median of the resident set in the last tenth of
-the time over that in the tenth after the warm-up.
+warm-up is over, so that what grows after it is no cache. The C library keeps what its heap needed at most: so the soak
+begins with each refused request of all clients at once, which otherwise meet by chance after the warm-up. Growth: the
+median of the resident set in the last tenth of the time over that in the tenth after the warm-up.
 """
 
 import asyncio
@@ -93,7 +94,26 @@ class Soak:
 
     async def refused(self) -> None:
         """A request that has to be refused."""
-        bad: tuple[Any, ...] = (
+        await self.refuse(self.rng.choice(self.bad_requests()))
+
+    async def refuse(self, messages: list[dict[str, Any]]) -> None:
+        """Send what has to be refused."""
+        try:
+            await self.ask(messages)
+        except APIStatusError as e:
+            if e.status_code != 400:
+                raise
+        else:
+            self.wrong.append("a bad request was answered")
+
+    async def refuse_together(self, clients: int) -> None:
+        """Send each request that has to be refused from all clients at once."""
+        for messages in self.bad_requests():
+            await asyncio.gather(*(self.refuse(messages) for _ in range(clients)))
+
+    def bad_requests(self) -> tuple[list[dict[str, Any]], ...]:
+        """Messages that have to be refused, each for another reason."""
+        return (
             user({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}),
             user({"type": "video_url", "video_url": {"url": data_uri(self.rng.randbytes(2000), "video")}}),
             user({"type": "image_url", "image_url": {"url": "file:///etc/hostname"}}),
@@ -102,13 +122,6 @@ class Soak:
             user(*[{"type": "image_url", "image_url": {"url": data_uri(bytes(2**20), "image")}}] * 4),
             user(*[text("a")] * 5000),
         )
-        try:
-            await self.ask(self.rng.choice(bad))
-        except APIStatusError as e:
-            if e.status_code != 400:
-                raise
-        else:
-            self.wrong.append("a bad request was answered")
 
     def new_picture(self) -> dict[str, Any]:
         seed, side = self.rng.getrandbits(32), self.rng.randint(40, 200)
@@ -236,6 +249,8 @@ async def run(url: str, pid: int, seconds: float, askers: int, pause: float, see
     until = began + seconds
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
         soak = Soak(client, random.Random(seed), questions())
+        for _ in range(3):
+            await soak.refuse_together(askers)
         watch = soak.watch(pid, began, until, min(5.0, seconds / 60))
         await asyncio.gather(watch, *(soak.asker(until, pause) for _ in range(askers)))
     return soak
