@@ -25,11 +25,12 @@ IDLE_SECONDS = 75  # that a connection is kept between requests: longer than a p
 GRACE_SECONDS = 2  # for responses to reach their clients once the requests have ended
 HEAD_SECONDS = 20  # that a request's head may take to arrive
 EXIT_SECONDS = 8  # after the drain, for all threads to end; then the process ends without them
-RESERVED_DESCRIPTORS = 128  # for the model's files, pipes to workers, fetches
+RESERVED_DESCRIPTORS = 128  # for the model's files, pipes to workers, fetches, and connections beyond the limits
 MAX_DESCRIPTORS = 65_536
-# Connections that wait to be accepted. asyncio accepts as many at once, and where descriptors run out it logs and tries
-# again for each.
-BACKLOG = 128
+QUEUED_CONNECTIONS = 1024  # that wait in the kernel to be accepted; past it, clients try again after seconds
+# In one turn of the event loop. A connection beyond the limits is closed some turns after it was accepted: all that are
+# accepted meanwhile have to fit in the reserved descriptors, or asyncio accepts nothing for a second.
+ACCEPTED_AT_ONCE = 16
 LOG_SECONDS = 10.0
 LOG_BURST = 5  # messages of one kind in LOG_SECONDS
 
@@ -100,7 +101,11 @@ class HeaderTimeoutProtocol(H11Protocol):
 
     def _enforce_limits(self) -> None:
         """Close an idle connection, or else this one, if all or those of its address are more than the limits allow."""
-        connections = [other for other in self.connections if isinstance(other, HeaderTimeoutProtocol)]
+        connections = [
+            other
+            for other in self.connections
+            if isinstance(other, HeaderTimeoutProtocol) and not other.transport.is_closing()
+        ]
         if len(connections) <= self._limits.total:
             address = _address(self)
             if address in ("127.0.0.1", "::1", ""):
@@ -113,7 +118,7 @@ class HeaderTimeoutProtocol(H11Protocol):
         closed.transport.abort()
 
     def _is_idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete or self.transport.is_closing()
+        return self.cycle is None or self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
         """Parse the data, then start or stop the timer."""
@@ -171,6 +176,12 @@ class DrainingServer(uvicorn.Server):
         self._admission = service.admission
         self._began = 0.0
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. asyncio has one number for connections that wait and those accepted at once: set the first anew."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(QUEUED_CONNECTIONS)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal, exit at once at the second."""
         if self._admission.draining:
@@ -204,7 +215,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; port 0 takes any free one. Raises InvalidValue if the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=QUEUED_CONNECTIONS)
     except OSError as e:
         raise InvalidValue(f"--host {host} --port {port}", "an address to listen on", e.strerror or e) from e
 
@@ -224,7 +235,7 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
         proxy_headers=False,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        backlog=BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
     )
     # asyncio warns of writes to clients that have gone; the server notices these itself.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
