@@ -111,6 +111,23 @@ class CalibrationInfo:
 
 
 @dataclass(frozen=True)
+class VerificationInfo:
+    """A record that ernie-verify found nothing past the limits, which whoever can write the bundle can forge.
+
+    Attributes:
+        version: The ernie-export that compared.
+        date: The day, as YYYY-MM-DD.
+        files_sha256: `Manifest.files_sha256` then.
+        report_sha256: SHA-256 of the report as `ernie-verify --json` prints it.
+    """
+
+    version: str
+    date: str
+    files_sha256: str
+    report_sha256: str
+
+
+@dataclass(frozen=True)
 class FileEntry:
     """Size in bytes and SHA-256 in hexadecimal digits."""
 
@@ -135,6 +152,7 @@ class Manifest:
         calibration: Present where the quantized weights were calibrated.
         tiled: Names of the tensors that lie as CUDA's kernels for experts read them (see `expert_layout`).
         version: The ernie-export that wrote the bundle.
+        verification: Present where ernie-verify was told to record that the bundle is right.
     """
 
     target: str
@@ -148,6 +166,13 @@ class Manifest:
     calibration: CalibrationInfo | None = None
     tiled: tuple[str, ...] = ()
     version: str = __version__
+    verification: VerificationInfo | None = None
+
+    @property
+    def files_sha256(self) -> str:
+        """Return the SHA-256 over names, sizes and hashes of all files."""
+        listed = json.dumps([[name, entry.bytes, entry.sha256] for name, entry in sorted(self.files.items())])
+        return hashlib.sha256(listed.encode()).hexdigest()
 
     @property
     def needs_engine_build(self) -> bool:
@@ -162,13 +187,17 @@ class Manifest:
                 return name
         raise InvalidFile(NAME, "a file of weights (.safetensors)", "none", key="files")
 
-    def write(self, folder: Path) -> None:
-        """Write manifest.json into `folder`."""
+    def text(self) -> str:
+        """Return the content of manifest.json."""
         document = {"schema": SCHEMA, **asdict(self)}
-        for key in ("engines", "calibration", "tiled"):
+        for key in ("engines", "calibration", "tiled", "verification"):
             if not document[key]:
                 del document[key]
-        (folder / NAME).write_text(json.dumps(document, indent=1) + "\n")
+        return json.dumps(document, indent=1) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json into `folder`."""
+        (folder / NAME).write_text(self.text())
 
     @staticmethod
     def read(folder: Path) -> "Manifest":
@@ -199,12 +228,21 @@ class Manifest:
             calibration=_read_optional(document, "calibration", _read_calibration),
             tiled=document.optional("tiled", document.texts) or (),
             version=document.text("version"),
+            verification=_read_optional(document, "verification", _read_verification),
         )
         document.refuse_unknown()
         for graph, name in manifest.graphs.items():
             if name not in manifest.files:
                 raise InvalidFile(path, "a file listed under files", one_line(name), key=f"graphs.{graph}")
         return manifest
+
+    def require_verification(self, folder: Path) -> None:
+        """Raise InvalidFile unless ernie-verify has recorded that the listed files are right."""
+        record = self.verification
+        if record is None or record.files_sha256 != self.files_sha256:
+            found = "none" if record is None else f"one of other files, of {one_line(record.date)}"
+            hint = "ernie-verify BUNDLE --against CHECKPOINT --record"
+            raise InvalidFile(folder / NAME, "a record of ernie-verify", found, key="verification", hint=hint)
 
     def refuse_unlisted(self, folder: Path) -> None:
         """Raise InvalidFile for a file in `folder` that the manifest does not list.
@@ -277,6 +315,12 @@ def _read_calibration(section: JsonObject) -> CalibrationInfo:
     )
     section.refuse_unknown()
     return calibration
+
+
+def _read_verification(section: JsonObject) -> VerificationInfo:
+    verification = VerificationInfo(**{field.name: section.text(field.name) for field in fields(VerificationInfo)})
+    section.refuse_unknown()
+    return verification
 
 
 def _read_optional(section: JsonObject, key: str, read: Callable[[JsonObject], T]) -> T | None:

@@ -61,6 +61,7 @@ def load(
     on_warm: Callable[[float], None] = ignore,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     tap: Tap | None = None,
+    require_verified: bool = False,
 ) -> "Model":
     """Load a bundle.
 
@@ -74,6 +75,7 @@ def load(
             `Warmable`).
         max_image_pixels: Most pixels of an image, or of a video's frame, that is decoded.
         tap: Inner values of the graphs to read, which the engine "cpu" can.
+        require_verified: Whether to refuse a bundle without a record of ernie-verify; implies `check`.
 
     Returns:
         The model, which owns its engine: use it in a `with` block, or close it.
@@ -84,6 +86,9 @@ def load(
     """
     folder = Path(bundle)
     manifest = Manifest.read(folder)
+    if require_verified:
+        manifest.require_verification(folder)
+        check = True
     open_engine = find_engine(folder, manifest, device, tap)
     manifest.check_files(folder, hash_limit=2**63 if check else HASH_LIMIT)
     if check:

@@ -1,24 +1,29 @@
 """ernie-verify: passes on what was exported rightly, and says where a bundle parts from PyTorch."""
 
+import hashlib
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
-from ernie_export.common.manifest import NAME, Manifest
+from ernie_export.common.errors import InvalidFile
+from ernie_export.common.manifest import Manifest, VerificationInfo
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.cli import verify as verify_cli
-from ernie_export.exporter.export import export, list_files
+from ernie_export.exporter.export import export
 from ernie_export.exporter.verify.comparison import compare_tokens, divergence
 from ernie_export.exporter.verify.results import Conversation, Report
 from ernie_export.graphs.precision import ONNX
+from ernie_export.runtime import load
+from tests.paths import MINI
 from tests.progress import QUIET
+from tools.faults.fault import sign
+from tools.faults.graphs import GRAPHS
+from tools.faults.runtime import RUNTIME
 
 EQUAL_WIDTHS = {"moe_intermediate_size": [24, 24], "moe_num_experts": 6, "moe_k": 2, "moe_num_shared_experts": 1}
 WITH_VISION_EXPERTS = {"eos_token_id": 2, "num_hidden_layers": 3}
@@ -96,9 +101,7 @@ def test_an_expert_that_no_conversation_reaches_is_compared_by_its_weights(verif
     names = read_header(bundle / "weights.safetensors")
     entry = next(entry for name, entry in names.items() if "gate_up" in name and len(entry.shape) == 3)
     np.memmap(entry.file, np.float32, "r+", entry.offset, entry.shape)[3] *= np.float32(1.01)
-    manifest = Manifest.read(bundle)
-    (bundle / NAME).unlink()
-    replace(manifest, files=list_files(bundle, {})).write(bundle)
+    sign(bundle)
     code, out, _ = verify(bundle, "--against", made.folder, "--json")
     report = json.loads(out)
     assert code == 1 and report["coverage"][0]["reached"] <= 10
@@ -135,6 +138,32 @@ def test_a_tolerance_of_nothing_is_not_met_and_the_report_says_so(verify, right,
     assert page.count('<tr class="wrong">') == page.count("<rect ") > 10
     assert "vision block 0 is the first that differs" in page and "ernie-export" in page
     assert not re.search(r"src=|href=|url\(|@import", page)
+
+
+def recorded(bundle: Path) -> VerificationInfo:
+    record = Manifest.read(bundle).verification
+    assert record is not None
+    return record
+
+
+def test_a_bundle_that_passed_can_be_required(verify, right, tmp_path):
+    """The report's hash is recorded; a changed file, listed anew, or a failure later, take the record away."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(right.bundles["onnx"], bundle)
+    with pytest.raises(InvalidFile, match="verification: expected a record of ernie-verify, found none"):
+        load(bundle, require_verified=True)
+    code, out, _ = verify(bundle, "--against", right.folder, "--record", "--json")
+    assert code == 0 and recorded(bundle).report_sha256 == hashlib.sha256(out.encode()).hexdigest()
+    with load(bundle, require_verified=True):
+        pass
+    (bundle / "config.json").write_text((bundle / "config.json").read_text() + "\n")
+    sign(bundle)
+    with pytest.raises(InvalidFile, match="expected a record of ernie-verify, found one of other files"):
+        load(bundle, require_verified=True)
+    code, _, _ = verify(bundle, "--against", right.folder, "--record", "--tolerance", "0")
+    assert code == 1 and Manifest.read(bundle).verification is None
+    code, out, err = verify(bundle, "--against", right.folder, "--record", "--weights-only")
+    assert (code, out) == (2, "") and "--record: expected a comparison of what is computed" in err
 
 
 def test_a_report_that_cannot_be_written_is_one_line(verify, right, tmp_path):
@@ -197,9 +226,8 @@ def test_a_malformed_file_of_questions_is_one_line(verify, right, tmp_path, text
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_a_quantised_bundle_is_within_its_limits(verify, tmp_path, precision):
     """Every stage of the trained checkpoint is compared, routing too, and differs by what the precision is allowed."""
-    checkpoint = Path(__file__).parents[2] / "examples" / "mini-ernie"
-    export(checkpoint, tmp_path / "bundle", "onnx", precision, QUIET)
-    code, out, _ = verify(tmp_path / "bundle", "--against", checkpoint, "--json")
+    export(MINI, tmp_path / "bundle", "onnx", precision, QUIET)
+    code, out, _ = verify(tmp_path / "bundle", "--against", MINI, "--json")
     report = json.loads(out)
     assert code == 0 and report["failures"] == []
     routed = {name: stage["routed"] for name, stage in report["probes"].items() if stage["routed"]}
@@ -207,107 +235,46 @@ def test_a_quantised_bundle_is_within_its_limits(verify, tmp_path, precision):
     assert 1e-4 < report["probes"]["layer 3"]["error"] < 0.5
 
 
-def edit(graph: str, change):
-    """A fault: `change` of each node of a graph, found by its path."""
-
-    def edited(bundle: Path) -> None:
-        model = onnx.load(bundle / f"{graph}.onnx", load_external_data=False)
-        assert any([change(node) for node in model.graph.node])
-        onnx.save(model, bundle / f"{graph}.onnx")
-
-    return edited
-
-
-def epsilon(path: str):
-    """A change: the epsilon of one norm."""
-
-    def change(node):
-        if not node.name.startswith(path):
-            return False
-        next(attribute for attribute in node.attribute if attribute.name == "epsilon").f = 0.5
-        return True
-
-    return change
-
-
-def exchange_axes(node):
-    """Height and width, in every rotation."""
-    if not any(attribute.name == "axes" and len(attribute.ints) > 1 for attribute in node.attribute):
-        return False
-    axes = next(attribute for attribute in node.attribute if attribute.name == "axes")
-    axes.ints[:] = [{1: 2, 2: 1}.get(axis, axis) for axis in axes.ints]
-    return True
-
-
-def exchange_inputs(op: str, first: str, second: str):
-    """A change: two inputs of each node of a type."""
-
-    def change(node):
-        if node.op_type != op or not any(first in name for name in node.input):
-            return False
-        a = next(index for index, name in enumerate(node.input) if first in name)
-        b = next(index for index, name in enumerate(node.input) if second in name)
-        node.input[a], node.input[b] = node.input[b], node.input[a]
-        return True
-
-    return change
-
-
-def repair_frames(node):
-    """The resampler pairs a frame with itself."""
-    if "second" not in node.input:
-        return False
-    node.input[list(node.input).index("second")] = "first"
-    return True
-
-
-def another_tokenizer(bundle: Path) -> None:
-    document = json.loads((bundle / "tokenizer.json").read_text())
-    (bundle / "tokenizer.json").write_text(json.dumps(document, indent=3))
-
-
 STRUCTURE = {
-    "vision norm": (
-        edit("vision", epsilon("/vision_model/blocks.1/norm1")),
-        "vision block 1 is the first that differs: ",
-    ),
-    "pairs of frames": (
-        edit("resampler", repair_frames),
-        "resampler is the first that differs: videos alone: the pairing",
-    ),
-    "norm before attention": (
-        edit("decoder", epsilon("/model/layers.1/input_layernorm")),
-        "layer 1 attention is the first that differs: the norm before attention",
-    ),
-    "axes of the rotation": (
-        edit("decoder", exchange_axes),
-        "layer 0 attention is the first that differs: images and what follows, text alone agrees: axes of the rotation",
-    ),
-    "exchanged routers": (
-        edit("decoder", exchange_inputs("MoEDispatch", "mlp.gate.weight", "gate.weight_1")),
-        "layer 1 is the first that differs: routing differs for text and vision tokens",
-    ),
-    "last norm": (
-        edit("decoder", epsilon("/model/norm")),
-        "logits is the first that differs: the last norm, or the head",
-    ),
-    "decode graph": (
-        edit("decode", epsilon("/model/layers.2/input_layernorm")),
-        "decode layer 2 attention is the first that differs: prefill agrees: the decode graph",
-    ),
-    "tokenizer": (another_tokenizer, "tokenizer.json: expected the checkpoint's file, found another in the bundle"),
+    fault.name: fault
+    for fault in (*GRAPHS, *RUNTIME)
+    if fault.name
+    in (
+        "a norm's epsilon, vision encoder",
+        "a norm's epsilon, decoder",
+        "a norm's epsilon, decode steps",
+        "axes of the rotation",
+        "cache written one place off in decode steps",
+        "exchanged routers",
+        "the resampler's pairs of frames",
+        "a tokenizer of another model",
+        "positions off by one after a clip",
+    )
 }
 
 
 @pytest.mark.parametrize("fault", STRUCTURE)
 def test_the_first_difference_is_named(verify, right, tmp_path, fault):
-    plant, sentence = STRUCTURE[fault]
+    """benchmarks/verify_campaign.py plants these and all others in bundles of every precision."""
     bundle = tmp_path / "bundle"
     shutil.copytree(right.bundles["onnx"], bundle)
-    plant(bundle)
-    manifest = Manifest.read(bundle)
-    (bundle / NAME).unlink()
-    replace(manifest, files=list_files(bundle, {})).write(bundle)
-    code, out, _ = verify(bundle, "--against", right.folder, "--json")
+    planted = STRUCTURE[fault].plant(bundle, np.random.default_rng(0))
+    assert planted is not None
+    sign(bundle)
+    with planted.during():
+        code, out, _ = verify(bundle, "--against", right.folder, "--json")
     assert code == 1
-    assert json.loads(out)["diagnosis"].startswith(sentence)
+    assert re.match(planted.sentence, json.loads(out)["diagnosis"])
+
+
+def test_a_fault_of_a_graph_stands_out_from_four_bits(verify, tmp_path):
+    """Routers that are exchanged in one layer of the trained checkpoint, beside weights that are rounded by a tenth."""
+    bundle = tmp_path / "bundle"
+    export(MINI, bundle, "onnx", "int4", QUIET)
+    planted = STRUCTURE["exchanged routers"].plant(bundle, np.random.default_rng(0))
+    assert planted is not None
+    sign(bundle)
+    code, out, _ = verify(bundle, "--against", MINI, "--json")
+    report = json.loads(out)
+    assert code == 1 and re.match(planted.sentence, report["diagnosis"])
+    assert report["losses"]["layer 0"] > 5 * report["probes"]["layer 0"]["error"] > 0

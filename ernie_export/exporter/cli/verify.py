@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--device", type=click.Choice(DEVICES), default="cpu", help="Where the bundle runs.")
 @max_image_pixels_option("Of an image of --messages or --questions, or of a video's frame.")
 @click.option("--report", "html", type=click.Path(path_type=Path), help="Write the report to this HTML file, too.")
+@click.option("--record", is_flag=True, help="Record in the bundle that it passed, for --require-verified.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     bundle: Path,
@@ -45,6 +46,7 @@ def command(
     device: str,
     max_image_pixels: int,
     html: Path | None,
+    record: bool,
     as_json: bool,
 ) -> None:
     """Compare BUNDLE with the checkpoint: all weights, and what both compute, the checkpoint in PyTorch (float32).
@@ -56,12 +58,14 @@ def command(
     """
     console = Console(stderr=True)
     if weights_only:
-        if html is not None:
-            raise InvalidValue("--report", "a comparison of what is computed", "--weights-only")
+        for option, given in (("--report", html is not None), ("--record", record)):
+            if given:
+                raise InvalidValue(option, "a comparison of what is computed", "--weights-only")
         sys.exit(verify_weights(bundle, checkpoint, as_json, console))
     try:
         from ernie_export.exporter.verify.conversations import example_conversations, read_conversations
         from ernie_export.exporter.verify.questions import read_questions
+        from ernie_export.exporter.verify.record import record_verification
         from ernie_export.exporter.verify.report import write_report
         from ernie_export.exporter.verify.verify import verify
     except ModuleNotFoundError as e:
@@ -81,9 +85,12 @@ def command(
         )
     if html is not None:
         write_report(html, report, bundle, checkpoint)
+    computed = {"kl": report.kl, "failures": report.failures, "diagnosis": report.diagnosis}
+    document = json.dumps(asdict(report) | computed, indent=1)
+    if record:
+        record_verification(bundle, document + "\n", passed=not report.failures)
     if as_json:
-        computed = {"kl": report.kl, "failures": report.failures, "diagnosis": report.diagnosis}
-        print(json.dumps(asdict(report) | computed, indent=1))
+        print(document)
     else:
         show(report, Console())
     sys.exit(1 if report.failures else 0)

@@ -59,7 +59,8 @@ def _decode_step(name: str) -> str:
 
 def _attention(probe: Probe, limit: float, first_layer: bool) -> str:
     if not probe.kinds.get("first", 0.0) <= limit:
-        return "the norm before attention, its projections" + (", or the embedding" if first_layer else "")
+        parts = "the norm before attention, its projections, or places of the KV cache that no token has written"
+        return f"{parts}, or the embedding" if first_layer else parts
     if not all(probe.kinds.get(kind, 0.0) <= limit for kind in ("alone", "before")):
         return "text too, but not the first token: scale, mask or rotation of attention"
     if not probe.kinds.get("media", 0.0) <= limit:

@@ -41,6 +41,7 @@ class Flag:
     def decorate(self, function: Function, field: str, default: object) -> Function:
         """Return `function` with the option that fills `field`. A tuple as default lets the option be repeated."""
         multiple = isinstance(default, tuple)
+        is_flag = isinstance(default, bool)
         plain_type = None if multiple or default is None else type(default)
         add_option = click.option(
             *(self.names or (f"--{field.replace('_', '-')}",)),
@@ -48,6 +49,7 @@ class Flag:
             type=self.type or plain_type,
             default=None if multiple else default,
             multiple=multiple,
+            is_flag=is_flag,
             help=self.help,
             metavar=self.metavar,
         )
@@ -76,6 +78,9 @@ def click_options(options: type[Options]) -> Callable[[Function], Function]:
     return add_options
 
 
+VERIFIED = Flag("Refuse a bundle without a record of ernie-verify (--record) that its files are right.")
+
+
 @dataclass(frozen=True)
 class AnswerOptions:
     """The options of ernie-run and ernie-chat: how tokens are sampled, and where the model runs."""
@@ -93,6 +98,7 @@ class AnswerOptions:
         SchedulerConfig.kv_cache_bytes / GIB
     )
     max_image_pixels: Annotated[int, Flag("Of one image, or of a video's frame.", click.IntRange(1))] = MAX_IMAGE_PIXELS
+    require_verified: Annotated[bool, VERIFIED] = False
 
     def sampling_params(self) -> "SamplingParams":
         """Return the sampling parameters. Raises InvalidValue for an option out of range."""
@@ -123,4 +129,5 @@ def load(bundle: Path, options: AnswerOptions) -> "Model":
             scheduler_config=config,
             on_warm=bar,
             max_image_pixels=options.max_image_pixels,
+            require_verified=options.require_verified,
         )

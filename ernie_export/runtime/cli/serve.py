@@ -10,7 +10,7 @@ import click
 
 from ernie_export.common.command import as_bytes, run
 from ernie_export.common.errors import InvalidValue
-from ernie_export.runtime.cli.options import GIB, Flag, click_options
+from ernie_export.runtime.cli.options import GIB, VERIFIED, Flag, click_options
 from ernie_export.runtime.cli.warm_bar import WarmBar
 from ernie_export.runtime.devices import DEVICES
 from ernie_export.runtime.scheduler_config import SchedulerConfig
@@ -64,6 +64,7 @@ class ServeOptions:
     max_media: Annotated[int, Flag("Most images and videos in a request.", click.IntRange(1))] = MediaLimits.max_items
     max_pixels: Annotated[int, Flag("Of all images and sampled frames of a request.")] = MediaLimits.max_pixels
     max_image_pixels: Annotated[int, Flag("Of one image.", click.IntRange(1))] = MediaLimits.max_image_pixels
+    require_verified: Annotated[bool, VERIFIED] = False
     max_frames: Annotated[int, Flag("Of a video, before sampling.")] = MediaLimits.max_frames
     max_seconds: Annotated[float, Flag("Longest video.")] = MediaLimits.max_seconds
     max_prompt_tokens: Annotated[int, Flag("Longest prompt.")] = Settings.max_prompt_tokens
@@ -141,6 +142,7 @@ def command(bundle: Path, options: ServeOptions) -> None:
                 device=options.device,
                 scheduler_config=config,
                 on_warm=bar,
+                require_verified=options.require_verified,
             )
         with model:
             serve(create_app(model, settings), listener)

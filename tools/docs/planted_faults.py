@@ -1,0 +1,57 @@
+"""The page of planted faults, from benchmarks/results/verify-campaign.json."""
+
+from typing import Any
+
+from tools.docs.tables import read_result, table
+
+RESULT = "verify-campaign"
+
+
+def planted_faults_page() -> str:
+    """Return the page."""
+    result = read_result(RESULT)
+    planted: list[dict[str, Any]] = result["planted"]
+    bundles = list(dict.fromkeys(one["bundle"] for one in planted))
+    rows = [
+        [fault, *(cell([one for one in planted if (one["fault"], one["bundle"]) == (fault, name)]) for name in bundles)]
+        for fault in dict.fromkeys(one["fault"] for one in planted)
+    ]
+    rows.append(["all", *(cell([one for one in planted if one["bundle"] == name]) for name in bundles)])
+    missed = [one for one in planted if not one["found"]]
+    misnamed = [one for one in planted if one["found"] and not one["named"]]
+    return f"""# Planted faults
+
+Measured on {result["date"]} on {result["cpu"]}: `{result["command"]}`. Each fault is planted at a random place in a bundle of
+the small checkpoint, the manifest written anew so that the files pass for what was exported, and the bundle verified.
+{len(planted)} were planted, {len(planted) - len(missed)} found, {sum(one["named"] for one in planted)} named rightly: the last
+sentence of `ernie-verify` says what was planted, by the patterns in `tools/faults`. Found and named, of those planted:
+
+{table(["fault", *bundles], rows)}
+
+An empty cell: the fault does not apply. A bundle of int8 or int4 has quantized groups, and decodes with the prefill graph on a
+CPU; the functions of the portable target have no rotation operator of their own.
+
+## Not found
+
+{sentences(missed, "failures")}
+
+## Found, but named otherwise
+
+{sentences(misnamed, "diagnosis")}
+"""
+
+
+def cell(planted: list[dict[str, Any]]) -> str:
+    """Return how many were found and named, of how many."""
+    if not planted:
+        return ""
+    found, named = (sum(one[what] for one in planted) for what in ("found", "named"))
+    return f"{found}, {named} of {len(planted)}"
+
+
+def sentences(planted: list[dict[str, Any]], what: str) -> str:
+    """Return a table of faults with what was said of them."""
+    if not planted:
+        return "None."
+    rows = [[one["bundle"], one["fault"], f"`{one['place']}`", one[what] or "nothing"] for one in planted]
+    return table(["bundle", "fault", "place", "said"], rows)
