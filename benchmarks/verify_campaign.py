@@ -63,6 +63,7 @@ def main(bundles: tuple[str, ...], rounds: int, only: str | None, seed: int, out
             assert not right["failures"], right  # what was exported has no fault
             for fault in progress.track(faults, description=name):
                 results += [run(fault, bundle, name, rng) for _ in range(rounds)]
+            print(f"{name}: {time.process_time():.0f} s", file=sys.stderr, flush=True)
     planted = [result for result in results if result is not None]
     show(planted)
     if output is not None:
@@ -99,7 +100,11 @@ def run(fault: Fault, bundle: Path, name: str, rng: np.random.Generator) -> dict
         found = bool(report["failures"])
         named = found and re.match(planted.sentence, report["diagnosis"]) is not None
         if not named:
-            print(f"{name}, {fault.name}, {planted.place}: {report['diagnosis'] or 'not found'}", file=sys.stderr)
+            print(
+                f"{name}, {fault.name}, {planted.place}: {report['diagnosis'] or 'not found'}",
+                file=sys.stderr,
+                flush=True,
+            )
         about = {"bundle": name, "kind": fault.kind, "fault": fault.name, "place": planted.place}
         return about | {"found": found, "named": named, **report, "failures": report["failures"][:1]}
 

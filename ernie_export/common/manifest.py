@@ -152,7 +152,7 @@ class Manifest:
         calibration: Present where the quantized weights were calibrated.
         tiled: Names of the tensors that lie as CUDA's kernels for experts read them (see `expert_layout`).
         version: The ernie-export that wrote the bundle.
-        verification: Present where ernie-verify was told to record that the bundle is right.
+        verification: Present where `ernie-verify --record` found the bundle right.
     """
 
     target: str

@@ -34,21 +34,14 @@ def pick(rng: np.random.Generator, nodes: list[Node]) -> Node:
     return nodes[int(rng.integers(len(nodes)))]
 
 
-def norm_sentence(path: str, sparse: bool) -> str:
-    """Return how a fault of a norm is named, by its path in the graph."""
-    number = (re.findall(r"\.(\d+)/", path) or [""])[0]
-    if path.startswith("/vision_model/blocks"):
-        return f"vision block {number}{FIRST}"
-    if path.startswith("/vision_model"):
-        return f"vision encoder{FIRST}the encoder's last norm"
-    if path.startswith("/resampler_model"):
-        return f"resampler{FIRST}(its merging of patches, layers or norm)"
-    if "input_layernorm" in path:
-        return f"layer {number} attention{FIRST}the norm before attention"
-    if "post_attention" in path:
-        experts = r"(routing differs for )?text and vision tokens: the norm before the experts"
-        return f"layer {number}{FIRST}" + (experts if sparse else "its MLP or the norm before it")
-    return f"logits{FIRST}the last norm"
+def named_constant(path: str, name: str) -> str:
+    """Return how a number in a graph is named that is not the configuration's."""
+    return rf"\w+\.onnx: {re.escape(path)}: {name}: expected "
+
+
+def of_layer(node: Node) -> str:
+    """Return the number of the layer or block that a node belongs to."""
+    return str(node.name.split("/")[2].rpartition(".")[2])
 
 
 def norm_epsilon(graph: str) -> Callable[[Path, np.random.Generator], Planted]:
@@ -58,11 +51,7 @@ def norm_epsilon(graph: str) -> Callable[[Path, np.random.Generator], Planted]:
         def change(model: Any) -> Planted:
             node = pick(rng, [node for node in model.graph.node if node.op_type.endswith("Normalization")])
             attribute(node, "epsilon").f = 0.5
-            layer = node.name.rsplit("/", 2)[0]
-            sparse = any(
-                other.name.startswith(f"{layer}/mlp/") and "MoE" in other.op_type for other in model.graph.node
-            )
-            return Planted(node.name, norm_sentence(node.name, sparse))
+            return Planted(node.name, named_constant(node.name, "epsilon"))
 
         return edited(bundle, graph, change)
 
@@ -79,7 +68,7 @@ def exchanged_axes(bundle: Path, rng: np.random.Generator) -> Planted:
                     found.ints[:] = [{1: 2, 2: 1}.get(axis, axis) for axis in found.ints]
 
     edited(bundle, "decoder", change)
-    return Planted("every layer", f"layer 0 attention{FIRST}images and what follows, text alone agrees: axes")
+    return Planted("every layer", named_constant("/model/RotaryTables", "axes"))
 
 
 def paired_otherwise(bundle: Path, rng: np.random.Generator) -> Planted:
@@ -91,7 +80,7 @@ def paired_otherwise(bundle: Path, rng: np.random.Generator) -> Planted:
             if node.op_type == "RotaryEmbedding" and f"/{block}/" in node.name:
                 found = attribute(node, "interleaved")
                 found.i = 1 - found.i
-        return Planted(block, f"vision block {block.rpartition('.')[2]}{FIRST}")
+        return Planted(block, named_constant(f"/vision_model/{block}/attn/q/RotaryEmbedding", "interleaved"))
 
     return edited(bundle, "vision", change)
 
@@ -118,7 +107,33 @@ def attention_scale(bundle: Path, rng: np.random.Generator) -> Planted:
         attribute(node, "scale").f **= 2
 
     edited(bundle, "decoder", change)
-    return Planted("every layer", f"layer 0 attention{FIRST}text too, but not the first token: scale, mask or rotation")
+    return Planted("every layer", named_constant("/model/RotaryTables", "scale"))
+
+
+def exchanged_axis_tables(bundle: Path, rng: np.random.Generator) -> Planted:
+    """Give one layer the positions of height for width, and the reverse."""
+
+    def change(model: Any) -> None:
+        order = onnx.numpy_helper.from_array(np.array([0, 2, 1], np.int64), "/axes")
+        model.graph.initializer.append(order)
+        (tables,) = [node for node in model.graph.node if node.op_type == "RotaryTables"]
+        tables.input[0] = "/exchanged"
+        gather = onnx.helper.make_node("Gather", ["position_ids", "/axes"], ["/exchanged"], "/Exchange", axis=0)
+        model.graph.node.insert(0, gather)
+
+    edited(bundle, "decoder", change)
+    return Planted("every layer", f"layer 0 attention{FIRST}images and what follows, text alone agrees: axes")
+
+
+def other_norm(bundle: Path, rng: np.random.Generator) -> Planted:
+    """Exchange the weights of the two norms of one layer."""
+
+    def change(model: Any) -> Planted:
+        node = pick(rng, [node for node in model.graph.node if node.name.endswith("input_layernorm/RMSNormalization")])
+        node.input[1] = node.input[1].replace("input_layernorm", "post_attention_layernorm")
+        return Planted(node.name, f"layer {of_layer(node)} attention{FIRST}the norm before attention")
+
+    return edited(bundle, "decoder", change)
 
 
 def vision_scale(bundle: Path, rng: np.random.Generator) -> Planted | None:
@@ -132,7 +147,7 @@ def vision_scale(bundle: Path, rng: np.random.Generator) -> Planted | None:
             return None
         node = pick(rng, queries)
         node.input[1:] = [name.replace("/q_", "/k_") for name in node.input[1:]]
-        return Planted(node.name, f"vision block {node.name.split('/')[2].rpartition('.')[2]}{FIRST}")
+        return Planted(node.name, f"vision block {of_layer(node)}{FIRST}")
 
     return edited(bundle, "vision", change)
 
@@ -143,8 +158,7 @@ def layer_mask(bundle: Path, rng: np.random.Generator) -> Planted:
     def change(model: Any) -> Planted:
         node = pick(rng, [node for node in model.graph.node if node.op_type == "CachedAttention"])
         shift(model, node, "past_lengths", 1)
-        number = node.name.split("/")[2].rpartition(".")[2]
-        return Planted(node.name, f"layer {number} attention{FIRST}.*(mask|that no token has written)")
+        return Planted(node.name, f"layer {of_layer(node)} attention{FIRST}.*(mask|that no token has written)")
 
     return edited(bundle, "decoder", change)
 
@@ -166,19 +180,10 @@ def cache_place(bundle: Path, rng: np.random.Generator) -> Planted | None:
     def change(model: Any) -> Planted:
         node = pick(rng, [node for node in model.graph.node if node.op_type == "CachedAttention"])
         shift(model, node, "past_lengths", 1)
-        number = node.name.split("/")[2].rpartition(".")[2]
-        return Planted(node.name, f"decode layer {number} attention{FIRST}prefill agrees: the decode graph: .*KV cache")
+        stage = f"decode layer {of_layer(node)} attention"
+        return Planted(node.name, f"{stage}{FIRST}prefill agrees: the decode graph: .*KV cache")
 
     return edited(bundle, "decode", change)
-
-
-def decode_norm(bundle: Path, rng: np.random.Generator) -> Planted | None:
-    """Another epsilon in the graph of decode steps alone."""
-    if Manifest.read(bundle).cpu_decode_graph != "decode":
-        return None
-    planted = norm_epsilon("decode")(bundle, rng)
-    where = planted.sentence.partition(FIRST)[0]
-    return Planted(planted.place, f"decode {where}{FIRST}prefill agrees: the decode graph: .*norm")
 
 
 def exchanged_inputs(first: str, second: str) -> Callable[[Path, np.random.Generator], Planted]:
@@ -190,10 +195,8 @@ def exchanged_inputs(first: str, second: str) -> Callable[[Path, np.random.Gener
             a = next(index for index, name in enumerate(node.input) if name.endswith(first))
             b = next(index for index, name in enumerate(node.input) if name.endswith(second))
             node.input[a], node.input[b] = node.input[b], node.input[a]
-            number = node.name.split("/")[2].rpartition(".")[2]
-            return Planted(
-                node.name, rf"layer {number}{FIRST}routing differs for .*(expert groups|experts) or their router"
-            )
+            sentence = f"layer {of_layer(node)}{FIRST}routing differs for .*(expert groups|experts) or their router"
+            return Planted(node.name, sentence)
 
         return edited(bundle, "decoder", change)
 
@@ -205,15 +208,15 @@ def exchanged_types(bundle: Path, rng: np.random.Generator) -> Planted:
 
     def change(model: Any) -> Planted:
         node = pick(rng, [node for node in model.graph.node if "MoEDispatch" in node.op_type])
-        one, other = f"{node.name}/one", f"{node.name}/other"
-        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.int64), one))
-        types = node.input[1]
+        zero, text, other = f"{node.name}/zero", f"{node.name}/text", f"{node.name}/other"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0, np.int64), zero))
+        types = node.input[1]  # 1 and 2 for images and videos
         place = list(model.graph.node).index(node)
-        model.graph.node.insert(place, onnx.helper.make_node("Sub", [one, types], [other], name=f"{node.name}/Other"))
-        model.graph.node[place + 1].input[1] = other
-        number = node.name.split("/")[2].rpartition(".")[2]
+        model.graph.node.insert(place, onnx.helper.make_node("Cast", [text], [other], f"{node.name}/Other", to=7))
+        model.graph.node.insert(place, onnx.helper.make_node("Equal", [types, zero], [text], f"{node.name}/Text"))
+        model.graph.node[place + 2].input[1] = other
         return Planted(
-            node.name, f"layer {number}{FIRST}routing differs for text and vision tokens: .*both expert groups"
+            node.name, f"layer {of_layer(node)}{FIRST}routing differs for text and vision tokens: .*both expert groups"
         )
 
     return edited(bundle, "decoder", change)
@@ -252,8 +255,7 @@ def missing_residual(bundle: Path, rng: np.random.Generator) -> Planted:
         nodes = [node for node in model.graph.node if node.name.endswith("/after_attention")]
         node = pick(rng, nodes)
         node.input[0] = node.input[1]
-        number = node.name.split("/")[2].rpartition(".")[2]
-        return Planted(node.name, f"layer {number} attention{FIRST}")
+        return Planted(node.name, f"layer {of_layer(node)} attention{FIRST}")
 
     return edited(bundle, "decoder", change)
 
@@ -262,8 +264,10 @@ GRAPHS = (
     Fault("a norm's epsilon, vision encoder", "graphs", norm_epsilon("vision")),
     Fault("a norm's epsilon, resampler", "graphs", norm_epsilon("resampler")),
     Fault("a norm's epsilon, decoder", "graphs", norm_epsilon("decoder")),
-    Fault("a norm's epsilon, decode steps", "graphs", decode_norm),
+    Fault("a norm's epsilon, decode steps", "graphs", norm_epsilon("decode")),
     Fault("axes of the rotation", "graphs", exchanged_axes),
+    Fault("positions of height and width", "graphs", exchanged_axis_tables),
+    Fault("weights of another norm", "graphs", other_norm),
     Fault("pairing of the rotation, vision encoder", "graphs", paired_otherwise),
     Fault("pairing of the rotation, decoder", "graphs", rotated_otherwise),
     Fault("scale of attention, vision encoder", "graphs", vision_scale),

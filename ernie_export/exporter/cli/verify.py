@@ -120,7 +120,9 @@ def show(report: "Report", console: Console) -> None:
     error = report.tolerance.error
     for name, probe in report.probes.items():
         loss = [f"{report.losses[name]:.1e}"] if report.losses else []
-        fine = probe.error <= error and (not report.tolerance.every_token or probe.agreed + probe.ties == probe.routed)
+        fine = probe.error <= report.tolerance.limit(name) and (
+            not report.tolerance.every_token or probe.agreed + probe.ties == probe.routed
+        )
         probes.add_row(name, f"{probe.error:.1e}", *loss, routing(probe), style="" if fine else "red")
     console.print(probes)
     tokens = Table(title="next tokens, both sides reading the bundle's greedy answer", title_justify="left")

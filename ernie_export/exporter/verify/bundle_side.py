@@ -17,7 +17,7 @@ from ernie_export.runtime.pipeline import Model, load
 from ernie_export.runtime.preprocess import Prepared
 from ernie_export.runtime.sequence import Prompt
 
-TAPPED = ("vision", "decoder", "decode")  # graphs
+TAPPED = ("vision", "resampler", "decoder", "decode")  # graphs
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Tracer:
 
 
 class BundleSide:
-    """A loaded bundle that is asked for its inner values where its engine has them."""
+    """A loaded bundle, whose inner values are read where its engine has them."""
 
     def __init__(self, model: Model, tracer: Tracer | None) -> None:
-        """Take a loaded model, and the tracer that its engine fills."""
+        """Take a loaded model, and the tracer that its engine fills, if it does."""
         self.model = model
         self._tracer = tracer or Tracer()
         info = model.manifest.model
@@ -75,16 +75,27 @@ class BundleSide:
     @contextmanager
     def open(cls, bundle: Path, device: str, max_image_pixels: int = MAX_IMAGE_PIXELS) -> "Iterator[BundleSide]":
         """Load a bundle on a device, its large files hashed; close it at the end."""
-        manifest = Manifest.read(bundle)
-        tracer = Tracer() if device == "cpu" and manifest.engines is None else None
-        tap = None if tracer is None else Tap(traced_graphs(bundle, manifest, tracer), tracer.keep)
-        with load(bundle, check=True, device=device, tap=tap, max_image_pixels=max_image_pixels) as model:
+        with load(bundle, check=True, device=device, max_image_pixels=max_image_pixels) as model:
+            yield cls(model, None)
+
+    @classmethod
+    @contextmanager
+    def open_traced(cls, bundle: Path) -> "Iterator[BundleSide]":
+        """Load a bundle on the CPU with inner values as outputs, products computed in float32; close it at the end."""
+        tracer = Tracer()
+        tap = Tap(traced_graphs(bundle, Manifest.read(bundle), tracer), tracer.keep)
+        with load(bundle, tap=tap) as model:
             yield cls(model, tracer)
 
     def answer(self, prepared: Prepared, count: int) -> Answered:
         """Read a prompt and answer with `count` greedy tokens, whatever ends an answer."""
+        return self.read(prepared, [], count)
+
+    def read(self, prepared: Prepared, tokens: list[int], count: int) -> Answered:
+        """Read a prompt and `tokens`, then answer with greedy ones until there are `count`."""
         engine = self.model.engine
         merge = self.model.manifest.model.spatial_merge_size
+        tokens = list(tokens)
         self._tracer.take()
         # The reference encodes all images and then all videos, whatever their order in the prompt.
         encoded = sorted(prepared.items, key=lambda item: item.kind)
@@ -95,13 +106,13 @@ class BundleSide:
         cache = engine.new_cache(1, len(prompt.input_ids) + count)
         logits = [self._prefill(cache, prompt)]
         probes |= self._tracer.take()
-        tokens = [self._best(logits[0])]
         self._tracer.prefix = DECODE
-        while len(tokens) < count:
-            positions = prompt.position_ids[:, -1:] + len(tokens)
-            (step,) = engine.decode(cache, np.array(tokens[-1:]), positions)
+        for place in range(1, count):
+            tokens += [self._best(logits[-1])] if len(tokens) < place else []
+            positions = prompt.position_ids[:, -1:] + place
+            (step,) = engine.decode(cache, np.array([tokens[place - 1]]), positions)
             logits.append(step.full().copy())
-            tokens.append(self._best(logits[-1]))
+        tokens += [self._best(logits[-1])] if len(tokens) < count else []
         every = np.stack(logits)
         probes |= self._tracer.take() | {"logits": every[:1], f"{DECODE}logits": every[1:]}
         return Answered(probes, tokens, every)
@@ -122,15 +133,25 @@ class BundleSide:
 
 
 def traced_graphs(bundle: Path, manifest: Manifest, tracer: Tracer) -> dict[str, bytes]:
-    """Return graphs of a bundle with inner values as further outputs, and tell the tracer their names."""
+    """Return graphs of a bundle with inner values as further outputs, and add their names to the tracer's."""
     graphs = {}
     for name in TAPPED:
         graph = onnx.load(bundle / manifest.graphs[name], load_external_data=False)
         values = inner_values(graph)
         graph.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values.values())
         tracer.names |= {value: stage for stage, value in values.items()}
+        compute_in_float32(graph)
         graphs[name] = graph.SerializeToString()
     return graphs
+
+
+def compute_in_float32(model: onnx.ModelProto) -> None:
+    """Let products of quantized weights take activations as they are, which ONNX Runtime else rounds to 8 bits."""
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        for node in nodes:
+            for attribute in node.attribute:
+                if attribute.name == "accuracy_level":
+                    attribute.i = 1
 
 
 def inner_values(model: onnx.ModelProto) -> dict[str, str]:

@@ -69,6 +69,7 @@ def compare_routing(
         probe.routed += len(same)
         probe.agreed += int(same.sum())
         probe.ties += ties
+        probe.tokens[modality] = probe.tokens.get(modality, 0) + len(same)
         probe.rerouted[modality] = probe.rerouted.get(modality, 0) + int((~same).sum()) - ties
 
 

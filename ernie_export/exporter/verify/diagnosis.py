@@ -10,19 +10,21 @@ from collections.abc import Mapping
 
 from ernie_export.exporter.verify.probe_names import DECODE
 from ernie_export.exporter.verify.probes import Probe
+from ernie_export.graphs.precision import Tolerance
 
 
-def first_difference(probes: Mapping[str, Probe], limit: float) -> str:
-    """Return the sentence, or an empty text if every value is within the limit.
+def first_difference(probes: Mapping[str, Probe], tolerance: Tolerance) -> str:
+    """Return the sentence, or an empty text if every value is within its limit.
 
     Args:
         probes: The compared values, in the order of computation.
-        limit: The relative error that is allowed.
+        tolerance: The relative errors that are allowed.
     """
-    name = next((name for name, probe in probes.items() if not probe.error <= limit), None)
-    if name is None:
-        return ""
-    return f"{name} is the first that differs: {_cause(name, probes[name], limit)}"
+    for name, probe in probes.items():
+        limit = tolerance.limit(name)
+        if not probe.error <= limit or probe.mostly_rerouted:
+            return f"{name} is the first that differs: {_cause(name, probe, limit)}"
+    return ""
 
 
 def _cause(name: str, probe: Probe, limit: float) -> str:
@@ -71,6 +73,7 @@ def _attention(probe: Probe, limit: float, first_layer: bool) -> str:
 def _experts(probe: Probe, limit: float) -> str:
     text = max(probe.kinds.get(kind, 0.0) for kind in ("first", "alone", "before", "after"))
     sides = {"text": text <= limit, "vision": probe.kinds.get("media", 0.0) <= limit}
+    sides |= dict.fromkeys(probe.mostly_rerouted, False)
     wrong = [side for side, right in sides.items() if not right]
     if len(wrong) == 2:
         experts = "text and vision tokens: the norm before the experts, shared experts, or both expert groups"

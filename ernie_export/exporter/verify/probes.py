@@ -23,7 +23,8 @@ class Probe:
         routed: Tokens whose experts were compared.
         agreed: Tokens that both sides route alike.
         ties: Tokens routed elsewhere where the reference's own choice hangs on rounding.
-        rerouted: Tokens routed elsewhere without that, by "text" and "vision".
+        tokens: Tokens whose experts were compared, by "text" and "vision".
+        rerouted: Those of them that are routed elsewhere without a tie.
     """
 
     error: float = 0.0
@@ -31,7 +32,13 @@ class Probe:
     routed: int = 0
     agreed: int = 0
     ties: int = 0
+    tokens: dict[str, int] = field(default_factory=dict)
     rerouted: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def mostly_rerouted(self) -> list[str]:
+        """Return the groups, "text" and "vision", most of whose tokens are routed elsewhere, which no rounding does."""
+        return [group for group, count in self.tokens.items() if 2 * self.rerouted.get(group, 0) > count]
 
 
 class TokenErrors:

@@ -1,4 +1,4 @@
-"""Record in a bundle's manifest that it was verified, for commands that are told to run no other."""
+"""Record in a bundle's manifest that it was verified: `--require-verified` refuses others."""
 
 import hashlib
 from dataclasses import replace

@@ -64,7 +64,6 @@ def write_report(path: Path, report: Report, bundle: Path, checkpoint: Path) -> 
 
 def bars(report: Report) -> list[Bar]:
     """Return the compared values in the order of computation; a bar's length is the logarithm of its error."""
-    limit = report.tolerance.error
     shown = []
     for name, probe in report.probes.items():
         error = probe.error if math.isfinite(probe.error) else 1.0
@@ -72,7 +71,7 @@ def bars(report: Report) -> list[Bar]:
             BAR_WIDTH * min(max(math.log10(max(error, MIN_ERROR) / MIN_ERROR) / -math.log10(MIN_ERROR), 0.0), 1.0)
         )
         agrees = not report.tolerance.every_token or probe.agreed + probe.ties == probe.routed
-        wrong = not (probe.error <= limit and agrees)
+        wrong = not (probe.error <= report.tolerance.limit(name) and agrees)
         routing = f"{probe.agreed}/{probe.routed}" if probe.routed else ""
         shown.append(Bar(name, f"{probe.error:.1e}", width, routing, wrong))
     return shown

@@ -62,6 +62,7 @@ class Report:
         weights: The weights.
         coverage: Experts that were routed to.
         files: A line for each file of preprocessing that is not the checkpoint's.
+        constants: A line for each number in a graph that is not the configuration's.
     """
 
     precision: str
@@ -73,6 +74,7 @@ class Report:
     weights: WeightReport = field(default_factory=WeightReport)
     coverage: list[Coverage] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    constants: list[str] = field(default_factory=list)
 
     @property
     def diagnosis(self) -> str:
@@ -81,7 +83,9 @@ class Report:
             return self.files[0]
         if self.weights.faults:
             return f"the weights are not the checkpoint's, first {self.weights.faults[0].where}"
-        return first_difference(self.probes, self.tolerance.error)
+        if self.constants:
+            return self.constants[0]
+        return first_difference(self.probes, self.tolerance)
 
     @property
     def kl(self) -> float:
@@ -93,27 +97,33 @@ class Report:
     @property
     def failures(self) -> list[str]:
         """Return one line for each value beyond the tolerance."""
-        limit = self.tolerance.error
-        lines = self.files + self.weights.failures
+        lines = self.files + self.weights.failures + self.constants
         lines += [
-            f"{name}: relative error {probe.error:.1e}, expected at most {limit:.0e}"
+            f"{name}: {probe.rerouted[group]} of {probe.tokens[group]} {group} tokens routed elsewhere"
             for name, probe in self.probes.items()
-            if not probe.error <= limit  # a NaN fails too
+            for group in probe.mostly_rerouted
         ]
-        lines += self.differing_choices(limit) if self.tolerance.every_token else []
+        lines += [
+            f"{name}: relative error {probe.error:.1e}, expected at most {self.tolerance.limit(name):.0e}"
+            for name, probe in self.probes.items()
+            if not probe.error <= self.tolerance.limit(name)  # a NaN fails too
+        ]
+        lines += self.differing_choices() if self.tolerance.every_token else []
         if not self.kl <= self.tolerance.kl:
             lines.append(f"next tokens: mean divergence {self.kl:.1e} nats, expected at most {self.tolerance.kl:.0e}")
         return lines
 
-    def differing_choices(self, limit: float) -> list[str]:
+    def differing_choices(self) -> list[str]:
         """Return a line for each probe and answer with choices that differ by more than rounding explains."""
         lines = [
             f"{name}: {probe.routed - probe.agreed - probe.ties} of {probe.routed} tokens routed elsewhere"
             for name, probe in self.probes.items()
-            if probe.agreed + probe.ties < probe.routed
+            if probe.agreed + probe.ties < probe.routed and not probe.mostly_rerouted
         ]
+        if not self.tolerance.same_tokens:
+            return lines
         return lines + [
             f"{tokens.name}: token {tokens.diverged} differs (the reference preferred its own by {tokens.gap:.1e})"
             for tokens in self.conversations
-            if tokens.diverged is not None and not (tokens.gap is not None and tokens.gap <= limit)
+            if tokens.diverged is not None and not (tokens.gap is not None and tokens.gap <= self.tolerance.error)
         ]

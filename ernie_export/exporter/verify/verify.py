@@ -2,9 +2,10 @@
 
 The bundle answers a few conversations; then the reference reads them with the bundle's answers, both from the same
 arrays (the bundle's own preprocessing). Two questions are asked apart. Are the graphs right? Inner values are compared
-with a reference that computes with the bundle's own weights, so that what a lower precision rounds does not hide a
-fault. What does the precision cost? Next-token distributions are compared with a reference that computes with the
-checkpoint's weights. Bundle and reference are never in memory together.
+with a reference that computes with the bundle's own weights, and products of quantized weights do not round
+activations, so that what a lower precision rounds does not hide a fault. What does the precision cost? The next tokens
+of the bundle as it is are compared with a reference that computes with the checkpoint's weights. Bundle and reference
+are never in memory together.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from ernie_export.exporter.targets import find_target
 from ernie_export.exporter.verify.bundle_side import BundleSide
 from ernie_export.exporter.verify.bundle_tensors import BundleTensors
 from ernie_export.exporter.verify.comparison import compare_probes, compare_tokens, reached_experts
+from ernie_export.exporter.verify.constants import compare_constants
 from ernie_export.exporter.verify.files import compare_files
 from ernie_export.exporter.verify.questions import Question, ask_bundle, ask_reference
 from ernie_export.exporter.verify.reference_weights import CheckpointTensors
@@ -58,9 +60,13 @@ def verify(
         manifest = side.model.manifest
         preprocessor = side.model.preprocessor
         precision = find_target(manifest.target).precision(manifest.precision)
-        tolerance = precision.tolerance if max_error is None else replace(precision.tolerance, error=max_error)
+        traced = device == "cpu" and manifest.engines is None
+        tolerance = precision.tolerance if traced else precision.tolerance.on_device()
+        if max_error is not None:
+            tolerance = replace(tolerance, error=max_error, encoder=None)
         report = Report(precision.name, tolerance)
         report.files = compare_files(bundle, manifest, checkpoint)
+        report.constants = compare_constants(bundle, manifest, checkpoint)
         report.weights = compare_weights(bundle, manifest, checkpoint, show_percent(progress))
         prepared = {}
         found = {}
@@ -69,6 +75,11 @@ def verify(
             prepared[name] = preprocessor.prepare(messages)
             found[name] = side.answer(prepared[name], TOKENS)
         answers = ask_bundle(side.model, questions, progress)
+    inner = found
+    if traced:
+        with BundleSide.open_traced(bundle) as side:
+            progress("inner values")
+            inner = {name: side.read(prepared[name], found[name].tokens, TOKENS) for name in prepared}
     prompts = {name: conversation.arrays for name, conversation in prepared.items()}
     tokens = {name: answered.tokens for name, answered in found.items()}
     progress("PyTorch")
@@ -81,10 +92,10 @@ def verify(
         Question(question["answer"], *texts) for question, *texts in zip(questions, expected, answers, strict=True)
     ]
     del reference
-    if not tolerance.every_token:
-        losses = compare_probes(runs, found, prompts, every_token=False)
+    if precision.rounds_weights:
+        losses = compare_probes(runs, inner, prompts, every_token=False)
         report.losses = {name: probe.error for name, probe in losses.items()}
         progress("PyTorch with the bundle's weights")
         runs = Reference(checkpoint, BundleTensors(bundle, manifest, checkpoint)).run(prompts, tokens)
-    report.probes = compare_probes(runs, found, prompts, tolerance.every_token)
+    report.probes = compare_probes(runs, inner, prompts, tolerance.every_token)
     return report
