@@ -66,13 +66,22 @@ class TokenErrors:
                 self._parts[kind].append(errors[selected])
 
     def probe(self, every_token: bool) -> Probe:
-        """Return the probe: errors of the worst tokens, or without `every_token` of the median ones."""
-        pooled = {kind: np.concatenate(parts) for kind, parts in self._parts.items()}
-        kinds = {kind: float(np.max(e) if every_token else np.median(e)) for kind, e in pooled.items()}
-        judged = [
-            error for kind, error in kinds.items() if every_token or kind == ALL or len(pooled[kind]) >= MIN_TOKENS
-        ]
-        return Probe(max(judged, default=0.0), kinds)
+        """Return the probe: errors of the worst tokens, or without `every_token` of the median ones.
+
+        Medians are those of all conversations together and of each that has enough tokens: a fault may concern one.
+        """
+        kinds = {}
+        judged = [0.0]
+        for kind, parts in self._parts.items():
+            pooled = np.concatenate(parts)
+            if every_token:
+                kinds[kind] = float(np.max(pooled))
+                judged.append(kinds[kind])
+                continue
+            medians = [float(np.median(errors)) for errors in [pooled, *parts] if len(errors) >= MIN_TOKENS]
+            kinds[kind] = max(medians, default=float(np.median(pooled)))
+            judged += [kinds[kind]] if medians or kind == ALL else []
+        return Probe(max(judged), kinds)
 
 
 def kinds_of_tokens(is_vision: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
