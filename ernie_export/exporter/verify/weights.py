@@ -26,6 +26,7 @@ from ernie_export.exporter.weights.writer import FORMAT_NAMES
 from ernie_export.graphs.build import all_weights, build_graphs
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.precision import CALIBRATED_BITS
 from ernie_export.graphs.weight_spec import Constant, Interleaved, Piece, ScalesOf, SourceSlice, Weight
 
 MAX_LINES = 20  # of faults
@@ -113,7 +114,8 @@ def compare_weights(
                 report.faults.append(fault)
             elif weight.quantization is not None:
                 scale_dtype = np.dtype(scales[weight.name].dtype)
-                rounding = Rounding(weight.quantization, scale_dtype, manifest.calibration is None)
+                calibrated = manifest.calibration is not None and weight.quantization.bits == CALIBRATED_BITS
+                rounding = Rounding(weight.quantization, scale_dtype, optimal=not calibrated)
                 tensors = stored[weight.name], stored[scales[weight.name].name]
                 faults = list(_compare_quantized(weight, source, tensors, rounding, cores))
                 report.faults += faults
