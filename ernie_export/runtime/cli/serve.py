@@ -62,7 +62,14 @@ class ServeOptions:
     drain: Annotated[float, Flag("Time to finish what runs on SIGTERM.", metavar="SECONDS")] = Settings.drain_seconds
     max_body: Annotated[float, Flag("Largest request.", metavar="MIB")] = Settings.max_body / MIB
     max_media: Annotated[int, Flag("Most images and videos in a request.", click.IntRange(1))] = MediaLimits.max_items
-    max_pixels: Annotated[int, Flag("Of all images and sampled frames of a request.")] = MediaLimits.max_pixels
+    max_pixels: Annotated[
+        int | None,
+        Flag(
+            "Of all images and sampled frames of a request.  "
+            f"[default: {MediaLimits.max_pixels}, or --max-image-pixels if it is larger]",
+            click.INT,
+        ),
+    ] = None
     max_image_pixels: Annotated[int, Flag("Of one image.", click.IntRange(1))] = MediaLimits.max_image_pixels
     require_verified: Annotated[bool, VERIFIED] = False
     max_frames: Annotated[int, Flag("Of a video, before sampling.")] = MediaLimits.max_frames
@@ -78,6 +85,7 @@ class ServeOptions:
         """Return the settings of the HTTP server. Raises InvalidValue for an option out of range."""
         max_body = as_bytes("--max-body", self.max_body, MIB)
         any_host = not is_loopback(self.host) and not self.allowed_hosts
+        max_pixels = max(MediaLimits.max_pixels, self.max_image_pixels) if self.max_pixels is None else self.max_pixels
         hosts = (*LOOPBACK_HOSTS, *(name.lower() for name in self.allowed_hosts))
         return Settings(
             model_name=self.model_name or bundle.resolve().name,
@@ -90,7 +98,7 @@ class ServeOptions:
             max_body=max_body,
             media=MediaLimits(
                 max_items=self.max_media,
-                max_pixels=max(self.max_pixels, self.max_image_pixels),
+                max_pixels=max_pixels,
                 max_image_pixels=self.max_image_pixels,
                 max_frames=self.max_frames,
                 max_seconds=self.max_seconds,
