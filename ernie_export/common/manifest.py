@@ -171,8 +171,7 @@ class Manifest:
     @property
     def files_sha256(self) -> str:
         """Return the SHA-256 over names, sizes and hashes of all files."""
-        listed = json.dumps([[name, entry.bytes, entry.sha256] for name, entry in sorted(self.files.items())])
-        return hashlib.sha256(listed.encode()).hexdigest()
+        return hashlib.sha256(json.dumps(sorted(asdict(self)["files"].items())).encode()).hexdigest()
 
     @property
     def needs_engine_build(self) -> bool:
@@ -241,8 +240,7 @@ class Manifest:
         record = self.verification
         if record is None or record.files_sha256 != self.files_sha256:
             found = "none" if record is None else f"one of other files, of {one_line(record.date)}"
-            hint = "ernie-verify BUNDLE --against CHECKPOINT --record"
-            raise InvalidFile(folder / NAME, "a record of ernie-verify", found, key="verification", hint=hint)
+            raise InvalidFile(folder / NAME, "a record of ernie-verify --record", found, key="verification")
 
     def refuse_unlisted(self, folder: Path) -> None:
         """Raise InvalidFile for a file in `folder` that the manifest does not list.
@@ -318,9 +316,9 @@ def _read_calibration(section: JsonObject) -> CalibrationInfo:
 
 
 def _read_verification(section: JsonObject) -> VerificationInfo:
-    verification = VerificationInfo(**{field.name: section.text(field.name) for field in fields(VerificationInfo)})
+    texts = {field.name: section.text(field.name) for field in fields(VerificationInfo)}
     section.refuse_unknown()
-    return verification
+    return VerificationInfo(**texts)
 
 
 def _read_optional(section: JsonObject, key: str, read: Callable[[JsonObject], T]) -> T | None:

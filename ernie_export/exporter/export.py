@@ -96,13 +96,7 @@ def export(
                     # Twice: the store keeps them until they are due.
                     weights.check_free_space(bundle / DATA_FILE, 2 * data.nbytes)
                     calibration = calibrate(
-                        conversations,
-                        job,
-                        target,
-                        tensors,
-                        store,
-                        progress=progress,
-                        max_image_pixels=max_image_pixels,
+                        conversations, job, target, tensors, store, progress=progress, max_image_pixels=max_image_pixels
                     )
                 progress.begin("Writing weights", data.nbytes)
                 digest = weights.write(data, tensors, bundle / DATA_FILE, progress.advance, store)

@@ -150,7 +150,7 @@ def test_a_bundle_that_passed_can_be_required(verify, right, tmp_path):
     """The report's hash is recorded; a changed file, listed anew, or a failure later, take the record away."""
     bundle = tmp_path / "bundle"
     shutil.copytree(right.bundles["onnx"], bundle)
-    with pytest.raises(InvalidFile, match="verification: expected a record of ernie-verify, found none"):
+    with pytest.raises(InvalidFile, match="verification: expected a record of ernie-verify --record, found none"):
         load(bundle, require_verified=True)
     code, out, _ = verify(bundle, "--against", right.folder, "--record", "--json")
     assert code == 0 and recorded(bundle).report_sha256 == hashlib.sha256(out.encode()).hexdigest()
@@ -158,7 +158,7 @@ def test_a_bundle_that_passed_can_be_required(verify, right, tmp_path):
         pass
     (bundle / "config.json").write_text((bundle / "config.json").read_text() + "\n")
     sign(bundle)
-    with pytest.raises(InvalidFile, match="expected a record of ernie-verify, found one of other files"):
+    with pytest.raises(InvalidFile, match="expected a record of ernie-verify --record, found one of other files"):
         load(bundle, require_verified=True)
     code, _, _ = verify(bundle, "--against", right.folder, "--record", "--tolerance", "0")
     assert code == 1 and Manifest.read(bundle).verification is None
