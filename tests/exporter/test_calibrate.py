@@ -83,7 +83,7 @@ def test_layers_are_given_what_the_whole_model_gives_them(mini, bundles, tmp_pat
     """Hidden states and routing of every layer, against the float32 bundle on the same prompt."""
     config, checkpoint, read = mini
     prompts = read()
-    with BundleSide.open(bundles / "fp32", "cpu") as side:
+    with BundleSide.open_traced(bundles / "fp32") as side:
         expected = side.answer(side.model.preprocessor.prepare(MIXED), 1).probes
     for index in range(config.text.num_layers):
         built = build(config.text, index)
