@@ -4,21 +4,20 @@ import json
 import shutil
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
 
 from ernie_export.common.manifest import Manifest
-from ernie_export.common.safetensors_header import TensorEntry, read_header
+from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.cli import verify as cli
 from ernie_export.exporter.export import export
 from ernie_export.exporter.verify.weights import WeightReport, compare_weights
 from tests.paths import MINI
 from tests.progress import QUIET
+from tools.faults.weights import stored
 
-DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8, "F8_E4M3": np.uint8}
 PRECISIONS = ("fp32", "fp16", "int8", "int4")
 
 
@@ -40,13 +39,6 @@ def copy(bundles, tmp_path):
         return tmp_path / precision
 
     return copied
-
-
-def tensor(bundle: Path, name: str) -> tuple[TensorEntry, np.memmap]:
-    """A tensor of the bundle's data file, and its values to change."""
-    entry = read_header(bundle / "weights.safetensors")[name]
-    values = np.memmap(entry.file, DTYPES[entry.dtype], "r+", entry.offset, entry.shape)
-    return entry, values
 
 
 def compared(bundle: Path) -> WeightReport:
@@ -89,7 +81,7 @@ def experts(bundle: Path) -> str:
 
 def test_a_text_expert_that_is_scaled_by_one_percent_is_named(copy):
     bundle = copy("fp32")
-    _, values = tensor(bundle, experts(bundle))
+    values = stored(bundle, experts(bundle))
     values[2] *= np.float32(1.01)
     (fault,) = compared(bundle).faults
     assert ".experts.2.gate_proj.weight" in fault.source and fault.reason.startswith("row 0: ")
@@ -97,7 +89,7 @@ def test_a_text_expert_that_is_scaled_by_one_percent_is_named(copy):
 
 def test_exchanged_experts_are_both_named(copy):
     bundle = copy("fp32")
-    _, values = tensor(bundle, experts(bundle))
+    values = stored(bundle, experts(bundle))
     values[[0, 3]] = values[[3, 0]]
     sources = [fault.source for fault in compared(bundle).faults]
     assert len(sources) == 2 and ".experts.0." in sources[0] and ".experts.3." in sources[1]
@@ -107,7 +99,7 @@ def test_exchanged_experts_are_both_named(copy):
 def test_a_scale_that_is_one_percent_off_is_found(copy, precision):
     bundle = copy(precision)
     for name in quantized(bundle):
-        _, scales = tensor(bundle, f"{name}_scales")
+        scales = stored(bundle, f"{name}_scales")
         flat = scales.reshape(-1)
         flat[np.flatnonzero(flat)[-1]] *= scales.dtype.type(1.01)
     report = compared(bundle)
@@ -119,7 +111,7 @@ def test_a_scale_that_is_one_percent_off_is_found(copy, precision):
 def test_a_group_that_is_shifted_by_a_step_is_found(copy, precision):
     bundle = copy(precision)
     for name in quantized(bundle):
-        _, values = tensor(bundle, name)
+        values = stored(bundle, name)
         group = values.reshape(-1)[:16]
         step = 0x11 if precision == "int4" else 1
         group[:] = np.where(group & 15 < 15, group + step, group - step) if precision == "int8" else group ^ 0x11
@@ -162,7 +154,7 @@ def test_the_command_needs_no_pytorch_and_exits_with_1_on_a_fault(copy):
     arguments = [str(bundle), "--against", str(MINI), "--weights-only"]
     result = CliRunner().invoke(cli.command, arguments)
     assert result.exit_code == 0 and "0 faults" in result.output
-    _, values = tensor(bundle, quantized(bundle)[0])
+    values = stored(bundle, quantized(bundle)[0])
     values[:] = values[::-1].copy()
     result = CliRunner().invoke(cli.command, [*arguments, "--json"])
     assert result.exit_code == 1

@@ -1,6 +1,5 @@
 """Faults of the weights: of any tensor, at a random place of it, named by the checkpoint's tensor that lies there."""
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,10 @@ import ml_dtypes
 import numpy as np
 
 from ernie_export.common.manifest import Manifest
-from ernie_export.common.safetensors_header import TensorEntry, read_header
-from ernie_export.exporter.targets import find_target
+from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.targets.target import DATA_FILE
-from ernie_export.exporter.verify.pieces import locate_pieces
-from ernie_export.graphs.build import all_weights, build_graphs
+from ernie_export.exporter.verify.pieces import locate_pieces, stored_weights
 from ernie_export.graphs.checkpoint.reader import Checkpoint
-from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.weight_spec import Weight
 from tests.paths import MINI
 from tools.faults.fault import Fault, Planted
@@ -48,10 +44,9 @@ class Part:
 
 def parts(bundle: Path) -> list[Part]:
     """Return the pieces of a bundle's tensors that the checkpoint has values for, scales left out."""
-    manifest, source = Manifest.read(bundle), Checkpoint.open(MINI)
+    source = Checkpoint.open(MINI)
     found = []
-    precision = find_target(manifest.target).precision(manifest.precision)
-    for weight in all_weights(build_graphs(ErnieConfig.from_hf(MINI), precision)):
+    for weight in stored_weights(Manifest.read(bundle), MINI):
         places = [place for place in locate_pieces(weight, source) if place[2]]
         if not places:
             continue
@@ -72,17 +67,17 @@ def some(bundle: Path, rng: np.random.Generator, *kinds: str, quantized: bool | 
     return fitting[int(rng.integers(len(fitting)))] if fitting else None
 
 
-def stored(bundle: Path, name: str) -> tuple[TensorEntry, Any]:
-    """Return a tensor's entry and its values (1-D), which are written as they are changed."""
+def stored(bundle: Path, name: str) -> Any:
+    """Return a tensor's values in its shape, which are written to the file as they are changed."""
     entry = read_header(bundle / DATA_FILE)[name]
-    return entry, np.memmap(entry.file, DTYPES[entry.dtype], "r+", entry.offset, (math.prod(entry.shape),))
+    return np.memmap(entry.file, DTYPES[entry.dtype], "r+", entry.offset, entry.shape)
 
 
 def flipped_bit(bundle: Path, rng: np.random.Generator) -> Planted | None:
     """Flip one bit of a tensor that is stored as it was."""
     part = some(bundle, rng, quantized=False)
     assert part is not None
-    _, values = stored(bundle, part.weight.name)
+    values = stored(bundle, part.weight.name).reshape(-1)
     size = values.itemsize
     place = int(rng.integers(part.begin * size, (part.begin + part.count) * size))
     values.view(np.uint8)[place] ^= 1 << int(rng.integers(8))
@@ -98,7 +93,7 @@ def scaled_rows(*kinds: str) -> Any:
         how = part.weight.quantization
         name = part.weight.name if how is None else f"{part.weight.name}_scales"
         group = 1 if how is None else how.group
-        _, values = stored(bundle, name)
+        values = stored(bundle, name).reshape(-1)
         values[part.begin // group : (part.begin + part.count) // group] *= values.dtype.type(1.01)
         return Planted(part.weight.name, part.sentence)
 
@@ -113,8 +108,7 @@ def exchanged_experts(bundle: Path, rng: np.random.Generator) -> Planted | None:
     first, second = sorted(rng.choice(len(experts), 2, replace=False))
     names = [part.weight.name] + ([f"{part.weight.name}_scales"] if part.weight.quantization else [])
     for name in names:
-        entry, flat = stored(bundle, name)
-        values = flat.reshape(entry.shape)
+        values = stored(bundle, name)
         values[[first, second]] = values[[second, first]]
     return Planted(f"{part.weight.name} {first}, {second}", experts[first].sentence)
 
@@ -124,7 +118,8 @@ def exchanged_groups(bundle: Path, rng: np.random.Generator) -> Planted | None:
     part = some(bundle, rng, "mlp.gate.weight")
     assert part is not None
     text = part.weight.name.removesuffix("_1")
-    (_, first), (_, second) = stored(bundle, text), stored(bundle, f"{text}_1")
+    first = stored(bundle, text)
+    second = stored(bundle, f"{text}_1")
     first[:], second[:] = second.copy(), first.copy()
     return Planted(text, rf"the weights are not the checkpoint's, first {re.escape(text)}(_1)?$")
 
@@ -133,8 +128,8 @@ def transposed_router(bundle: Path, rng: np.random.Generator) -> Planted | None:
     """Store one router as (experts, hidden), not (hidden, experts)."""
     part = some(bundle, rng, "mlp.gate.weight")
     assert part is not None
-    entry, values = stored(bundle, part.weight.name)
-    values[:] = values.reshape(entry.shape).T.copy().reshape(-1)
+    values = stored(bundle, part.weight.name)
+    values[:] = values.T.reshape(values.shape)
     return Planted(part.weight.name, part.sentence)
 
 
@@ -142,7 +137,7 @@ def router_bias(bundle: Path, rng: np.random.Generator) -> Planted | None:
     """Add 1e-3 to one expert's routing bias."""
     part = some(bundle, rng, "e_score_correction_bias")
     assert part is not None
-    _, values = stored(bundle, part.weight.name)
+    values = stored(bundle, part.weight.name).reshape(-1)
     values[int(rng.integers(len(values)))] += np.float32(1e-3)
     return Planted(part.weight.name, part.sentence)
 
@@ -155,7 +150,7 @@ def scaled_group(factor: float) -> Any:
         if part is None or part.weight.quantization is None:
             return None
         group = part.weight.quantization.group
-        _, scales = stored(bundle, f"{part.weight.name}_scales")
+        scales = stored(bundle, f"{part.weight.name}_scales").reshape(-1)
         within = scales[part.begin // group : (part.begin + part.count) // group]
         place = int(rng.choice(np.flatnonzero(within)))
         within[place] = scales.dtype.type(within[place] * factor)
@@ -170,7 +165,7 @@ def shifted_group(bundle: Path, rng: np.random.Generator) -> Planted | None:
     if part is None or part.weight.quantization is None:
         return None
     how = part.weight.quantization
-    _, values = stored(bundle, part.weight.name)
+    values = stored(bundle, part.weight.name).reshape(-1)
     start = (part.begin + int(rng.integers(part.count // how.group)) * how.group) * how.bits // 8
     group = values[start : start + how.group * how.bits // 8]
     if how.bits == 4:

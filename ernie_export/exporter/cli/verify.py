@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--messages", type=click.Path(path_type=Path), help="JSON file of further conversations.")
 @click.option("--weights-only", is_flag=True, help="Compare the weights alone, which needs no PyTorch.")
 @click.option("--questions", type=click.Path(path_type=Path), help="JSON list of {messages, answer} to ask both sides.")
-@click.option("--tolerance", type=click.FloatRange(min=0), help="Relative error allowed. [default: 1e-4 for fp32]")
+@click.option("--tolerance", type=click.FloatRange(min=0), help="Relative error allowed. [default: by precision]")
 @click.option("--device", type=click.Choice(DEVICES), default="cpu", help="Where the bundle runs.")
 @max_image_pixels_option("Of an image of --messages or --questions, or of a video's frame.")
 @click.option("--report", "html", type=click.Path(path_type=Path), help="Write the report to this HTML file, too.")

@@ -7,21 +7,19 @@ the rounding of weights however coarse that is.
 from collections import defaultdict
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from ernie_export.common.expert_layout import to_rows
 from ernie_export.common.manifest import Manifest
 from ernie_export.common.safetensors_header import TensorEntry, read_header
-from ernie_export.exporter.targets import find_target
 from ernie_export.exporter.targets.target import DATA_FILE
-from ernie_export.exporter.verify.pieces import locate_pieces, read_bytes
+from ernie_export.exporter.verify.pieces import locate_pieces, read_bytes, scales_by_weight, stored_weights
 from ernie_export.exporter.verify.reference_weights import EMBEDDING, HEAD
-from ernie_export.exporter.verify.rounding import Rounding
-from ernie_export.graphs.build import all_weights, build_graphs
 from ernie_export.graphs.checkpoint.reader import Checkpoint
-from ernie_export.graphs.config import ErnieConfig
-from ernie_export.graphs.weight_spec import Interleaved, Piece, ScalesOf, SourceSlice, Weight
+from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8
+from ernie_export.graphs.weight_spec import Interleaved, Piece, SourceSlice, Weight
 
 
 class BundleTensors:
@@ -30,9 +28,8 @@ class BundleTensors:
     def __init__(self, bundle: Path, manifest: Manifest, checkpoint: Path) -> None:
         self._source = Checkpoint.open(checkpoint)
         self._stored = read_header(bundle / DATA_FILE)
-        precision = find_target(manifest.target).precision(manifest.precision)
-        weights = all_weights(build_graphs(ErnieConfig.from_hf(checkpoint), precision))
-        self._scales = {piece.qweight: w for w in weights for piece in w.pieces if isinstance(piece, ScalesOf)}
+        weights = stored_weights(manifest, checkpoint)
+        self._scales = scales_by_weight(weights)
         self._pieces: dict[str, list[tuple[Weight, Piece, int]]] = defaultdict(list)
         for weight in weights:
             for piece, begin, names in locate_pieces(weight, self._source):
@@ -75,8 +72,9 @@ class BundleTensors:
         qweight = read_bytes(entry, begin * how.bits // 8, count * how.bits // 8)
         if how.tiles:
             qweight = to_rows(qweight.reshape(-1, weight.shape[-1]))
-        integers = Rounding(how, scales.dtype, optimal=True).integers(qweight.reshape(len(scales), -1))
-        return integers * scales[:, None]
+        if how.float8:
+            return dequantize_float8(qweight.view(ml_dtypes.float8_e4m3fn), scales)
+        return dequantize(qweight, scales, how.bits)
 
 
 def _scales(entry: TensorEntry, dtype: np.dtype, first: int, count: int) -> NDArray[np.float32]:

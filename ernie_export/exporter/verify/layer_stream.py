@@ -35,8 +35,8 @@ class StreamedLayer:
             self.module.get_submodule(owner)._parameters[last] = empty
 
 
-class LayerTurns:
-    """Lets conversations in threads of their own pass each layer together; one computes at a time."""
+class LayerSync:
+    """Synchronizes conversations, each in a thread, before and after each decoder layer; one computes at a time."""
 
     def __init__(self, layers: list[StreamedLayer], parties: int) -> None:
         """Register hooks on the layers; `parties` conversations pass them in order."""
@@ -48,7 +48,7 @@ class LayerTurns:
         self._hooks = [layer.module.register_forward_pre_hook(lambda *_: self._wait(self._before)) for layer in layers]
         self._hooks += [layer.module.register_forward_hook(lambda *_: self._wait(self._behind)) for layer in layers]
 
-    def taking_part(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def synchronized(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that computes in turn with the others; if one fails, the others end with it."""
 
         def computed(*arguments: Any, **named: Any) -> Any:

@@ -1,14 +1,30 @@
-"""Where the checkpoint's tensors lie in a bundle's, and the bytes there."""
+"""A bundle's tensors, where the checkpoint's lie in them, and the bytes there."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ernie_export.common.manifest import Manifest
 from ernie_export.common.safetensors_header import TensorEntry
+from ernie_export.exporter.targets import find_target
+from ernie_export.graphs.build import all_weights, build_graphs
 from ernie_export.graphs.checkpoint.reader import Checkpoint
+from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.weight_spec import Constant, Interleaved, Piece, ScalesOf, SourceSlice, Weight
+
+
+def stored_weights(manifest: Manifest, checkpoint: Path) -> tuple[Weight, ...]:
+    """Return the tensors of a bundle of this target and precision, as made from the checkpoint's."""
+    precision = find_target(manifest.target).precision(manifest.precision)
+    return tuple(all_weights(build_graphs(ErnieConfig.from_hf(checkpoint), precision)))
+
+
+def scales_by_weight(weights: Iterable[Weight]) -> dict[str, Weight]:
+    """Return the scales of each quantized tensor, by the tensor's name."""
+    return {piece.qweight: weight for weight in weights for piece in weight.pieces if isinstance(piece, ScalesOf)}
 
 
 def locate_pieces(weight: Weight, checkpoint: Checkpoint) -> Iterator[tuple[Piece, int, tuple[str, ...]]]:

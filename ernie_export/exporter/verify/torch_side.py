@@ -12,7 +12,7 @@ import torch
 from transformers import Ernie4_5_VLMoeConfig, Ernie4_5_VLMoeForConditionalGeneration, GenerationConfig
 
 from ernie_export.common.errors import InvalidFile
-from ernie_export.exporter.verify.layer_stream import LayerTurns, StreamedLayer, free_memory, raise_first
+from ernie_export.exporter.verify.layer_stream import LayerSync, StreamedLayer, free_memory, raise_first
 from ernie_export.exporter.verify.probe_names import DECODE
 from ernie_export.exporter.verify.reference_weights import TensorSource, read_parameter
 from ernie_export.graphs.checkpoint.original.files import as_hf_checkpoint
@@ -107,19 +107,19 @@ class Reference:
             prompts: The processor's arrays of each conversation, by its name.
             answers: Tokens to read after each prompt.
 
-        Returns:
+        Resync:
             What was computed, by the conversations' names.
         """
-        turns = LayerTurns(self._layers, len(prompts))
+        sync = LayerSync(self._layers, len(prompts))
         hooks = self._hook()  # after those that load the layers
         try:
             with ThreadPoolExecutor(len(prompts)) as threads:
-                read = turns.taking_part(self._read)
+                read = sync.synchronized(self._read)
                 runs = {name: threads.submit(read, prompts[name], answers[name]) for name in prompts}
             raise_first(runs.values())
             return {name: run.result() for name, run in runs.items()}
         finally:
-            turns.close()
+            sync.close()
             for hook in hooks:
                 hook.remove()
 
@@ -139,12 +139,12 @@ class Reference:
         self.model.model.rope_deltas = None  # kept between calls by the class
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         greedy = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": longest}
-        turns = LayerTurns(self._layers, 1)
+        sync = LayerSync(self._layers, 1)
         try:
             with torch.no_grad():
-                output = turns.taking_part(self.model.generate)(**tensors, **greedy)
+                output = sync.synchronized(self.model.generate)(**tensors, **greedy)
         finally:
-            turns.close()
+            sync.close()
         tokens: list[int] = output[0, arrays["input_ids"].shape[1] :].tolist()
         return tokens
 

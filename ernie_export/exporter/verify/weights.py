@@ -18,14 +18,17 @@ import onnx
 from ernie_export.common.expert_layout import TILE_OUTPUTS, to_rows
 from ernie_export.common.manifest import Manifest
 from ernie_export.common.safetensors_header import TensorEntry, read_header
-from ernie_export.exporter.targets import find_target
 from ernie_export.exporter.targets.target import DATA_FILE
-from ernie_export.exporter.verify.pieces import locate_pieces, read_bytes, source_names
+from ernie_export.exporter.verify.pieces import (
+    locate_pieces,
+    read_bytes,
+    scales_by_weight,
+    source_names,
+    stored_weights,
+)
 from ernie_export.exporter.verify.rounding import Rounding
 from ernie_export.exporter.weights.writer import FORMAT_NAMES
-from ernie_export.graphs.build import all_weights, build_graphs
 from ernie_export.graphs.checkpoint.reader import Checkpoint
-from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.precision import CALIBRATED_BITS
 from ernie_export.graphs.weight_spec import Constant, Interleaved, Piece, ScalesOf, SourceSlice, Weight
 
@@ -96,11 +99,10 @@ def compare_weights(
     Raises:
         InvalidFile: The checkpoint or the data file cannot be read.
     """
-    config = ErnieConfig.from_hf(checkpoint)
     source = Checkpoint.open(checkpoint)
     stored = read_header(bundle / DATA_FILE)
-    weights = all_weights(build_graphs(config, find_target(manifest.target).precision(manifest.precision)))
-    scales = {piece.qweight: weight for weight in weights for piece in weight.pieces if isinstance(piece, ScalesOf)}
+    weights = stored_weights(manifest, checkpoint)
+    scales = scales_by_weight(weights)
     report = WeightReport()
     total = sum(entry.nbytes for entry in stored.values())
     report.faults += _check_graphs(bundle, manifest, stored)
