@@ -21,15 +21,15 @@ def planted_faults_page() -> str:
     misnamed = [one for one in planted if one["found"] and not one["named"]]
     return f"""# Planted faults
 
-Measured on {result["date"]} on {result["cpu"]}: `{result["command"]}`. Each fault is planted at a random place in a bundle of
-the small checkpoint, the manifest written anew so that the files pass for what was exported, and the bundle verified.
+Measured on {result["date"]} on {result["cpu"]}: `{result["command"]}`. Each fault is planted at a random place in a bundle of the
+small checkpoint. Then the manifest is written anew, so that the files pass for what was exported, and the bundle is verified.
+
 {len(planted)} were planted, {len(planted) - len(missed)} found, {sum(one["named"] for one in planted)} named rightly: the last
-sentence of `ernie-verify` says what was planted, by the patterns in `tools/faults`. Found and named, of those planted:
+sentence of `ernie-verify` says what was planted, by the patterns in `tools/faults`. A cell has found and named, of those planted;
+it is empty where the fault does not apply: only int8 and int4 have quantized groups, and they decode with the prefill graph on a
+CPU.
 
 {table(["fault", *bundles], rows)}
-
-An empty cell: the fault does not apply. A bundle of int8 or int4 has quantized groups, and decodes with the prefill graph on a
-CPU; the functions of the portable target have no rotation operator of their own.
 
 ## Not found
 
