@@ -15,7 +15,12 @@ T = TypeVar("T")
 
 
 def one_line(value: object, limit: int = 80) -> str:
-    """Return `value` as JSON-like text of one line, shortened to `limit` characters."""
+    """Return `value` as JSON-like text of one line, shortened to `limit` characters.
+
+    Of a text no more is looked at: it may be as large as a request.
+    """
+    if isinstance(value, str):
+        value = value[: limit + 1]
     try:
         plain = isinstance(value, str) and value.strip() and value.isprintable()
         text = str(value) if plain else json.dumps(value, default=repr)

@@ -311,11 +311,14 @@ def _describe(error: Any) -> str:
     context = error.get("ctx", {})
     expected = _EXPECTED.get(error["type"], "another value").format(**context).replace("'", "")
     value = error["input"]
-    found = f"{context['actual_length']}" if "actual_length" in context else _KINDS.get(type(value), one_line(value))
     if error["type"] in ("missing", "union_tag_not_found"):
         found = "none"
     elif error["type"] in ("literal_error", "union_tag_invalid"):
         found = one_line(context.get("tag", value))
+    elif "actual_length" in context:
+        found = f"{context['actual_length']}"
+    else:  # a value may be as large as a body: it is shown only if it is none of these
+        found = _KINDS[type(value)] if type(value) in _KINDS else one_line(value)
     return f"expected {expected}, found {found}"
 
 
