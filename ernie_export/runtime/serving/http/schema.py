@@ -19,6 +19,7 @@ MAX_VALUES = 65_536  # in a body, keys not counted: each takes memory, and time 
 MAX_KEYS = 256  # of one object
 MAX_ITEMS = 4096  # messages of a request, and parts of a message
 MAX_STOP_LENGTH = 256
+MAX_TYPE_LENGTH = 256  # of a part; the known ones are shorter
 # Values without effect of fields that are known but not supported. Load generators and chat pages send many of them.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
@@ -287,10 +288,15 @@ def _bare_message(message: dict[str, Any], where: str) -> dict[str, Any]:
     if bare.get("content", "") is None and bare.get("role") == "assistant":
         bare["content"] = ""
     if isinstance(bare.get("content"), list):
-        bare["content"] = [
-            {name: value for name, value in part.items() if name != "cache_control"} if isinstance(part, dict) else part
-            for part in bare["content"]
-        ]
+        bare["content"] = [_bare_part(part) if isinstance(part, dict) else part for part in bare["content"]]
+    return bare
+
+
+def _bare_part(part: dict[str, Any]) -> dict[str, Any]:
+    """Return a part without marks for caches, and with the beginning of its type: pydantic writes it in an error."""
+    bare = {name: value for name, value in part.items() if name != "cache_control"}
+    if isinstance(bare.get("type"), str):
+        bare["type"] = bare["type"][:MAX_TYPE_LENGTH]
     return bare
 
 
