@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from ernie_export.runtime.serving.http.errors import ApiError
-from ernie_export.runtime.serving.http.schema import ChatRequest, parse
+from ernie_export.runtime.serving.http.parse import parse
+from ernie_export.runtime.serving.http.schema import ChatRequest
 
 ASKED = [{"role": "user", "content": "Hello"}]
 

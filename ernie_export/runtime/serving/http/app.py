@@ -19,8 +19,9 @@ from ernie_export.runtime.serving.http.admission import Ticket
 from ernie_export.runtime.serving.http.errors import ApiError, ClientGone
 from ernie_export.runtime.serving.http.fetch import Fetcher
 from ernie_export.runtime.serving.http.guard import Guard, read_body
+from ernie_export.runtime.serving.http.parse import parse
 from ernie_export.runtime.serving.http.responses import ResponseWriter
-from ernie_export.runtime.serving.http.schema import ChatRequest, parse
+from ernie_export.runtime.serving.http.schema import ChatRequest
 from ernie_export.runtime.serving.http.service import Generation, Service
 from ernie_export.runtime.serving.http.settings import Settings
 from ernie_export.runtime.serving.http.stream import CompleteResponse, EventStream, unless_gone

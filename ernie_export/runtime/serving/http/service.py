@@ -18,7 +18,8 @@ from ernie_export.runtime.serving.http.errors import ApiError, from_user_error, 
 from ernie_export.runtime.serving.http.fetch import Fetcher
 from ernie_export.runtime.serving.http.media import fetch_all, media_of, runtime_messages
 from ernie_export.runtime.serving.http.metrics import Metrics
-from ernie_export.runtime.serving.http.schema import ChatRequest, parse
+from ernie_export.runtime.serving.http.parse import parse
+from ernie_export.runtime.serving.http.schema import ChatRequest
 from ernie_export.runtime.serving.http.settings import Settings
 from ernie_export.runtime.serving.media_pool import Cancelled, MediaPool
 from ernie_export.runtime.serving.prepare import PreparedRequest, prepare_request
@@ -115,7 +116,7 @@ class Service:
         return self._stepper.is_alive()
 
     async def parse(self, body: bytearray) -> ChatRequest:
-        """Read a large body in a thread. Raises ApiError as `schema.parse` does."""
+        """Read a large body in a thread. Raises ApiError as `parse.parse` does."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._parse_thread, parse, body, self.settings.max_text)
 

@@ -1,0 +1,102 @@
+"""Fields of a request that are taken with the values that have no effect, and refused with any other.
+
+Load generators, chat pages and gateways send many of them.
+"""
+
+from typing import Any
+
+from ernie_export.runtime.serving.http.errors import ApiError
+
+MAX_TYPE_LENGTH = 256  # of a part; the known ones are shorter
+# Values without effect of fields that are known but not supported.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "add_special_tokens": (False,),
+    "allowed_token_ids": (),
+    "audio": (),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "chat_template": (),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "include_reasoning": (True,),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "media_io_kwargs": ({},),
+    "min_p": (0,),
+    "mm_processor_kwargs": ({},),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (False, True),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "priority": (0,),
+    "prompt_logprobs": (),
+    "reasoning_effort": (),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "stop_token_ids": ([],),
+    "store": (False,),
+    "structured_outputs": (),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+    "verbosity": (),
+    "web_search_options": (),
+}
+# Fields of bookkeeping, on which no answer depends.
+_INERT = ("metadata", "prompt_cache_key", "request_id", "safety_identifier", "service_tier", "user")
+# The same of an assistant's message, which the openai client sends back as it received it.
+_NEUTRAL_OF_MESSAGE: dict[str, tuple[Any, ...]] = {
+    "annotations": ([],), "audio": (), "function_call": (), "refusal": (), "tool_calls": ([],)
+}  # fmt: skip
+
+
+def drop_neutral(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a request without null values and fields that have no effect, its messages' included.
+
+    Raises ApiError 400 for a field that is known and not supported.
+    """
+    document = {name: value for name, value in document.items() if name not in _INERT and value is not None}
+    document = _without_neutral(document, _NEUTRAL, "")
+    messages = document.get("messages")
+    if isinstance(messages, list):
+        document["messages"] = [
+            _bare_message(message, f"messages.{i}.") if isinstance(message, dict) else message
+            for i, message in enumerate(messages)
+        ]
+    return document
+
+
+def _without_neutral(document: dict[str, Any], neutral: dict[str, tuple[Any, ...]], where: str) -> dict[str, Any]:
+    for name, values in neutral.items():
+        value = document.get(name)
+        if value is not None and value not in values:
+            raise ApiError(400, f"{where}{name}: not supported", where + name, "unsupported_parameter")
+    return {name: value for name, value in document.items() if name not in neutral}
+
+
+def _bare_message(message: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return a message without what clients add for others: its id, marks for caches, null for an empty answer."""
+    bare = _without_neutral(message, _NEUTRAL_OF_MESSAGE, where)
+    bare.pop("id", None)
+    if bare.get("content", "") is None and bare.get("role") == "assistant":
+        bare["content"] = ""
+    if isinstance(bare.get("content"), list):
+        bare["content"] = [_bare_part(part) if isinstance(part, dict) else part for part in bare["content"]]
+    return bare
+
+
+def _bare_part(part: dict[str, Any]) -> dict[str, Any]:
+    """Return a part without marks for caches, and with the beginning of its type: pydantic writes it in an error."""
+    bare = {name: value for name, value in part.items() if name != "cache_control"}
+    if isinstance(bare.get("type"), str):
+        bare["type"] = bare["type"][:MAX_TYPE_LENGTH]
+    return bare
