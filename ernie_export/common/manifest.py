@@ -7,7 +7,7 @@ file with its size and SHA-256. Whatever exporter and runtime must agree on is a
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from ernie_export.common.errors import InvalidFile
 from ernie_export.common.json_fields import JsonObject, one_line, read_json
 from ernie_export.common.version import __version__
 
-SCHEMA = 2
+SCHEMA = 3
 NAME = "manifest.json"
 GRAPHS = ("vision", "resampler", "decoder", "decode")
 # Which GPUs engines run on: the model of GPU that built them, any of its compute capability, any from Ampere (8.0) on.
@@ -102,12 +102,23 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class CalibrationInfo:
-    """The conversations that quantized weights were calibrated on: hashes of file and inputs, and their counts."""
+    """What quantized weights were calibrated on, and what calibration returned.
+
+    Attributes:
+        sha256: Hash of the file of conversations.
+        inputs_sha256: Hash of the decoder's inputs that they gave.
+        conversations: Their number.
+        tokens: The tokens of all.
+        checksums: CRC-32 of the quantized weights and scales of each piece of a tensor (an expert, or a matrix), by the
+            tensor's name, taken before they are written; null for an expert that no token could be routed to, which is
+            quantized without calibration.
+    """
 
     sha256: str
     inputs_sha256: str
     conversations: int
     tokens: int
+    checksums: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -269,10 +280,10 @@ class Manifest:
 
 def _read_model(section: JsonObject) -> ModelInfo:
     values: dict[str, Any] = {}
-    for field in fields(ModelInfo):
-        minimum = 0 if "token_id" in field.name else 1
-        read = section.integers if field.name == "eos_token_ids" else section.integer
-        values[field.name] = read(field.name, minimum=minimum, maximum=LIMIT)
+    for member in fields(ModelInfo):
+        minimum = 0 if "token_id" in member.name else 1
+        read = section.integers if member.name == "eos_token_ids" else section.integer
+        values[member.name] = read(member.name, minimum=minimum, maximum=LIMIT)
     section.refuse_unknown()
     return ModelInfo(**values)
 
@@ -310,13 +321,24 @@ def _read_calibration(section: JsonObject) -> CalibrationInfo:
         inputs_sha256=section.text("inputs_sha256"),
         conversations=section.integer("conversations", minimum=1, maximum=LIMIT),
         tokens=section.integer("tokens", minimum=1, maximum=LIMIT),
+        checksums=_read_checksums(section.object("checksums")),
     )
     section.refuse_unknown()
     return calibration
 
 
+def _read_checksums(section: JsonObject) -> dict[str, tuple[int | None, ...]]:
+    checksums = {}
+    for name in section.members:
+        values = section.get(name)
+        if not isinstance(values, list) or not all(value is None or type(value) is int for value in values):
+            raise section.error(name, "a list of whole numbers and null")
+        checksums[name] = tuple(values)
+    return checksums
+
+
 def _read_verification(section: JsonObject) -> VerificationInfo:
-    texts = {field.name: section.text(field.name) for field in fields(VerificationInfo)}
+    texts = {member.name: section.text(member.name) for member in fields(VerificationInfo)}
     section.refuse_unknown()
     return VerificationInfo(**texts)
 

@@ -1,6 +1,7 @@
 """Checkpoint to bundle, from the first check to the last rename."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
@@ -129,7 +130,7 @@ def calibrate(
     """Fill `store` with weights that are rounded for the inputs of `conversations`."""
     from ernie_export.exporter.calibration.calibrate import calibrate as run_calibration
 
-    return run_calibration(
+    info = run_calibration(
         conversations,
         job.processors,
         job.config,
@@ -140,6 +141,7 @@ def calibrate(
         progress.update,
         max_image_pixels,
     )
+    return replace(info, checksums=store.checksums(list(all_weights(job.graphs))))
 
 
 def describe(

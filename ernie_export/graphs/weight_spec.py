@@ -5,6 +5,7 @@ through memory one expert at a time.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,3 +92,8 @@ class Weight:
     def nbytes(self) -> int:
         """Return the size in bytes as stored."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def scales_by_weight(weights: Iterable[Weight]) -> dict[str, Weight]:
+    """Return the scales of each quantized weight, by the quantized weight's name."""
+    return {piece.qweight: weight for weight in weights for piece in weight.pieces if isinstance(piece, ScalesOf)}

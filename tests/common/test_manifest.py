@@ -105,10 +105,11 @@ def test_a_wrong_value_of_engines_is_named(tmp_path, key, value):
 
 
 def test_calibration_is_read_as_written(tmp_path):
-    written = replace(manifest(tmp_path), calibration=CalibrationInfo("a" * 64, "b" * 64, 3, 120))
+    written = replace(manifest(tmp_path), calibration=CalibrationInfo("a" * 64, "b" * 64, 3, 120, {"x": (7, None)}))
     written.write(tmp_path)
     assert Manifest.read(tmp_path) == written
-    for key, value in (("sha256", 7), ("tokens", 0), ("conversations", True), ("tokens", "120"), ("surprise", 1)):
+    wrong = (("sha256", 7), ("tokens", 0), ("conversations", True), ("tokens", "120"), ("surprise", 1))
+    for key, value in (*wrong, ("checksums", {"x": [True]}), ("checksums", [1])):
         changed = json.loads((tmp_path / NAME).read_text())
         changed["calibration"][key] = value
         (tmp_path / NAME).write_text(json.dumps(changed))

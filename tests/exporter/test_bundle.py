@@ -16,7 +16,7 @@ import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import NAME as MANIFEST
-from ernie_export.common.manifest import Manifest
+from ernie_export.common.manifest import SCHEMA, Manifest
 from ernie_export.exporter import replace as bundle
 from ernie_export.runtime import load, pipeline
 from tests.paths import MINI, PROGRAMS
@@ -269,9 +269,11 @@ def test_ernie_run_says_it_in_one_line(damaged):
 
 def test_a_newer_schema_says_so(damaged):
     document = json.loads((damaged / MANIFEST).read_text())
-    (damaged / MANIFEST).write_text(json.dumps(document | {"schema": 3}))
+    (damaged / MANIFEST).write_text(json.dumps(document | {"schema": SCHEMA + 1}))
     message = refusal(damaged)
-    assert f"{damaged / MANIFEST}: expected schema 2, found schema 3" in message and "newer" in message
+    assert (
+        f"{damaged / MANIFEST}: expected schema {SCHEMA}, found schema {SCHEMA + 1}" in message and "newer" in message
+    )
 
 
 def test_a_checkpoint_or_nothing_is_no_bundle(tmp_path):

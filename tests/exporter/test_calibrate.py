@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from ernie_export.exporter.targets.onnx import FUSED_BODIES
 from ernie_export.exporter.targets.target import DATA_FILE
 from ernie_export.exporter.targets.tensorrt import TensorRTBuildOptions
 from ernie_export.exporter.verify.bundle_side import BundleSide
+from ernie_export.exporter.verify.weights import compare_weights
 from ernie_export.exporter.weights.quantized_store import QuantizedStore
 from ernie_export.graphs.build import build_graphs
 from ernie_export.graphs.checkpoint.reader import Checkpoint
@@ -38,6 +41,7 @@ from ernie_export.runtime import load
 from tests.paths import MEDIA, MINI
 from tests.peak_memory import peak_memory
 from tests.progress import QUIET
+from tools.faults.weights import stored
 
 COMMAND = Path(sys.executable).with_name("ernie-export")
 
@@ -136,6 +140,22 @@ def test_the_manifest_says_what_it_was_calibrated_on(bundles):
     assert info.conversations == len(conversations) == 39 and info.tokens > 1000
 
 
+@pytest.mark.parametrize("change", ["a scale 1 % larger", "a value one step off"])
+def test_what_changes_after_calibration_is_found_in_its_tensor(bundles, tmp_path, change):
+    """Errors alone would not show it: calibration may leave many times the least."""
+    assert compare_weights(bundles / "rounded", Manifest.read(bundles / "rounded"), MINI).faults == []
+    bundle = tmp_path / "changed"
+    shutil.copytree(bundles / "rounded", bundle)
+    name = "model.layers.2.mlp.experts.text.down_proj"
+    if change == "a scale 1 % larger":
+        stored(bundle, f"{name}_scales")[5, 3, 0] *= np.float32(1.01)
+    else:
+        stored(bundle, name)[5, 3, 0] ^= 1
+    faults = compare_weights(bundle, Manifest.read(bundle), MINI).faults
+    assert [fault.source for fault in faults] == ["model.layers.2.mlp.experts.5.down_proj.weight"]
+    assert "expected what the calibration returned" in faults[0].reason
+
+
 def test_answers_to_questions_not_seen_are_nearer_to_float32(bundles, tmp_path):
     """Mean divergence along the right answers is at most half of what rounding without calibration costs.
 
@@ -174,7 +194,10 @@ def test_the_quantized_weights_are_the_same_whatever_the_target(bundles, tmp_pat
     """A graph for TensorRT runs nowhere here: the one for ONNX Runtime stands in for it."""
     limits = TensorRTBuildOptions(max_seq_len=600, max_image_tokens=64, arch="sm90")
     export(MINI, tmp_path / "trt", without_gpu, "int4", QUIET, limits, bundles / "scenes.json")
-    assert Manifest.read(tmp_path / "trt").calibration == Manifest.read(bundles / "rounded").calibration
+    infos = [Manifest.read(folder).calibration for folder in (tmp_path / "trt", bundles / "rounded")]
+    first, second = (replace(info, checksums={}) for info in infos if info is not None)
+    assert first == second
+    assert compare_weights(tmp_path / "trt", Manifest.read(tmp_path / "trt"), MINI).faults == []
     here, there = (load_file(folder / DATA_FILE) for folder in (bundles / "rounded", tmp_path / "trt"))
     coded = {name for name, tensor in there.items() if tensor.dtype == np.uint8}
     assert coded == {name for name in here if name.startswith("model.layers.") and f"{name}_scales" in here} | {
@@ -193,6 +216,10 @@ def test_an_expert_group_that_no_token_reached_is_rounded_as_without(bundles, tm
     for name in plain:
         if ".experts." in name:
             assert np.array_equal(plain[name], calibrated[name]) == (".vision." in name), name
+    info = Manifest.read(tmp_path / "text").calibration
+    assert info is not None and any(".text." in name for name in info.checksums)
+    assert not any(".vision." in name for name in info.checksums)
+    assert compare_weights(tmp_path / "text", Manifest.read(tmp_path / "text"), MINI).faults == []
 
 
 def test_an_expert_is_rounded_for_its_own_tokens_and_without_them_for_its_expert_groups(mini, tmp_path):

@@ -15,11 +15,11 @@ from ernie_export.common.expert_layout import to_rows
 from ernie_export.common.manifest import Manifest
 from ernie_export.common.safetensors_header import TensorEntry, read_header
 from ernie_export.exporter.targets.target import DATA_FILE
-from ernie_export.exporter.verify.pieces import locate_pieces, read_bytes, scales_by_weight, stored_weights
+from ernie_export.exporter.verify.pieces import locate_pieces, read_bytes, stored_weights
 from ernie_export.exporter.verify.reference_weights import EMBEDDING, HEAD
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8
-from ernie_export.graphs.weight_spec import Interleaved, Piece, SourceSlice, Weight
+from ernie_export.graphs.weight_spec import Interleaved, Piece, SourceSlice, Weight, scales_by_weight
 
 
 class BundleTensors:

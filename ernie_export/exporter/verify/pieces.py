@@ -1,7 +1,7 @@
 """A bundle's tensors, where the checkpoint's lie in them, and the bytes there."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,6 @@ def stored_weights(manifest: Manifest, checkpoint: Path) -> tuple[Weight, ...]:
     """Return the tensors of a bundle of this target and precision, as made from the checkpoint's."""
     precision = find_target(manifest.target).precision(manifest.precision)
     return tuple(all_weights(build_graphs(ErnieConfig.from_hf(checkpoint), precision)))
-
-
-def scales_by_weight(weights: Iterable[Weight]) -> dict[str, Weight]:
-    """Return the scales of each quantized tensor, by the tensor's name."""
-    return {piece.qweight: weight for weight in weights for piece in weight.pieces if isinstance(piece, ScalesOf)}
 
 
 def locate_pieces(weight: Weight, checkpoint: Checkpoint) -> Iterator[tuple[Piece, int, tuple[str, ...]]]:

@@ -6,7 +6,7 @@ another CPU free to sum in another order, and finds what matters: one value a st
 error of a group of 128 in 4 bits, and a scale that is 1 % off adds 1 %. Calibration (GPTQ) moves a group's error to
 where the layer's inputs are small: on the small checkpoint, in groups of 32, half of the groups have 1.4 times the best
 squared error, one in a hundred 8 times, the worst 45 times. So calibrated groups are held to 100 times the best, which
-finds exchanged, negated and lost groups, but not one that is shifted by a step or scaled by a few percent.
+finds exchanged, negated and lost groups; the checksums that calibration leaves in the manifest find any other change.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -30,15 +30,13 @@ class Rounding:
     Attributes:
         how: Its bits and group.
         scale_dtype: The dtype of its scales.
-        optimal: Whether each group has the least error, as without calibration.
     """
 
     how: Quantization
     scale_dtype: np.dtype
-    optimal: bool
 
     def fault(
-        self, values: np.ndarray, qweight: np.ndarray, scales: np.ndarray, cores: ThreadPoolExecutor
+        self, values: np.ndarray, qweight: np.ndarray, scales: np.ndarray, limit: float, cores: ThreadPoolExecutor
     ) -> tuple[int, str] | None:
         """Return the first group whose error is too large, and what it is; None if there is none.
 
@@ -46,6 +44,7 @@ class Rounding:
             values: The checkpoint's values (groups, group), float32.
             qweight: The stored bytes (uint8, 1-D).
             scales: The stored scales (groups,) in float32.
+            limit: Times the best squared error that a group may have, OPTIMAL or CALIBRATED.
             cores: Computes parts at once.
         """
         groups = max(PART // self.how.group, 1)
@@ -53,7 +52,7 @@ class Rounding:
         nbytes = self.how.group * self.how.bits // 8
         errors = cores.map(
             lambda part: self.errors(
-                values[part], qweight[part.start * nbytes : part.stop * nbytes].reshape(-1, nbytes), scales[part]
+                values[part], qweight[part.start * nbytes : part.stop * nbytes].reshape(-1, nbytes), scales[part], limit
             ),
             parts,
         )
@@ -70,7 +69,9 @@ class Rounding:
                 )
         return None
 
-    def errors(self, values: np.ndarray, qweight: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def errors(
+        self, values: np.ndarray, qweight: np.ndarray, scales: np.ndarray, limit: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the squared error of each group, and the largest allowed; qweight (groups, bytes of a group)."""
         found = np.square(values - self.integers(qweight) * scales[:, None]).sum(1)
         if self.how.float8:
@@ -80,7 +81,7 @@ class Rounding:
             integers, best = quantize_groups(values, self.how.bits)
         best = best.astype(self.scale_dtype).astype(np.float32)
         least = np.square(values - integers * best[:, None]).sum(1)
-        allowed = least * np.float32(OPTIMAL if self.optimal else CALIBRATED) + np.float32(1e-12)
+        allowed = least * np.float32(limit) + np.float32(1e-12)
         return found, allowed + np.square(values).sum(1) * np.float32(1e-10)
 
     def integers(self, qweight: np.ndarray) -> np.ndarray:

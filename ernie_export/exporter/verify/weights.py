@@ -7,7 +7,8 @@ the cast to its dtype. A quantized one is held to the least error that a scale f
 
 import math
 import os
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,15 +23,21 @@ from ernie_export.exporter.targets.target import DATA_FILE
 from ernie_export.exporter.verify.pieces import (
     locate_pieces,
     read_bytes,
-    scales_by_weight,
     source_names,
     stored_weights,
 )
-from ernie_export.exporter.verify.rounding import Rounding
+from ernie_export.exporter.verify.rounding import CALIBRATED, OPTIMAL, Rounding
 from ernie_export.exporter.weights.writer import FORMAT_NAMES
 from ernie_export.graphs.checkpoint.reader import Checkpoint
-from ernie_export.graphs.precision import CALIBRATED_BITS
-from ernie_export.graphs.weight_spec import Constant, Interleaved, Piece, ScalesOf, SourceSlice, Weight
+from ernie_export.graphs.weight_spec import (
+    Constant,
+    Interleaved,
+    Piece,
+    ScalesOf,
+    SourceSlice,
+    Weight,
+    scales_by_weight,
+)
 
 MAX_LINES = 20  # of faults
 BLOCK = 2**21  # values compared at a time
@@ -103,6 +110,7 @@ def compare_weights(
     stored = read_header(bundle / DATA_FILE)
     weights = stored_weights(manifest, checkpoint)
     scales = scales_by_weight(weights)
+    calibrated = manifest.calibration.checksums if manifest.calibration is not None else {}
     report = WeightReport()
     total = sum(entry.nbytes for entry in stored.values())
     report.faults += _check_graphs(bundle, manifest, stored)
@@ -116,10 +124,10 @@ def compare_weights(
                 report.faults.append(fault)
             elif weight.quantization is not None:
                 scale_dtype = np.dtype(scales[weight.name].dtype)
-                calibrated = manifest.calibration is not None and weight.quantization.bits == CALIBRATED_BITS
-                rounding = Rounding(weight.quantization, scale_dtype, optimal=not calibrated)
+                checksums = calibrated.get(weight.name, (None,) * len(weight.pieces))
                 tensors = stored[weight.name], stored[scales[weight.name].name]
-                faults = list(_compare_quantized(weight, source, tensors, rounding, cores))
+                rounding = Rounding(weight.quantization, scale_dtype)
+                faults = list(_compare_quantized(weight, source, tensors, rounding, checksums, cores))
                 report.faults += faults
                 report.rounded += not faults
             elif not isinstance(weight.pieces[0], ScalesOf):
@@ -180,13 +188,25 @@ def _compare_quantized(
     checkpoint: Checkpoint,
     entries: tuple[TensorEntry, TensorEntry],
     rounding: Rounding,
+    checksums: Sequence[int | None],
     cores: ThreadPoolExecutor,
 ) -> Iterator[WeightFault]:
-    """Yield the first row of each piece whose quantized values and scales do not stand for the checkpoint's row."""
+    """Yield the first row of each piece whose quantized values and scales do not stand for the checkpoint's row.
+
+    Args:
+        weight: The quantized tensor.
+        checkpoint: The source of its values.
+        entries: The tensor and its scales in the bundle.
+        rounding: How it is quantized.
+        checksums: What calibration returned for each piece, see `CalibrationInfo`; None where it was not calibrated.
+        cores: Computes parts at once.
+    """
     group = rounding.how.group
     bits = rounding.how.bits
     scale_bytes = rounding.scale_dtype.itemsize
-    for piece, done, _ in locate_pieces(weight, checkpoint):
+    for (piece, done, _), checksum in zip(locate_pieces(weight, checkpoint), checksums, strict=True):
+        crc = 0  # of the quantized weights, then of the scales
+        all_scales = bytearray()
         for first, rows in _source_rows(piece, checkpoint):
             values = np.ascontiguousarray(rows, np.float32)
             groups = values.size // group
@@ -197,10 +217,18 @@ def _compare_quantized(
                 rounding.scale_dtype
             )
             done += values.size
-            wrong = rounding.fault(values.reshape(-1, group), qweight, scales.astype(np.float32), cores)
+            crc = zlib.crc32(qweight.tobytes(), crc)
+            all_scales += scales.tobytes()
+            limit = OPTIMAL if checksum is None else CALIBRATED
+            wrong = rounding.fault(values.reshape(-1, group), qweight, scales.astype(np.float32), limit, cores)
             if wrong is not None:
                 yield _fault(weight, piece, first, wrong[0] * group // (values.size // len(values)), wrong[1])
                 break
+        else:
+            if checksum is not None and zlib.crc32(all_scales, crc) != checksum:
+                source = next(iter(source_names(piece)), "")
+                reason = "expected what the calibration returned, found other quantized weights or scales"
+                yield WeightFault(weight.name, source, reason)
 
 
 def _source_rows(piece: Piece, checkpoint: Checkpoint) -> Iterator[tuple[int, np.ndarray]]:

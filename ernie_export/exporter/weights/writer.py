@@ -28,7 +28,15 @@ from ernie_export.exporter.weights.direct_file import BLOCKS, Blocks, DirectWrit
 from ernie_export.exporter.weights.quantize import Quantizer
 from ernie_export.exporter.weights.quantized_store import QuantizedStore
 from ernie_export.graphs.checkpoint.reader import NUMPY, Checkpoint
-from ernie_export.graphs.weight_spec import Constant, Interleaved, Piece, ScalesOf, SourceSlice, Weight
+from ernie_export.graphs.weight_spec import (
+    Constant,
+    Interleaved,
+    Piece,
+    ScalesOf,
+    SourceSlice,
+    Weight,
+    scales_by_weight,
+)
 
 PAGE = 4096
 FORMAT_NAMES = {
@@ -66,7 +74,7 @@ def plan(weights: Sequence[Weight]) -> Layout:
     names = [weight.name for weight in weights]
     if len(set(names)) != len(names):
         raise ValueError(f"two weights named {next(name for name in names if names.count(name) > 1)}")
-    scales = {piece.qweight: weight for weight in weights for piece in weight.pieces if isinstance(piece, ScalesOf)}
+    scales = scales_by_weight(weights)
     units = [(weight, scales.pop(weight.name)) if weight.name in scales else (weight,) for weight in weights]
     units = [unit for unit in units if len(unit) == 2 or not isinstance(unit[0].pieces[0], ScalesOf)]
     if scales:
