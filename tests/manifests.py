@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ernie_export.common.manifest import EngineInfo, Manifest, TensorRTInfo
+from ernie_export.common.manifest import Manifest
+from ernie_export.common.manifest_sections import EngineInfo, TensorRTInfo
 
 
 def engine_info(bundle: Path | Manifest) -> EngineInfo:

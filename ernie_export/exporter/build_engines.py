@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ernie_export.common.errors import CannotWrite, InvalidFile, InvalidValue, Unavailable
-from ernie_export.common.manifest import GRAPHS, EngineInfo, FileEntry, Manifest, sha256
+from ernie_export.common.manifest import GRAPHS, Manifest, sha256
 from ernie_export.common.manifest import NAME as MANIFEST
+from ernie_export.common.manifest_sections import EngineInfo, FileEntry
 from ernie_export.exporter.progress import SILENT, Progress
 from ernie_export.exporter.replace import is_own_folder, sync
 from ernie_export.exporter.targets import TARGETS

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ernie_export.common.errors import InvalidFile, InvalidValue
-from ernie_export.common.manifest import ModelInfo
+from ernie_export.common.manifest_sections import ModelInfo
 from ernie_export.common.processor_settings import TEMPLATE_FOLDER
 from ernie_export.runtime.preprocess import ChatProcessor, Preprocessor
 from ernie_export.runtime.preprocess import tokenizer_settings as tokenizer_files

@@ -5,15 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
-from ernie_export.common.manifest import (
-    GRAPHS,
-    CalibrationInfo,
-    EngineInfo,
-    FileEntry,
-    Manifest,
-    ModelInfo,
-    sha256,
-)
+from ernie_export.common.manifest import GRAPHS, Manifest, sha256
+from ernie_export.common.manifest_sections import CalibrationInfo, EngineInfo, FileEntry, ModelInfo
 from ernie_export.exporter.check_processors import check_processors
 from ernie_export.exporter.output_layout import LAYOUTS
 from ernie_export.exporter.processor_files import copy_file, find_processor_files, refuse_foreign_links

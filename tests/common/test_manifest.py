@@ -12,18 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ernie_export.common.errors import UserError
-from ernie_export.common.manifest import (
-    GRAPHS,
-    NAME,
-    SCHEMA,
-    CalibrationInfo,
-    EngineInfo,
-    FileEntry,
-    Manifest,
-    ModelInfo,
-    TensorRTInfo,
-    sha256,
-)
+from ernie_export.common.manifest import GRAPHS, NAME, SCHEMA, Manifest, sha256
+from ernie_export.common.manifest_sections import CalibrationInfo, EngineInfo, FileEntry, ModelInfo, TensorRTInfo
 
 NUMBERS: dict[str, Any] = {field.name: 4 for field in fields(ModelInfo)}
 INFO = ModelInfo(**NUMBERS | {"eos_token_ids": (2,)})

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ernie_export.common.manifest import GRAPHS, EngineInfo
+from ernie_export.common.manifest import GRAPHS
+from ernie_export.common.manifest_sections import EngineInfo
 from ernie_export.exporter.progress import SILENT
 from ernie_export.exporter.targets.engines import EngineBuilder, bind_weights, build_first, profile_dimensions
 from ernie_export.exporter.targets.trt_rtx import RTX_BODIES, ways_to_build

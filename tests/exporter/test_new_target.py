@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from ernie_export.common.errors import InvalidValue
-from ernie_export.common.manifest import EngineInfo, Manifest
+from ernie_export.common.manifest import Manifest
+from ernie_export.common.manifest_sections import EngineInfo
 from ernie_export.exporter.cli import export as export_cli
 from ernie_export.exporter.cli import plan as plan_cli
 from ernie_export.exporter.export import export

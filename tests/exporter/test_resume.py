@@ -19,7 +19,8 @@ import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.gpu import Gpu
-from ernie_export.common.manifest import GRAPHS, FileEntry, Manifest, sha256
+from ernie_export.common.manifest import GRAPHS, Manifest, sha256
+from ernie_export.common.manifest_sections import FileEntry
 from ernie_export.exporter.build_engines import WORK, resume
 from ernie_export.exporter.export import export
 from ernie_export.exporter.progress import Progress

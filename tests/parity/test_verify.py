@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ernie_export.common.errors import InvalidFile
-from ernie_export.common.manifest import Manifest, VerificationInfo
+from ernie_export.common.manifest import Manifest
+from ernie_export.common.manifest_sections import VerificationInfo
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.cli import verify as verify_cli
 from ernie_export.exporter.export import export

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
-from ernie_export.common.manifest import CalibrationInfo, sha256
+from ernie_export.common.manifest import sha256
+from ernie_export.common.manifest_sections import CalibrationInfo
 from ernie_export.exporter.calibration.gptq import cholesky_factor, column_blocks, quantize_rows
 from ernie_export.exporter.calibration.layer import LayerGraph, build, run
 from ernie_export.exporter.calibration.prompts import Prompts, VisionEncoder, read_prompts

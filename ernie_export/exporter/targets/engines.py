@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ernie_export.common.errors import BuildFailed, InvalidValue, NodeRefused
-from ernie_export.common.manifest import EngineInfo
+from ernie_export.common.manifest_sections import EngineInfo
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.onnx import target_for_cpu
 from ernie_export.exporter.targets.options import CommandLineOption, TargetOptions, option

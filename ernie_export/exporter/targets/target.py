@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ernie_export.common.errors import InvalidValue
 from ernie_export.common.gpu import Gpu
-from ernie_export.common.manifest import EngineInfo
+from ernie_export.common.manifest_sections import EngineInfo
 from ernie_export.exporter.processor_files import image_token_range
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.options import TargetOptions

@@ -16,7 +16,7 @@ import click
 
 from ernie_export.common.errors import InvalidValue, Unavailable
 from ernie_export.common.gpu import Gpu, detect_gpu
-from ernie_export.common.manifest import HARDWARE_COMPATIBILITY, EngineInfo, TensorRTInfo
+from ernie_export.common.manifest_sections import HARDWARE_COMPATIBILITY, EngineInfo, TensorRTInfo
 from ernie_export.exporter.processor_files import limit_image_tokens
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.engines import (

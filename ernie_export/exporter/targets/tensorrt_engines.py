@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ernie_export.common.errors import InvalidValue, Unavailable
 from ernie_export.common.gpu import Gpu
-from ernie_export.common.manifest import GRAPHS, EngineInfo, TensorRTInfo
+from ernie_export.common.manifest import GRAPHS
+from ernie_export.common.manifest_sections import EngineInfo, TensorRTInfo
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.engines import (
     WITHOUT_PLUGINS,

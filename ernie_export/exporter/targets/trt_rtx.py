@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ernie_export.common.errors import InvalidValue, Unavailable
-from ernie_export.common.manifest import GRAPHS, EngineInfo
+from ernie_export.common.manifest import GRAPHS
+from ernie_export.common.manifest_sections import EngineInfo
 from ernie_export.exporter.processor_files import limit_image_tokens
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.engines import (

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ernie_export.common.atomic_file import write_atomically
-from ernie_export.common.manifest import NAME, Manifest, VerificationInfo
+from ernie_export.common.manifest import NAME, Manifest
+from ernie_export.common.manifest_sections import VerificationInfo
 from ernie_export.common.version import __version__
 
 

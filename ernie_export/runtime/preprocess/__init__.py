@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_export.common.errors import ContextLengthExceeded, InvalidFile
-from ernie_export.common.manifest import ModelInfo
+from ernie_export.common.manifest_sections import ModelInfo
 from ernie_export.common.processor_settings import IMAGE_PROCESSOR, NESTED_FILE, VIDEO_PROCESSOR
 from ernie_export.runtime.preprocess import tokenizer_settings
 from ernie_export.runtime.preprocess.chat import ChatProcessor, check_counts

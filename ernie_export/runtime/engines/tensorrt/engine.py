@@ -22,7 +22,8 @@ import numpy as np
 
 from ernie_export.common import bfloat16
 from ernie_export.common.errors import InvalidFile, InvalidMedia
-from ernie_export.common.manifest import GRAPHS, EngineInfo, Manifest, ModelInfo
+from ernie_export.common.manifest import GRAPHS, Manifest
+from ernie_export.common.manifest_sections import EngineInfo, ModelInfo
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.device.kv_cache import DeviceKVCache, KVCacheLayout, KVCachePool, KVCacheStore
 from ernie_export.runtime.engines.device.step import DeviceTensor, Step

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ernie_export.common.errors import InvalidFile, Unavailable
-from ernie_export.common.manifest import EngineInfo, Manifest, TensorRTInfo
+from ernie_export.common.manifest import Manifest
+from ernie_export.common.manifest_sections import EngineInfo, TensorRTInfo
 from ernie_export.runtime.engines.device.find_gpu import INSTALLED, Installation, find_cuda
 from ernie_export.runtime.engines.device.memory import CudaMemory
 
