@@ -70,6 +70,7 @@ class Ours:
 
     def prefill(self, inputs: dict[str, np.ndarray], room: int) -> None:
         """Prompt to the first token."""
+        from ernie_export.runtime.answer_text import AnswerText
         from ernie_export.runtime.batch import Batch
         from ernie_export.runtime.preprocess import MediaItem, Prepared
         from ernie_export.runtime.preprocess.positions import rope_positions
@@ -84,7 +85,7 @@ class Ours:
             media = (MediaItem("image", tuple(map(int, grids[0])), inputs["pixel_values"], slice(0, 0)),)
         prompt = self.model.prompt(Prepared(inputs, media, positions))
         params = SamplingParams(max_new_tokens=room)
-        text = TextStream(lambda ids: "")
+        text = AnswerText(TextStream(lambda ids: ""))
         self.sequence = Sequence(prompt, Sampler(params, (), ()), text, frozenset(), room)
         self.batch = Batch(self.model.engine, num_slots=1, max_seq_len=self.sequence.num_tokens_reserved())
         self.batch.add(self.sequence)

@@ -9,6 +9,7 @@ from typing import Generic
 
 import numpy as np
 
+from ernie_export.runtime.answer_text import Piece
 from ernie_export.runtime.engines import CacheT, ChoosesChunks, Engine, PrefillChunks
 from ernie_export.runtime.sequence import Sequence
 
@@ -72,8 +73,8 @@ class Batch(Generic[CacheT]):
         """Whether every slot is in use."""
         return len(self.running) == self._cache.num_slots
 
-    def add(self, sequence: Sequence) -> str:
-        """Prefill a sequence into the next slot and choose its first token; returns the text that it completes.
+    def add(self, sequence: Sequence) -> Piece:
+        """Prefill a sequence into the next slot and choose its first token; returns what it completes.
 
         Raises ValueError if the cache cannot hold it.
         """
@@ -107,10 +108,10 @@ class Batch(Generic[CacheT]):
         self.entering = sequence
         return True
 
-    def advance(self) -> str | None:
+    def advance(self) -> Piece | None:
         """Prefill one chunk of the entering sequence.
 
-        Returns the text of its first token after the last chunk, None after the others. Raises RuntimeError if no
+        Returns what its first token completes after the last chunk, None after the others. Raises RuntimeError if no
         sequence is in prefill.
         """
         sequence = self.entering
@@ -130,8 +131,8 @@ class Batch(Generic[CacheT]):
         self._drop_finished()
         return piece
 
-    def step(self) -> list[tuple[Sequence, str]]:
-        """Append one token to every running sequence; returns each with the text that its token completes."""
+    def step(self) -> list[tuple[Sequence, Piece]]:
+        """Append one token to every running sequence; returns each with what its token completes."""
         sequences = list(self.running)
         tokens = np.array([sequence.tokens[-1] for sequence in sequences])
         positions = np.stack([sequence.position for sequence in sequences], axis=1)

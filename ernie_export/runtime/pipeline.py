@@ -1,7 +1,7 @@
 """Load a bundle and answer messages."""
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,16 +12,17 @@ import numpy as np
 from ernie_export.common.errors import ContextLengthExceeded
 from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.common.manifest import Manifest
+from ernie_export.runtime.answer_text import AnswerFormat
 from ernie_export.runtime.engines import Engine, Warmable
 from ernie_export.runtime.engines.ort_cpu import Tap
 from ernie_export.runtime.engines.registry import find_engine
 from ernie_export.runtime.feature_cache import FeatureCache, go_on
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
+from ernie_export.runtime.preprocess.chat import chat_variables
 from ernie_export.runtime.sampling import Sampler, SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request, Scheduler
 from ernie_export.runtime.scheduler_config import DEFAULTS, SchedulerConfig
 from ernie_export.runtime.sequence import Prompt, Sequence
-from ernie_export.runtime.text_stream import TextStream
 
 # Files up to this size are hashed on load (0.2 s for one of this size); of a larger one only the size is compared.
 HASH_LIMIT = 256 * 2**20
@@ -43,6 +44,7 @@ class Result:
         prompt_tokens: Number of tokens of the prompt.
         finish_reason: "stop" (an end-of-sequence token or a stop string) or "length".
         reused_tokens: Tokens of the prompt whose keys and values the KV cache still held of an earlier prompt.
+        reasoning: The thoughts before the answer; empty if there are none.
     """
 
     text: str
@@ -50,6 +52,7 @@ class Result:
     prompt_tokens: int
     finish_reason: str
     reused_tokens: int
+    reasoning: str = ""
 
 
 def load(
@@ -140,6 +143,7 @@ class Model:
         self.engine = engine
         self.features = FeatureCache(engine, manifest.model.spatial_merge_size, config.feature_cache_bytes)
         self.scheduler = Scheduler(engine, config)
+        self.answers = AnswerFormat.of(preprocessor.chat)
 
     def preprocess(self, messages: Messages) -> dict[str, np.ndarray]:
         """Return the arrays that the processor of transformers makes of one conversation, under its names."""
@@ -169,7 +173,10 @@ class Model:
     def generate(self, messages: list[Messages], **options: Any) -> list[Result]: ...
 
     def generate(self, messages: Messages | list[Messages], **options: Any) -> Result | list[Result]:
-        """Answer one conversation, or several together; `options` are the fields of `SamplingParams`.
+        """Answer one conversation, or several together.
+
+        `options` are the fields of `SamplingParams`, and the arguments of `chat_variables`: `enable_thinking`, and
+        `tools` for a chat template that has a place for them. `find_tool_calls` reads the calls in an answer's text.
 
         Conversations answered together get the answers that each would get alone: they depend only on their own
         messages, options and seed. (A batch rounds sums in another order, by about 1e-7; two tokens equally likely to
@@ -190,7 +197,10 @@ class Model:
         return results if several else results[0]
 
     def stream(self, messages: Messages, **options: Any) -> Generator[str, None, Result]:
-        """Yield one answer piece by piece and return its `Result`. Closing the generator cancels the request."""
+        """Yield the text of one answer piece by piece and return its `Result`, which has the thoughts too.
+
+        `options` are those of `generate`. Closing the generator cancels the request.
+        """
         outputs: deque[Output] = deque()
         request = self._submit_when_possible(messages, options, outputs.append)
         try:
@@ -216,7 +226,7 @@ class Model:
             messages: The conversation.
             on_output: Called with every token as it comes, by the thread that steps.
             timeout: Seconds from now until the answer is cut; None for no limit.
-            **options: Fields of `SamplingParams`.
+            **options: Those of `generate`.
 
         Returns:
             The request, as soon as it is queued.
@@ -225,9 +235,10 @@ class Model:
             QueueFull: Too many requests wait; raised before preprocessing.
             UserError: The messages or options are invalid, or the prompt is too long.
         """
+        variables = chat_variables(options.pop("enable_thinking", None), options.pop("tools", None))
         params = SamplingParams.from_options(options)
         with self.scheduler.reserve(timeout) as reservation:
-            return reservation.submit(self.sequence(messages, params), on_output)
+            return reservation.submit(self.sequence(messages, params, variables), on_output)
 
     def _submit_when_possible(
         self, messages: Messages, options: dict[str, Any], on_output: Callable[[Output], None] = lambda output: None
@@ -238,14 +249,16 @@ class Model:
             except QueueFull:
                 self.scheduler.step()
 
-    def sequence(self, messages: Messages, params: SamplingParams) -> Sequence:
+    def sequence(
+        self, messages: Messages, params: SamplingParams, variables: Mapping[str, Any] | None = None
+    ) -> Sequence:
         """Preprocess a conversation and encode its media. Return a sequence that is ready for a `Batch`."""
-        return self.begin(self.prompt(self.preprocessor.prepare(messages)), params)
+        return self.begin(self.prompt(self.preprocessor.prepare(messages, variables=variables)), params)
 
     def begin(self, prompt: Prompt, params: SamplingParams) -> Sequence:
         """Return a sequence for one answer to a prompt, ready for a `Batch`. Any number of them may share a prompt."""
         eos = frozenset(self.manifest.model.eos_token_ids)
-        text = TextStream(self.preprocessor.chat.decode, params.stop, self.preprocessor.chat.byte_tokens)
+        text = self.answers.begin(prompt.input_ids, params.stop, params.thinking_token_budget)
         sampler = Sampler(params, eos, prompt.input_ids)
         positions_left = self.manifest.model.max_positions - len(prompt.input_ids)
         return Sequence(prompt, sampler, text, eos, min(params.max_new_tokens, positions_left))
@@ -290,6 +303,7 @@ class Model:
             prompt_tokens=len(sequence.prompt.input_ids),
             finish_reason=sequence.finish_reason,
             reused_tokens=sequence.reused,
+            reasoning=sequence.text.reasoning,
         )
 
     def close(self) -> None:

@@ -32,6 +32,7 @@ class SamplingParams:
         seed: Equal seeds give equal answers; None draws a fresh one from the operating system.
         stop: Strings that end the answer and are not part of it; one string or several.
         logprobs: Return the log-probability of each chosen token and of this many most likely ones; None for none.
+        thinking_token_budget: Most tokens of thoughts before the answer; None for any number.
     """
 
     max_new_tokens: int = 128
@@ -43,6 +44,7 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    thinking_token_budget: int | None = None
 
     def __post_init__(self) -> None:
         checked = {
@@ -57,6 +59,9 @@ class SamplingParams:
             "seed": None if self.seed is None else self._integer("seed", minimum=0),
             "stop": self._strings("stop"),
             "logprobs": None if self.logprobs is None else self._integer("logprobs", minimum=0),
+            "thinking_token_budget": None
+            if self.thinking_token_budget is None
+            else self._integer("thinking_token_budget", minimum=0),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # the dataclass is frozen
@@ -160,6 +165,10 @@ class Sampler:
         else:
             ids, probabilities = self._probabilities(ids, scores)
             token = int(ids[self._draw(probabilities)])
+        return self.force(token)
+
+    def force(self, token: int) -> int:
+        """Record a token that was chosen otherwise as generated, and return it."""
         self._generated += 1
         if self._seen is not None:
             self._seen = np.append(self._seen, token)  # a repeated id is harmless

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ernie_export.common.errors import ContextLengthExceeded
+from ernie_export.runtime.answer_text import Piece
 from ernie_export.runtime.batch import LENGTH_STEP, Batch
 from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.sampling import Logprobs
@@ -34,6 +35,7 @@ class Output:
         logprobs: Log probabilities of the token, if its sampling asks for them.
         finish_reason: "stop", "length", "cancelled", "timeout", or "error" and then `error` is the cause.
         error: The exception that ended the answer.
+        reasoning: Thoughts before the answer that can be shown now.
     """
 
     text: str
@@ -41,6 +43,7 @@ class Output:
     logprobs: Logprobs | None = None
     finish_reason: str = ""
     error: BaseException | None = None
+    reasoning: str = ""
 
 
 class Request:
@@ -231,14 +234,15 @@ class Scheduler:
             for sequence, piece in self._batch.step():
                 self._emit(sequence, piece)
 
-    def _emit(self, sequence: Sequence, piece: str) -> None:
+    def _emit(self, sequence: Sequence, piece: Piece) -> None:
         """Deliver the output that a step added to a sequence."""
         request = self._active[sequence]
         if sequence.finish_reason:
             del self._active[sequence]
         token = None if sequence.error else sequence.tokens[-1]
         logprobs = sequence.logprobs[-1] if sequence.logprobs else None
-        self._deliver(request, Output(piece, token, logprobs, sequence.finish_reason, sequence.error))
+        output = Output(piece.text, token, logprobs, sequence.finish_reason, sequence.error, piece.reasoning)
+        self._deliver(request, output)
 
     def _end(self, request: Request, reason: str, error: BaseException | None = None) -> None:
         """End a waiting or active request before its last token."""
@@ -250,7 +254,8 @@ class Scheduler:
                 self._waiting.remove(request)
         else:
             self._batch.remove(sequence)
-        self._deliver(request, Output(sequence.text.finish(), None, None, reason, error))
+        rest = sequence.text.finish()
+        self._deliver(request, Output(rest.text, None, None, reason, error, rest.reasoning))
 
     def _fail_all(self, error: BaseException) -> None:
         self._batch = self._new_batch()

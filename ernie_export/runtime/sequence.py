@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ernie_export.runtime.answer_text import AnswerText, Piece
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.logits import Logits
 from ernie_export.runtime.sampling import Logprobs, Sampler, logprobs
-from ernie_export.runtime.text_stream import TextStream
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Sequence:
         error: What ended it, if `finish_reason` is "error".
     """
 
-    def __init__(self, prompt: Prompt, sampler: Sampler, text: TextStream, eos: frozenset[int], max_new: int) -> None:
+    def __init__(self, prompt: Prompt, sampler: Sampler, text: AnswerText, eos: frozenset[int], max_new: int) -> None:
         """Start an answer.
 
         Args:
             prompt: The prompt.
             sampler: The sampler of this request alone.
-            text: What makes text of the tokens.
+            text: What makes text and thoughts of the tokens.
             eos: Ids that end the answer.
             max_new: Most generated tokens.
         """
@@ -77,23 +77,25 @@ class Sequence:
         self.finish_reason = ""
         self.error: BaseException | None = None
 
-    def take(self, logits: Logits) -> str:
-        """Choose the next token; returns the text that it completes. Sets `finish_reason` when it is the last.
+    def take(self, logits: Logits) -> Piece:
+        """Choose the next token; returns what it completes. Sets `finish_reason` when it is the last.
 
         Where nothing can be chosen from the logits, `finish_reason` is "error" and `error` says why.
         """
         try:
-            token = self.sampler.next(logits)
+            forced = self.text.forced_token()
+            token = self.sampler.next(logits) if forced is None else self.sampler.force(forced)
         except Exception as e:
             self.finish_reason = "error"
             self.error = e
-            return ""
+            return Piece()
         self.tokens.append(token)
         if self.sampler.params.logprobs is not None:
             self.logprobs.append(logprobs(logits, token, self.sampler.params.logprobs))
-        piece = "" if token in self.eos else self.text.push(token)
+        piece = Piece() if token in self.eos else self.text.push(token)
         if token in self.eos or self.text.stopped or len(self.tokens) == self.max_new:
-            piece += self.text.finish()  # which may meet a stop string in what was held back
+            rest = self.text.finish()  # which may meet a stop string in what was held back
+            piece = Piece(piece.text + rest.text, piece.reasoning + rest.reasoning)
             self.finish_reason = "stop" if token in self.eos or self.text.stopped else "length"
         return piece
 

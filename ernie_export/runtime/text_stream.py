@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 REPLACEMENT = "\ufffd"
 LONGEST_WINDOW = 12  # tokens decoded together before the older ones are dropped
@@ -11,6 +12,11 @@ SHORTEST_WINDOW = 4  # tokens kept then: an unfinished UTF-8 character spans thr
 def byte_token_ids(vocabulary: Mapping[str, int]) -> frozenset[int]:
     """Ids of the byte-fallback pieces `<0x00>` to `<0xFF>` of a vocabulary (piece -> id)."""
     return frozenset(id for piece, id in vocabulary.items() if re.fullmatch("<0x[0-9A-F]{2}>", piece))
+
+
+def longest_ending(text: str, mark: str) -> int:
+    """Return the length of the longest ending of a text that begins `mark` and is not all of it."""
+    return next((n for n in range(min(len(text), len(mark) - 1), 0, -1) if text.endswith(mark[:n])), 0)
 
 
 class TextStream:
@@ -31,9 +37,18 @@ class TextStream:
         decode: Callable[[list[int]], str],
         stop: Iterable[str] = (),
         byte_tokens: frozenset[int] = frozenset(),
-    ):
-        """`decode`: ids to text, special tokens left out. `byte_tokens`: as from `byte_token_ids`, if there are any."""
+        shown: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        """Start an empty text.
+
+        Args:
+            decode: Ids to text, special tokens left out.
+            stop: Strings that end the text.
+            byte_tokens: As from `byte_token_ids`, if there are any.
+            shown: Texts of the special tokens that are part of the text all the same, by their ids.
+        """
         self.stopped = False
+        self._shown = shown
         self._decode = decode
         self._byte_tokens = byte_tokens
         self._window: list[int] = []
@@ -49,6 +64,11 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """Take one more token; returns new text, perhaps none. Once `stopped`, always none."""
+        if token in self._shown and not self.stopped:
+            rest = self._decode(self._window)[self._done :]
+            self._window = []
+            self._done = 0
+            return self._show(rest + self._shown[token])
         # A special token decodes to nothing however often it stands; a lone space too, but not two of them.
         if self.stopped or not self._decode([token, token]):
             return ""

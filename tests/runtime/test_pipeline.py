@@ -109,7 +109,7 @@ def test_a_stop_string_in_the_last_token_is_a_stop(model):
     sequence = model.sequence(TEXT, SamplingParams(max_new_tokens=3, stop=("\ufffd",)))
     logits = np.zeros(model.manifest.model.vocab_size, np.float32)
     logits[byte] = 1
-    assert [sequence.take(DenseLogits(logits)) for _ in range(3)] == ["", "", ""]
+    assert [sequence.take(DenseLogits(logits)).text for _ in range(3)] == ["", "", ""]
     assert (sequence.finish_reason, sequence.text.text) == ("stop", "")
 
 

@@ -80,6 +80,7 @@ class ServeOptions:
     max_connections: Annotated[int, Flag("Connections that are open together.", click.IntRange(1))] = (
         Settings.max_connections
     )
+    ignore_tools: Annotated[bool, Flag("Answer requests with tools as if they had none.")] = False
 
     def settings(self, bundle: Path, api_keys: tuple[str, ...]) -> Settings:
         """Return the settings of the HTTP server. Raises InvalidValue for an option out of range."""
@@ -109,6 +110,7 @@ class ServeOptions:
             max_choices=self.max_choices,
             max_connections=self.max_connections,
             drain_seconds=self.drain,
+            ignore_tools=self.ignore_tools,
         )
 
     def scheduler_config(self) -> SchedulerConfig:

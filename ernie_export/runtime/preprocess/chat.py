@@ -7,8 +7,10 @@ template is somebody else's program. It sees messages as plain data, never live 
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -94,18 +96,17 @@ class ChatProcessor:
         Args:
             messages: The conversation.
             add_generation_prompt: Whether the prompt ends where the assistant's answer begins.
-            variables: Passed to the template, such as `enable_thinking`.
+            variables: Passed to the template, as `chat_variables` returns them.
 
         Raises:
             InvalidValue: The messages are malformed, or the template refuses them.
             ContextLengthExceeded: The prompt has more than MAX_CHARACTERS characters.
         """
         chat = [_with_reasoning(_plain(message)) for message in normalise(messages)]
-        values = {**self.tokenizer.named, **_plain(dict(variables or {}))}
+        absent = {"tools": None, "documents": None}
+        values = {**self.tokenizer.named, **absent, **_plain(dict(variables or {}))}
         try:
-            text = self.template.render(
-                messages=chat, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **values
-            )
+            text = self.template.render(messages=chat, add_generation_prompt=add_generation_prompt, **values)
         except Exception as e:  # a template may do anything that Python can, and fail so
             raise InvalidValue("messages", "messages that the chat template accepts", _reason(e)) from e
         if len(text) > MAX_CHARACTERS:
@@ -116,6 +117,17 @@ class ChatProcessor:
         except UnicodeEncodeError as e:  # JSON can hold half of a surrogate pair, which no tokenizer takes
             raise InvalidValue("messages", "text in Unicode", ascii(text[e.start])) from e
         return text
+
+    @cached_property
+    def renders_tools(self) -> bool:
+        """Whether the chat template has a place for tools: it writes the name of one that it is given."""
+        name = "a_tool_to_look_for"
+        tool = {"type": "function", "function": {"name": name, "description": "", "parameters": {}}}
+        for content in ("?", [{"type": "text", "text": "?"}]):
+            with suppress(InvalidValue):
+                if name in self.render([{"role": "user", "content": content}], variables={"tools": [tool]}):
+                    return True
+        return False
 
     def placeholders(self, text: str) -> list[str]:
         """Return "image" or "video" for each placeholder token of a rendered prompt, in order."""
@@ -179,6 +191,24 @@ class ChatProcessor:
     @property
     def _pattern(self) -> re.Pattern[str]:
         return re.compile("|".join(re.escape(self.tokenizer.media[f"{kind}_token"]) for kind in ("image", "video")))
+
+
+def chat_variables(
+    enable_thinking: bool | None = None, tools: Sequence[Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Return variables of a chat template, under the names that ERNIE's templates know.
+
+    Args:
+        enable_thinking: Whether the model thinks before it answers; None for the template's default. The template of
+            ERNIE-4.5-VL-28B-A3B-Thinking reads `options.thinking_mode`, the others `enable_thinking`.
+        tools: Descriptions of tools in OpenAI's form.
+    """
+    variables: dict[str, Any] = {}
+    if enable_thinking is not None:
+        variables |= {"enable_thinking": enable_thinking, "options": {"thinking_mode": enable_thinking}}
+    if tools:
+        variables["tools"] = list(tools)
+    return variables
 
 
 def check_counts(kinds: list[str], images: int, videos: int, hints: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@ A message is {"role": ..., "content": text or a list of parts}; a part is {"type
 names the message, the part and the key.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from ernie_export.runtime.preprocess.video import SampledVideo, VideoSource
 Message = Mapping[str, Any]
 
 LONGEST_NAMED = 80  # characters of what cannot be read, in an error
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 SOURCE_KEYS = {"image": ("image", "url", "path", "base64"), "video": ("video", "url", "path")}
 
 
@@ -64,12 +65,42 @@ def _message(message: Any, where: str) -> dict[str, Any]:
     result = {key: value for key, value in message.items() if value is not None}
     if result.get("role") not in ROLES:
         raise InvalidValue(f"{where}.role", f"one of {', '.join(ROLES)}", _describe(message, "role"))
+    if "tool_calls" in result:
+        result["tool_calls"] = _tool_calls(result, where)
+        result.setdefault("content", "")
     content = result.get("content")
     if isinstance(content, str):
         return result
     if isinstance(content, bytes) or not isinstance(content, Sequence):
         raise InvalidValue(f"{where}.content", "text or a list of parts", _describe(message, "content"))
     result["content"] = [_part(part, f"{where}.content[{index}]") for index, part in enumerate(content)]
+    return result
+
+
+def _tool_calls(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """Return the calls of a message in OpenAI's form, with arguments as an object, which templates expect.
+
+    Arguments that are no JSON object stay the text that they are. Raises InvalidValue for calls of another form.
+    """
+    calls = message["tool_calls"]
+    if message["role"] != "assistant":
+        raise InvalidValue(f"{where}.tool_calls", "the role assistant", message["role"])
+    if isinstance(calls, str | Mapping) or not isinstance(calls, Sequence):
+        raise InvalidValue(f"{where}.tool_calls", "a list of calls", type(calls).__name__)
+    result: list[dict[str, Any]] = []
+    for index, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            form = '{"type": "function", "function": {"name": ..., "arguments": ...}}'
+            raise InvalidValue(f"{where}.tool_calls[{index}]", form, one_line(call))
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            try:
+                parsed = json.loads(arguments or "{}")
+            except (ValueError, RecursionError):
+                parsed = None
+            arguments = parsed if isinstance(parsed, dict) else arguments
+        result.append({**call, "function": {**function, "arguments": {} if arguments is None else arguments}})
     return result
 
 

@@ -98,6 +98,11 @@ class ChatTokenizer:
                 return True
         return False
 
+    def special_id(self, text: str) -> int | None:
+        """Return the id of a special token, which `decode` leaves out; None for any other text."""
+        added = self.backend.get_added_tokens_decoder().items()
+        return next((id for id, token in added if token.special and token.content == text), None)
+
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, special tokens left out."""
         return self.backend.decode(ids, skip_special_tokens=True)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ernie_export.runtime.answer_text import AnswerText
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.preprocess.positions import rope_positions, token_types, vision_coordinates
 from ernie_export.runtime.sampling import Sampler
 from ernie_export.runtime.sequence import Prompt, Sequence
-from ernie_export.runtime.text_stream import TextStream
 
 TOKENS = {
     "image_token": 10, "image_start_token": 11, "image_end_token": 12,
@@ -142,7 +142,7 @@ def decoded_positions(position_ids: np.ndarray) -> np.ndarray:
     rows = []
     for row in range(position_ids.shape[1]):
         prompt = Prompt(none[:, 0], none[:, 0], none[:, 0], position_ids[:, row], np.zeros((0, 8)), none)
-        sequence = Sequence(prompt, Mock(Sampler), Mock(TextStream), frozenset(), STEPS)
+        sequence = Sequence(prompt, Mock(Sampler), Mock(AnswerText), frozenset(), STEPS)
         positions = []
         for _ in range(STEPS - 1):
             sequence.tokens.append(0)

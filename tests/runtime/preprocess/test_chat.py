@@ -44,7 +44,7 @@ MALFORMED = {
     "one-message": ({"role": "user", "content": "x"}, "messages: expected a list of messages, found dict"),
     "none": ([], "messages: expected at least one message"),
     "no-message": (["hello"], "messages[0]: expected"),
-    "no-role": ([{"content": "x"}], "messages[0].role: expected one of system, user, assistant, found no such key"),
+    "no-role": ([{"content": "x"}], "one of system, user, assistant, tool, found no such key"),
     "wrong-role": ([{"role": "usr", "content": "x"}], "messages[0].role: expected one of system, user, assistant"),
     "no-content": ([{"role": "user"}], "messages[0].content: expected text or a list of parts, found no such key"),
     "null-content": ([{"role": "user", "content": None}], "messages[0].content: expected text"),

@@ -127,7 +127,6 @@ def test_what_asks_for_nothing_is_taken(client, neutral):
         ({"extra_body": {"stop_token_ids": [5]}}, "stop_token_ids"),
         ({"extra_body": {"skip_special_tokens": False}}, "skip_special_tokens"),
         ({"extra_body": {"ignore_eos": "yes"}}, "ignore_eos"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"response_format": {"type": "json_object"}}, "response_format.type"),
@@ -148,7 +147,7 @@ def test_what_asks_for_nothing_is_taken(client, neutral):
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content.0.text"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages.0.content.0"),
         (
@@ -157,7 +156,7 @@ def test_what_asks_for_nothing_is_taken(client, neutral):
         ),
         (
             {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "1"}]}, *ASKED]},
-            "messages.0.tool_calls",
+            "messages.0.tool_calls.0.function",
         ),
         ({"messages": [{"role": "user", "content": "<|IMAGE_PLACEHOLDER|>"}]}, "messages"),
         ({"messages": [{"role": "user", "content": "red " * 4096}]}, "messages"),

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.serving.http import errors
+from ernie_export.runtime.serving.http.abilities import without_ignored
 from ernie_export.runtime.serving.http.admission import Ticket
 from ernie_export.runtime.serving.http.errors import ApiError, ClientGone
 from ernie_export.runtime.serving.http.fetch import Fetcher
@@ -101,7 +102,7 @@ async def _chat(request: Request, service: Service) -> Response:
 
     try:
         async with asyncio.timeout_at(deadline):
-            chat = await _read(request, service, ticket)
+            chat = without_ignored(await _read(request, service, ticket), settings.ignore_tools)
             generation = await unless_gone(request.receive, service.generate(chat, ticket))
             chat = chat.model_copy(update={"messages": []})  # frees images and videos in base64
             writer = ResponseWriter(chat, generation, settings.model_name, service.token_bytes)

@@ -69,6 +69,7 @@ _PARAMS = {
     "seed": "seed",
     "stop": "stop",
     "logprobs": "top_logprobs",
+    "thinking_token_budget": "thinking_token_budget",
     "prompt and answer": "max_tokens",
 }
 

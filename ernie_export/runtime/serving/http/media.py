@@ -50,7 +50,8 @@ def runtime_messages(messages: list[Message], fetched: Mapping[str, bytes]) -> M
         else:
             content = [_runtime_part(part, fetched, _param(i, j, part)) for j, part in enumerate(message.content)]
         role = "system" if message.role == "developer" else message.role
-        converted.append({"role": role, "content": content} | ({"name": message.name} if message.name else {}))
+        others = message.model_dump(exclude_none=True, exclude={"role", "content"})
+        converted.append({"role": role, "content": content, **others})
     return converted
 
 

@@ -23,7 +23,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
-    "include_reasoning": (True,),
     "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
     "logit_bias": ({},),
@@ -31,12 +30,10 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "min_p": (0,),
     "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
-    "parallel_tool_calls": (False, True),
     "prediction": (),
     "presence_penalty": (0,),
     "priority": (0,),
     "prompt_logprobs": (),
-    "reasoning_effort": (),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
@@ -44,8 +41,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "stop_token_ids": ([],),
     "store": (False,),
     "structured_outputs": (),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
     "verbosity": (),
@@ -55,7 +50,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 _INERT = ("metadata", "prompt_cache_key", "request_id", "safety_identifier", "service_tier", "user")
 # The same of an assistant's message, which the openai client sends back as it received it.
 _NEUTRAL_OF_MESSAGE: dict[str, tuple[Any, ...]] = {
-    "annotations": ([],), "audio": (), "function_call": (), "refusal": (), "tool_calls": ([],)
+    "annotations": ([],), "audio": (), "function_call": (), "refusal": ()
 }  # fmt: skip
 
 
@@ -87,7 +82,7 @@ def _bare_message(message: dict[str, Any], where: str) -> dict[str, Any]:
     """Return a message without what clients add for others: its id, marks for caches, null for an empty answer."""
     bare = _without_neutral(message, _NEUTRAL_OF_MESSAGE, where)
     bare.pop("id", None)
-    if bare.get("content", "") is None and bare.get("role") == "assistant":
+    if bare.get("role") == "assistant" and bare.get("content") is None and ("content" in bare or "tool_calls" in bare):
         bare["content"] = ""
     if isinstance(bare.get("content"), list):
         bare["content"] = [_bare_part(part) if isinstance(part, dict) else part for part in bare["content"]]

@@ -16,6 +16,7 @@ from ernie_export.runtime.serving.body_size import check_size
 from ernie_export.runtime.serving.http.errors import ApiError
 from ernie_export.runtime.serving.http.neutral_fields import drop_neutral
 from ernie_export.runtime.serving.http.schema import ChatRequest, TextPart
+from ernie_export.runtime.serving.http.tool_schema import NamedTool
 
 MAX_VALUES = 65_536  # in a body, keys not counted: each takes memory, and time to check
 MAX_KEYS = 256  # of one object
@@ -73,7 +74,21 @@ def parse(body: bytes | bytearray, max_text: int) -> ChatRequest:
         raise ApiError(400, "top_logprobs: expected logprobs true beside it", "top_logprobs", "invalid_value")
     if request.stream_options is not None and not request.stream:
         raise ApiError(400, "stream_options: expected stream true beside it", "stream_options", "invalid_value")
+    _check_tool_choice(request)
     return request
+
+
+def _check_tool_choice(request: ChatRequest) -> None:
+    """Raise ApiError 400 for a choice of a tool that the request does not have."""
+    choice = request.tool_choice
+    names = [tool.function.name for tool in request.tools or ()]
+    if choice == "required" and not names:
+        raise ApiError(400, "tool_choice: expected tools beside it", "tool_choice", "invalid_value")
+    if isinstance(choice, NamedTool) and choice.function.name not in names:
+        problem = f"tool_choice.function.name: expected one of the tools, found {one_line(choice.function.name)}"
+        raise ApiError(400, problem, "tool_choice.function.name", "invalid_value")
+    if len(set(names)) < len(names):
+        raise ApiError(400, "tools: expected a name of its own for each, found one twice", "tools", "invalid_value")
 
 
 def _check_size(document: dict[str, Any]) -> None:
@@ -99,9 +114,12 @@ def _check_size(document: dict[str, Any]) -> None:
 
 def _texts(request: ChatRequest) -> Iterator[str]:
     """Yield every text of a request that reaches the tokenizer."""
+    yield from (tool.model_dump_json() for tool in request.tools or ())
     for message in request.messages:
         yield message.role
         yield message.name or ""
+        yield message.reasoning_content or message.reasoning or ""
+        yield from (call.model_dump_json() for call in message.tool_calls or ())
         if isinstance(message.content, str):
             yield message.content
         else:

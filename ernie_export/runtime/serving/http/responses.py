@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from ernie_export.runtime.scheduler import Output
+from ernie_export.runtime.serving.http.answer import ChoiceReader, Delta
 from ernie_export.runtime.serving.http.schema import ChatRequest
 from ernie_export.runtime.serving.http.service import Generation
 from ernie_export.runtime.token_bytes import TokenBytes
+from ernie_export.runtime.tool_calls import ToolCall
 
 Json = dict[str, Any]
 DONE = b"data: [DONE]\n\n"
@@ -23,36 +25,31 @@ class ResponseWriter:
         self._generation = generation
         self._token_bytes = token_bytes
         self._shared = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model_name}
-        count = len(generation.requests)
-        self._texts: list[list[str]] = [[] for _ in range(count)]
-        # Each token's as JSON at once: with many choices and alternatives, objects would take hundreds of megabytes,
-        # and writing them at the end would take seconds, in which the event loop serves nobody.
-        self._logprobs: list[list[bytes]] = [[] for _ in range(count)]
-        self._reasons = [""] * count
+        self._choices = [_Choice(_reader(chat)) for _ in generation.requests]
 
     def take(self, index: int, output: Output) -> None:
         """Keep an output of a choice for `completion`."""
-        self._texts[index].append(output.text)
-        self._logprobs[index] += map(dump, self._token_logprobs(output))
-        self._reasons[index] = output.finish_reason
+        choice = self._choices[index]
+        choice.take(output)
+        choice.logprobs += map(dump, self._token_logprobs(output))
 
     def completion(self) -> bytes:
         """Return the complete answer as JSON."""
         head = dump({**self._shared, "object": "chat.completion"})
-        choices = b",".join(map(self._choice, range(len(self._texts))))
+        choices = b",".join(map(self._choice, range(len(self._choices))))
         return b'%b,"choices":[%b],"usage":%b}' % (head[:-1], choices, dump(self.usage()))
 
     def _choice(self, index: int) -> bytes:
         """Return a choice of a complete answer as JSON."""
-        message = {"role": "assistant", "content": "".join(self._texts[index]), "refusal": None}
+        choice = self._choices[index]
         logprobs = b"null"
         if self._chat.logprobs:
-            logprobs = b'{"content":[%b],"refusal":null}' % b",".join(self._logprobs[index])
+            logprobs = b'{"content":[%b],"refusal":null}' % b",".join(choice.logprobs)
         return b'{"index":%d,"message":%b,"logprobs":%b,"finish_reason":%b}' % (
             index,
-            dump(message),
+            dump(choice.message()),
             logprobs,
-            dump(self._reasons[index]),
+            dump(choice.finish_reason),
         )
 
     def opening(self) -> Iterator[bytes]:
@@ -62,11 +59,26 @@ class ResponseWriter:
 
     def chunks(self, index: int, output: Output) -> Iterator[bytes]:
         """Yield the chunks that an output adds to its choice, perhaps none."""
+        delta = self._choices[index].reader.read(output)
         logprobs = self._token_logprobs(output)
-        if output.text or logprobs:
-            yield self._chunk(index, {"content": output.text}, logprobs)
-        if output.finish_reason:
-            yield self._chunk(index, {}, reason=output.finish_reason)
+        if delta.reasoning:
+            yield self._chunk(index, _reasoning(delta.reasoning), logprobs)
+            logprobs = []
+        if delta.text or logprobs:
+            yield self._chunk(index, {"content": delta.text}, logprobs)
+        for call in delta.calls:
+            yield from self._call_chunks(index, call)
+        if delta.finish_reason:
+            yield self._chunk(index, {}, reason=delta.finish_reason)
+
+    def _call_chunks(self, index: int, call: ToolCall) -> Iterator[bytes]:
+        """Yield a call as OpenAI streams it: its name, then its arguments."""
+        choice = self._choices[index]
+        number = choice.streamed_calls
+        choice.streamed_calls += 1
+        named = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
+        yield self._chunk(index, {"tool_calls": [{"index": number, **named}]})
+        yield self._chunk(index, {"tool_calls": [{"index": number, "function": {"arguments": call.arguments}}]})
 
     def closing(self) -> Iterator[bytes]:
         """Yield the usage if the request asks for it, and the end of the stream."""
@@ -88,6 +100,9 @@ class ResponseWriter:
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
             "prompt_tokens_details": {"cached_tokens": sequences[0].reused, "media": media},
+            "completion_tokens_details": {
+                "reasoning_tokens": sum(sequence.text.reasoning_tokens for sequence in sequences)
+            },
         }
 
     def _chunk(self, index: int, delta: Json, logprobs: list[Json] | None = None, reason: str | None = None) -> bytes:
@@ -116,6 +131,49 @@ class ResponseWriter:
         # A special token is not in the text, which the bytes of all tokens make up.
         no_text = id in self._token_bytes.special
         return {"token": data.decode(errors="replace"), "logprob": logprob, "bytes": None if no_text else list(data)}
+
+
+class _Choice:
+    """One choice of a complete answer."""
+
+    def __init__(self, reader: ChoiceReader) -> None:
+        self.reader = reader
+        self.finish_reason = ""
+        self.streamed_calls = 0
+        # Each token's as JSON at once: with many choices and alternatives, objects would take hundreds of megabytes,
+        # and writing them at the end would take seconds, in which the event loop serves nobody.
+        self.logprobs: list[bytes] = []
+        self._deltas: list[Delta] = []
+
+    def take(self, output: Output) -> None:
+        """Keep what an output adds."""
+        delta = self.reader.read(output)
+        self.finish_reason = delta.finish_reason
+        if delta.text or delta.reasoning or delta.calls:
+            self._deltas.append(delta)
+
+    def message(self) -> Json:
+        """Return the message. Its content is null where there are thoughts or calls alone."""
+        text = "".join(delta.text for delta in self._deltas)
+        reasoning = "".join(delta.reasoning for delta in self._deltas)
+        calls = [call.message() for delta in self._deltas for call in delta.calls]
+        message: Json = {"role": "assistant", "content": text, "refusal": None}
+        if not text and (reasoning or calls):
+            message["content"] = None
+        if reasoning:
+            message |= _reasoning(reasoning)
+        if calls:
+            message["tool_calls"] = calls
+        return message
+
+
+def _reader(chat: ChatRequest) -> ChoiceReader:
+    return ChoiceReader(chat.may_call, chat.parallel_tool_calls is not False, chat.include_reasoning is not False)
+
+
+def _reasoning(text: str) -> Json:
+    """Return thoughts under both names: vLLM's first and DeepSeek's one, and vLLM's newer one."""
+    return {"reasoning_content": text, "reasoning": text}
 
 
 def event(content: Json) -> bytes:

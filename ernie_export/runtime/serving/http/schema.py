@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from ernie_export.runtime.serving.http.tool_schema import MAX_CALLS, MAX_TOOLS, Call, Tool, ToolChoice
+
 MAX_ITEMS = 4096  # messages of a request, and parts of a message
 MAX_STOP_LENGTH = 256
 
@@ -57,11 +59,15 @@ Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
 class Message(_Part):
-    """A message of the conversation."""
+    """A message of the conversation. An answer goes back as it came, with its calls and its thoughts."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[Part], Field(fail_fast=True, max_length=MAX_ITEMS)]
     name: str | None = None
+    tool_calls: Annotated[list[Call], Field(fail_fast=True, max_length=MAX_CALLS)] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
 class StreamOptions(_Part):
@@ -81,22 +87,27 @@ class ResponseFormat(_Part):
     type: Literal["text"]
 
 
+class ThinkingMode(_Part):
+    """The switch of the chat template of ERNIE-4.5-VL-28B-A3B-Thinking."""
+
+    thinking_mode: bool | Literal["open", "close", "true", "false"] | None = None
+
+
 class TemplateOptions(_Part):
     """Variables of the chat template, an extra of vLLM."""
 
     enable_thinking: bool | None = None
+    options: ThinkingMode | None = None
 
 
 StopString = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
 
 
-class ChatRequest(_Part):
-    """A request for a chat completion."""
+class GenerationFields(_Part):
+    """What every request for tokens may say, whatever its prompt is made of."""
 
     model: str | None = None
-    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_ITEMS)]
     max_tokens: Whole | None = Field(None, ge=1)
-    max_completion_tokens: Whole | None = Field(None, ge=1)
     min_tokens: Whole | None = Field(None, ge=0)
     ignore_eos: bool | None = None
     n: Whole | None = Field(None, ge=1, le=128)
@@ -106,9 +117,38 @@ class ChatRequest(_Part):
     top_k: Whole | None = Field(None, ge=-1, le=2**31)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     seed: Whole | None = Field(None, ge=-(2**63), lt=2**64)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+
+class ChatRequest(GenerationFields):
+    """A request for a chat completion."""
+
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_ITEMS)]
+    max_completion_tokens: Whole | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    thinking_token_budget: Whole | None = Field(None, ge=0, lt=2**31)
+    include_reasoning: bool | None = None
+    enable_thinking: bool | None = None
     chat_template_kwargs: TemplateOptions | None = None
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether the model is to think: by the plainest field that says so; None where none does."""
+        variables = self.chat_template_kwargs or TemplateOptions()
+        mode = variables.options.thinking_mode if variables.options else None
+        for value in (self.enable_thinking, variables.enable_thinking, mode):
+            if value is not None:
+                return value in (True, "open", "true")
+        return None if self.reasoning_effort is None else self.reasoning_effort != "none"
+
+    @property
+    def may_call(self) -> bool:
+        """Whether the answer may call tools."""
+        return bool(self.tools) and self.tool_choice != "none"

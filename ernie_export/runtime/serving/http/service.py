@@ -10,9 +10,11 @@ from typing import TypeVar
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime.pipeline import Model
+from ernie_export.runtime.preprocess.chat import chat_variables
 from ernie_export.runtime.sampling import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request
 from ernie_export.runtime.sequence import Sequence
+from ernie_export.runtime.serving.http.abilities import check_abilities
 from ernie_export.runtime.serving.http.admission import Admission, Ticket
 from ernie_export.runtime.serving.http.errors import ApiError, from_user_error, internal_error
 from ernie_export.runtime.serving.http.fetch import Fetcher
@@ -123,6 +125,7 @@ class Service:
     async def generate(self, chat: ChatRequest, ticket: Ticket) -> Generation:
         """Check, prepare and queue a request. Raises ApiError."""
         self._check(chat)
+        check_abilities(chat, self.model)
         params = [self._params(chat, index) for index in range(chat.n or 1)]
         ticket.take(choices=len(params))
         fetched = await fetch_all(chat.messages, self._fetcher, self.settings.max_body)
@@ -196,6 +199,7 @@ class Service:
                 repetition_penalty=1.0 if chat.repetition_penalty is None else chat.repetition_penalty,
                 seed=None if chat.seed is None else (chat.seed + index) % 2**64,
                 stop=(chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ()),
+                thinking_token_budget=chat.thinking_token_budget,
                 logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
             )
         except UserError as e:
@@ -205,7 +209,7 @@ class Service:
         self, chat: ChatRequest, fetched: dict[str, bytes], deadline: float, ended: threading.Event
     ) -> PreparedRequest:
         """Decode, tokenize and encode, in a thread. Raises ApiError, UserError, Cancelled."""
-        template = chat.chat_template_kwargs
+        tools = [tool.variable() for tool in chat.tools or ()] if chat.may_call else None
         return prepare_request(
             self.model,
             runtime_messages(chat.messages, fetched),
@@ -214,7 +218,7 @@ class Service:
             self._pool,
             cancelled=ended.is_set,
             max_prompt_tokens=self.settings.max_prompt_tokens,
-            template_variables=template.model_dump(exclude_none=True) if template else None,
+            template_variables=chat_variables(chat.thinking, tools),
         )
 
     async def _in_thread(self, has_media: bool, work: Callable[[], T], ticket: Ticket) -> T:

@@ -35,6 +35,7 @@ class Settings:
         preprocessors: Requests with media that are preprocessed at a time.
         max_connections: Connections that are open together; for one more, the longest idle one is closed.
         drain_seconds: Seconds that running requests may take after SIGTERM.
+        ignore_tools: Whether a request with tools is answered as if it had none.
     """
 
     model_name: str
@@ -56,10 +57,11 @@ class Settings:
     preprocessors: int = 2
     max_connections: int = 1024
     drain_seconds: float = 30.0
+    ignore_tools: bool = False
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and not isinstance(value, bool):
                 check_positive(name, value)
         if not self.model_name:
             raise InvalidValue("model_name", "a name", "none")

@@ -1,0 +1,82 @@
+"""Calls in an answer's text: found whole and in pieces alike, and what is no call stays text."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ernie_export.runtime.tool_calls import MAX_CALL_LENGTH, MAX_DEPTH, ToolCall, ToolCallStream, find_tool_calls
+
+
+def call(name: str = "f", arguments: object = None) -> str:
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments or {}})}\n</tool_call>\n"
+
+
+def plain(found: tuple[str, list[ToolCall]]) -> tuple[str, list[tuple[str, object]]]:
+    return found[0], [(one.name, json.loads(one.arguments)) for one in found[1]]
+
+
+def in_pieces(text: str, size: int) -> tuple[str, list[ToolCall]]:
+    stream = ToolCallStream()
+    found = [stream.push(text[start : start + size]) for start in range(0, len(text), size)] + [stream.finish()]
+    return "".join(text for text, _ in found), [one for _, calls in found for one in calls]
+
+
+@pytest.mark.parametrize(
+    ("text", "rest", "calls"),
+    [
+        ("", "", []),
+        ("red", "red", []),
+        ("  red \n", "  red \n", []),
+        (call(), "", [("f", {})]),
+        ("\n\n" + call("zoom", {"box": [1, 2]}), "", [("zoom", {"box": [1, 2]})]),
+        ("I look closer.\n\n" + call(), "I look closer.", [("f", {})]),
+        (call("f") + call("g", {"a": "ä\n"}), "", [("f", {}), ("g", {"a": "ä\n"})]),
+        (call() + "\nand text", "and text", [("f", {})]),
+        (call("f", {"a": '</tool_call> <tool_call> \\" '}), "", [("f", {"a": '</tool_call> <tool_call> \\" '})]),
+        ('<tool_call>{"name": "f", "arguments": {}}', "", [("f", {})]),
+        ('<tool_call>{"name": "f"}</tool_call>', "", [("f", {})]),
+        ('<tool_call>{"name": "f", "arguments": {"a"', '<tool_call>{"name": "f", "arguments": {"a"', []),
+        ("<tool_call>{no}</tool_call>", "<tool_call>{no}</tool_call>", []),
+        ("<tool_call>[1]</tool_call>", "<tool_call>[1]</tool_call>", []),
+        ('<tool_call>{"name": 5}</tool_call>', '<tool_call>{"name": 5}</tool_call>', []),
+        ('<tool_call>{"name": "f", "arguments": [1]}</tool_call>',) * 2 + ([],),
+        ('<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>',) * 2 + ([],),
+        ('<tool_call>{"name": "\\ud800", "arguments": {}}</tool_call>',) * 2 + ([],),
+        ("<tool_call>{no}</tool_call>\n" + call("g"), "<tool_call>{no}</tool_call>", [("g", {})]),
+        ("<tool_call>" + call("g"), "<tool_call>", [("g", {})]),
+        ("a < b <tool", "a < b <tool", []),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_calls_and_the_text_around_them(text, rest, calls, size):
+    assert plain(in_pieces(text, size)) == (rest, calls)
+    assert plain(find_tool_calls(text)) == (rest, calls)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "f", "arguments": {}}', "\n", " ", "x", '"', "<"])
+    ),
+    st.integers(1, 9),
+)
+def test_pieces_of_any_size_give_the_same(parts, size):
+    text = "".join(parts)
+    assert plain(in_pieces(text, size)) == plain(find_tool_calls(text))
+
+
+def test_arguments_are_bounded_in_size_and_depth():
+    deep = '{"a": ' * MAX_DEPTH + "1" + "}" * MAX_DEPTH
+    assert len(find_tool_calls(f'<tool_call>{{"name": "f", "arguments": {deep}}}</tool_call>')[1]) == 1
+    for text in (
+        f'<tool_call>{{"name": "f", "arguments": {{"a": {deep}}}}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": ' + '{"a":' * 100_000,
+        f'<tool_call>{{"name": "f", "arguments": {{"a": "{"x" * MAX_CALL_LENGTH}"}}}}</tool_call>',
+    ):
+        assert find_tool_calls(text) == (text, [])
+
+
+def test_every_call_has_an_id_of_its_own():
+    _, calls = find_tool_calls(call() + call())
+    assert len({one.id for one in calls}) == 2 and all(one.id.startswith("call_") for one in calls)
