@@ -8,12 +8,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ernie_export.common.errors import InvalidFile
 from ernie_export.common.json_fields import JsonObject, read_json
 
 NESTED_FILE = "processor_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
-TEMPLATE_FOLDER = "additional_chat_templates"  # for other uses, such as tools; the class takes them by name alone
+TEMPLATE_FOLDER = "additional_chat_templates"  # for other uses, such as tools, by name; "default" apart
 DEFAULT_FONT = "Roboto-Regular.ttf"  # the video processor class's own
 MAX_PIXELS = 2**27  # that a checkpoint may ask an image to be resized to: 1.5 GiB as float32
 
@@ -110,14 +109,14 @@ IMAGE_PROCESSOR = ProcessorKind("image_processor", (IMAGE_FILE,), PixelBounds(56
 VIDEO_PROCESSOR = ProcessorKind("video_processor", (VIDEO_FILE, IMAGE_FILE), PixelBounds(299 * 28 * 28, 1196 * 28 * 28))
 
 
-def refuse_default_beside(folder: Path) -> None:
-    """Raise InvalidFile where the only template in a file of its own is the default one among the additional ones.
+def template_file(folder: Path) -> Path:
+    """Return the file of the chat template in a checkpoint's folder, whether it is there or not.
 
-    The class takes it from there, though nothing writes it there; a bundle has no such folder.
+    Where there is no chat_template.jinja, the class takes the default one among the additional templates.
     """
     beside = folder / TEMPLATE_FOLDER / "default.jinja"
-    if beside.is_file() and not (folder / TEMPLATE_FILE).exists():
-        raise InvalidFile(beside, f"the chat template in {TEMPLATE_FILE}", "it here", hint="move the file there")
+    usual = folder / TEMPLATE_FILE
+    return beside if beside.is_file() and not usual.exists() else usual
 
 
 def timestamp_font(settings: JsonObject) -> str | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ernie_export.common.errors import InvalidFile, InvalidValue
 from ernie_export.common.manifest_sections import ModelInfo
-from ernie_export.common.processor_settings import TEMPLATE_FOLDER
+from ernie_export.common.processor_settings import TEMPLATE_FILE, TEMPLATE_FOLDER, template_file
 from ernie_export.runtime.preprocess import ChatProcessor, Preprocessor
 from ernie_export.runtime.preprocess import tokenizer_settings as tokenizer_files
 from ernie_export.runtime.preprocess.chat import TemplateRefusal
@@ -39,7 +39,7 @@ def check_processors(bundle: Path, checkpoint: Path, model_info: ModelInfo) -> t
         check_template(preprocessor.chat)
     others = checkpoint / TEMPLATE_FOLDER
     return (
-        *(((others, ""),) if others.is_dir() else ()),
+        *(((others, ""),) if others.is_dir() and set(others.iterdir()) != {template_file(checkpoint)} else ()),
         *preprocessor.images.settings.ignored,
         *preprocessor.videos.settings.ignored,
         *preprocessor.chat.ignored,
@@ -48,13 +48,14 @@ def check_processors(bundle: Path, checkpoint: Path, model_info: ModelInfo) -> t
 
 @contextmanager
 def blaming(checkpoint: Path, copy: Path) -> Iterator[None]:
-    """Turn an InvalidFile about a file in `copy` into one about the file of the same name in `checkpoint`."""
+    """Turn an InvalidFile about a file in `copy` into one about the file of `checkpoint` that it was copied from."""
     try:
         yield
     except InvalidFile as e:
         if not e.path.is_relative_to(copy):
             raise
-        raise e.moved_to(checkpoint / e.path.relative_to(copy)) from e
+        is_template = e.path == copy / TEMPLATE_FILE
+        raise e.moved_to(template_file(checkpoint) if is_template else checkpoint / e.path.relative_to(copy)) from e
 
 
 def check_media_tokens(folder: Path, chat: ChatProcessor, model_info: ModelInfo) -> None:

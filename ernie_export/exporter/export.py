@@ -9,7 +9,12 @@ from ernie_export.common.manifest import GRAPHS, Manifest, sha256
 from ernie_export.common.manifest_sections import CalibrationInfo, EngineInfo, FileEntry, ModelInfo
 from ernie_export.exporter.check_processors import check_processors
 from ernie_export.exporter.output_layout import LAYOUTS
-from ernie_export.exporter.processor_files import copy_file, find_processor_files, refuse_foreign_links
+from ernie_export.exporter.processor_files import (
+    bundle_name,
+    copy_file,
+    find_processor_files,
+    refuse_foreign_links,
+)
 from ernie_export.exporter.progress import SILENT, Progress
 from ernie_export.exporter.replace import writing_bundle
 from ernie_export.exporter.targets import check_calibration, find_target
@@ -80,7 +85,7 @@ def export(
         with writing_bundle(output, LAYOUTS[layout].bundle) as bundle:
             # Before the weights, which take longest: what the runtime or a library would refuse is refused early.
             for path in processor_files:
-                copy_file(path, bundle / path.name)
+                copy_file(path, bundle / bundle_name(path))
             ignored += check_processors(bundle, checkpoint, model_info(config, engines=None))
             progress.on_ignored(ignored)
             engines = target.write(bundle, job, planned, progress)

@@ -6,9 +6,10 @@ from ernie_export.common import git_lfs
 from ernie_export.common.errors import InvalidFile
 from ernie_export.common.processor_settings import (
     IMAGE_PROCESSOR,
+    TEMPLATE_FILE,
     VIDEO_PROCESSOR,
     PixelBounds,
-    refuse_default_beside,
+    template_file,
     timestamp_font,
 )
 from ernie_export.graphs.config import ErnieConfig
@@ -21,7 +22,6 @@ PROCESSOR_FILES = {  # name: required
     "preprocessor_config.json": False,
     "video_preprocessor_config.json": False,
     "processor_config.json": False,
-    "chat_template.jinja": False,
     "chat_template.json": False,
     "generation_config.json": False,
     "special_tokens_map.json": False,
@@ -38,8 +38,8 @@ def refuse_foreign_links(folder: Path) -> None:
     root = folder.resolve()
     if root.parent.name == "snapshots":
         root = root.parents[1]
-    for path in folder.iterdir():
-        if path.is_symlink() and path.suffix in COPIED_SUFFIXES and not path.resolve().is_relative_to(root):
+    for path in {*folder.iterdir(), template_file(folder)}:
+        if path.suffix in COPIED_SUFFIXES and not path.resolve().is_relative_to(root):
             raise InvalidFile(path, "a file in the checkpoint", "a link that leaves it", hint="copy the file there")
 
 
@@ -56,8 +56,8 @@ def find_processor_files(folder: Path, require_all: bool = True) -> list[Path]:
     for name, required in PROCESSOR_FILES.items():
         if required and require_all and not (folder / name).is_file():
             raise InvalidFile(folder / name, "a file", "a folder" if (folder / name).is_dir() else "none")
-    refuse_default_beside(folder)
-    files = [folder / name for name in PROCESSOR_FILES if (folder / name).is_file()]
+    paths = (*(folder / name for name in PROCESSOR_FILES), template_file(folder))
+    files = [path for path in paths if path.is_file()]
     settings = VIDEO_PROCESSOR.find_settings(folder)
     font = None if settings is None else timestamp_font(settings)
     if font is not None and (folder / font).is_file():
@@ -65,6 +65,11 @@ def find_processor_files(folder: Path, require_all: bool = True) -> list[Path]:
     if require_all and settings is not None and font is not None:
         raise settings.error("font", "the name of a file in the checkpoint", f"{font}, which is not there")
     return files
+
+
+def bundle_name(path: Path) -> str:
+    """Return the name that a checkpoint's processor file has in a bundle, which has no folder of templates."""
+    return TEMPLATE_FILE if path.suffix == ".jinja" else path.name
 
 
 def copy_file(source: Path, target: Path) -> None:

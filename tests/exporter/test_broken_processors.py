@@ -13,6 +13,8 @@ import pytest
 
 from ernie_export.common.errors import InvalidFile
 from ernie_export.exporter.export import export
+from ernie_export.exporter.verify.files import compare_files
+from ernie_export.runtime.preprocess import Preprocessor
 from tests.paths import MINI
 from tests.progress import QUIET
 
@@ -115,9 +117,9 @@ BROKEN: dict[str, tuple[Damage, str, str]] = {
     "a tokenizer that is cut": (write("tokenizer.json", '{"model":'), "tokenizer.json", "JSON"),
     "a tokenizer without a model": (write("tokenizer.json", "{}"), "tokenizer.json", "a tokenizer"),
     "a tokenizer of another class": (
-        edit("tokenizer_config.json", tokenizer_class="T5"),
+        edit("tokenizer_config.json", tokenizer_class="T5TokenizerFast"),
         "tokenizer_config.json",
-        "T5",
+        "T5TokenizerFast",
     ),
     "a tokenizer of the checkpoint's own code": (
         edit(
@@ -137,10 +139,13 @@ BROKEN: dict[str, tuple[Damage, str, str]] = {
         "added_tokens.json",
         "<new>: expected a whole number",
     ),
-    "a template of another name": (
-        move("chat_template.jinja", "additional_chat_templates/default.jinja"),
+    "a template beside that does not parse": (
+        lambda c: (
+            move("chat_template.jinja", "additional_chat_templates/default.jinja")(c),
+            write("additional_chat_templates/default.jinja", "{% if %}")(c),
+        ),
         "additional_chat_templates/default.jinja",
-        "expected the chat template in chat_template.jinja",
+        "chat template",
     ),
     "templates without a default": (
         lambda c: (
@@ -190,6 +195,10 @@ def test_what_could_not_answer_is_refused_by_its_file_and_the_old_bundle_stays(
 
 
 ANSWERS: dict[str, Damage] = {
+    "a default template among the additional ones": move(
+        "chat_template.jinja", "additional_chat_templates/default.jinja"
+    ),
+    "a tokenizer of a class that nothing knows": edit("tokenizer_config.json", tokenizer_class="Unheard-Of"),
     "a template that takes no system turn": template(
         "{%- elif message.role in ['system', 'user'] -%}",
         "{%- elif message.role == 'system' -%}{{- raise_exception('no system') -}}{%- elif message.role == 'user' -%}",
@@ -203,7 +212,9 @@ ANSWERS: dict[str, Damage] = {
 @pytest.mark.parametrize("change", ANSWERS)
 def test_what_answers_is_exported(checkpoint: Path, tmp_path: Path, change: str) -> None:
     ANSWERS[change](checkpoint)
-    export(checkpoint, tmp_path / "bundle", progress=QUIET)
+    manifest = export(checkpoint, tmp_path / "bundle", progress=QUIET)
+    Preprocessor.from_folder(tmp_path / "bundle")
+    assert compare_files(tmp_path / "bundle", manifest, checkpoint) == []
 
 
 def test_the_class_s_own_font_is_copied_where_none_is_named(checkpoint: Path, tmp_path: Path) -> None:

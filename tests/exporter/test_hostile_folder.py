@@ -147,12 +147,14 @@ def test_a_link_in_an_interrupted_builds_folder_is_refused(tmp_path):
     assert (tmp_path / "key").read_text() == "secret"
 
 
-def test_a_link_out_of_the_checkpoint_is_not_copied(tmp_path):
+@pytest.mark.parametrize("link", ["chat_template.jinja", "additional_chat_templates"])
+def test_a_link_out_of_the_checkpoint_is_not_copied(tmp_path, link):
     checkpoint = shutil.copytree(MINI, tmp_path / "checkpoint")
-    (tmp_path / "secret").write_text("secret")
-    (checkpoint / "chat_template.jinja").unlink()
-    (checkpoint / "chat_template.jinja").symlink_to(tmp_path / "secret")
-    with pytest.raises(InvalidFile, match="chat_template.jinja: expected a file in the checkpoint, found a link"):
+    (tmp_path / "elsewhere").mkdir()
+    shutil.move(checkpoint / "chat_template.jinja", tmp_path / "elsewhere" / "default.jinja")
+    target = tmp_path / "elsewhere" / ("default.jinja" if link.endswith(".jinja") else "")
+    (checkpoint / link).symlink_to(target)
+    with pytest.raises(InvalidFile, match=r"\.jinja: expected a file in the checkpoint, found a link"):
         export(checkpoint, tmp_path / "bundle", progress=QUIET)
     assert not (tmp_path / "bundle").exists()
 

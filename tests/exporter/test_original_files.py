@@ -153,6 +153,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no tokenizer": (remove("tokenizer.model"), ("original/tokenizer.model", "SentencePiece")),
     "no tokenizer settings": (remove(TOKENS), (f"original/{TOKENS}", "no file")),
     "damaged tokenizer": (content("tokenizer.model", b"\x0a\xff"), ("tokenizer.model", "SentencePiece")),
+    "a pointer in place of the tokenizer": (
+        content("tokenizer.model", b"version https://git-lfs.example/spec/v1\noid sha256:0\nsize 9\n"),
+        ("original/tokenizer.model", "a git-lfs pointer in place of the file", "git lfs pull"),
+    ),
     "bytes in tokenizer": (
         content("tokenizer.model", b"\x0a\x03\x0a\x01\xff\x12\x02\x18\x02"),
         ("tokenizer.model", "pieces of text", "\\xff"),
@@ -194,6 +198,19 @@ def test_what_is_not_covered_is_refused_in_one_line(tmp_path: Path, original: Pa
     for part in named:
         assert part in message
     assert [path.name for path in tmp_path.iterdir()] == ["original"]
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/default.jinja"])
+def test_a_template_in_a_file_of_its_own(tmp_path: Path, original: Path, name: str) -> None:
+    folder = shutil.copytree(original, tmp_path / "original")
+    template = json.loads((folder / TOKENS).read_text())["chat_template"]
+    change(TOKENS, chat_template=...)(folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(template, encoding="utf-8-sig")  # with a byte-order mark
+    with as_hf_checkpoint(original, ErnieConfig.from_hf(original)) as whole:
+        expected = (whole / "chat_template.jinja").read_text()
+    with as_hf_checkpoint(folder, ErnieConfig.from_hf(folder)) as whole:
+        assert (whole / "chat_template.jinja").read_text() == expected
 
 
 def test_a_file_of_the_original_code_is_never_run(tmp_path: Path, original: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from ernie_export.common.json_fields import read_json
 from ernie_export.common.manifest import Manifest
 from ernie_export.common.processor_settings import IMAGE_PROCESSOR, NESTED_FILE, VIDEO_PROCESSOR
-from ernie_export.exporter.processor_files import find_processor_files
+from ernie_export.exporter.processor_files import bundle_name, find_processor_files
 from ernie_export.graphs.checkpoint.original.files import as_hf_checkpoint
 from ernie_export.graphs.config import ErnieConfig
 
@@ -22,7 +22,7 @@ def compare_files(bundle: Path, manifest: Manifest, checkpoint: Path) -> list[st
     lines = []
     with as_hf_checkpoint(checkpoint, ErnieConfig.from_hf(checkpoint), require_all=False) as folder:
         for path in find_processor_files(folder, require_all=False):
-            copy = bundle / path.name
+            copy = bundle / bundle_name(path)
             if not copy.is_file():
                 lines.append(f"{path.name}: expected the checkpoint's file, found none in the bundle")
             elif copy.read_bytes() == path.read_bytes():

@@ -27,7 +27,7 @@ from ernie_export.common.processor_settings import (
     NESTED_FILE,
     TEMPLATE_FILE,
     VIDEO_PROCESSOR,
-    refuse_default_beside,
+    template_file,
 )
 from ernie_export.runtime.preprocess import video
 from ernie_export.runtime.preprocess.messages import Message, normalise
@@ -65,8 +65,9 @@ class ChatProcessor:
     def from_folder(cls, folder: Path) -> "ChatProcessor":
         """Read the tokenizer's files and the chat template.
 
-        The template is looked for in processor_config.json, chat_template.json, chat_template.jinja, as the reference
-        looks, and last in tokenizer_config.json. Raises InvalidFile where a file is missing or damaged.
+        The template is looked for in processor_config.json, chat_template.json, chat_template.jinja (or
+        additional_chat_templates/default.jinja in its place), as the reference looks, and last in
+        tokenizer_config.json. Raises InvalidFile where a file is missing or damaged.
         """
         folder = Path(folder)
         tokenizer = ChatTokenizer.from_folder(folder)
@@ -232,13 +233,11 @@ def check_counts(kinds: list[str], images: int, videos: int, hints: Mapping[str,
 
 def _find_template(folder: Path, tokenizer: ChatTokenizer) -> tuple[Path, str]:
     """Return the chat template and its file. Raises InvalidFile where there is none, or it is no text."""
-    refuse_default_beside(folder)
     value: Any = None
-    for name in (NESTED_FILE, LEGACY_TEMPLATE_FILE, TEMPLATE_FILE):
-        source = folder / name
+    for source in (folder / NESTED_FILE, folder / LEGACY_TEMPLATE_FILE, template_file(folder)):
         if not source.is_file():
             continue
-        if name == TEMPLATE_FILE:
+        if source.suffix == ".jinja":
             try:
                 value = source.read_text(encoding="utf-8-sig")  # editors of Windows put a mark first
             except (OSError, ValueError) as e:

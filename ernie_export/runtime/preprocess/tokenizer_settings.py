@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from ernie_export.common.json_fields import JsonObject, read_json
+from ernie_export.runtime.preprocess.tokenizer_classes import OTHER_CLASSES
 
 FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -28,7 +29,8 @@ MEDIA_TOKENS = (
 MODEL_FILE = "config.json"
 LLAMA = "LlamaTokenizer"
 MAX_ID = 2**31 - 1
-# Without a class of this name transformers takes tokenizer.json as it stands, as it does for these.
+# For these transformers takes tokenizer.json as it stands, and for names that it does not know. The last two are
+# Baidu's own classes.
 AS_IT_STANDS = ("TokenizersBackend", "PreTrainedTokenizer", "Ernie4_5_VLTokenizer", "Ernie4_5Tokenizer")
 # What the classes write and no token depends on, where tokenizer.json is there.
 BOOKKEEPING = frozenset(
@@ -138,7 +140,8 @@ def is_byte_level(tokenizer: Mapping[str, Any]) -> bool:
 def _is_llama(config: JsonObject, folder: Path) -> bool:
     """Return whether the class is Llama's, by tokenizer_config.json or else config.json, and not TokenizersBackend.
 
-    Raises InvalidFile for another class, or for code of the checkpoint's own.
+    A name in tokenizer_config.json that transformers does not know changes nothing. Raises InvalidFile for a class that
+    it knows, or for code of the checkpoint's own.
     """
     section = config
     if config.get("tokenizer_class") is None and (folder / MODEL_FILE).is_file():
@@ -146,10 +149,13 @@ def _is_llama(config: JsonObject, folder: Path) -> bool:
     name = section.text("tokenizer_class", default=AS_IT_STANDS[0]).removesuffix("Fast")
     if name == LLAMA:
         return True
-    if name not in AS_IT_STANDS:
+    unknown = name not in AS_IT_STANDS
+    if name in OTHER_CLASSES or (unknown and section is not config):
         raise section.error("tokenizer_class", f"{LLAMA} or {AS_IT_STANDS[0]}")
     if name not in AS_IT_STANDS[:2] and "auto_map" in config:
         raise config.error("auto_map", f"no code of the checkpoint's own, as for {LLAMA}")
+    if unknown:
+        config.ignored.append((config.path, "tokenizer_class"))
     return False
 
 

@@ -13,12 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from transformers import LlamaTokenizer
+from transformers.models.auto import tokenization_auto
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from ernie_export.common.errors import InvalidFile
 from ernie_export.runtime.preprocess.chat import ChatProcessor
+from ernie_export.runtime.preprocess.tokenizer_classes import OTHER_CLASSES
+from ernie_export.runtime.preprocess.tokenizer_settings import AS_IT_STANDS, LLAMA
 from tests.paths import MINI
 
 CONFIG = "tokenizer_config.json"
@@ -93,7 +97,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "split_special_tokens": (True, False),
     "tokenizer_class": (
         "LlamaTokenizerFast", "TokenizersBackend", "PreTrainedTokenizerFast", "PreTrainedTokenizer",
-        "Ernie4_5_VLTokenizer", "Ernie4_5Tokenizer", "T5Tokenizer", None,
+        "Ernie4_5_VLTokenizer", "Ernie4_5Tokenizer", "T5Tokenizer", "GPT2TokenizerFast", "Unheard-OfTokenizer",
+        "unheard of", None,
     ),
     "tokenizer_file": ("elsewhere.json",),
     "tokenizer_object": (None,),
@@ -114,9 +119,9 @@ FOREIGN = (
     "tokenizer_type trust_remote_code unsloth_version use_fast"
 ).split()
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]
-# Refused although the class answers: a number is looked up among the tokens' texts; a class whose name is not known is
-# taken for TokenizersBackend whatever it is; a template of the default's name belongs in chat_template.jinja.
-REFUSED = {"bos_token", "tokenizer_class", "additional_chat_templates", "chat template"}
+# Refused although the class answers: a number is looked up among the tokens' texts; other classes build pipelines of
+# their own from tokenizer.json.
+REFUSED = {("bos_token", 3), ("tokenizer_class", "T5Tokenizer"), ("tokenizer_class", "GPT2TokenizerFast")}
 # Read although the class refuses it: what it means is plain.
 READ = {"chat_template.json"}
 # Set by the code around the classes, never by a file.
@@ -180,14 +185,16 @@ def write(folder: Path, key: str, value: Any) -> bool:
     return bool(changed != settings)
 
 
-def problem(folder: Path, where: str, key: str, base: Found, reference: Found | str) -> str:
+def problem(
+    folder: Path, where: str, key: str, base: Found, reference: Found | str, *, may_refuse: bool = False
+) -> str:
     """Return what is wrong with what we make of a folder, or nothing."""
     try:
         found = ours(folder)
     except InvalidFile as e:
         if key not in str(e):
             return f"{where}: refused without its name: {e}"
-        if isinstance(reference, str) or key in REFUSED:
+        if isinstance(reference, str) or may_refuse:
             return ""
         return f"{where}: refused, and the class answers{' the same' if reference == base else ''}: {e}"
     except Exception as e:
@@ -214,7 +221,9 @@ def test_every_key_is_honoured_refused_or_without_effect(
             continue
         count += 1
         where = f"{key} = {'dropped' if value is DROP else json.dumps(value)}"
-        wrong.append(problem(folder, where, key, base, theirs(folder, reference_processor)))
+        may_refuse = not isinstance(value, list | dict) and (key, value) in REFUSED
+        reference = theirs(folder, reference_processor)
+        wrong.append(problem(folder, where, key, base, reference, may_refuse=may_refuse))
     assert not any(wrong), "\n".join(filter(None, wrong))
     assert count > 100
 
@@ -297,6 +306,18 @@ def test_templates_in_the_tokenizer_s_file(
     write(folder, "chat_template", WITHOUT_TEMPLATE[case])
     put(folder, beside)
     assert not problem(folder, case, "chat template", base, theirs(folder, reference_processor))
+
+
+def test_the_classes_that_are_refused_are_those_that_transformers_has() -> None:
+    known = {name for name in tokenization_auto.TOKENIZER_MAPPING_NAMES.values() if name}
+    known |= {name for name in dir(transformers) if name.endswith(("Tokenizer", "TokenizerFast"))}
+    assert {name.removesuffix("Fast") for name in known} - {LLAMA, *AS_IT_STANDS[:2]} == OTHER_CLASSES
+
+
+def test_a_class_that_nothing_knows_is_named(altered: Callable[..., Path]) -> None:
+    folder = altered()
+    write(folder, "tokenizer_class", "Unheard-OfTokenizer")
+    assert ChatProcessor.from_folder(folder).ignored == ((folder / CONFIG, "tokenizer_class"),)
 
 
 @pytest.mark.parametrize("key", ["add_bos_token", "auto_map", "chat_template", "unsloth_version", "use_fast"])

@@ -159,11 +159,11 @@ def test_sources_in_order(tmp_path: Path):
         ([{"role": "assistant", "content": [IMAGE]}], "as many images as the prompt has placeholders .0., found 1"),
         (
             user({"type": "text", "text": "<|IMAGE_PLACEHOLDER|>"}),
-            "as many images as the prompt has placeholders .1., found 0",
+            r"as many images as the prompt has placeholders .1., found 0 \(<\|IMAGE_PLACEHOLDER\|> in a text is one\)",
         ),
         (
             user(IMAGE, {"type": "text", "text": "<|VIDEO_PLACEHOLDER|>"}),
-            "as many videos as the prompt has placeholders .1., found 0",
+            r"as many videos as the prompt has placeholders .1., found 0 \(<\|VIDEO_PLACEHOLDER\|> in a text is one\)",
         ),
     ],
     ids=["in-a-message-that-shows-none", "a-typed-placeholder", "a-typed-video-placeholder"],

@@ -11,8 +11,10 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from ernie_export.common import git_lfs
 from ernie_export.common.errors import InvalidFile
 from ernie_export.common.json_fields import JsonObject, one_line, read_json
+from ernie_export.common.processor_settings import template_file
 from ernie_export.graphs.checkpoint.original.config import check_fixed
 from ernie_export.graphs.config import ErnieConfig
 
@@ -133,9 +135,13 @@ def from_sentencepiece(path: Path) -> Tokenizer:
 
     model = schema.ModelProto()  # type: ignore[attr-defined]  # made at run time
     try:
-        model.ParseFromString(path.read_bytes())
+        content = path.read_bytes()
     except OSError as e:
         raise InvalidFile(path, "a SentencePiece model", e.strerror) from e
+    if git_lfs.is_pointer(content):
+        raise InvalidFile(path, "a SentencePiece model", git_lfs.FOUND, hint=git_lfs.HINT)
+    try:
+        model.ParseFromString(content)
     except Exception as e:  # protobuf's DecodeError
         raise InvalidFile(path, "a SentencePiece model", one_line(" ".join(str(e).split()))) from e
     kind = schema.TrainerSpec.ModelType.Name(model.trainer_spec.model_type)  # type: ignore[attr-defined]
@@ -199,12 +205,12 @@ def check_ids(backend: Tokenizer, folder: Path, config: ErnieConfig) -> None:
 
 def chat_template(folder: Path, settings: JsonObject) -> str:
     """Return the checkpoint's own template, with our tokens where the original marks images and videos."""
-    path = folder / "chat_template.jinja"
+    path = template_file(folder)
     older = folder / "chat_template.json"
     template = settings.members.get("chat_template")
     if path.is_file():
         try:
-            template = path.read_text(encoding="utf-8")
+            template = path.read_text(encoding="utf-8-sig")  # editors of Windows put a mark first
         except (OSError, ValueError) as e:
             raise InvalidFile(path, "a chat template", one_line(" ".join(str(e).split()))) from e
     elif older.is_file():
