@@ -14,6 +14,7 @@ from ernie_export.common.manifest import Manifest
 from ernie_export.exporter import replace as bundle
 from ernie_export.exporter.output_layout import LAYOUTS
 from ernie_export.exporter.triton_repository import BUNDLE
+from ernie_export.runtime.serving.media_limits import MediaLimits
 from ernie_export.runtime.serving.triton_backend import Settings
 from tests.paths import MINI
 
@@ -47,6 +48,7 @@ def test_the_parameters_are_those_that_the_backend_knows(repository):
     words = [line.split('"') for line in text.splitlines() if "string_value" in line]
     settings = Settings.from_parameters({line[1]: line[3] for line in words})
     assert (settings.device, settings.max_requests, settings.media_folder) == ("cpu", 80, None)
+    assert settings.media == MediaLimits()
 
 
 def test_it_replaces_a_repository_and_nothing_else(repository, tmp_path):

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime import load
+from ernie_export.runtime.serving.media_limits import MediaLimits
 from ernie_export.runtime.serving.ray_app import Options, Replica, build
 
 KEY = "a-key-of-sixteen-characters"
@@ -158,6 +159,14 @@ def test_replicas_with_keys_answer_to_any_name_unless_some_are_listed(ask_host, 
     assert ask_host("models.example", KEY, **keys) == 200
     assert ask_host("models.example", **keys) == 401
     assert ask_host("other.example", KEY, **keys, allowed_hosts=("models.example",)) == 403
+
+
+def test_the_limit_on_an_images_pixels_reaches_what_decodes(bundle):
+    replica = Replica(Options(bundle=bundle, kv_cache_gib=0.1, max_image_pixels=300_000_000))
+    settings = replica.__serve_build_asgi_app__().state.service.settings
+    assert settings.media == MediaLimits(max_image_pixels=300_000_000, max_pixels=300_000_000)
+    assert replica.model.preprocessor.images.max_source_pixels == 300_000_000
+    assert Options(bundle=bundle).max_image_pixels == 50_000_000
 
 
 def test_options_become_ray_serves(bundle):

@@ -35,6 +35,11 @@ class MediaLimits:
         for name, value in vars(self).items():
             check_positive(name, value)
 
+    @classmethod
+    def with_image_pixels(cls, max_image_pixels: int) -> "MediaLimits":
+        """Return the default limits with another one on an image, which also raises that of a request below it."""
+        return cls(max_image_pixels=max_image_pixels, max_pixels=max(cls.max_pixels, max_image_pixels))
+
     def check_count(self, count: int) -> None:
         """Raise InvalidMedia if a request has more images and videos than allowed."""
         if count > self.max_items:

@@ -18,6 +18,7 @@ from ernie_export.runtime.scheduler_config import SchedulerConfig
 from ernie_export.runtime.serving.http.app import create_app
 from ernie_export.runtime.serving.http.guard import read_keys
 from ernie_export.runtime.serving.http.settings import LOOPBACK_HOSTS, Settings
+from ernie_export.runtime.serving.media_limits import MediaLimits
 
 
 class Options(BaseModel):
@@ -37,6 +38,7 @@ class Options(BaseModel):
         rows: Sequences of a replica that decode together.
         queue: Requests of a replica that wait; more are refused with 429.
         kv_cache_gib: Most memory of a replica's KV cache, in GiB.
+        max_image_pixels: Most pixels of one image.
         api_key_file: File of API keys, at the same path on every machine.
         allowed_hosts: Names by which clients call the proxy, besides localhost; any if there are keys and none is
             listed.
@@ -56,6 +58,7 @@ class Options(BaseModel):
     rows: int = Field(default=16, ge=1)
     queue: int = Field(default=64, ge=1)
     kv_cache_gib: float = Field(default=4, gt=0)
+    max_image_pixels: int = Field(default=MediaLimits.max_image_pixels, ge=1)
     api_key_file: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
 
@@ -96,7 +99,13 @@ class Replica:
             kv_cache_bytes=int(options.kv_cache_gib * 2**30),
         )
         threads = options.threads or max(1, int(options.cpus))
-        self.model = load(options.bundle, threads=threads, scheduler_config=config, device=device)
+        self.model = load(
+            options.bundle,
+            threads=threads,
+            max_image_pixels=options.max_image_pixels,
+            device=device,
+            scheduler_config=config,
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the application of this replica.
@@ -112,6 +121,7 @@ class Replica:
             api_keys=api_keys,
             hosts=None if any_host else (*LOOPBACK_HOSTS, *(name.lower() for name in options.allowed_hosts)),
             max_requests=options.rows + options.queue,
+            media=MediaLimits.with_image_pixels(options.max_image_pixels),
         )
         self.application = create_app(self.model, settings)
         return self.application

@@ -34,7 +34,6 @@ from ernie_export.runtime.serving.untrusted_media import confine, count_media
 POLL = 0.05  # seconds between two checks whether a request was cancelled
 PREPARING = 2  # requests whose images and videos are decoded at a time
 PREPARE_SECONDS = 300.0  # for decoding the videos of a request without a timeout
-MEDIA = MediaLimits()
 MAX_FEATURE_BYTES = 4 * 2**30  # of the images and videos that requests hold together
 MAX_OPTIONS_BYTES = 64 * 1024
 FULL = "too many requests wait: try again later"
@@ -49,19 +48,21 @@ class Settings:
         device: "cpu" or "cuda".
         scheduler_config: The limits of the scheduler.
         max_requests: Requests that are answered or wait.
+        media: The limits on the images and videos of one request.
         media_folder: The folder of files that messages may name; None if they may name none.
     """
 
     device: str
     scheduler_config: SchedulerConfig
     max_requests: int
+    media: MediaLimits
     media_folder: Path | None
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> "Settings":
         """Read the parameters; those in capitals are Triton's own. Raises InvalidValue for a missing or wrong one."""
         values = {name: value for name, value in parameters.items() if not name.isupper()}
-        known = {"device", "rows", "waiting", "kv_cache_gib", "media_folder"}
+        known = {"device", "rows", "waiting", "kv_cache_gib", "max_image_pixels", "media_folder"}
         for name in sorted(values.keys() ^ known):
             found = "no such parameter" if name in known else "an unknown one"
             raise InvalidValue(f"config.pbtxt: {name}", f"the parameters {', '.join(sorted(known))}", found)
@@ -75,13 +76,15 @@ class Settings:
         folder = Path(values["media_folder"]).resolve() if values["media_folder"] else None
         if folder and not folder.is_dir():
             raise InvalidValue("config.pbtxt: media_folder", "a folder", f"none at {folder}")
-        if number("rows") < 1:
-            raise InvalidValue("config.pbtxt: rows", "a whole number of at least 1", number("rows"))
+        for name in ("rows", "max_image_pixels"):
+            if number(name) < 1:
+                raise InvalidValue(f"config.pbtxt: {name}", "a whole number of at least 1", number(name))
         max_requests = number("rows") + number("waiting")
         scheduler_config = SchedulerConfig(
             max_num_seqs=number("rows"), max_queue=max_requests, kv_cache_bytes=number("kv_cache_gib", 2**30)
         )
-        return cls(values["device"], scheduler_config, max_requests, folder)
+        media = MediaLimits.with_image_pixels(number("max_image_pixels"))
+        return cls(values["device"], scheduler_config, max_requests, media=media, media_folder=folder)
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,14 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         self.settings = Settings.from_parameters({name: entry["string_value"] for name, entry in parameters.items()})
         bundle = Path(args["model_repository"], args["model_version"], "bundle")
-        self.model = load(bundle, device=self.settings.device, scheduler_config=self.settings.scheduler_config)
-        self.pool = MediaPool(bundle, PREPARING, MEDIA.worker_memory)
+        media = self.settings.media
+        self.model = load(
+            bundle,
+            max_image_pixels=media.max_image_pixels,
+            device=self.settings.device,
+            scheduler_config=self.settings.scheduler_config,
+        )
+        self.pool = MediaPool(bundle, PREPARING, media.worker_memory)
         self.pool.start()
         self.slots = threading.BoundedSemaphore(self.settings.max_requests)
         self.preparing = threading.Semaphore(PREPARING)
@@ -163,8 +172,9 @@ class TritonPythonModel:
         """Read, decode, tokenize and encode the messages of a request. Raises UserError, Cancelled."""
         deadline = time.monotonic() + (request.timeout or PREPARE_SECONDS)
         with self.turn(deadline, ended) if count_media(request.messages) else nullcontext():
-            messages = confine(request.messages, self.settings.media_folder, MEDIA.max_file_bytes)
-            return prepare_request(self.model, messages, MEDIA, deadline, self.pool, cancelled=ended)
+            media = self.settings.media
+            messages = confine(request.messages, self.settings.media_folder, media.max_file_bytes)
+            return prepare_request(self.model, messages, media, deadline, self.pool, cancelled=ended)
 
     @contextmanager
     def turn(self, deadline: float, ended: Callable[[], bool]) -> Iterator[None]:

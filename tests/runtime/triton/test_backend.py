@@ -1,6 +1,7 @@
 """A bundle behind a real tritonserver: answers as the model's own, together, streamed; refusals, cancellation."""
 
 import base64
+import io
 import json
 import time
 import urllib.error
@@ -8,11 +9,13 @@ import urllib.request
 from dataclasses import asdict
 
 import pytest
+from PIL import Image
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime import load
 from ernie_export.runtime.scheduler import QueueFull
 from ernie_export.runtime.scheduler_config import SchedulerConfig
+from ernie_export.runtime.serving.media_limits import MediaLimits
 from ernie_export.runtime.serving.triton_backend import FULL, ByteBudget, Settings
 from tests.hostile_media import slow_jpeg
 from tests.paths import ROOT
@@ -112,6 +115,13 @@ def test_requests_are_decoded_together(client):
     assert len(answers["long"]) == 399
 
 
+def blank(width: int, height: int) -> str:
+    """A picture of few bytes as a data URI."""
+    out = io.BytesIO()
+    Image.new("1", (width, height)).save(out, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
 REFUSALS = {
     "too large": (
         b'[{"role": "user", "content": "' + b"a" * 2**25 + b'"}]',
@@ -137,6 +147,11 @@ REFUSALS = {
         [{"role": "user", "content": [{"type": "image", "url": "data:image/png;base64,aaaa"}]}],
         {},
         "expected an image (PNG, JPEG, WEBP, GIF, BMP), found a file of another format",
+    ),
+    "too many pixels": (
+        [{"role": "user", "content": [{"type": "image", "url": blank(10_000, 6_000)}]}],
+        {},
+        "expected at most 50000000 pixels, found 10000×6000",
     ),
     "a playlist": (
         [{"role": "user", "content": [{"type": "video", "url": "data:video/mp4;base64,I0VYVE0zVQ=="}]}],
@@ -236,12 +251,17 @@ def test_a_backend_for_another_numpy_is_refused_on_loading(repository, serving, 
     assert "expected a Python backend built for NumPy 2, or NumPy 1.26" in (tmp_path / "log").read_text()
 
 
-GIVEN = {"device": "cpu", "rows": "4", "waiting": "9", "kv_cache_gib": "0.5", "media_folder": ""}
+GIVEN = {
+    "device": "cpu", "rows": "4", "waiting": "9", "kv_cache_gib": "0.5", "max_image_pixels": "300e6",
+    "media_folder": "",
+}  # fmt: skip
 
 
 def test_settings_are_the_parameters_of_config_pbtxt():
     settings = Settings.from_parameters(GIVEN | {"FORCE_CPU_ONLY_INPUT_TENSORS": "no"})
-    assert settings == Settings("cpu", SchedulerConfig(max_num_seqs=4, max_queue=13, kv_cache_bytes=2**29), 13, None)
+    config = SchedulerConfig(max_num_seqs=4, max_queue=13, kv_cache_bytes=2**29)
+    media = MediaLimits(max_image_pixels=300_000_000, max_pixels=300_000_000)
+    assert settings == Settings("cpu", config, 13, media=media, media_folder=None)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +269,7 @@ def test_settings_are_the_parameters_of_config_pbtxt():
     [
         ({"rows": "four"}, "config.pbtxt: rows: expected a number, found 'four'"),
         ({"rows": "0"}, "config.pbtxt: rows: expected a whole number of at least 1, found 0"),
+        ({"max_image_pixels": "0"}, "config.pbtxt: max_image_pixels: expected a whole number of at least 1, found 0"),
         ({"kv_cache_gib": "nan"}, "config.pbtxt: kv_cache_gib: expected a number, found 'nan'"),
         ({"kvcache": "1"}, "config.pbtxt: kvcache: expected the parameters device, kv_cache_gib,"),
         ({"media_folder": "/nowhere"}, "config.pbtxt: media_folder: expected a folder, found none at /nowhere"),
