@@ -1,5 +1,6 @@
 """ernie-chat on the exported mini bundle: through a pipe, and typed at a real pseudo-terminal."""
 
+import base64
 import json
 import os
 import re
@@ -86,6 +87,14 @@ def test_two_pictures_are_asked_about_together(piped):
     assert (code, out) == (0, ["the second"])
 
 
+@pytest.mark.parametrize("form", ["file://{path}", "FILE:{path}", "data:image/png;base64,{base64}", "{base64}"])
+def test_an_image_by_its_address_or_in_base64(piped, form):
+    path = MEDIA / "shapes.png"
+    source = form.format(path=path, base64=base64.b64encode(path.read_bytes()).decode())
+    code, out, err = piped(f"/image {source}", "What colour is the triangle?")
+    assert (code, out, err) == (0, ["red"], [])
+
+
 def test_what_cannot_be_served_is_one_line_and_the_chat_goes_on(piped, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "half.mp4").write_bytes((MEDIA / "passing.mp4").read_bytes()[:900])
@@ -96,6 +105,10 @@ def test_what_cannot_be_served_is_one_line_and_the_chat_goes_on(piped, tmp_path)
         "/image empty.jpg": "empty.jpg: expected an image, found an empty file",
         "/image .": ": expected an image, found a folder",
         "/image ~nobody-here/a.png": "~nobody-here/a.png: expected an image, found no such file",
+        "/image https://models.example/a.png": "/image: expected a local path (nothing is fetched), found https://",
+        "/image file://elsewhere/a.png": "/image: expected a local path (nothing is fetched), found file://elsewhere",
+        "/image data:image/png;base64,!": "/image: expected a data URI or base64",
+        "/image data:;base64,AAAA": "the given bytes: expected an image, found a file of another format",
         "/video half.mp4": "half.mp4: expected a video file",
         f"/video {MEDIA}": "expected a video, found a folder",
         "/image": "/image: expected PATH after it, found nothing",

@@ -43,12 +43,29 @@ class Chat:
         self.messages = messages
         self._own_files.add(path.absolute())
 
-    def attach(self, kind: str, path: Path) -> str:
-        """Attach an "image" or a "video" to the next question and describe it. Raises InvalidMedia for a bad file."""
-        (frames, rows, columns), tokens = self._model.preprocessor.measure(kind, path)
-        self._attached.append({"type": kind, "path": str(path.absolute())})
+    def attach(self, kind: str, source: str | Path) -> str:
+        """Attach an "image" or a "video" to the next question and describe it.
+
+        Args:
+            kind: "image" or "video".
+            source: A path, or as text a file: address, a data URI or base64.
+
+        Raises:
+            InvalidValue: The text is none of these.
+            InvalidMedia: The image or video cannot be read.
+        """
+        from ernie_export.runtime.preprocess.messages import path_or_bytes
+
+        file = path_or_bytes(source, f"/{kind}")
+        (frames, rows, columns), tokens = self._model.preprocessor.measure(kind, file)
+        if isinstance(file, Path):
+            name = file.name
+            self._attached.append({"type": kind, "path": str(file.absolute())})
+        else:
+            name = f"the given {kind}"
+            self._attached.append({"type": kind, "url": source})
         size = f"{rows}×{columns} patches"
-        return f"{path.name}: {size if kind == 'image' else f'{frames} frames of {size}'}, {tokens} tokens"
+        return f"{name}: {size if kind == 'image' else f'{frames} frames of {size}'}, {tokens} tokens"
 
     def reset(self) -> None:
         """Forget the conversation and what is attached."""

@@ -110,7 +110,7 @@ def run_command(chat: Chat, line: str) -> None:
     if bool(arguments) != bool(metavar):
         raise InvalidValue(name, f"{metavar or 'nothing'} after it", arguments[0] if arguments else "nothing")
     if name in ("/image", "/video"):
-        print_status(chat.attach(name[1:], parse_path(arguments[0])))
+        print_status(chat.attach(name[1:], parse_source(arguments[0])))
     elif name == "/save":
         chat.save(parse_path(arguments[0]))
         print_status(f"{arguments[0]}: written")
@@ -125,6 +125,13 @@ def print_help() -> None:
     """Print the commands, one a line."""
     for name, (metavar, text) in COMMANDS.items():
         print(f"{f'{name} {metavar}':<14}{text}")
+
+
+def parse_source(text: str) -> str | Path:
+    """Return an address, a data URI or base64 as it is, anything else as a path."""
+    from ernie_export.runtime.preprocess.messages import is_address
+
+    return text if is_address(text) else parse_path(text)
 
 
 def parse_path(text: str) -> Path:

@@ -247,7 +247,7 @@ class Preprocessor:
             pixels["video"], grids["video"] = self.videos.pack(videos)
         return pixels, grids
 
-    def measure(self, kind: str, source: str | Path) -> tuple[tuple[int, int, int], int]:
+    def measure(self, kind: str, source: Path | bytes) -> tuple[tuple[int, int, int], int]:
         """Return the grid (t, h, w) in patches of an "image" or a "video", and its number of prompt tokens.
 
         Raises InvalidMedia for a file that cannot be read.

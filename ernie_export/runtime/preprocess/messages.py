@@ -161,8 +161,7 @@ def media(messages: Sequence[Message], base: Path | None = None) -> Media:
 def _image(value: Any, key: str, where: str, base: Path | None) -> ImageSource:
     if isinstance(value, Image.Image | bytes):
         return value
-    inline = _inline(value, where, always=key == "base64")
-    return _path(value, where, base, "a local path or an image") if inline is None else inline
+    return path_or_bytes(value, where, base, expected="a local path or an image", always=key == "base64")
 
 
 def _video(value: Any, where: str, base: Path | None) -> VideoSource | SampledVideo:
@@ -172,18 +171,32 @@ def _video(value: Any, where: str, base: Path | None) -> VideoSource | SampledVi
         if all(isinstance(frame, Image.Image) or hasattr(frame, "__array_interface__") for frame in value):
             return value
         raise InvalidValue(where, "frames as images or arrays", type(value[0]).__name__)
-    inline = _inline(value, where)
-    return _path(value, where, base, "a local path or a list of frames") if inline is None else inline
+    return path_or_bytes(value, where, base, expected="a local path or a list of frames")
 
 
-def _inline(value: Any, where: str, always: bool = False) -> bytes | None:
-    """Return the bytes of a data URI or base64, None for anything else. Raises InvalidValue for a damaged one."""
-    if not isinstance(value, str):
-        return None
-    try:
-        return inline_bytes(value, always)
-    except ValueError as e:
-        raise InvalidValue(where, "a data URI or base64", e) from e
+def path_or_bytes(
+    value: Any, where: str, base: Path | None = None, *, expected: str = "a local path", always: bool = False
+) -> Path | bytes:
+    """Return the path of a file, or the bytes of a data URI or base64.
+
+    Args:
+        value: A path, a `file:` address, a data URI or base64.
+        where: What names it in errors.
+        base: Where relative paths start; None for the working folder.
+        expected: What an error says was expected.
+        always: Whether it must be base64 or a data URI.
+
+    Raises:
+        InvalidValue: It is none of these, a damaged data URI, or an address that would be fetched.
+    """
+    if isinstance(value, str):
+        try:
+            inline = inline_bytes(value, always)
+        except ValueError as e:
+            raise InvalidValue(where, "a data URI or base64", e) from e
+        if inline is not None:
+            return inline
+    return _path(value, where, base, expected)
 
 
 def _frame_rate(part: Mapping[str, Any], where: str) -> float | None:
@@ -191,6 +204,11 @@ def _frame_rate(part: Mapping[str, Any], where: str) -> float | None:
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e6):
         raise InvalidValue(f"{where}.fps", "frames a second", _describe(part, "fps"))
     return rate
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text in place of a path is an address, a data URI or base64."""
+    return "://" in text or text[:5].lower() in ("file:", "data:") or inline_bytes(text) is not None
 
 
 def _path(value: Any, where: str, base: Path | None, expected: str) -> Path:
