@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ROOT / "tests" / "programs"  # run by tests in processes of their own
 MINI = ROOT / "examples" / "mini-ernie"
 MEDIA = ROOT / "examples" / "media"
+CASES = ROOT / "tests" / "cases"  # media as devices write them
 
 
 def tensorrt_api(version: str = "") -> Path:

@@ -17,9 +17,8 @@ from transformers.video_utils import load_video
 
 from ernie_export.runtime.preprocess.image import ImageProcessor
 from ernie_export.runtime.preprocess.video import VideoProcessor
-from tests.paths import MINI, ROOT
+from tests.paths import CASES, MINI, ROOT
 
-CASES = ROOT / "tests" / "cases"
 DOCS = ROOT / "docs" / "reference" / "media.md"
 
 

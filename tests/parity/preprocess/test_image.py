@@ -1,11 +1,13 @@
 """Pictures, bit for bit against Ernie4_5_VLMoeImageProcessorPil."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ernie_export.common.errors import InvalidMedia
 from ernie_export.runtime.preprocess.image import ImageProcessor
 
 DEFAULT_SIZE = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 6177}
@@ -138,6 +140,21 @@ def test_a_picture_above_the_default_limit(altered, reference):
     picture = noise(np.random.default_rng(1), "RGB", largest=200).resize((3000, 1700))
     assert_same(ours([picture]), theirs([picture], return_tensors="np"))
     assert 24_000 < len(ours([picture])[0]) <= 28 * 28 * 6177 // 14**2
+
+
+@pytest.mark.slow
+def test_a_picture_that_pillow_takes_for_a_bomb(altered, reference, tmp_path: Path):
+    """Of 108 million pixels: refused by default with the number, and read as the reference reads it once allowed."""
+    folder = altered(image={"size": DEFAULT_SIZE})
+    picture = Image.new("RGB", (12_000, 9_000), "white")
+    picture.paste((200, 30, 40), (3_000, 2_000, 9_001, 5_003))
+    picture.save(tmp_path / "large.png", compress_level=1)
+    with pytest.raises(InvalidMedia, match="expected at most 89478485 pixels, found 12000×9000"):
+        ImageProcessor.from_folder(folder).load(tmp_path / "large.png")
+    ours = replace(ImageProcessor.from_folder(folder), max_source_pixels=12_000 * 9_000)
+    found = ours([ours.load(tmp_path / "large.png")])
+    assert_same(found, reference(folder)([picture], return_tensors="np"))
+    assert found[1].tolist() == [[1, 136, 180]]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,7 @@ from ernie_export.common.errors import InvalidMedia
 from ernie_export.runtime.preprocess.image import ImageProcessor
 from ernie_export.runtime.preprocess.orientation import upright
 from ernie_export.runtime.preprocess.video import SampledVideo, VideoProcessor
-from tests.paths import MINI, ROOT
-
-CASES = ROOT / "tests" / "cases"
+from tests.paths import CASES, MINI
 
 
 def load(name: str) -> SampledVideo:

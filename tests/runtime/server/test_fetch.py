@@ -9,6 +9,7 @@ from typing import Any
 import httpcore2
 import pytest
 
+from ernie_export import __version__
 from ernie_export.runtime.serving.http.errors import ApiError
 from ernie_export.runtime.serving.http.fetch import Fetcher, _redirected, is_public
 
@@ -37,7 +38,10 @@ class Pictures(BaseHTTPRequestHandler):
         elif self.path == "/missing":
             status, body = 404, b"no such picture"
         assert isinstance(self.server, Web)
+        if self.path == "/named" and not self.headers.get("User-Agent", "").startswith("ernie-export/"):
+            status, body = 403, b"who are you?"
         self.server.seen.append((self.path, self.headers["Host"]))
+        self.server.agents.append(self.headers.get_all("User-Agent", []))
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -66,11 +70,12 @@ class Pictures(BaseHTTPRequestHandler):
 
 
 class Web(ThreadingHTTPServer):
-    """A server that notes the path and the Host header of each request."""
+    """A server that notes the path, the Host header and the User-Agents of each request."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.seen: list[tuple[str, str | None]] = []
+        self.agents: list[list[str]] = []
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +127,14 @@ def test_a_picture_from_an_allowed_host(web):
     found, network = fetch(web, "http://Pictures.TEST./a%20b?x=ä")
     assert found == PICTURE and network.connected == [(PUBLIC, 80)]
     assert web.seen[-1] == ("/a%20b?x=%C3%A4", "pictures.test")
+
+
+@pytest.mark.parametrize("path", ["named", "moved"])
+def test_a_host_learns_who_asks(web, path):
+    begin = len(web.agents)
+    found, _ = fetch(web, f"http://pictures.test/{path}")
+    assert found == PICTURE
+    assert web.agents[begin:] == [[f"ernie-export/{__version__}"]] * (2 if path == "moved" else 1)
 
 
 def test_a_redirect_is_followed(web):
