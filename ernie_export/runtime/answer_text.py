@@ -73,19 +73,26 @@ class AnswerFormat:
         shown = {id: text for text in SHOWN if (id := chat.tokenizer.special_id(text)) is not None}
         return cls(chat.decode, chat.byte_tokens, shown, ThinkTokens.of(chat.tokenizer))
 
-    def begin(self, prompt: np.ndarray, stop: tuple[str, ...], thinking_token_budget: int | None) -> "AnswerText":
+    def begin(
+        self,
+        prompt: np.ndarray,
+        stop: tuple[str, ...],
+        thinking_token_budget: int | None = None,
+        split_thoughts: bool = True,
+    ) -> "AnswerText":
         """Return what makes text of an answer's tokens.
 
         Args:
             prompt: Ids (S,) of the prompt.
             stop: Strings that end the answer.
             thinking_token_budget: Most tokens of thoughts; None for any number.
+            split_thoughts: Whether thoughts are kept apart from the text.
 
         Raises:
             InvalidValue: The model does not think, and a budget is given.
         """
         text = TextStream(self.decode, stop, self.byte_tokens, self.shown)
-        if self.think is None:
+        if self.think is None or not split_thoughts:
             if thinking_token_budget is not None:
                 raise InvalidValue("thinking_token_budget", "a tokenizer with </think>", "a model that does not think")
             return AnswerText(text)

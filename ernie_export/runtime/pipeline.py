@@ -255,10 +255,13 @@ class Model:
         """Preprocess a conversation and encode its media. Return a sequence that is ready for a `Batch`."""
         return self.begin(self.prompt(self.preprocessor.prepare(messages, variables=variables)), params)
 
-    def begin(self, prompt: Prompt, params: SamplingParams) -> Sequence:
-        """Return a sequence for one answer to a prompt, ready for a `Batch`. Any number of them may share a prompt."""
+    def begin(self, prompt: Prompt, params: SamplingParams, split_thoughts: bool = True) -> Sequence:
+        """Return a sequence for one answer to a prompt, ready for a `Batch`. Any number of them may share a prompt.
+
+        `split_thoughts`: whether thoughts are kept apart from the text.
+        """
         eos = frozenset(self.manifest.model.eos_token_ids)
-        text = self.answers.begin(prompt.input_ids, params.stop, params.thinking_token_budget)
+        text = self.answers.begin(prompt.input_ids, params.stop, params.thinking_token_budget, split_thoughts)
         sampler = Sampler(params, eos, prompt.input_ids)
         positions_left = self.manifest.model.max_positions - len(prompt.input_ids)
         return Sequence(prompt, sampler, text, eos, min(params.max_new_tokens, positions_left))

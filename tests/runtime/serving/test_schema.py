@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from ernie_export.runtime.serving.http.errors import ApiError
-from ernie_export.runtime.serving.http.parse import parse
+from ernie_export.runtime.serving.http.parse import parse_chat
 from ernie_export.runtime.serving.http.schema import ChatRequest
 
 ASKED = [{"role": "user", "content": "Hello"}]
 
 
 def read(**fields: Any) -> ChatRequest:
-    return parse(json.dumps({"messages": ASKED} | fields).encode(), 10**6)
+    return parse_chat(json.dumps({"messages": ASKED} | fields).encode(), 10**6)
 
 
 def content(*parts: Any) -> dict[str, Any]:
@@ -62,7 +62,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "a temperature too high": ({"temperature": 3}, "temperature: expected at most 2.0, found 3"),
     "another role": (
         {"messages": [{"role": "robot", "content": "a"}]},
-        "messages.0.role: expected system, developer, user or assistant, found robot",
+        "messages.0.role: expected system, developer, user, assistant or tool, found robot",
     ),
     "a field of another server": ({"dry_multiplier": 1}, "dry_multiplier: unknown field"),
 }
