@@ -9,7 +9,7 @@ are never in memory together.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,7 @@ def verify(
         precision = find_target(manifest.target).precision(manifest.precision)
         traced = device == "cpu" and manifest.engines is None
         tolerance = precision.tolerance if traced else precision.tolerance.on_device()
-        if max_error is not None:
-            tolerance = replace(tolerance, error=max_error, encoder=None)
-        report = Report(precision.name, tolerance)
+        report = Report(precision.name, tolerance.limited(max_error))
         report.files = compare_files(bundle, manifest, checkpoint)
         report.constants = compare_constants(bundle, manifest, checkpoint)
         report.weights = compare_weights(bundle, manifest, checkpoint, show_percent(progress))
@@ -125,7 +123,7 @@ def verify(
         report.losses = {name: probe.error for name, probe in losses.items()}
         progress("PyTorch with the bundle's weights")
         runs = Reference(checkpoint, BundleTensors(bundle, manifest, checkpoint)).run(prompts, tokens)
-    report.probes = compare_probes(runs, inner, prompts, tolerance.every_token)
+    report.probes = compare_probes(runs, inner, prompts, report.tolerance.every_token)
     return report
 
 
