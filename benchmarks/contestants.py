@@ -74,7 +74,8 @@ class Ours:
         from ernie_export.runtime.batch import Batch
         from ernie_export.runtime.preprocess import MediaItem, Prepared
         from ernie_export.runtime.preprocess.positions import rope_positions
-        from ernie_export.runtime.sampling import Sampler, SamplingParams
+        from ernie_export.runtime.sampling import Sampler
+        from ernie_export.runtime.sampling_params import SamplingParams
         from ernie_export.runtime.sequence import Sequence
         from ernie_export.runtime.text_stream import TextStream
 

@@ -17,7 +17,7 @@ from tests.paths import PROGRAMS, ROOT
 
 PACKAGE = "ernie_export"
 # Third-party packages that each extra of pyproject.toml installs, by import name.
-BASE = {"numpy", "PIL", "av", "onnxruntime", "tokenizers", "jinja2", "click", "rich", "prompt_toolkit"}
+BASE = {"numpy", "PIL", "av", "onnxruntime", "tokenizers", "jinja2", "llguidance", "click", "rich", "prompt_toolkit"}
 EXPORT = {"onnx", "onnx_ir", "ml_dtypes", "sentencepiece"}
 PARITY = {"torch", "transformers", "safetensors"}
 SERVE = {"fastapi", "starlette", "pydantic", "pydantic_core", "uvicorn", "prometheus_client", "httpcore2"}

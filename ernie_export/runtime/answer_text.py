@@ -6,6 +6,7 @@ A thinking model writes its thoughts, `</think>`, and the answer, which may stan
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from ernie_export.common.errors import InvalidValue
 from ernie_export.runtime.preprocess.chat import ChatProcessor
 from ernie_export.runtime.preprocess.tokenizer import ChatTokenizer
+from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.text_stream import TextStream, longest_ending
 
 OPEN, CLOSE = "<response>", "</response>"
@@ -56,13 +58,13 @@ class AnswerFormat:
     """What tokens of an answer stand for, by a checkpoint's tokenizer.
 
     Attributes:
-        decode: Ids to text, special tokens left out.
+        decode: Ids to text, special tokens left out unless `skip_special_tokens` is false.
         byte_tokens: Ids of the pieces that stand for single bytes.
         shown: Texts of the special tokens that are part of an answer's text, by their ids.
         think: The tokens around thoughts; None for a model that does not think.
     """
 
-    decode: Callable[[list[int]], str]
+    decode: Callable[..., str]
     byte_tokens: frozenset[int]
     shown: Mapping[int, str]
     think: ThinkTokens | None
@@ -73,35 +75,23 @@ class AnswerFormat:
         shown = {id: text for text in SHOWN if (id := chat.tokenizer.special_id(text)) is not None}
         return cls(chat.decode, chat.byte_tokens, shown, ThinkTokens.of(chat.tokenizer))
 
-    def begin(
-        self,
-        prompt: np.ndarray,
-        stop: tuple[str, ...],
-        thinking_token_budget: int | None = None,
-        split_thoughts: bool = True,
-    ) -> "AnswerText":
-        """Return what makes text of an answer's tokens.
+    def begin(self, prompt: np.ndarray, params: SamplingParams) -> "AnswerText":
+        """Return what makes text of an answer's tokens, for a prompt's ids (S,).
 
-        Args:
-            prompt: Ids (S,) of the prompt.
-            stop: Strings that end the answer.
-            thinking_token_budget: Most tokens of thoughts; None for any number.
-            split_thoughts: Whether thoughts are kept apart from the text.
-
-        Raises:
-            InvalidValue: The model does not think, and a budget is given.
+        Raises InvalidValue where the model does not think, and a budget for thoughts is given.
         """
-        text = TextStream(self.decode, stop, self.byte_tokens, self.shown)
-        if self.think is None or not split_thoughts:
-            if thinking_token_budget is not None:
+        decode = partial(self.decode, skip_special_tokens=params.skip_special_tokens)
+        text = TextStream(decode, params.stop, self.byte_tokens, self.shown, params.include_stop_str_in_output)
+        if self.think is None:
+            if params.thinking_token_budget is not None:
                 raise InvalidValue("thinking_token_budget", "a tokenizer with </think>", "a model that does not think")
             return AnswerText(text)
         return AnswerText(
             text,
             think=self.think,
-            thoughts=TextStream(self.decode, (), self.byte_tokens),
+            thoughts=TextStream(decode, (), self.byte_tokens),
             thinking=self._ends_in_thoughts(prompt, self.think),
-            budget=thinking_token_budget,
+            budget=params.thinking_token_budget,
         )
 
     def _ends_in_thoughts(self, prompt: np.ndarray, think: ThinkTokens) -> bool:
@@ -158,6 +148,11 @@ class AnswerText:
     def reasoning(self) -> str:
         """The thoughts so far."""
         return "".join(piece.reasoning for piece in self._pieces)
+
+    @property
+    def end_of_thoughts(self) -> int | None:
+        """The token up to which thoughts go on; None where the text has begun."""
+        return self._think.end if self._think is not None and self.thinking else None
 
     def forced_token(self) -> int | None:
         """Return the token that has to come next, `</think>` once the budget is spent; None where any may come."""

@@ -10,6 +10,7 @@ from typing import Generic
 import numpy as np
 
 from ernie_export.runtime.answer_text import Piece
+from ernie_export.runtime.constraints.prefetch import MaskPrefetcher
 from ernie_export.runtime.engines import CacheT, ChoosesChunks, Engine, PrefillChunks
 from ernie_export.runtime.sequence import Sequence
 
@@ -65,6 +66,7 @@ class Batch(Generic[CacheT]):
         )
         self.max_cached_tokens = cache_bytes // self._cache.token_bytes or num_slots * max_seq_len
         self._kept: dict[int, np.ndarray] = {}  # identities of finished sequences by slot, least recently used first
+        self._masks = MaskPrefetcher()
         self.running: list[Sequence] = []
         self.entering: Sequence | None = None
 
@@ -136,7 +138,8 @@ class Batch(Generic[CacheT]):
         sequences = list(self.running)
         tokens = np.array([sequence.tokens[-1] for sequence in sequences])
         positions = np.stack([sequence.position for sequence in sequences], axis=1)
-        logits = self._engine.decode(self._cache, tokens, positions)
+        with self._masks.ahead([s.sampler.constraint for s in sequences if s.sampler.constraint is not None]):
+            logits = self._engine.decode(self._cache, tokens, positions)
         pieces = [sequence.take(values) for sequence, values in zip(sequences, logits, strict=True)]
         self._drop_finished()
         return list(zip(sequences, pieces, strict=True))

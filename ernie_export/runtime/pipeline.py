@@ -13,13 +13,16 @@ from ernie_export.common.errors import ContextLengthExceeded
 from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.answer_text import AnswerFormat
+from ernie_export.runtime.constraints.compiler import GrammarCompiler
+from ernie_export.runtime.constraints.grammar import Grammar
 from ernie_export.runtime.engines import Engine, Warmable
 from ernie_export.runtime.engines.ort_cpu import Tap
 from ernie_export.runtime.engines.registry import find_engine
 from ernie_export.runtime.feature_cache import FeatureCache, go_on
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
 from ernie_export.runtime.preprocess.chat import chat_variables
-from ernie_export.runtime.sampling import Sampler, SamplingParams
+from ernie_export.runtime.sampling import Sampler
+from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request, Scheduler
 from ernie_export.runtime.scheduler_config import DEFAULTS, SchedulerConfig
 from ernie_export.runtime.sequence import Prompt, Sequence
@@ -144,6 +147,8 @@ class Model:
         self.features = FeatureCache(engine, manifest.model.spatial_merge_size, config.feature_cache_bytes)
         self.scheduler = Scheduler(engine, config)
         self.answers = AnswerFormat.of(preprocessor.chat)
+        model = manifest.model
+        self.grammars = GrammarCompiler(preprocessor.chat.tokenizer, model.vocab_size, model.eos_token_ids)
 
     def preprocess(self, messages: Messages) -> dict[str, np.ndarray]:
         """Return the arrays that the processor of transformers makes of one conversation, under its names."""
@@ -177,6 +182,8 @@ class Model:
 
         `options` are the fields of `SamplingParams`, and the arguments of `chat_variables`: `enable_thinking`, and
         `tools` for a chat template that has a place for them. `find_tool_calls` reads the calls in an answer's text.
+        With `schema` (a JSON schema as a dict or JSON text, or a pydantic model class) the answer is JSON that matches
+        it, unless `max_new_tokens` cuts it off.
 
         Conversations answered together get the answers that each would get alone: they depend only on their own
         messages, options and seed. (A batch rounds sums in another order, by about 1e-7; two tokens equally likely to
@@ -253,18 +260,38 @@ class Model:
         self, messages: Messages, params: SamplingParams, variables: Mapping[str, Any] | None = None
     ) -> Sequence:
         """Preprocess a conversation and encode its media. Return a sequence that is ready for a `Batch`."""
-        return self.begin(self.prompt(self.preprocessor.prepare(messages, variables=variables)), params)
+        grammar = self.grammar(params)
+        return self.begin(self.prompt(self.preprocessor.prepare(messages, variables=variables)), params, grammar)
 
-    def begin(self, prompt: Prompt, params: SamplingParams, split_thoughts: bool = True) -> Sequence:
+    def grammar(self, params: SamplingParams) -> Grammar | None:
+        """Return the grammar of an answer's form, None for free text. Compiling may take as long as a second.
+
+        Raises InvalidValue for a form that cannot be met, or for a token id that the vocabulary does not have.
+        """
+        params.check_token_ids(self.manifest.model.vocab_size)
+        return None if params.structured_outputs is None else self.grammars.compile(params.structured_outputs)
+
+    def begin(self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None = None) -> Sequence:
         """Return a sequence for one answer to a prompt, ready for a `Batch`. Any number of them may share a prompt.
 
-        `split_thoughts`: whether thoughts are kept apart from the text.
+        Args:
+            prompt: The prompt.
+            params: The options of the answer.
+            grammar: As `grammar(params)` returns it. Thoughts before the answer are free.
         """
-        eos = frozenset(self.manifest.model.eos_token_ids)
-        text = self.answers.begin(prompt.input_ids, params.stop, params.thinking_token_budget, split_thoughts)
-        sampler = Sampler(params, eos, prompt.input_ids)
+        eos = () if params.ignore_eos else self.manifest.model.eos_token_ids
+        ends = frozenset(eos) | frozenset(params.stop_token_ids)
+        text = self.answers.begin(prompt.input_ids, params)
+        tokenizer = self.preprocessor.chat.tokenizer
+        sampler = Sampler(
+            params,
+            ends,
+            prompt.input_ids,
+            bad_words=[ids for word in params.bad_words for ids in tokenizer.bad_word_ids(word)],
+            constraint=None if grammar is None else grammar.start(text.end_of_thoughts, params.ignore_eos),
+        )
         positions_left = self.manifest.model.max_positions - len(prompt.input_ids)
-        return Sequence(prompt, sampler, text, eos, min(params.max_new_tokens, positions_left))
+        return Sequence(prompt, sampler, text, ends, min(params.max_new_tokens, positions_left))
 
     def prompt(self, prepared: Prepared, check: Callable[[], None] = go_on) -> Prompt:
         """Encode the media of a preprocessed conversation and return the decoder's inputs.

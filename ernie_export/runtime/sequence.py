@@ -56,20 +56,20 @@ class Sequence:
         error: What ended it, if `finish_reason` is "error".
     """
 
-    def __init__(self, prompt: Prompt, sampler: Sampler, text: AnswerText, eos: frozenset[int], max_new: int) -> None:
+    def __init__(self, prompt: Prompt, sampler: Sampler, text: AnswerText, ends: frozenset[int], max_new: int) -> None:
         """Start an answer.
 
         Args:
             prompt: The prompt.
             sampler: The sampler of this request alone.
             text: What makes text and thoughts of the tokens.
-            eos: Ids that end the answer.
+            ends: Ids that end the answer.
             max_new: Most generated tokens.
         """
         self.prompt = prompt
         self.sampler = sampler
         self.text = text
-        self.eos = eos
+        self.ends = ends
         self.max_new = max_new
         self.tokens: list[int] = []
         self.logprobs: list[Logprobs] = []
@@ -92,11 +92,13 @@ class Sequence:
         self.tokens.append(token)
         if self.sampler.params.logprobs is not None:
             self.logprobs.append(logprobs(logits, token, self.sampler.params.logprobs))
-        piece = Piece() if token in self.eos else self.text.push(token)
-        if token in self.eos or self.text.stopped or len(self.tokens) == self.max_new:
+        last = token in self.ends
+        shown = not last or self.sampler.params.include_stop_str_in_output
+        piece = self.text.push(token) if shown else Piece()
+        if last or self.sampler.finished or self.text.stopped or len(self.tokens) == self.max_new:
             rest = self.text.finish()  # which may meet a stop string in what was held back
             piece = Piece(piece.text + rest.text, piece.reasoning + rest.reasoning)
-            self.finish_reason = "stop" if token in self.eos or self.text.stopped else "length"
+            self.finish_reason = "stop" if last or self.sampler.finished or self.text.stopped else "length"
         return piece
 
     def num_tokens_reserved(self) -> int:

@@ -38,19 +38,22 @@ class TextStream:
         stop: Iterable[str] = (),
         byte_tokens: frozenset[int] = frozenset(),
         shown: Mapping[int, str] = MappingProxyType({}),
+        include_stop: bool = False,
     ) -> None:
         """Start an empty text.
 
         Args:
-            decode: Ids to text, special tokens left out.
+            decode: Ids to text.
             stop: Strings that end the text.
             byte_tokens: As from `byte_token_ids`, if there are any.
             shown: Texts of the special tokens that are part of the text all the same, by their ids.
+            include_stop: Whether the stop string is part of the text.
         """
         self.stopped = False
         self._shown = shown
         self._decode = decode
         self._byte_tokens = byte_tokens
+        self._include_stop = include_stop
         self._window: list[int] = []
         self._done = 0  # characters of the decoded window that have been taken
         self._finder = _StopFinder(tuple(stop))
@@ -105,11 +108,11 @@ class TextStream:
         """Return what can be shown of the held text and `new`; all of it if this is the last."""
         if self.stopped:
             return ""
-        start = self._finder.feed(new)
+        found = self._finder.feed(new)
         text = self._held + new
-        if start is not None:
+        if found is not None:
             self.stopped = True
-            cut = len(self._held) + start
+            cut = len(self._held) + (found.stop if self._include_stop else found.start)
         else:
             cut = len(text) if last else len(text) - self._finder.partial
         self._held = "" if self.stopped else text[cut:]
@@ -131,8 +134,8 @@ class _StopFinder:
         """Length of the longest ending of the text that begins a stop string."""
         return max(self._matched, default=0)
 
-    def feed(self, text: str) -> int | None:
-        """Read `text`; returns where in it the stop string begins (below 0: in an earlier text), None if none ends."""
+    def feed(self, text: str) -> slice | None:
+        """Read `text`; returns where in it a stop string stands (from below 0: in an earlier text), or None."""
         for position, character in enumerate(text if self.stop else ""):
             for i, (stop, fallback) in enumerate(zip(self.stop, self._fallbacks, strict=True)):
                 matched = self._matched[i]
@@ -143,7 +146,7 @@ class _StopFinder:
                 len(stop) for stop, matched in zip(self.stop, self._matched, strict=True) if len(stop) == matched
             ]
             if complete:
-                return position + 1 - max(complete)
+                return slice(position + 1 - max(complete), position + 1)
         return None
 
     def would_stop(self, text: str) -> bool:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from ernie_export.common.manifest import Manifest
+from ernie_export.runtime.constraints.grammar import Grammar
 from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
-from ernie_export.runtime.sampling import Sampler, SamplingParams
+from ernie_export.runtime.sampling import Sampler
+from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from ernie_export.runtime.sequence import Prompt, Sequence
 from tests.fakes.engine import FakeEngine
@@ -30,12 +32,12 @@ class EchoSampler(Sampler):
 class EchoModel(Model):
     """A model whose answer is what stands after the last "say:" of the prompt, special tokens included."""
 
-    def begin(self, prompt: Prompt, params: SamplingParams, split_thoughts: bool = True) -> Sequence:
-        sequence = super().begin(prompt, params, split_thoughts)
+    def begin(self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None = None) -> Sequence:
+        sequence = super().begin(prompt, params, grammar)
         backend = self.preprocessor.chat.tokenizer.backend
         found = ASKED.match(backend.decode(prompt.input_ids.tolist(), skip_special_tokens=False))
         tokens = backend.encode(found[1], add_special_tokens=False).ids if found else []
-        sequence.sampler = EchoSampler(params, min(sequence.eos), prompt, tokens)
+        sequence.sampler = EchoSampler(params, min(sequence.ends), prompt, tokens)
         return sequence
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig, GenerationMixin
 
 from ernie_export.runtime.logits import DenseLogits
-from ernie_export.runtime.sampling import Sampler, SamplingParams
+from ernie_export.runtime.sampling import Sampler
+from ernie_export.runtime.sampling_params import SamplingParams
 
 EPSILON = 1e-6  # float32 rounding of the reference's softmax and running sum
 

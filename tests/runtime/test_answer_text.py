@@ -5,6 +5,7 @@ import pytest
 
 from ernie_export.runtime.answer_text import AnswerFormat, AnswerText, Piece
 from ernie_export.runtime.preprocess.chat import ChatProcessor
+from ernie_export.runtime.sampling_params import SamplingParams
 from tests.paths import MINI
 
 
@@ -18,7 +19,9 @@ def ids(chat: ChatProcessor, text: str) -> list[int]:
 
 
 def begin(chat: ChatProcessor, prompt: str, stop: tuple[str, ...] = (), budget: int | None = None) -> AnswerText:
-    return AnswerFormat.of(chat).begin(np.array(ids(chat, prompt)), stop, budget)
+    return AnswerFormat.of(chat).begin(
+        np.array(ids(chat, prompt)), SamplingParams(stop=stop, thinking_token_budget=budget)
+    )
 
 
 def read(answer: AnswerText, tokens: list[int]) -> tuple[str, str]:
@@ -57,7 +60,7 @@ def test_thoughts_and_text(chat, prompt, answer, text, reasoning):
 def test_a_tag_that_is_a_special_token_stays_in_the_text(chat):
     answer = begin(chat, "Assistant: ")
     special = {1: "<tool_call>"}
-    shown = AnswerFormat(chat.decode, chat.byte_tokens, special, None).begin(np.array([5]), (), None)
+    shown = AnswerFormat(chat.decode, chat.byte_tokens, special, None).begin(np.array([5]), SamplingParams())
     assert read(shown, [*ids(chat, "a"), 1, *ids(chat, "b")])[0] == "a<tool_call>b"
     assert read(answer, [*ids(chat, "a"), 1, *ids(chat, "b")])[0] == "ab", "other special tokens leave nothing"
 

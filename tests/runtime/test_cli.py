@@ -15,14 +15,10 @@ import pytest
 from ernie_export.common.errors import UserError
 from ernie_export.runtime.cli import run as cli
 from ernie_export.runtime.cli.options import load
-from ernie_export.runtime.sampling import SamplingParams
+from ernie_export.runtime.sampling_params import SamplingParams
 from tests.paths import PROGRAMS
 
 PLAIN = [{"role": "user", "content": [{"type": "text", "text": "Hello?"}]}]
-GREEDY = {
-    "max_new_tokens": 128, "min_new_tokens": 0, "temperature": 0.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0,
-    "seed": None, "stop": (), "logprobs": None,
-}  # fmt: skip
 # Output is buffered, as it is for a user, whatever this test run has set.
 BUFFERED = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PYTHONIOENCODING")}
 
@@ -94,7 +90,7 @@ def program(pieces: list[str], pause: float = 0.0) -> list[str]:
 
 def test_a_question_streams_its_answer(model, ernie_run):
     assert ernie_run("bundle", "Hello?") == (0, "one two\n", "")
-    assert model.asked == PLAIN and model.options == GREEDY and model.closed
+    assert model.asked == PLAIN and SamplingParams(**model.options) == SamplingParams() and model.closed
 
 
 def test_media_keep_the_order_of_the_command_line(model, ernie_run):

@@ -13,7 +13,7 @@ from ernie_export.runtime import Model, Result, load
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine, Tap
 from ernie_export.runtime.logits import DenseLogits
-from ernie_export.runtime.sampling import SamplingParams
+from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from tests.fakes.engine import Delegate
 

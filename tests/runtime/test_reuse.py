@@ -14,7 +14,7 @@ from ernie_export.runtime import Model, load
 from ernie_export.runtime.batch import Batch
 from ernie_export.runtime.feature_cache import digest
 from ernie_export.runtime.kv_cache import HostKVCache
-from ernie_export.runtime.sampling import SamplingParams
+from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.scheduler import Request
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from ernie_export.runtime.sequence import Prompt

@@ -8,7 +8,8 @@ import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime.logits import DenseLogits
-from ernie_export.runtime.sampling import Sampler, SamplingParams
+from ernie_export.runtime.sampling import Sampler
+from ernie_export.runtime.sampling_params import SamplingParams
 
 EOS = (2,)
 

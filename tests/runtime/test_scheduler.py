@@ -10,7 +10,7 @@ import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime import Model, load
-from ernie_export.runtime.sampling import SamplingParams
+from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 

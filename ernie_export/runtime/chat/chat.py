@@ -13,7 +13,7 @@ from ernie_export.runtime.messages_file import Messages, check_text
 
 if TYPE_CHECKING:
     from ernie_export.runtime.pipeline import Model
-    from ernie_export.runtime.sampling import SamplingParams
+    from ernie_export.runtime.sampling_params import SamplingParams
     from ernie_export.runtime.scheduler import Output
 
 

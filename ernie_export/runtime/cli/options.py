@@ -15,7 +15,7 @@ from ernie_export.runtime.scheduler_config import SchedulerConfig
 
 if TYPE_CHECKING:
     from ernie_export.runtime.pipeline import Model
-    from ernie_export.runtime.sampling import SamplingParams
+    from ernie_export.runtime.sampling_params import SamplingParams
 
 GIB = 2**30
 Options = TypeVar("Options")
@@ -100,9 +100,13 @@ class AnswerOptions:
     max_image_pixels: Annotated[int, Flag("Of one image, or of a video's frame.", click.IntRange(1))] = MAX_IMAGE_PIXELS
     require_verified: Annotated[bool, VERIFIED] = False
 
-    def sampling_params(self) -> "SamplingParams":
-        """Return the sampling parameters. Raises InvalidValue for an option out of range."""
-        from ernie_export.runtime.sampling import SamplingParams
+    def sampling_params(self, schema: dict[str, Any] | None = None) -> "SamplingParams":
+        """Return the sampling parameters, for an answer that matches a JSON schema if there is one.
+
+        Raises InvalidValue for an option out of range.
+        """
+        from ernie_export.runtime.sampling_params import SamplingParams
+        from ernie_export.runtime.structured_outputs import StructuredOutputs
 
         return SamplingParams(
             max_new_tokens=self.max_new_tokens,
@@ -113,6 +117,7 @@ class AnswerOptions:
             repetition_penalty=self.repetition_penalty,
             seed=self.seed,
             stop=self.stop,
+            structured_outputs=None if schema is None else StructuredOutputs.from_schema(schema, "--json-schema"),
         )
 
 

@@ -52,7 +52,6 @@ class ChatProcessor:
         byte_tokens: Ids of the pieces that stand for single bytes.
         template_file: Where the template was read.
         ignored: File and key of each setting that changes nothing.
-        source: The text of the chat template.
     """
 
     tokenizer: ChatTokenizer
@@ -61,7 +60,6 @@ class ChatProcessor:
     byte_tokens: frozenset[int]
     template_file: Path
     ignored: tuple[tuple[Path, str], ...]
-    source: str
 
     @classmethod
     def from_folder(cls, folder: Path) -> "ChatProcessor":
@@ -86,7 +84,7 @@ class ChatProcessor:
         if tokenizer.template not in (None, text) and source.name != CONFIG_FILE:
             ignored += ((folder / CONFIG_FILE, "chat_template"),)
         byte_tokens = byte_token_ids(tokenizer.backend.get_vocab())
-        return cls(tokenizer, template, merge, byte_tokens, source, ignored, text)
+        return cls(tokenizer, template, merge, byte_tokens, source, ignored)
 
     def render(
         self,
@@ -173,9 +171,9 @@ class ChatProcessor:
         patches: NDArray[np.int64] = grids.prod(axis=1)
         return patches // (self.merge_size**2 * (video.TEMPORAL_PATCH if kind == "video" else 1))
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids, special tokens left out."""
-        return self.tokenizer.decode([int(i) for i in ids])
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Return the text of token ids, special tokens left out or with their names."""
+        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens)
 
     @property
     def token_ids(self) -> dict[str, int]:

@@ -70,7 +70,7 @@ class ChatTokenizer:
                 ids[key] = index
         return cls(backend, named, media, ids, settings.template, settings.byte_level, settings.ignored)
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         """Return the token ids of a rendered prompt.
 
         The post-processor's special tokens are added, unless the prompt begins with the beginning-of-sequence token:
@@ -79,7 +79,7 @@ class ChatTokenizer:
         The library lets other threads run while it tokenizes a batch, but not while it tokenizes a single text.
         """
         bos = self.named.get("bos_token")
-        special = add_special_tokens and not (bos is not None and text.startswith(bos))
+        special = not (bos is not None and text.startswith(bos))
         return self.backend.encode_batch([text], add_special_tokens=special)[0].ids
 
     def is_longer(self, text: str, max_tokens: int) -> bool:
@@ -103,9 +103,21 @@ class ChatTokenizer:
         added = self.backend.get_added_tokens_decoder().items()
         return next((id for id, token in added if token.special and token.content == text), None)
 
-    def decode(self, ids: list[int]) -> str:
-        """Return the text of token ids, special tokens left out."""
-        return self.backend.decode(ids, skip_special_tokens=True)
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        """Return the text of token ids, special tokens left out or with their names."""
+        return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def bad_word_ids(self, word: str) -> list[list[int]]:
+        """Return the token ids of a word at the beginning of a text and, where they differ in the first, within one.
+
+        Source: `SamplingParams.update_from_tokenizer` (vllm/sampling_params.py).
+        """
+        bare = self.backend.encode(word.lstrip(" "), add_special_tokens=False).ids
+        within = self.backend.encode(" " + word.lstrip(" "), add_special_tokens=False).ids
+        forms = [bare] if bare else []
+        if bare and within[0] != bare[0] and len(within) == len(bare):
+            forms.append(within)
+        return forms
 
 
 def _llama(content: dict[str, Any], settings: TokenizerSettings) -> Tokenizer:

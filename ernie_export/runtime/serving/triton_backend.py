@@ -22,7 +22,7 @@ from ernie_export.common.errors import InvalidValue, Unavailable, UserError
 from ernie_export.common.json_fields import parse_json, parse_json_list
 from ernie_export.runtime.pipeline import load
 from ernie_export.runtime.preprocess.messages import normalise
-from ernie_export.runtime.sampling import SamplingParams
+from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from ernie_export.runtime.serving.body_size import check_size

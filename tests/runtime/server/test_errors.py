@@ -10,7 +10,7 @@ from ernie_export.common.errors import (
     UserError,
     one_printable_line,
 )
-from ernie_export.runtime.sampling import SamplingParams
+from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.serving.http.errors import from_user_error
 
 

@@ -3,13 +3,15 @@
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ernie_export.common.errors import ContextLengthExceeded, InvalidValue, UserError, one_printable_line
+from ernie_export.runtime.sampling_params import SamplingParams
 
 log = logging.getLogger("ernie_export.server")
 
@@ -58,20 +60,14 @@ _RESPONSES: tuple[tuple[type[UserError], int, str], ...] = (
     (ContextLengthExceeded, 400, "context_length_exceeded"),
     (UserError, 400, "invalid_value"),
 )
-# The request's names of the fields of SamplingParams and of the scheduler. Every other error is one of the messages.
+# The request's names of fields of SamplingParams and of the scheduler that have others there.
 _PARAMS = {
     "max_new_tokens": "max_tokens",
     "min_new_tokens": "min_tokens",
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "repetition_penalty": "repetition_penalty",
-    "seed": "seed",
-    "stop": "stop",
     "logprobs": "top_logprobs",
-    "thinking_token_budget": "thinking_token_budget",
     "prompt and answer": "max_tokens",
 }
+_SAME = {"response_format", *(field.name for field in fields(SamplingParams))}
 
 
 def from_user_error(error: UserError) -> ApiError:
@@ -85,7 +81,8 @@ def _param(error: UserError) -> str:
     field = error.field if isinstance(error, InvalidValue) else "messages"
     if field.startswith("messages["):
         return re.sub(r"\[(\d+)\]", r".\1", field)
-    return _PARAMS.get(field, "messages")
+    name = field.split(".")[0]
+    return _PARAMS.get(name, field if name in _SAME else "messages")
 
 
 class ClientGone(Exception):
@@ -106,9 +103,7 @@ def install(app: FastAPI) -> None:
         return error.response()
 
     @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
-        if request.method == "OPTIONS" and error.status_code == 405:  # a balancer's probe; no other origin is allowed
-            return Response(status_code=204, headers=error.headers)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         message = f"{request.method} {request.url.path}: {error.detail}"
         return ApiError(error.status_code, message, headers=error.headers).response()
 

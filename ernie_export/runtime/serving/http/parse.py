@@ -5,21 +5,18 @@ refused too, unless its value has no effect. Null has none in any field.
 """
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import pydantic_core
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from ernie_export.common.errors import InvalidValue
 from ernie_export.common.json_fields import one_line
 from ernie_export.runtime.serving.body_size import check_size
-from ernie_export.runtime.serving.http.completion_schema import CompletionRequest
 from ernie_export.runtime.serving.http.errors import ApiError
 from ernie_export.runtime.serving.http.neutral_fields import drop_neutral
-from ernie_export.runtime.serving.http.schema import ChatRequest, GenerationFields, TextPart
+from ernie_export.runtime.serving.http.schema import ChatRequest, TextPart
 from ernie_export.runtime.serving.http.tool_schema import NamedTool
-
-Form = TypeVar("Form", bound=BaseModel)
 
 MAX_VALUES = 65_536  # in a body, keys not counted: each takes memory, and time to check
 MAX_KEYS = 256  # of one object
@@ -37,46 +34,24 @@ _EXPECTED = {
     "literal_error": "{expected}",
     "missing": "a value",
     "model_type": "an object",
+    "string_pattern_mismatch": "another text",
     "string_too_long": "at most {max_length} characters",
     "string_type": "text",
     "string_unicode": "text in Unicode",
     "too_long": "at most {max_length} items",
     "too_short": "at least {min_length} items",
     "union_tag_invalid": "{expected_tags}",
-    "union_tag_not_found": "an object with a type of 'text', 'image_url' or 'video_url'",
+    "union_tag_not_found": "an object with a type of {types}",
 }
 _KINDS: dict[type[Any], str] = {dict: "an object", list: "a list", str: "text"}
 
 
-def parse_chat(body: bytes | bytearray, max_text: int) -> ChatRequest:
-    """Read a request for a chat completion. Raises ApiError as `read_document` and `validate` do."""
-    request = validate(ChatRequest, drop_neutral(read_document(body, max_text)))
-    if sum(map(len, _texts(request))) > max_text:
-        raise ApiError(413, f"messages: expected at most {max_text} characters of text", "messages", "body_too_large")
-    if request.top_logprobs is not None and not request.logprobs:
-        raise ApiError(400, "top_logprobs: expected logprobs true beside it", "top_logprobs", "invalid_value")
-    _check_stream_options(request)
-    _check_tool_choice(request)
-    return request
+def parse(body: bytes | bytearray, max_text: int) -> ChatRequest:
+    """Read a request's body. Raises ApiError 400 that names the field, 413 for more text than `max_text` bytes.
 
-
-def parse_completion(body: bytes | bytearray, max_text: int) -> CompletionRequest:
-    """Read a request for completions of prompts. Raises ApiError as `read_document` and `validate` do."""
-    document = read_document(body, max_text)
-    echo = document.pop("echo", None)
-    request = validate(CompletionRequest, {**drop_neutral(document), "echo": echo})
-    if request.echo and request.logprobs is not None:
-        problem = "echo: expected no logprobs beside it, since those of the prompt are not computed"
-        raise ApiError(400, problem, "echo", "unsupported_parameter")
-    _check_stream_options(request)
-    return request
-
-
-def read_document(body: bytes | bytearray, max_text: int) -> dict[str, Any]:
-    """Return the JSON object of a body. Raises ApiError 400, and 413 for more text than `max_text` bytes.
-
-    Small values take much more memory and time than they are long: a body of nothing but these would stop the server.
-    So text and marks are bounded before they are parsed, and the number of values before they are validated.
+    Small values take much more memory and time than they are long, and every fault that pydantic finds becomes an
+    object: a body of nothing but these would stop the server. So text and marks are bounded before they are parsed, the
+    number of values before they are validated, and validation ends with the first fault of a list.
     """
     try:
         check_size("the body", body, max_body=len(body), max_text=max_text)  # it was bounded while it was read
@@ -89,23 +64,19 @@ def read_document(body: bytes | bytearray, max_text: int) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ApiError(400, f"the body: expected an object, found {type(document).__name__}", code="invalid_json")
     _check_size(document)
-    return document
-
-
-def validate(kind: type[Form], document: dict[str, Any]) -> Form:
-    """Return a document as a model of pydantic's. Raises ApiError 400 that names the field.
-
-    Every fault that pydantic finds becomes an object: validation ends with the first fault of a list.
-    """
+    document = drop_neutral(document)
     try:
-        return kind.model_validate(document)
+        request = ChatRequest.model_validate(document)
     except ValidationError as e:
         raise _to_api_error(e) from e
-
-
-def _check_stream_options(request: GenerationFields) -> None:
+    if sum(map(len, _texts(request))) > max_text:
+        raise ApiError(413, f"messages: expected at most {max_text} characters of text", "messages", "body_too_large")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise ApiError(400, "top_logprobs: expected logprobs true beside it", "top_logprobs", "invalid_value")
     if request.stream_options is not None and not request.stream:
         raise ApiError(400, "stream_options: expected stream true beside it", "stream_options", "invalid_value")
+    _check_tool_choice(request)
+    return request
 
 
 def _check_tool_choice(request: ChatRequest) -> None:
@@ -171,6 +142,9 @@ def _to_api_error(error: ValidationError) -> ApiError:
 def _describe(error: Any) -> str:
     """Return what an error of pydantic's expects and finds, in our words."""
     context = error.get("ctx", {})
+    if error["type"] == "union_tag_not_found":
+        of_form = error["loc"][0] == "response_format"
+        context["types"] = "text, json_object or json_schema" if of_form else "text, image_url or video_url"
     expected = _EXPECTED.get(error["type"], "another value").format(**context).replace("'", "")
     value = error["input"]
     if error["type"] in ("missing", "union_tag_not_found"):
@@ -189,10 +163,11 @@ def _depth(error: Any) -> tuple[int, bool]:
 
 
 def _names(path: tuple[int | str, ...]) -> list[str]:
-    """Return the request's names in pydantic's path, without forms of a value: "str", "list[...]", a part's type."""
+    """Return the request's names in pydantic's path, without forms of a value: "str", "list[...]", an object's type."""
     names: list[str] = []
     for before, name in zip((None, *path), path, strict=False):
         form = isinstance(name, str) and ("[" in name or name in ("str", "constrained-str"))
-        if not form and not (isinstance(before, int) and name in ("text", "image_url", "video_url")):
+        by_type = isinstance(before, int) and name in ("text", "image_url", "video_url")
+        if not (form or by_type or before == "response_format"):
             names.append(str(name)[:80])
     return names

@@ -4,10 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from ernie_export.common.errors import InvalidValue
+from ernie_export.runtime.serving.http.structured_schema import ResponseFormat, StructuredOutputsField
 from ernie_export.runtime.serving.http.tool_schema import MAX_CALLS, MAX_TOOLS, Call, Tool, ToolChoice
+from ernie_export.runtime.structured_outputs import StructuredOutputs
 
 MAX_ITEMS = 4096  # messages of a request, and parts of a message
 MAX_STOP_LENGTH = 256
+MAX_BAD_WORDS = 256
+MAX_STOP_TOKENS = 256
 
 
 def _whole(value: Any) -> Any:
@@ -18,20 +23,18 @@ def _whole(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_whole)]
 
 
-class RequestPart(BaseModel):
-    """Part of a request: every field is known, and of the type that it should have."""
-
+class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class TextPart(RequestPart):
+class TextPart(_Part):
     """A text in a message."""
 
     type: Literal["text"]
     text: str
 
 
-class Link(RequestPart):
+class Link(_Part):
     """The URL of an image or video: a data URI in base64, or an http or https URL."""
 
     url: str
@@ -43,14 +46,14 @@ class ImageLink(Link):
     detail: Literal["auto", "low", "high"] | None = None
 
 
-class ImagePart(RequestPart):
+class ImagePart(_Part):
     """An image in a message."""
 
     type: Literal["image_url"]
     image_url: ImageLink
 
 
-class VideoPart(RequestPart):
+class VideoPart(_Part):
     """A video in a message."""
 
     type: Literal["video_url"]
@@ -60,7 +63,7 @@ class VideoPart(RequestPart):
 Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
-class Message(RequestPart):
+class Message(_Part):
     """A message of the conversation. An answer goes back as it came, with its calls and its thoughts."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -72,7 +75,7 @@ class Message(RequestPart):
     reasoning: str | None = None
 
 
-class StreamOptions(RequestPart):
+class StreamOptions(_Part):
     """Options of a stream. `include_obfuscation`, padding against eavesdroppers, is not supported.
 
     `continuous_usage_stats`, an extra of vLLM, asks for the usage so far in every chunk.
@@ -83,36 +86,27 @@ class StreamOptions(RequestPart):
     include_obfuscation: Literal[False] | None = None
 
 
-class ResponseFormat(RequestPart):
-    """The format of the answer, which is text; JSON is not supported."""
-
-    type: Literal["text"]
-
-
-class ThinkingMode(RequestPart):
+class ThinkingMode(_Part):
     """The switch of the chat template of ERNIE-4.5-VL-28B-A3B-Thinking."""
 
     thinking_mode: bool | Literal["open", "close", "true", "false"] | None = None
 
 
-class TemplateOptions(RequestPart):
+class TemplateOptions(_Part):
     """Variables of the chat template, an extra of vLLM."""
 
     enable_thinking: bool | None = None
     options: ThinkingMode | None = None
 
-    @property
-    def thinking(self) -> bool | None:
-        """Whether the model is to think; None where neither field says so."""
-        mode = self.options.thinking_mode if self.options else None
-        value = mode if self.enable_thinking is None else self.enable_thinking
-        return None if value is None else value in (True, "open", "true")
-
 
 StopString = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
 
 
-class GenerationFields(RequestPart):
+TokenId = Annotated[Whole, Field(ge=0, lt=2**31)]
+TokenText = Annotated[str, Field(pattern="^[0-9]{1,10}$")]
+
+
+class GenerationFields(_Part):
     """What every request for tokens may say, whatever its prompt is made of."""
 
     model: str | None = None
@@ -125,24 +119,33 @@ class GenerationFields(RequestPart):
     top_p: float | None = Field(None, ge=0, le=1)
     top_k: Whole | None = Field(None, ge=-1, le=2**31)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
+    min_p: float | None = Field(None, ge=0, le=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[TokenText, float] | None = None
+    allowed_token_ids: list[TokenId] | None = Field(None, min_length=1)
+    bad_words: Annotated[list[StopString], Field(max_length=MAX_BAD_WORDS)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS)] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None  # the decoders of ERNIE's tokenizers put none there
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputsField | None = None
     seed: Whole | None = Field(None, ge=-(2**63), lt=2**64)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    @property
-    def most_tokens(self) -> int | None:
-        """Most tokens of an answer; None where the request does not say."""
-        return self.max_tokens
+    def form(self) -> StructuredOutputs | None:
+        """Return the form that the answer must have; None for free text.
 
-    @property
-    def logprob_count(self) -> int | None:
-        """Alternatives whose log probabilities are returned with each token's; None for no log probabilities."""
-        return None
-
-    @property
-    def thoughts_budget(self) -> int | None:
-        """Most tokens of thoughts; None for any number."""
-        return None
+        Raises InvalidValue for one that is malformed, or where two fields ask for one.
+        """
+        form = self.response_format.form() if self.response_format else None
+        if self.structured_outputs is None:
+            return form
+        if form is not None:
+            raise InvalidValue("structured_outputs", "none beside response_format", "both")
+        return self.structured_outputs.form()
 
 
 class ChatRequest(GenerationFields):
@@ -152,7 +155,6 @@ class ChatRequest(GenerationFields):
     max_completion_tokens: Whole | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
-    response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -163,27 +165,13 @@ class ChatRequest(GenerationFields):
     chat_template_kwargs: TemplateOptions | None = None
 
     @property
-    def most_tokens(self) -> int | None:
-        """Most tokens of an answer; None where the request does not say."""
-        return self.max_completion_tokens or self.max_tokens
-
-    @property
-    def logprob_count(self) -> int | None:
-        """Alternatives whose log probabilities are returned with each token's; None for no log probabilities."""
-        return (self.top_logprobs or 0) if self.logprobs else None
-
-    @property
-    def thoughts_budget(self) -> int | None:
-        """Most tokens of thoughts; None for any number."""
-        return self.thinking_token_budget
-
-    @property
     def thinking(self) -> bool | None:
         """Whether the model is to think: by the plainest field that says so; None where none does."""
         variables = self.chat_template_kwargs or TemplateOptions()
-        for value in (self.enable_thinking, variables.thinking):
+        mode = variables.options.thinking_mode if variables.options else None
+        for value in (self.enable_thinking, variables.enable_thinking, mode):
             if value is not None:
-                return value
+                return value in (True, "open", "true")
         return None if self.reasoning_effort is None else self.reasoning_effort != "none"
 
     @property

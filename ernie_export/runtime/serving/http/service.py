@@ -3,29 +3,30 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 from ernie_export.common.errors import UserError
+from ernie_export.runtime.constraints.grammar import Grammar
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess.chat import chat_variables
-from ernie_export.runtime.sampling import SamplingParams
+from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request
-from ernie_export.runtime.sequence import Prompt
-from ernie_export.runtime.sequence import Sequence as SequenceState
+from ernie_export.runtime.sequence import Sequence
 from ernie_export.runtime.serving.http.abilities import check_abilities
 from ernie_export.runtime.serving.http.admission import Admission, Ticket
-from ernie_export.runtime.serving.http.completion_schema import CompletionRequest, TextPrompt
 from ernie_export.runtime.serving.http.errors import ApiError, from_user_error, internal_error
 from ernie_export.runtime.serving.http.fetch import Fetcher
 from ernie_export.runtime.serving.http.media import fetch_all, media_of, runtime_messages
 from ernie_export.runtime.serving.http.metrics import Metrics
-from ernie_export.runtime.serving.http.schema import ChatRequest, GenerationFields
+from ernie_export.runtime.serving.http.parse import parse
+from ernie_export.runtime.serving.http.request_params import sampling_params
+from ernie_export.runtime.serving.http.schema import ChatRequest
 from ernie_export.runtime.serving.http.settings import Settings
 from ernie_export.runtime.serving.media_pool import Cancelled, MediaPool
-from ernie_export.runtime.serving.prepare import PreparedRequest, prepare_request, prepare_text
+from ernie_export.runtime.serving.prepare import PreparedRequest, prepare_request
 from ernie_export.runtime.token_bytes import TokenBytes
 
 T = TypeVar("T")
@@ -35,24 +36,11 @@ class Generation:
     """The choices of one request as they are generated. `close` frees those that still run."""
 
     def __init__(
-        self, prompts: list[PreparedRequest], requests: list[Request], outputs: "asyncio.Queue[tuple[int, Output]]"
+        self, prepared: PreparedRequest, requests: list[Request], outputs: "asyncio.Queue[tuple[int, Output]]"
     ) -> None:
-        """Start with no outputs.
-
-        Args:
-            prompts: The prompts, one in a chat.
-            requests: As many for each prompt as it has choices, in the order of the prompts.
-            outputs: What the scheduler makes of the requests, with their indices.
-        """
-        self.prompts = prompts
+        self.prepared = prepared
         self.requests = requests
         self._outputs = outputs
-
-    @property
-    def cached_tokens(self) -> int:
-        """Tokens of the prompts whose keys and values the KV cache held."""
-        choices = len(self.requests) // len(self.prompts)
-        return sum(request.sequence.reused for request in self.requests[::choices])
 
     async def outputs(self) -> AsyncIterator[tuple[int, Output]]:
         """Yield (choice index, output) until every choice has its finish_reason. Raises ApiError if one fails."""
@@ -90,6 +78,8 @@ class Service:
         self._fetcher = fetcher
         # One large body after another: each holds the interpreter's lock for a while, together they would for longer.
         self._parse_thread = ThreadPoolExecutor(1, "parse")
+        # A form that takes long to compile keeps those behind it waiting, and no other request.
+        self._compile_thread = ThreadPoolExecutor(1, "compile")
         # Requests of text alone take milliseconds and must not wait for videos: they have threads of their own.
         self._text_threads = ThreadPoolExecutor(2, "text")
         self._media_threads = ThreadPoolExecutor(settings.preprocessors, "media")
@@ -101,6 +91,7 @@ class Service:
         """Start the threads and the processes that decode media."""
         self._pool.start()
         self._stepper.start()
+        self._compile_thread.submit(self.model.grammars.warm)
 
     def stop(self) -> None:
         """End what still runs, and the threads. The owner of the model closes it."""
@@ -108,7 +99,7 @@ class Service:
         self._pool.close()
         self.model.scheduler.close()
         self._stepper.join()
-        for threads in (self._parse_thread, self._text_threads, self._media_threads):
+        for threads in (self._parse_thread, self._compile_thread, self._text_threads, self._media_threads):
             threads.shutdown(wait=True, cancel_futures=True)
 
     def end(self, generation: Generation) -> None:
@@ -131,63 +122,57 @@ class Service:
         """Whether the thread that steps the scheduler runs."""
         return self._stepper.is_alive()
 
-    async def in_parse_thread(self, parse: Callable[[bytearray], T], body: bytearray) -> T:
-        """Read a large body in the thread for these. Raises what `parse` raises."""
-        return await asyncio.get_running_loop().run_in_executor(self._parse_thread, parse, body)
+    async def parse(self, body: bytearray) -> ChatRequest:
+        """Read a large body in a thread. Raises ApiError as `parse.parse` does."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._parse_thread, parse, body, self.settings.max_text)
 
-    async def generate(self, request: ChatRequest | CompletionRequest, ticket: Ticket) -> Generation:
+    async def generate(self, chat: ChatRequest, ticket: Ticket) -> Generation:
         """Check, prepare and queue a request. Raises ApiError."""
-        self._check(request)
-        params = [self._params(request, index) for index in range(request.n or 1)]
-        if isinstance(request, ChatRequest):
-            check_abilities(request, self.model)
-            ticket.take(choices=len(params))
-            prompts = [await self._prepare_chat(request, ticket)]
-        else:
-            ticket.take(choices=len(params) * len(request.prompts))
-            prompts = await self.in_text_thread(partial(self._prepare_texts, request.prompts), ticket, "prompt")
-        ticket.drop_bytes()
-        ticket.take(feature_size=sum(prepared.prompt.features.nbytes for prepared in prompts))
-        begin = partial(self.model.begin, split_thoughts=isinstance(request, ChatRequest))
-        return self._submit(prompts, params, begin, ticket)
-
-    async def _prepare_chat(self, chat: ChatRequest, ticket: Ticket) -> PreparedRequest:
-        """Fetch the media of a conversation and prepare its prompt."""
+        self._check(chat)
+        check_abilities(chat, self.model)
+        params = [self._params(chat, index) for index in range(chat.n or 1)]
+        ticket.take(choices=len(params))
+        grammar = await self._compile(params[0], ticket)
         fetched = await fetch_all(chat.messages, self._fetcher, self.settings.max_body)
         ticket.take(size=sum(map(len, fetched.values())))
         ended = threading.Event()
         prepare = partial(self._prepare, chat, fetched, ticket.began + self.settings.timeout, ended)
         self._preparing.add(ended)
         try:
-            return await self._in_thread(bool(media_of(chat.messages)), prepare, ticket)
+            threads = self._media_threads if media_of(chat.messages) else self._text_threads
+            prepared = await self._in_thread(threads, prepare, ticket)
         finally:
             ended.set()  # ends the processes that still decode for it
             self._preparing.discard(ended)
+        ticket.drop_bytes()
+        ticket.take(feature_size=prepared.prompt.features.nbytes)
+        return self._submit(prepared, params, grammar, ticket)
 
-    def _prepare_texts(self, prompts: Sequence[TextPrompt]) -> list[PreparedRequest]:
-        """Tokenize prompts of text, in a thread. Raises UserError."""
-        return [prepare_text(self.model, prompt, self.settings.max_prompt_tokens) for prompt in prompts]
+    async def _compile(self, params: SamplingParams, ticket: Ticket) -> Grammar | None:
+        """Return the grammar of the answers' form, None for free text. Raises ApiError for one that cannot be met."""
+        if params.structured_outputs is None:
+            try:
+                return self.model.grammar(params)
+            except UserError as e:
+                raise from_user_error(e) from e
+        return await self._in_thread(self._compile_thread, partial(self.model.grammar, params), ticket)
 
     def _submit(
-        self,
-        prompts: list[PreparedRequest],
-        params: list[SamplingParams],
-        begin: Callable[[Prompt, SamplingParams], SequenceState],
-        ticket: Ticket,
+        self, prepared: PreparedRequest, params: list[SamplingParams], grammar: Grammar | None, ticket: Ticket
     ) -> Generation:
         """Queue every choice: the first prefills the prompt, the others reuse its keys and values."""
         loop = asyncio.get_running_loop()
         outputs: asyncio.Queue[tuple[int, Output]] = asyncio.Queue()
         requests: list[Request] = []
-        generation = Generation(prompts, requests, outputs)
+        generation = Generation(prepared, requests, outputs)
         self._live.add(generation)
         try:
-            for prepared in prompts:
-                for choice in params:
-                    with self.model.scheduler.reserve() as reservation:
-                        sequence = begin(prepared.prompt, choice)
-                        listener = _Listener(len(requests), sequence, loop, outputs, self.metrics, ticket.began)
-                        requests.append(reservation.submit(sequence, listener))
+            for index, choice in enumerate(params):
+                with self.model.scheduler.reserve() as reservation:
+                    sequence = self.model.begin(prepared.prompt, choice, grammar)
+                    listener = _Listener(index, sequence, loop, outputs, self.metrics, ticket.began)
+                    requests.append(reservation.submit(sequence, listener))
         except BaseException as e:
             self.end(generation)
             if isinstance(e, QueueFull):
@@ -195,54 +180,35 @@ class Service:
             if isinstance(e, UserError):
                 raise from_user_error(e) from e
             raise
-        for prepared in prompts:
-            self.metrics.prompt_tokens.inc(len(prepared.prompt.input_ids))
-            self.metrics.prompt_length.observe(len(prepared.prompt.input_ids))
+        self.metrics.prompt_tokens.inc(len(prepared.prompt.input_ids))
+        self.metrics.prompt_length.observe(len(prepared.prompt.input_ids))
         return generation
 
-    def _check(self, request: ChatRequest | CompletionRequest) -> None:
+    def _check(self, chat: ChatRequest) -> None:
         settings = self.settings
-        if request.model not in (None, settings.model_name):
-            problem = f"the model {request.model[:80]!r} does not exist; this server has {settings.model_name!r}"
+        if chat.model not in (None, settings.model_name):
+            problem = f"the model {chat.model[:80]!r} does not exist; this server has {settings.model_name!r}"
             raise ApiError(404, problem, "model", "model_not_found")
-        most_choices = min(settings.max_choices, settings.max_requests)
-        limits = [
-            ("n", request.n or 1, most_choices, ""),
-            ("max_tokens", request.max_tokens or 1, settings.max_new_tokens, ""),
-        ]
-        if isinstance(request, ChatRequest):
-            media = len(media_of(request.messages))
-            limits += [
-                ("max_completion_tokens", request.max_completion_tokens or 1, settings.max_new_tokens, ""),
-                ("messages", media, settings.media.max_items, " images and videos"),
-            ]
-        else:
-            limits.append(("prompt", (request.n or 1) * len(request.prompts), most_choices, " prompts, times n"))
+        limits = (
+            ("n", chat.n or 1, min(settings.max_choices, settings.max_requests), ""),
+            ("max_tokens", chat.max_tokens or 1, settings.max_new_tokens, ""),
+            ("max_completion_tokens", chat.max_completion_tokens or 1, settings.max_new_tokens, ""),
+            ("messages", len(media_of(chat.messages)), settings.media.max_items, " images and videos"),
+        )
         for param, value, maximum, noun in limits:
             if value > maximum:
                 problem = f"{param}: expected at most {maximum}{noun}, found {value}"
                 raise ApiError(400, problem, param, "too_large")
 
-    def _params(self, chat: GenerationFields, index: int) -> SamplingParams:
+    def _params(self, chat: ChatRequest, index: int) -> SamplingParams:
         """Return the sampling parameters of choice `index`. Its seed is `seed + index`: choices differ, yet repeat."""
-        max_new_tokens = chat.most_tokens or self.settings.default_new_tokens
-        min_new_tokens = max_new_tokens if chat.ignore_eos else chat.min_tokens or 0
+        max_new_tokens = chat.max_completion_tokens or chat.max_tokens or self.settings.default_new_tokens
+        min_new_tokens = chat.min_tokens or 0
         if min_new_tokens > max_new_tokens:
             problem = f"min_tokens: expected at most max_tokens ({max_new_tokens}), found {min_new_tokens}"
             raise ApiError(400, problem, "min_tokens", "invalid_value")
         try:
-            return SamplingParams(
-                max_new_tokens=max_new_tokens,
-                min_new_tokens=min_new_tokens,
-                temperature=chat.temperature or 0.0,
-                top_k=max(chat.top_k or 0, 0),
-                top_p=1.0 if chat.top_p is None else chat.top_p,
-                repetition_penalty=1.0 if chat.repetition_penalty is None else chat.repetition_penalty,
-                seed=None if chat.seed is None else (chat.seed + index) % 2**64,
-                stop=(chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ()),
-                thinking_token_budget=chat.thoughts_budget,
-                logprobs=chat.logprob_count,
-            )
+            return sampling_params(chat, index, max_new_tokens)
         except UserError as e:
             raise from_user_error(e) from e
 
@@ -262,17 +228,8 @@ class Service:
             template_variables=chat_variables(chat.thinking, tools),
         )
 
-    async def in_text_thread(self, work: Callable[[], T], ticket: Ticket, param: str) -> T:
-        """Return what `work`, which reads the field `param`, returns in a thread for text. Raises ApiError."""
-        try:
-            return await self._in_thread(False, work, ticket)
-        except ApiError as e:
-            if e.param == "messages":
-                e.param = param
-            raise
-
-    async def _in_thread(self, has_media: bool, work: Callable[[], T], ticket: Ticket) -> T:
-        future = (self._media_threads if has_media else self._text_threads).submit(work)
+    async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], T], ticket: Ticket) -> T:
+        future = threads.submit(work)
         ticket.keep_until(future)  # a thread cannot be stopped: what it holds counts until it is done
         try:
             return await asyncio.wrap_future(future)
@@ -299,7 +256,7 @@ class _Listener:
     def __init__(
         self,
         index: int,
-        sequence: SequenceState,
+        sequence: Sequence,
         loop: asyncio.AbstractEventLoop,
         outputs: "asyncio.Queue[tuple[int, Output]]",
         metrics: Metrics,

@@ -11,11 +11,11 @@ MAX_NAME = 128  # characters
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 
-class _ToolPart(BaseModel):
+class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Function(_ToolPart):
+class Function(_Part):
     """A function that the model may call. `strict` has no effect."""
 
     name: Name
@@ -24,7 +24,7 @@ class Function(_ToolPart):
     strict: bool | None = None
 
 
-class Tool(_ToolPart):
+class Tool(_Part):
     """A tool that the model may call."""
 
     type: Literal["function"]
@@ -36,13 +36,13 @@ class Tool(_ToolPart):
         return {"type": "function", "function": function}
 
 
-class FunctionName(_ToolPart):
+class FunctionName(_Part):
     """The name of a function."""
 
     name: Name
 
 
-class NamedTool(_ToolPart):
+class NamedTool(_Part):
     """The tool that the model has to call."""
 
     type: Literal["function"]
@@ -52,14 +52,14 @@ class NamedTool(_ToolPart):
 ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
-class CalledFunction(_ToolPart):
+class CalledFunction(_Part):
     """A function and its arguments, JSON as text; some clients send an object."""
 
     name: Name
     arguments: str | dict[str, Any] | None = None
 
 
-class Call(_ToolPart):
+class Call(_Part):
     """A call in a message of the assistant, as an answer had it."""
 
     id: str | None = None

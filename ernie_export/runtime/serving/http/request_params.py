@@ -1,0 +1,40 @@
+"""The sampling parameters that a request asks for."""
+
+from ernie_export.runtime.sampling_params import SamplingParams
+from ernie_export.runtime.serving.http.schema import ChatRequest
+
+
+def sampling_params(chat: ChatRequest, index: int, max_new_tokens: int) -> SamplingParams:
+    """Return the sampling parameters of one choice. Its seed is `seed + index`: choices differ, yet repeat.
+
+    Args:
+        chat: The request.
+        index: Which of its choices.
+        max_new_tokens: Most tokens of the answer.
+
+    Raises:
+        InvalidValue: A field is wrong, or asks for a form that is malformed.
+    """
+    return SamplingParams(
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=chat.min_tokens or 0,
+        temperature=chat.temperature or 0.0,
+        top_k=max(chat.top_k or 0, 0),
+        top_p=1.0 if chat.top_p is None else chat.top_p,
+        repetition_penalty=1.0 if chat.repetition_penalty is None else chat.repetition_penalty,
+        seed=None if chat.seed is None else (chat.seed + index) % 2**64,
+        stop=(chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ()),
+        logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+        thinking_token_budget=chat.thinking_token_budget,
+        min_p=chat.min_p or 0.0,
+        presence_penalty=chat.presence_penalty or 0.0,
+        frequency_penalty=chat.frequency_penalty or 0.0,
+        logit_bias={int(id): bias for id, bias in (chat.logit_bias or {}).items()},
+        allowed_token_ids=None if chat.allowed_token_ids is None else tuple(chat.allowed_token_ids),
+        bad_words=tuple(chat.bad_words or ()),
+        stop_token_ids=tuple(chat.stop_token_ids or ()),
+        ignore_eos=bool(chat.ignore_eos),
+        include_stop_str_in_output=bool(chat.include_stop_str_in_output),
+        skip_special_tokens=chat.skip_special_tokens is not False,
+        structured_outputs=chat.form(),
+    )
