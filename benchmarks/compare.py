@@ -93,7 +93,8 @@ def main(
     """Compare exported BUNDLES with PyTorch, and with what others export, on the CHECKPOINT."""
     specs = contestants(checkpoint, bundles)
     specs = {name: spec for name, spec in specs.items() if not only or any(text in name for text in only)}
-    workers, errors = {}, {}
+    workers = {}
+    errors = {}
     for name, spec in track(specs.items(), "loading"):
         try:
             workers[name] = Worker(spec, packages)

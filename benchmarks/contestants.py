@@ -151,7 +151,8 @@ class PyTorch:
             tensors["pixel_values"] = tensors["pixel_values"].to(self.model.dtype)
         self.model.model.rope_deltas = None
         output = self.model(**tensors, use_cache=True, logits_to_keep=1)
-        self.cache, self.token = output.past_key_values, output.logits[:, -1:].argmax(-1)
+        self.cache = output.past_key_values
+        self.token = output.logits[:, -1:].argmax(-1)
         self.position = int(inputs["input_ids"].shape[1])
 
     def decode(self, tokens: int) -> None:
@@ -175,14 +176,17 @@ class Exported:
         from transformers import exporters
         from transformers.exporters.utils import decompose_for_generation
 
-        self.torch, self.ids = source.torch, source.ids
+        self.torch = source.torch
+        self.ids = source.ids
         tokens = {name: self.torch.from_numpy(a) for name, a in prompt(16, (0, 0), source.ids).items()}
         parts = decompose_for_generation(source.model, tokens, multi_token_decode=True)
         model, sample = parts["decode"]
         if exporter == "onnx":
-            kind, settings = exporters.OnnxExporter, exporters.OnnxConfig(dynamic=True, ort_fusions="cpu")
+            kind = exporters.OnnxExporter
+            settings = exporters.OnnxConfig(dynamic=True, ort_fusions="cpu")
         else:
-            kind, settings = exporters.OpenVINOExporter, exporters.OpenVINOConfig(dynamic=True, stateful=False)
+            kind = exporters.OpenVINOExporter
+            settings = exporters.OpenVINOConfig(dynamic=True, stateful=False)
         graph = kind().export(model, sample, settings)
         self.runner = graph.to(**self.options(exporter)).runners["model"]
         self.empty = sample["past_key_values"]
@@ -204,7 +208,8 @@ class Exported:
         """Prompt to the first token."""
         if "pixel_values" in inputs:
             raise NotImplementedError("no graph of a prompt with a picture")
-        self.cache, self.position = self.empty, 0
+        self.cache = self.empty
+        self.position = 0
         self.run(self.torch.from_numpy(inputs["input_ids"]))
 
     def run(self, tokens: Any) -> None:
@@ -212,7 +217,8 @@ class Exported:
         length = tokens.shape[1]
         positions = self.torch.arange(self.position, self.position + length).expand(4, 1, length).contiguous()
         output = self.runner(input_ids=tokens, position_ids=positions, past_key_values=self.cache)
-        self.cache, self.token = output.past_key_values, output.logits[:, -1:].argmax(-1)
+        self.cache = output.past_key_values
+        self.token = output.logits[:, -1:].argmax(-1)
         self.position += length
 
     def decode(self, tokens: int) -> None:

@@ -17,7 +17,9 @@ from make_checkpoint import SHAPES
 from rich.console import Console
 from rich.table import Table
 
-CALLS, WARMUP, COPIES = 100, 20, 6
+CALLS = 100
+WARMUP = 20
+COPIES = 6
 TEXT = SHAPES["m600"]["text"]
 HIDDEN, EXPERTS, CHOSEN = (TEXT[key] for key in ("hidden_size", "moe_num_experts", "moe_k"))
 WIDTH = TEXT["moe_intermediate_size"][0]
@@ -38,7 +40,8 @@ def main(threads: int) -> None:
 def measure(parts: int, even: bool, threads: int) -> float:
     """Seconds of a call with every expert in so many parts; `even`: chosen as often from either half."""
     rng = np.random.default_rng(0)
-    experts, width = EXPERTS * parts, WIDTH // parts
+    experts = EXPERTS * parts
+    width = WIDTH // parts
     shapes = {"gate_up": (experts, 2 * width, HIDDEN), "down": (experts, HIDDEN, width)}
     weights = [{n: rng.standard_normal(s, np.float32) * 0.02 for n, s in shapes.items()} for _ in range(COPIES)]
     options = ort.SessionOptions()

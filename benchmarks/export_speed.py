@@ -37,7 +37,9 @@ class Runs:
 
 def copy(checkpoint: Path, folder: Path, runs: Runs) -> None:
     """`cp` file by file; what holes read as is written, as an export writes it."""
-    total, trace, runs.written = 0.0, [], 0
+    total = 0.0
+    trace = []
+    runs.written = 0
     for path in sorted(checkpoint.glob("*.safetensors")):
         started = time.perf_counter()
         process = subprocess.Popen(["cp", "--sparse=never", str(path), str(folder / "copy")])
@@ -92,7 +94,8 @@ def main(checkpoint: Path, precision: str, rounds: int, output: Path | None, plo
         table.add_column(column, justify="right" if column else "left")
     for name, found in runs.items():
         middle = statistics.median(found.seconds)
-        rate, written = size / 2**30 / middle, found.written / 2**30
+        rate = size / 2**30 / middle
+        written = found.written / 2**30
         anon, file = peak(found.trace)
         table.add_row(name, f"{middle:.1f}", f"{rate:.2f}", f"{written:.2f}", f"{anon / MIB:.0f}", f"{file / MIB:.0f}")
     Console().print(table)

@@ -66,7 +66,8 @@ def main(
     stream_bytes: int,
 ) -> None:
     """Make FOLDER/checkpoint and FOLDER/bundle where they are missing, and measure answers."""
-    checkpoint, bundle = folder / "checkpoint", folder / "bundle"
+    checkpoint = folder / "checkpoint"
+    bundle = folder / "bundle"
     folder.mkdir(parents=True, exist_ok=True)
     if not (checkpoint / "model.safetensors.index.json").exists():
         make(checkpoint, layers)

@@ -113,7 +113,8 @@ def random_weights(memory: Any, path: Path, deviations: dict[str, float]) -> Any
     weights, _ = allocate_weights(memory, path)
     pool = np.random.default_rng(0).standard_normal(POOL, np.float32)
     for name, weight in weights.items():
-        shape, deviation = weight.entry.shape, np.float32(deviations[name])
+        shape = weight.entry.shape
+        deviation = np.float32(deviations[name])
         if name.endswith("_scales"):  # positive, and near their size
             floats = deviation * (1 + pool[: math.prod(shape)] / 10)
         else:
@@ -176,7 +177,8 @@ class Request:
 
 def decode(engine: Any, cache: Any, rows: int, steps: int) -> list[np.ndarray]:
     """Greedy steps, from different tokens in every row; returns each step's tokens."""
-    tokens, found = np.arange(10, 10 + rows), []
+    tokens = np.arange(10, 10 + rows)
+    found = []
     for _ in range(steps):
         logits = engine.decode(cache, tokens, np.tile(cache.lengths[:rows], (3, 1)))
         tokens = np.array([row.full().argmax() if (best := row.topk()) is None else best.ids[0] for row in logits])

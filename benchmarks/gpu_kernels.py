@@ -97,7 +97,10 @@ class Bench:
     def __init__(self, torch: Any, device: str, dtype: Any, shape: Shape, small: bool) -> None:
         from gpu_timing import Ceilings
 
-        self.torch, self.device, self.dtype, self.shape = torch, device, dtype, shape
+        self.torch = torch
+        self.device = device
+        self.dtype = dtype
+        self.shape = shape
         torch.manual_seed(0)
         self.ceilings = Ceilings.measured(device, dtype, small)
 
@@ -135,7 +138,8 @@ class Bench:
         from ernie_export.graphs.ops.mrope.plugin import kernel_plugin
         from ernie_export.graphs.ops.mrope.reference import attention_scale, axes, inverse_frequencies, rotate
 
-        torch, shape = self.torch, self.shape
+        torch = self.torch
+        shape = self.shape
         size = 2 * sum(shape.section)
         tables = inverse_frequencies(size, 5e5), axes(shape.section)
         inv_freq, pair_axes = (torch.from_numpy(table).to(self.device) for table in tables)
@@ -153,7 +157,8 @@ class Bench:
             by_head = q.float().cpu().numpy().reshape(1, tokens, shape.heads[0], size)
             rotated = rotate(by_head, positions.cpu().numpy(), *tables) * attention_scale(size)
             expected = torch.from_numpy(rotated).reshape(q.shape)
-            errors, times = [], []
+            errors = []
+            times = []
             for tactic in range(len(kernel_plugin().tactics)):
                 found, _ = call(q, k, positions, self.empty, tactic)
                 errors.append(relative_error(found.cpu(), expected))
@@ -165,7 +170,8 @@ class Bench:
     def torch_rope(self, q: Any, k: Any, positions: Any, inv_freq: Any, axes: Any) -> tuple[Any, Any]:
         """The same in PyTorch's operators."""
         angles = positions[axes.long(), :, :].permute(1, 2, 0).float() * inv_freq
-        cos, sin = angles.cos()[:, :, None], angles.sin()[:, :, None]
+        cos = angles.cos()[:, :, None]
+        sin = angles.sin()[:, :, None]
 
         def turn(x: Any, scale: float) -> Any:
             even, odd = x.float().reshape(*x.shape[:2], -1, len(inv_freq), 2).unbind(-1)
@@ -242,7 +248,8 @@ class Bench:
 
     def expert_group(self, width: int) -> ExpertGroup:
         """gate (H, E) and bias (E,) in float32; gate_up (E, 2I, H), down (E, H, I)."""
-        hidden, experts = self.shape.hidden, self.shape.experts
+        hidden = self.shape.hidden
+        experts = self.shape.experts
         gate_up = self.normal(experts, 2 * width, hidden, scale=hidden**-0.5)
         down = self.normal(experts, hidden, width, scale=width**-0.5)
         gate = self.torch.randn(hidden, experts, device=self.device) * hidden**-0.5
@@ -272,11 +279,13 @@ class Bench:
         self, expert_group: ExpertGroup, largest: float, pack: Callable[[Any], Any], unpack: Callable[[Any], Any]
     ) -> ExpertGroup:
         """The expert group in quantized values and scales; `unpack` takes the bytes that `pack` makes, as uint8."""
-        torch, group = self.torch, self.shape.group
+        torch = self.torch
+        group = self.shape.group
         gate, bias, *weights = expert_group.inputs
         inputs = [gate, bias]
         for weight in weights:
-            qweight, scales = [], []
+            qweight = []
+            scales = []
             for rows in weight:  # an expert at a time, since float32 takes room
                 grouped = rows.float().reshape(len(rows), -1, group)
                 scale = (grouped.abs().amax(-1) / largest).clamp(min=1e-8).to(self.dtype)
@@ -306,7 +315,9 @@ class Bench:
 
         from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
 
-        torch, shape, (text, vision) = self.torch, self.shape, expert_groups
+        torch = self.torch
+        shape = self.shape
+        (text, vision) = expert_groups
         inputs = [self.normal(tokens, shape.hidden) for _ in range(shape.sets)]
         types = torch.arange(tokens, device=self.device) % 2 if vision else None
         tactics = DECODE if tokens <= 16 else PREFILL
@@ -358,7 +369,8 @@ class Bench:
 
     def reference(self, x: Any, experts: Any, expert_groups: tuple[ExpertGroup, ExpertGroup | None], types: Any) -> Any:
         """y in float32 for the given choice of experts, whose weights are computed anew."""
-        torch, shape = self.torch, self.shape
+        torch = self.torch
+        shape = self.shape
         y = torch.zeros(x.shape, device=self.device)
         for first, expert_group in enumerate(expert_groups):
             if expert_group is None:
@@ -384,8 +396,11 @@ class Bench:
 
         shape = self.shape
         config = Ernie4_5_VLMoeConfig().text_config
-        config.hidden_size, config.moe_num_experts, config.moe_k = shape.hidden, shape.experts, shape.k
-        config.moe_intermediate_size, config.moe_num_shared_experts = list(shape.widths), 0
+        config.hidden_size = shape.hidden
+        config.moe_num_experts = shape.experts
+        config.moe_k = shape.k
+        config.moe_intermediate_size = list(shape.widths)
+        config.moe_num_shared_experts = 0
         for name in ("grouped_mm", "eager"):
             config._experts_implementation = name
             with self.torch.device(self.device):
@@ -396,7 +411,8 @@ class Bench:
                 part.gate.weight.data = gate.T.contiguous()
                 # Rows of gate and up in turn here, one after the other there.
                 split = self.torch.cat([gate_up[:, 0::2], gate_up[:, 1::2]], dim=1)
-                part.experts.gate_up_proj.data, part.experts.down_proj.data = split, down
+                part.experts.gate_up_proj.data = split
+                part.experts.down_proj.data = down
             yield name, block
 
 

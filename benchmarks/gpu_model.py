@@ -109,7 +109,8 @@ def ours(device: str, small: bool, bandwidth: float) -> Iterator[dict[str, Any]]
             bundle = Path(folder) / precision
             bundle.mkdir()
             manifest = hollow_bundle(bundle, config, precision)
-            request, started = Request(config, work), time.perf_counter()
+            request = Request(config, work)
+            started = time.perf_counter()
             free = device_memory(device)
             with open_engine(bundle, manifest, device, random=deviations(config, precision)) as engine:
                 yield {"precision": precision, "load_seconds": time.perf_counter() - started}

@@ -51,7 +51,8 @@ def probe(device: str) -> Iterator[dict[str, Any]]:
     request = Request(ErnieConfig.from_hf(MINI), Work(24, (8, 12), (1,), 1))
     quiet = Progress()
     with tempfile.TemporaryDirectory() as folder:
-        plain, built = Path(folder) / "fp32", Path(folder) / "rtx"
+        plain = Path(folder) / "fp32"
+        built = Path(folder) / "rtx"
         export(MINI, built, "trt-rtx", "bf16", quiet, RtxBuildOptions(max_seq_len=request.tokens + 40))
         yield {"what": "rtx", "built": True}
         if device == "cpu":

@@ -170,7 +170,8 @@ def shards(tensors: dict[str, tuple[int, ...]], dtype: np.dtype, limit: int) -> 
         nbytes = math.prod(size) * dtype.itemsize
         if shard and total + nbytes > limit:
             yield shard
-            shard, total = {}, 0
+            shard = {}
+            total = 0
         shard[name] = size
         total += nbytes
     yield shard
@@ -178,7 +179,8 @@ def shards(tensors: dict[str, tuple[int, ...]], dtype: np.dtype, limit: int) -> 
 
 def write_header(file: BinaryIO, shard: dict[str, tuple[int, ...]], dtype: np.dtype) -> None:
     """The safetensors header, padded to a page: whole pages of a tensor can then be holes."""
-    members, end = {}, 0
+    members = {}
+    end = 0
     for name, size in shard.items():
         start, end = end, end + math.prod(size) * dtype.itemsize
         kind = "F32" if dtype == np.float32 else "BF16"

@@ -74,7 +74,8 @@ class OpenVinoEngine:
 
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         """Run the vision encoder and the resampler."""
-        vision, resampler = self.requests["vision"][0], self.requests["resampler"][0]
+        vision = self.requests["vision"][0]
+        resampler = self.requests["resampler"][0]
         hidden = vision.infer({"pixel_values": pixel_values, "coordinates": coordinates})["hidden"]
         return resampler.infer({"hidden": hidden, "first": pairs[0], "second": pairs[1]})["features"]
 

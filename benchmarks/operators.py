@@ -14,8 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
-HIDDEN, WIDTH, EXPERTS, K, TOKENS = 1024, 352, 32, 6, 512
-HEADS, KV_HEADS, HEAD_DIM = 16, 4, 64
+HIDDEN = 1024
+WIDTH = 352
+EXPERTS = 32
+K = 6
+TOKENS = 512
+HEADS = 16
+KV_HEADS = 4
+HEAD_DIM = 64
 RNG = np.random.default_rng(0)
 
 
@@ -76,7 +82,8 @@ def main() -> None:
     read = weight.nbytes / best("Gemm", {"x": normal(1, 4096)}, {"w": weight}, transB=1) / 1e9
     seconds = best("Gemm", {"x": normal(TOKENS, 4096)}, {"w": weight}, transB=1)
     gemm = 2 * TOKENS * weight.size / seconds / 1e9
-    q, kv = normal(1, TOKENS, HEADS * HEAD_DIM), normal(1, TOKENS, KV_HEADS * HEAD_DIM)
+    q = normal(1, TOKENS, HEADS * HEAD_DIM)
+    kv = normal(1, TOKENS, KV_HEADS * HEAD_DIM)
     cache = np.zeros((1, KV_HEADS, TOKENS, HEAD_DIM), np.float32)
     lengths = {"last": np.array([TOKENS - 1], np.int32), "total": np.array([TOKENS], np.int32)}
     causal = {"q": q, "k": kv, "v": kv, "past_k": cache, "past_v": cache, **lengths}

@@ -82,8 +82,11 @@ class Cost:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of the accuracy."""
-        n, p, z = sum(self.asked.values()), self.accuracy, 1.96
-        middle, width = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+        n = sum(self.asked.values())
+        p = self.accuracy
+        z = 1.96
+        middle = p + z * z / (2 * n)
+        width = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
         return (middle - width) / (1 + z * z / n), (middle + width) / (1 + z * z / n)
 
 
@@ -141,7 +144,8 @@ def measure(
         report = verify(bundle, checkpoint, None, example_conversations(), [], lambda name: None)
         bars.update(task, description=f"{name}: reading")
         right = Counter({question.family: 0 for question in asked})
-        spread, agreed = [], []
+        spread = []
+        agreed = []
         with load(bundle, threads=1) as model:
             for number, question in enumerate(asked):
                 tokens, logits = read_answer(model, question)

@@ -46,7 +46,8 @@ def read_fields(path: Path) -> dict[str, int]:
 
 def watch(process: subprocess.Popen, interval: float = INTERVAL) -> list[Sample]:
     """Samples until the process ends; RuntimeError if it fails."""
-    started, samples = time.perf_counter(), []
+    started = time.perf_counter()
+    samples = []
     while process.poll() is None:
         if (found := sample(process.pid, started)) is not None:
             samples.append(found)

@@ -20,7 +20,10 @@ from onnx import TensorProto, helper
 from rich.console import Console
 from rich.table import Table
 
-HIDDEN, WIDTH, K, TOKENS = 2560, 1536, 6, 512
+HIDDEN = 2560
+WIDTH = 1536
+K = 6
+TOKENS = 512
 TURNS = {1: 12, TOKENS: 3}
 TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.uint8): TensorProto.UINT8}
 
@@ -59,7 +62,9 @@ class Running:
 
 def open_operator(contestant: Contestant, folder: Path, experts: int) -> Running:
     """com.microsoft's MoE or QMoE over a data file of random weights, which is mapped."""
-    bits, group, rng = contestant.bits, contestant.group, np.random.default_rng(0)
+    bits = contestant.bits
+    group = contestant.group
+    rng = np.random.default_rng(0)
     arrays: dict[str, np.ndarray] = {}
     for name, rows, columns in (("fc1", 2 * WIDTH, HIDDEN), ("fc2", HIDDEN, WIDTH)):
         if bits == 32:
@@ -85,7 +90,8 @@ def open_operator(contestant: Contestant, folder: Path, experts: int) -> Running
     if group:
         attributes["block_size"] = group
     node = helper.make_node("MoE" if bits == 32 else "QMoE", names, ["y"], domain="com.microsoft", **attributes)
-    held, end = [], 0
+    held = []
+    end = 0
     with (folder / "data").open("wb") as file:
         for name, array in arrays.items():
             tensor = onnx.TensorProto(name=name, data_type=TYPES[array.dtype], dims=array.shape)
@@ -106,7 +112,8 @@ def open_operator(contestant: Contestant, folder: Path, experts: int) -> Running
     onnx.save_model(model, folder / "model.onnx")
     del arrays
     options = ort.SessionOptions()
-    options.intra_op_num_threads, started = 2, time.perf_counter()
+    options.intra_op_num_threads = 2
+    started = time.perf_counter()
     session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
     return Running(contestant, session, end, time.perf_counter() - started, {})
 

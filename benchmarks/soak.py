@@ -124,7 +124,8 @@ class Soak:
         )
 
     def new_picture(self) -> dict[str, Any]:
-        seed, side = self.rng.getrandbits(32), self.rng.randint(40, 200)
+        seed = self.rng.getrandbits(32)
+        side = self.rng.randint(40, 200)
         pixels = np.random.default_rng(seed).integers(0, 256, (side, 120, 3), dtype=np.uint8)
         stream = io.BytesIO()
         Image.fromarray(pixels).save(stream, "PNG")
@@ -194,7 +195,8 @@ def summary(trace: list[tuple[float, float, float]], seconds: float) -> dict[str
 
     result: dict[str, Any] = {}
     for name, column in (("resident", 1), ("anonymous", 2)):
-        before, after = median(column, WARM_UP, WARM_UP + 0.1), median(column, 0.9, 1.0)
+        before = median(column, WARM_UP, WARM_UP + 0.1)
+        after = median(column, 0.9, 1.0)
         result[name] = {
             "after_warm_up_mib": before, "at_the_end_mib": after, "growth_percent": round(100 * (after / before - 1), 2)
         }  # fmt: skip

@@ -55,7 +55,8 @@ BUNDLES = {
 def main(bundles: tuple[str, ...], rounds: int, only: str | None, seed: int, output: Path | None) -> None:
     """Plant faults and count what ernie-verify finds."""
     faults = [fault for fault in (*WEIGHTS, *GRAPHS, *RUNTIME) if only is None or only in fault.name]
-    rng, results = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    results = []
     with tempfile.TemporaryDirectory() as folder, Progress(console=Console(stderr=True)) as progress:
         for name in bundles:
             bundle = export(Path(folder), name)
@@ -114,9 +115,11 @@ def compare(bundle: Path) -> dict[str, Any]:
     begin = time.perf_counter()
     try:
         report = verify(bundle, MINI, None, example_conversations(), [], lambda text: None)
-        failures, diagnosis = report.failures, report.diagnosis
+        failures = report.failures
+        diagnosis = report.diagnosis
     except UserError as e:
-        failures, diagnosis = [str(e)], str(e)
+        failures = [str(e)]
+        diagnosis = str(e)
     return {"failures": failures, "diagnosis": diagnosis, "seconds": round(time.perf_counter() - begin, 1)}
 
 

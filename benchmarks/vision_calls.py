@@ -21,7 +21,8 @@ from onnx import TensorProto, helper
 from rich.console import Console
 from rich.table import Table
 
-HEADS, HEAD_DIM = 16, 80
+HEADS = 16
+HEAD_DIM = 80
 CASES = {  # patches of each image
     "4 of 1024": [1024] * 4,
     "256, 1024, 2304": [256, 1024, 2304],

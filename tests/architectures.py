@@ -22,7 +22,9 @@ def random_document(seed: int) -> Document:
         return int(rng.choice(values))
 
     document: Document = json.loads((MINI / "config.json").read_text())
-    kv_heads, group, dim = pick(1, 2, 3, 4, 5), pick(1, 2, 3, 5), pick(*HEAD_DIMS)
+    kv_heads = pick(1, 2, 3, 4, 5)
+    group = pick(1, 2, 3, 5)
+    dim = pick(*HEAD_DIMS)
     spatial = 2 * int(rng.integers(1, dim // 4))
     experts = pick(2, 3, 4, 7, 8, 16)
     text = document["text_config"]

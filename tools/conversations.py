@@ -21,7 +21,8 @@ from scenes import Picture, Video, draw_picture, draw_video
 
 Part = dict[str, Any]
 Message = dict[str, Any]
-MAX_PICTURES, MAX_VIDEOS = 4, 2
+MAX_PICTURES = 4
+MAX_VIDEOS = 2
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,14 @@ def sides(rng: Random, **wording: bool) -> Utterance:
 def nothing_shown(rng: Random, videos: bool) -> Utterance:
     """Ask about a picture or a clip that is not there."""
     if videos:
-        questions, missing, media = about_video(draw_video(rng)), "clip", "the clip"
+        questions = about_video(draw_video(rng))
+        missing = "clip"
+        media = "the clip"
         questions = [q for q in questions if q.wording in ("direction", "mover", "when", "clock")]
     else:
-        questions, missing, media = about_picture(rng, draw_picture(rng)), "picture", "the picture"
+        questions = about_picture(rng, draw_picture(rng))
+        missing = "picture"
+        media = "the picture"
     question = rng.choice(questions)
     text = question.text(rng, rng.choice(("", f" in {media}")), media)
     return Utterance("missing", text, f"I see no {missing}.", f"There is no {missing}.")
@@ -201,7 +206,8 @@ class Conversation:
 
     def word(self, question: Question, plain: bool = False, unseen: bool = False) -> Utterance:
         """Put a question into words that name its picture or clip where they must."""
-        ref, media = "", "the picture"
+        ref = ""
+        media = "the picture"
         if question.target is not None:
             alone = len(self.last) == 1 and self.last[0] is question.target
             ref, media = references(self.rng, question.target, self.pictures, self.videos, alone)
@@ -252,7 +258,8 @@ def any_question(conversation: Conversation, questions: list[Question], newest: 
 
 def any_utterance(conversation: Conversation, questions: list[Question]) -> Utterance:
     """Choose what a user may say next: mostly one of the questions about what was shown."""
-    rng, chance = conversation.rng, conversation.rng.random()
+    rng = conversation.rng
+    chance = conversation.rng.random()
     if chance < 0.07:
         return small_talk(rng)
     if chance < 0.16:

@@ -68,7 +68,8 @@ def converse(rng: Random, source: Source, forms: bool = False) -> list[Sample]:
     for turn in range(turns):
         if rng.random() < (0.9 if turn == 0 else 0.3):
             show_any(conversation)
-        order, seed = rng.choice((media_first, *ORDERS)), rng.random()
+        order = rng.choice((media_first, *ORDERS))
+        seed = rng.random()
         questions = [question for question in conversation.questions() if forms or question.kind != "json"]
         asked = [any_utterance(conversation, questions) for _ in range(BRANCHES[turns] if conversation.last else 2)]
         for utterance in asked:
@@ -125,7 +126,8 @@ def tool_conversation(rng: Random, source: Source) -> list[Sample]:
     conversation.show(rng.choice((1, 1, 2)))
     picture = rng.choice(conversation.pictures)
     index = conversation.pictures.index(picture) + 1
-    seed, samples = rng.random(), []
+    seed = rng.random()
+    samples = []
     order = rng.choice((media_first, *ORDERS))
 
     def add(utterance: Utterance, answer: str, kind: str) -> Message:

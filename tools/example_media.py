@@ -38,7 +38,9 @@ def write_clip(path: Path, frames: list[list[Thing]], rate: Fraction) -> None:
     """Encode a clip as H.264 in MP4, without sound."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
-        stream.width, stream.height, stream.pix_fmt = CELL * CLIP_CELLS[0], CELL * CLIP_CELLS[1], "yuv420p"
+        stream.width = CELL * CLIP_CELLS[0]
+        stream.height = CELL * CLIP_CELLS[1]
+        stream.pix_fmt = "yuv420p"
         for things in frames:
             container.mux(stream.encode(av.VideoFrame.from_image(render(things, CLIP_CELLS, GROUNDS[0]))))
         container.mux(stream.encode())
@@ -102,7 +104,8 @@ def main(folder: Path, check: Path | None) -> None:
         return
     from mini_eval import Reference
 
-    reference, wrong = Reference.load(check), 0
+    reference = Reference.load(check)
+    wrong = 0
     for question in questions():
         answer = reference.answer(Sample(question["name"], question["messages"], question["answer"]))
         wrong += answer != question["answer"]

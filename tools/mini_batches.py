@@ -19,7 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scenes import CLIP_CELLS, Clip, Picture, Video
 from transformers import LlamaTokenizer
 
-PATCH, MERGE = 14, 2
+PATCH = 14
+MERGE = 2
 Grid = tuple[int, int, int]
 
 
@@ -32,7 +33,8 @@ def _ink(label: str, width: int, size: int, font_file: str) -> tuple[np.ndarray,
     drawn = []
     for ground in (0, 255):
         image = Image.new("RGB", (width, 2 * size), (ground,) * 3)
-        font, outline = ImageFont.truetype(font_file, size), int(size * 0.1)
+        font = ImageFont.truetype(font_file, size)
+        outline = int(size * 0.1)
         ImageDraw.Draw(image).text(
             (0, 0), label, font=font, fill=(0, 0, 0), stroke_width=outline, stroke_fill=(255, 255, 255)
         )
@@ -59,7 +61,8 @@ _SHIFT = (torch.tensor(CLIP_MEAN) / torch.tensor(CLIP_STD))[:, None]
 def patches(frames: np.ndarray) -> tuple[torch.Tensor, tuple[int, int, int]]:
     """uint8 (t, H, W, 3) to float32 (t·h·w, 588) in 2×2-block-major order, and its grid (t, h, w)."""
     t, height, width, _ = frames.shape
-    h, w = height // PATCH, width // PATCH
+    h = height // PATCH
+    w = width // PATCH
     blocks = torch.from_numpy(frames).view(t, h // MERGE, MERGE, PATCH, w // MERGE, MERGE, PATCH, 3)
     flat = blocks.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(t * h * w, 3, PATCH * PATCH)
     return flat.float().mul_(_SCALE).sub_(_SHIFT).flatten(1), (t, h, w)
@@ -68,7 +71,8 @@ def patches(frames: np.ndarray) -> tuple[torch.Tensor, tuple[int, int, int]]:
 def positions(types: list[int], grids: dict[int, list[tuple[int, int, int]]]) -> np.ndarray:
     """int64 (3, n): t, h, w positions of a prompt with token types 0 text, 1 image, 2 video, as the class counts."""
     media = {kind: iter(found) for kind, found in grids.items()}
-    columns, start = [], 0
+    columns = []
+    start = 0
     for kind, run in groupby(types):
         if kind == 0:
             count = len(list(run))
@@ -164,8 +168,11 @@ class Batcher:
     def pack(self, rows: list["Row"]) -> Batch:
         """Return a batch of rows, padded to the longest."""
         shape = (len(rows), max(len(row.ids) for row in rows))
-        ids, labels = torch.full(shape, self.tokenizer.pad_token_id), torch.full(shape, -100)
-        features, owner, sees = torch.full(shape, -1), torch.full(shape, -1), torch.zeros(shape, dtype=torch.long)
+        ids = torch.full(shape, self.tokenizer.pad_token_id)
+        labels = torch.full(shape, -100)
+        features = torch.full(shape, -1)
+        owner = torch.full(shape, -1)
+        sees = torch.zeros(shape, dtype=torch.long)
         weights = torch.zeros(shape)
         starts = np.cumsum([0, *(sum(map(media_tokens, row.media)) for row in rows)])
         positions = torch.zeros(3, *shape, dtype=torch.long)
@@ -207,7 +214,8 @@ class Batcher:
             # At least one token of the prompt stands before the answer: it predicts its first token.
             shared = _common(prompt, trunk, min(len(prompt.ids) - 1, len(trunk.ids)))
             answer = [*self.tokenizer(sample.answer).input_ids, self.tokenizer.eos_token_id]
-            tail, count = prompt.ids[shared:], len(prompt.ids) - shared + len(answer)
+            tail = prompt.ids[shared:]
+            count = len(prompt.ids) - shared + len(answer)
             row.ids += tail + answer
             row.features += prompt.features[shared:] + [-1] * len(answer)
             row.labels += [-100] * len(tail) + answer
@@ -228,7 +236,9 @@ class Batcher:
             add_generation_prompt=True,
         )
         shown = iter(media_parts(sample, "image", "video"))
-        ids, features, grids = [], [], {1: [], 2: []}
+        ids = []
+        features = []
+        grids = {1: [], 2: []}
         for token in self.tokenizer(text).input_ids:
             if token not in self.placeholders:
                 ids.append(token)

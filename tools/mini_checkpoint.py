@@ -146,7 +146,8 @@ def save_weights(model: Ernie4_5_VLMoeForConditionalGeneration, folder: Path) ->
         if not name.endswith("gate.weight") and "moe_statics" not in name:
             parameter.data = parameter.data.to(torch.bfloat16)
     model.config.dtype = "bfloat16"
-    eos, pad = model.config.text_config.eos_token_id, model.config.text_config.pad_token_id
+    eos = model.config.text_config.eos_token_id
+    pad = model.config.text_config.pad_token_id
     model.generation_config = GenerationConfig(do_sample=False, eos_token_id=eos, pad_token_id=pad)
     for stale in folder.glob("model*.safetensors*"):
         stale.unlink()

@@ -120,7 +120,8 @@ def batch_logits(reference: Reference, batch: Batch, types: torch.Tensor) -> tor
 
 def judge_quickly(reference: Reference, kind: str, count: int, seed: int, types: Callable | None) -> int:
     """Return what `judge` returns, by predicting each token of the right answer from those before it."""
-    samples, right = list(undrawn(kind, count, seed)), 0
+    samples = list(undrawn(kind, count, seed))
+    right = 0
     for start in range(0, count, ROWS):
         batch = Batcher(reference.processor.tokenizer)([[sample] for sample in samples[start : start + ROWS]])
         logits = batch_logits(reference, batch, batch.types if types is None else types(batch.types))
@@ -148,7 +149,8 @@ def swap_routers(reference: Reference) -> None:
     """Exchange the routers of the two groups in every layer."""
     for layer in reference.model.model.language_model.layers:
         if hasattr(layer.mlp, "text_moe"):
-            text, vision = layer.mlp.text_moe.gate, layer.mlp.vision_moe.gate
+            text = layer.mlp.text_moe.gate
+            vision = layer.mlp.vision_moe.gate
             text.weight.data, vision.weight.data = vision.weight.data, text.weight.data
 
 

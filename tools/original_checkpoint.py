@@ -26,7 +26,8 @@ def write(folder: Path, name: str, document: object) -> None:
 def write_config(folder: Path) -> None:
     """config.json."""
     config = mini("config.json")
-    text, vision = config["text_config"], config["vision_config"]
+    text = config["text_config"]
+    vision = config["vision_config"]
     kept = "hidden_size intermediate_size max_position_embeddings moe_intermediate_size moe_k moe_num_shared_experts"
     kept += " num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps vocab_size use_bias"
     media = {key: value for key, value in config.items() if key.endswith("token_id") and key != "image_token_id"}
@@ -69,7 +70,8 @@ def write_config(folder: Path) -> None:
 
 def write_processors(folder: Path) -> None:
     """preprocessor_config.json and processor_config.json."""
-    image, video = mini("preprocessor_config.json"), mini("video_preprocessor_config.json")
+    image = mini("preprocessor_config.json")
+    video = mini("video_preprocessor_config.json")
     settings = {key: value for key, value in image.items() if key not in ("size", "temporal_patch_size")}
     settings |= {
         "image_processor_type": "Ernie4_5_VLImageProcessor",
@@ -94,7 +96,8 @@ def write_processors(folder: Path) -> None:
 
 def write_tokenizer(folder: Path, sentencepiece: bool) -> None:
     """tokenizer.model and added_tokens.json, or tokenizer.json; the template with the original's marks."""
-    settings, content = mini("tokenizer_config.json"), mini("tokenizer.json")
+    settings = mini("tokenizer_config.json")
+    content = mini("tokenizer.json")
     named = {key: settings[key] for key in settings if key.endswith("_token") and "image" not in key}
     special = {key: value for key, value in named.items() if "video" not in key}
     special |= {"additional_special_tokens": settings["extra_special_tokens"]}

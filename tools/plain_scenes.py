@@ -88,7 +88,8 @@ class Scene:
 @lru_cache(maxsize=512)
 def _mask(shape: str, radius: int) -> Image.Image:
     """Coverage (L) of a shape, drawn four times too large and averaged down."""
-    side, edge = 2 * radius + 1, 4 * (2 * radius + 1) - 1
+    side = 2 * radius + 1
+    edge = 4 * (2 * radius + 1) - 1
     image = Image.new("L", (4 * side, 4 * side), 0)
     draw = ImageDraw.Draw(image)
     if shape == "circle":
@@ -151,7 +152,8 @@ def _any(rng: Random, cells: tuple[int, int], count: int) -> list[Thing]:
 
 def place(thing: Thing, cells: tuple[int, int]) -> str:
     """Name of the part of the picture that holds the thing: the outer rows and columns are its sides."""
-    column, row = int(thing.x // CELL), int(thing.y // CELL)
+    column = int(thing.x // CELL)
+    row = int(thing.y // CELL)
     across = "left" if column == 0 else "right" if column == cells[0] - 1 else ""
     down = "top" if row == 0 else "bottom" if row == cells[1] - 1 else ""
     return f"{down} {across}".strip() or "middle"
@@ -192,10 +194,13 @@ def mixed(rng: Random, cells: tuple[int, int]) -> Scene:
 
 def couple(rng: Random, cells: tuple[tuple[int, int], tuple[int, int]]) -> Scene:
     """Two pictures of unequal size: one shape is in both, in two colours; all else is in one of them."""
-    shared, tones = rng.choice(SHAPES), rng.sample(list(COLOURS), 2)
+    shared = rng.choice(SHAPES)
+    tones = rng.sample(list(COLOURS), 2)
     looks = [(s, c) for s in SHAPES for c in COLOURS if s != shared]
     rng.shuffle(looks)
-    media, asked, counts = [], [], rng.sample((1, 2, 3, 4), 2)
+    media = []
+    asked = []
+    counts = rng.sample((1, 2, 3, 4), 2)
     for index, (size, number) in enumerate(zip(cells, counts, strict=True)):
         own = [(shared, tones[index]), *(looks.pop() for _ in range(number - 1))]
         places = _cells(rng, size, number)
@@ -226,7 +231,8 @@ def _moving(rng: Random, frames: int) -> tuple[list[list[Thing]], Thing, str]:
     # The still thing keeps off the mover's lane, and off the top row where the timestamp is drawn.
     free = [(c, r) for c in range(4) for r in range(1, 4) if (c if way in ("up", "down") else r) != lane]
     still = [_thing(rng, things[1].shape, things[1].colour, rng.choice(free))] if rng.random() < 0.6 else []
-    mover, drawn = things[0], []
+    mover = things[0]
+    drawn = []
     for index in range(frames):
         along = (first + (last - first) * index / (frames - 1)) * CELL + CELL / 2
         across = lane * CELL + CELL / 2

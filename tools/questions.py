@@ -93,7 +93,8 @@ def _of_things(rng: Random, picture: Picture) -> list[Question]:
     thing = rng.choice(picture.things)
     found.append(_exists(thing.shape, thing.colour, True))
     # What is not there is often half there: its shape in another colour.
-    shape, colour = rng.choice((thing.shape, rng.choice(SHAPES))), rng.choice(list(COLOURS))
+    shape = rng.choice((thing.shape, rng.choice(SHAPES)))
+    colour = rng.choice(list(COLOURS))
     if not picture.matching(shape, colour):
         found.append(_exists(shape, colour, False))
     if absent := [s for s in SHAPES if not picture.matching(s)]:
@@ -114,7 +115,8 @@ def _exists(shape: str, colour: str, true: bool) -> Question:
 
 
 def _of_all(rng: Random, picture: Picture) -> list[Question]:
-    names, number = [thing.name for thing in picture.things], len(picture.things)
+    names = [thing.name for thing in picture.things]
+    number = len(picture.things)
     seen = f"I see {listing(names)}."
     found = [Question("count", "count", {}, NUMBERS[number], counted(number), thought=seen)]
     for colour in {picture.things[0].colour, rng.choice(list(COLOURS))}:
@@ -132,7 +134,8 @@ def about_video(video: Video) -> list[Question]:
     end = f"at {video.seconds(len(video.frames) - 1)} seconds"
     found = [Question("clock", "clock", {}, end, f"The clip ends {end}.")] if video.fps <= 1 else []
     if video.mover:
-        shape, name = video.mover.shape, video.mover.name
+        shape = video.mover.shape
+        name = video.mover.name
         found.append(Question("direction", "direction", {"shape": shape}, video.way, f"The {shape} moves {video.way}."))
         found.append(Question("mover", "mover", {}, f"the {name}", f"The {name} moves."))
     for thing, start in video.late:

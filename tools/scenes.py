@@ -53,7 +53,8 @@ class Clip:
 @lru_cache(maxsize=512)
 def _mask(shape: str, radius: int) -> Image.Image:
     """Coverage (L) of a shape, drawn four times too large and averaged down."""
-    side, edge = 2 * radius + 1, 4 * (2 * radius + 1) - 1
+    side = 2 * radius + 1
+    edge = 4 * (2 * radius + 1) - 1
     image = Image.new("L", (4 * side, 4 * side), 0)
     draw = ImageDraw.Draw(image)
     if shape == "circle":
@@ -172,7 +173,8 @@ def _distinct(rng: Random, cells: list[tuple[int, int]]) -> list[Thing]:
 
 def place(thing: Thing, cells: tuple[int, int]) -> str:
     """Return the part of the picture that holds the thing: the outer rows and columns are its sides."""
-    column, row = int(thing.x // CELL), int(thing.y // CELL)
+    column = int(thing.x // CELL)
+    row = int(thing.y // CELL)
     across = "left" if column == 0 else "right" if column == cells[0] - 1 else ""
     down = "top" if row == 0 else "bottom" if row == cells[1] - 1 else ""
     return f"{down} {across}".strip() or "middle"

@@ -178,7 +178,8 @@ class Run:
 
     def conversations(self, step: int, name: str, rows: int | None = None) -> list[list[Sample]]:
         """Return the conversations of one step; other ones in each worker."""
-        rng, stage = Random(f"{name}/{self.plan.seed}/{step}/{self.rank}"), self.plan.stage(step)
+        rng = Random(f"{name}/{self.plan.seed}/{step}/{self.rank}")
+        stage = self.plan.stage(step)
         features = self.features(stage)
         source = features.source() if isinstance(features, StockedFeatures) else Source()
         drawn = [make(rng, source) for make, count in stage.rows.items() for _ in range(count)]
@@ -210,7 +211,8 @@ class Run:
     def _backward(self, batch: Batch, total: float, features: Features, hits: dict[str, list[bool]]) -> float:
         hidden = self.hidden(batch, batch.types, features)
         asked = batch.labels[:, 1:] != -100
-        logits, wanted = self.model.lm_head(hidden[:, :-1][asked]), batch.labels[:, 1:][asked]
+        logits = self.model.lm_head(hidden[:, :-1][asked])
+        wanted = batch.labels[:, 1:][asked]
         loss = (F.cross_entropy(logits, wanted, reduction="none") * batch.weights[:, 1:][asked]).sum() / total
         loss.backward()
         right = torch.ones_like(asked)
@@ -250,7 +252,8 @@ def train(run: Run, console: Console, report: int, out: Path) -> None:
     slim = [p for p in run.model.parameters() if p.requires_grad and p.dim() < 2]
     groups = [{"params": wide, "weight_decay": 0.02}, {"params": slim, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=run.plan.rate, betas=(0.9, 0.98), eps=1e-8, fused=True)
-    balance, started = LoadBalance(run.model, run.tripwire), time.monotonic()
+    balance = LoadBalance(run.model, run.tripwire)
+    started = time.monotonic()
     hits: dict[str, list[bool]] = defaultdict(list)
     losses: list[float] = []
     for step in range(run.plan.begin, run.plan.steps):

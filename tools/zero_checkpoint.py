@@ -23,7 +23,8 @@ def write_checkpoint(folder: Path, text: dict[str, Any], vision: dict[str, Any])
     config["text_config"] |= text
     config["vision_config"] |= vision
     (folder / "config.json").write_text(json.dumps(config))
-    members, end = {}, 0
+    members = {}
+    end = 0
     for name, shape in expected_tensors(ErnieConfig.from_hf(folder)).items():
         members[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + 4 * int(np.prod(shape))]}
         end = members[name]["data_offsets"][1]

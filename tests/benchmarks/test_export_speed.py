@@ -36,7 +36,8 @@ def test_figures_of_the_mini_checkpoint(tmp_path):
     result = CliRunner().invoke(export_speed.main, list(map(str, arguments)), catch_exceptions=False)
     assert result.exit_code == 0 and "ernie-export" in result.output
     document = json.loads((tmp_path / "out.json").read_text())
-    copied, exported = document["runs"]["cp"], document["runs"]["ernie-export fp32"]
+    copied = document["runs"]["cp"]
+    exported = document["runs"]["ernie-export fp32"]
     assert copied["written_bytes"] == document["checkpoint_bytes"]
     assert exported["written_bytes"] > 1.9 * document["checkpoint_bytes"]  # bfloat16 to float32
     assert 20 * 2**20 < exported["peak_anonymous_bytes"] < 200 * 2**20

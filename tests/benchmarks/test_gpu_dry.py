@@ -108,7 +108,8 @@ def test_random_weights_have_the_size_that_keeps_sums_alike(tmp_path, precision)
     """A weight's values times its inputs' root come to 1, quantized ones by their scales."""
     config = gpu_engine.configuration(tmp_path, small=True)
     gpu_engine.hollow_bundle(tmp_path, config, precision)
-    memory, data = HostMemory(), tmp_path / "weights.safetensors"
+    memory = HostMemory()
+    data = tmp_path / "weights.safetensors"
     weights = gpu_engine.random_weights(memory, data, gpu_engine.deviations(config, precision))
     described = {w.name: w for w in all_weights(build_graphs(config, ONNX.precision(precision)))}
 

@@ -45,7 +45,8 @@ def make(tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_exporter_takes_it(make, dtype):
     folder = make(dtype)
-    config, checkpoint = ErnieConfig.from_hf(folder), Checkpoint.open(folder)
+    config = ErnieConfig.from_hf(folder)
+    checkpoint = Checkpoint.open(folder)
     check_layout(checkpoint, config)
     assert len(list(folder.glob("model-*.safetensors"))) > 2
     assert {entry.dtype for entry in checkpoint.tensors.values()} == {"F32" if dtype == "float32" else "BF16"}
@@ -73,7 +74,8 @@ def test_products_keep_their_size_and_no_two_tensors_are_alike(make):
 
 def test_layers_and_holes(make):
     folder = make("bfloat16", layers=2, holes=True)
-    config, checkpoint = ErnieConfig.from_hf(folder), Checkpoint.open(folder)
+    config = ErnieConfig.from_hf(folder)
+    checkpoint = Checkpoint.open(folder)
     check_layout(checkpoint, config)
     assert json.loads((folder / "config.json").read_text())["text_config"]["mlp_layer_types"] == ["dense", "sparse"]
     zeros = {

@@ -75,7 +75,8 @@ def make(tmp_path_factory, without_gpu):
     """make(precision, arch): a bundle of the mini checkpoint that waits for engines, and what its export reported."""
 
     def call(precision: str, arch: str) -> tuple[Path, Manifest, Steps]:
-        folder, steps = tmp_path_factory.mktemp("trt") / "bundle", Steps()
+        folder = tmp_path_factory.mktemp("trt") / "bundle"
+        steps = Steps()
         options = TensorRTBuildOptions(max_batch_size=3, max_seq_len=600, max_image_tokens=64, arch=arch)
         return folder, export(MINI, folder, without_gpu, precision, steps, options), steps
 

@@ -64,8 +64,10 @@ def template(old: str, new: str) -> Damage:
     return write("chat_template.jinja", TEMPLATE.replace(old, new))
 
 
-IMAGE, VIDEO = "preprocessor_config.json", "video_preprocessor_config.json"
-PICTURE, CLIP = "<|IMAGE_PLACEHOLDER|>", "<|VIDEO_PLACEHOLDER|>"
+IMAGE = "preprocessor_config.json"
+VIDEO = "video_preprocessor_config.json"
+PICTURE = "<|IMAGE_PLACEHOLDER|>"
+CLIP = "<|VIDEO_PLACEHOLDER|>"
 # What is done to the checkpoint, the file at fault, and what the line says.
 BROKEN: dict[str, tuple[Damage, str, str]] = {
     "no template": (remove("chat_template.jinja"), "", "expected a chat template"),

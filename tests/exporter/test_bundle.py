@@ -32,7 +32,8 @@ class Driver:
         program = [sys.executable, str(PROGRAMS / "export_when_asked.py"), str(MINI), str(output)]
         self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.requests, self.answers = self.process.stdin, self.process.stdout
+        self.requests = self.process.stdin
+        self.answers = self.process.stdout
         assert self.answers.readline() == "ready\n"
 
     def run(
@@ -175,7 +176,8 @@ def test_where_names_cannot_be_exchanged(tmp_path, monkeypatch):
         with bundle.writing_bundle(output) as partial:
             (partial / MANIFEST).write_text(text)
         assert (output / MANIFEST).read_text() == text
-    renames, rename = [], Path.rename
+    renames = []
+    rename = Path.rename
 
     def refuse_third(path: Path, target: Path) -> Path:
         renames.append(path)

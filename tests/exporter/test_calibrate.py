@@ -72,7 +72,8 @@ def three(checkpoint: Path, folder: Path, conversations: Path) -> Path:
 @pytest.fixture
 def mini(tmp_path):
     """mini-ernie opened for calibration: configuration, checkpoint, prompts of MIXED in a scratch folder."""
-    config, checkpoint = ErnieConfig.from_hf(MINI), Checkpoint.open(MINI)
+    config = ErnieConfig.from_hf(MINI)
+    checkpoint = Checkpoint.open(MINI)
     (tmp_path / "conversation.json").write_text(json.dumps(MIXED))
 
     def prompts():

@@ -48,7 +48,8 @@ def tensors(bundle: Path) -> dict[str, np.ndarray]:
 def test_the_experts_alone_are_tiled_and_hold_the_same_values(bundles):
     tiled = Manifest.read(bundles["onnx"]).tiled
     assert Manifest.read(bundles["onnx-portable"]).tiled == ()
-    found, rows = tensors(bundles["onnx"]), tensors(bundles["onnx-portable"])
+    found = tensors(bundles["onnx"])
+    rows = tensors(bundles["onnx-portable"])
     assert set(tiled) == {name for name in rows if ".experts." in name} and len(tiled) == 8
     for name, expected in rows.items():
         own = to_rows(found[name]) if name in tiled else found[name]

@@ -233,7 +233,8 @@ def test_what_is_no_bundle_is_left_alone(checkpoint, tmp_path, capsys, kind):
         output.symlink_to(tmp_path / "elsewhere")
     else:
         output = checkpoint
-    before, names = tree(tmp_path), sorted(tmp_path.iterdir())
+    before = tree(tmp_path)
+    names = sorted(tmp_path.iterdir())
     assert str(output) in refusal(capsys, checkpoint, "-o", output)
     assert (tree(tmp_path), sorted(tmp_path.iterdir())) == (before, names)
 
@@ -272,7 +273,8 @@ def small_disk(tmp_path):
 def test_a_full_disk_leaves_nothing(small_disk, capsys, space):
     """Too small for the weights: refused before they are begun. Full after them: what was written is removed."""
     if space == "weights alone":
-        page, tensors = 4096, expected_tensors(ErnieConfig.from_hf(MINI))
+        page = 4096
+        tensors = expected_tensors(ErnieConfig.from_hf(MINI))
         weights = 4 * sum(int(np.prod(shape)) for shape in tensors.values())
         space = weights + 40 * page  # the header takes some of it
     disk = small_disk(space)

@@ -9,7 +9,8 @@ from ernie_export.exporter.weights.quantize import Quantizer, quantize_groups
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize
 from ernie_export.graphs.weight_spec import Quantization
 
-ROWS, WIDTH = 48, 256
+ROWS = 48
+WIDTH = 256
 
 
 def correlated(rng: np.random.Generator, tokens: int) -> np.ndarray:
@@ -44,7 +45,8 @@ def test_outputs_are_nearer_on_inputs_not_seen(bits, group):
     """The error of x Wᵀ on fresh inputs is at most half of what rounding without calibration leaves."""
     rng = np.random.default_rng(bits)
     weights = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)
-    seen, fresh = correlated(rng, 2000), correlated(rng, 500)
+    seen = correlated(rng, 2000)
+    fresh = correlated(rng, 500)
     how = Quantization(bits, group)
     found = rounded(weights, [(slice(0, WIDTH), cholesky_factor(hessian(seen)))], how)
     error, before = (np.linalg.norm(fresh @ (w - weights).T) for w in (found, plain(weights, how)))
@@ -76,7 +78,8 @@ def test_fewer_tokens_than_channels_do_not_break_it():
     """One token's statistics have rank 1: its own output is kept, and no other one is made much worse."""
     rng = np.random.default_rng(3)
     weights = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)
-    how, seen = Quantization(4, 32), correlated(rng, 1)
+    how = Quantization(4, 32)
+    seen = correlated(rng, 1)
     found = rounded(weights, [(slice(0, WIDTH), cholesky_factor(hessian(seen)))], how)
     before = plain(weights, how)
     assert np.linalg.norm(seen @ (found - weights).T) < 0.2 * np.linalg.norm(seen @ (before - weights).T)
@@ -88,7 +91,8 @@ def test_wide_layers_are_quantized_in_column_blocks():
     assert column_blocks(300, 128) == [slice(0, 128), slice(128, 256), slice(256, 300)]
     rng = np.random.default_rng(4)
     weights = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)
-    x, how = correlated(rng, 1000), Quantization(4, 64)
+    x = correlated(rng, 1000)
+    how = Quantization(4, 64)
     factors = [(span, cholesky_factor(hessian(x[:, span]))) for span in column_blocks(WIDTH, 128)]
     whole = rounded(weights, factors, how)
     for span, upper in factors:

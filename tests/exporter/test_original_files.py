@@ -33,7 +33,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, list[A
 
 def processors(bundle: Path) -> list[Any]:
     """What the runtime reads of the processors' settings, the tables from pixel values left to `settings`."""
-    image, video = ImageProcessor.from_folder(bundle), VideoProcessor.from_folder(bundle)
+    image = ImageProcessor.from_folder(bundle)
+    video = VideoProcessor.from_folder(bundle)
     assert video.font is not None
     frames = (video.sample, video.fps, video.num_frames, video.min_frames, video.max_frames, video.font.name)
     return [image.settings, video.settings, frames]
@@ -84,7 +85,8 @@ def test_ernie_plan_reads_it(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
 
-    whole, known = plan(original), plan(MINI)
+    whole = plan(original)
+    known = plan(MINI)
     for key in ("parameters", "active_parameters", "workload"):
         assert whole[key] == known[key]
     (tmp_path / "alone").mkdir()
@@ -127,7 +129,9 @@ def content(name: str, data: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(data)
 
 
-IMAGE, OPTIONS, TOKENS = "preprocessor_config.json", "processor_config.json", "tokenizer_config.json"
+IMAGE = "preprocessor_config.json"
+OPTIONS = "processor_config.json"
+TOKENS = "tokenizer_config.json"
 # What is done to the original checkpoint, and what the one line has to name.
 DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "unknown key of the config": (change("config.json", window=3), ("config.json", "window")),

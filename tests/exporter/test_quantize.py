@@ -16,7 +16,8 @@ from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequa
 from ernie_export.graphs.weight_spec import Interleaved, Quantization, Rows, ScalesOf, Weight
 from tests.paths import PROGRAMS
 
-U8, F32 = np.dtype(np.uint8), np.dtype(np.float32)
+U8 = np.dtype(np.uint8)
+F32 = np.dtype(np.float32)
 
 
 def round_trip(values: np.ndarray, bits: int, group: int) -> np.ndarray:
@@ -94,7 +95,8 @@ def test_clipping_is_taken_where_it_pays():
 
 def quantised(name: str, shape: tuple[int, ...], pieces: tuple, how: Quantization) -> list[Weight]:
     """A quantised weight of `shape`, and its scales."""
-    stored, groups = (*shape[:-1], shape[-1] * how.bits // 8), (*shape[:-1], shape[-1] // how.group)
+    stored = (*shape[:-1], shape[-1] * how.bits // 8)
+    groups = (*shape[:-1], shape[-1] // how.group)
     return [
         Weight(f"{name}_scales", F32, groups, (ScalesOf(name),)),
         Weight(name, U8, stored, pieces, how),

@@ -73,7 +73,8 @@ def test_the_fake_refuses_what_the_bindings_do_not_take(environment):
 @pytest.fixture(scope="module")
 def finished(made, environment, tmp_path_factory, new_steps):
     """That bundle with its engines, and what building them reported."""
-    folder, steps = shutil.copytree(made[0], tmp_path_factory.mktemp("finished") / "bundle"), new_steps()
+    folder = shutil.copytree(made[0], tmp_path_factory.mktemp("finished") / "bundle")
+    steps = new_steps()
     with pytest.MonkeyPatch.context() as patched:
         for name, value in environment.items():
             patched.setenv(name, value)

@@ -43,7 +43,8 @@ class Steps(Progress):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     """A bundle of the mini checkpoint for two kinds of GPUs, and what its export reported."""
-    folder, steps = tmp_path_factory.mktemp("rtx") / "bundle", Steps()
+    folder = tmp_path_factory.mktemp("rtx") / "bundle"
+    steps = Steps()
     return folder, export(MINI, folder, "trt-rtx", "bf16", steps, LIMITS), steps
 
 
@@ -69,7 +70,8 @@ def test_engines_take_the_weights_of_the_data_file(exported):
     entries = read_header(folder / DATA_FILE)
     weights = {name: (DTYPES[entry.dtype], list(entry.shape)) for name, entry in entries.items()}
     report = json.loads((folder / REPORT).read_text())
-    taken, own = set(), {}
+    taken = set()
+    own = {}
     for graph in GRAPHS:
         inputs = {tensor["name"]: tensor for tensor in report[graph]["inputs"]}
         for name in inputs.keys() & weights.keys():

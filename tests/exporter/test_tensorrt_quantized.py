@@ -80,7 +80,8 @@ def test_kernels_are_those_of_each_linear_layer(coded):
     folder, manifest, _ = coded
     found = Kernels.read(folder / "kernels-sm90.json")
     job = mini_job(manifest.precision)
-    config, precision = job.config, job.precision
+    config = job.config
+    precision = job.precision
     sizes = plugin_sizes(job, ("sm90",))
     seen = set()
     for plugin, shapes, attributes in plugins.kernel_specs(sizes):
@@ -123,7 +124,8 @@ def in_words(model: onnx.ModelProto) -> None:
 
 def feeds(config: ErnieConfig, graph: str) -> dict[str, np.ndarray]:
     """Random inputs: of a prompt half of pictures, or of a step of two rows."""
-    rng, text = np.random.default_rng(11), config.text
+    rng = np.random.default_rng(11)
+    text = config.text
     rows, tokens, capacity = (1, 40, 64) if graph == "decoder" else (2, 1, 64)
     past = 0 if graph == "decoder" else 20
     shape = (rows, text.num_kv_heads, capacity, text.head_dim)
@@ -155,7 +157,8 @@ def test_the_lowered_graphs_compute_what_the_portable_ones_do(name, graph, tmp_p
     in_words(model)
     plugin_bodies.fill(model)
     onnx.save(model, path)
-    given, found = feeds(ErnieConfig.from_hf(MINI), graph), {}
+    given = feeds(ErnieConfig.from_hf(MINI), graph)
+    found = {}
     for kind in ("portable", "lowered"):
         session = ort.InferenceSession(tmp_path / kind / f"{graph}.onnx", providers=["CPUExecutionProvider"])
         found[kind] = session.run(None, given)

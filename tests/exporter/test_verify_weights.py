@@ -64,7 +64,8 @@ def test_what_was_exported_has_the_weights_of_the_checkpoint(bundles, precision)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_one_flipped_bit_anywhere_is_found_in_its_tensor(copy, precision):
     """Of every tensor that is stored as it was, at a random place."""
-    bundle, rng = copy(precision), np.random.default_rng(0)
+    bundle = copy(precision)
+    rng = np.random.default_rng(0)
     names = read_header(bundle / "weights.safetensors")
     for entry in names.values():
         data = np.memmap(entry.file, np.uint8, "r+", entry.offset, entry.nbytes)

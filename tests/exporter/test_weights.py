@@ -22,7 +22,9 @@ from ernie_export.exporter.weights.writer import plan, write
 from ernie_export.graphs.checkpoint.reader import SINGLE, Checkpoint
 from ernie_export.graphs.weight_spec import Constant, Interleaved, Piece, Rows, SourceSlice, Weight
 
-F32, F16, BF16 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)
+F32 = np.dtype(np.float32)
+F16 = np.dtype(np.float16)
+BF16 = np.dtype(ml_dtypes.bfloat16)
 STORED = [F32, F16, BF16]
 
 
@@ -55,7 +57,8 @@ def written(
     assert set(loaded) == {weight.name for weight in content}
     ours = read_header(path)
     for weight in content:
-        array, offset = loaded[weight.name], layout.offsets[weight.name]
+        array = loaded[weight.name]
+        offset = layout.offsets[weight.name]
         assert (array.shape, array.dtype) == (weight.shape, weight.dtype)
         assert raw[offset : offset + weight.nbytes] == array.tobytes()
         assert offset == ours[weight.name].offset

@@ -42,8 +42,11 @@ class FakeCuda:
         capability: tuple[int, int] = (9, 0),
         name: str = "NVIDIA H100",
     ) -> None:
-        self.free, self.devices, self.code = free, devices, real.cudaError_t(code)
-        self.capability, self.name = capability, name
+        self.free = free
+        self.devices = devices
+        self.code = real.cudaError_t(code)
+        self.capability = capability
+        self.name = name
         self.memory = HostMemory()
         self.streams: dict[int, FakeStream] = {}
         self.graphs: list[list[Callable[[], object]]] = []

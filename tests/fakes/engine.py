@@ -9,7 +9,9 @@ import numpy as np
 from ernie_export.runtime.kv_cache import HostKVCache
 from ernie_export.runtime.logits import DenseLogits
 
-PREFILL, DECODE, ENCODE = 0.1, 0.01, 0.03  # seconds of a call
+PREFILL = 0.1
+DECODE = 0.01
+ENCODE = 0.03  # seconds of a call
 
 
 @dataclass

@@ -61,7 +61,8 @@ class FakeContext:
         """What the graph makes of what lies at the inputs' addresses now."""
         feed = {}
         for key, declared in self.engine.inputs.items():
-            dtype, shape = np.dtype(NUMPY[declared.type]), self.shapes.get(key, declared.shape)
+            dtype = np.dtype(NUMPY[declared.type])
+            shape = self.shapes.get(key, declared.shape)
             block = ctypes.string_at(self.addresses[key], int(np.prod(shape)) * dtype.itemsize)
             feed[key] = np.frombuffer(block, dtype).reshape(shape)
         results = dict(zip(self.engine.graph_outputs, self.engine.session.run(self.engine.graph_outputs, feed)))
@@ -103,8 +104,10 @@ class FakeCudaEngine:
     def __init__(self, plan: bytes, runtime: Any, number: int) -> None:
         head, graph = plan.split(b"\n", 1)
         options = ort.SessionOptions()
-        options.log_severity_level, options.intra_op_num_threads = 3, 1
-        self.runtime, self.number = runtime, number
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        self.runtime = runtime
+        self.number = number
         self.dimensions = json.loads(head)
         self.session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.inputs = {value.name: value for value in self.session.get_inputs()}

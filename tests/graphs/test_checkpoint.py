@@ -72,7 +72,8 @@ def test_reads_rows_of_every_dtype(tmp_path: Path) -> None:
 
 
 def test_reads_shards_through_links(tmp_path: Path) -> None:
-    blobs, folder = tmp_path / "blobs", tmp_path / "snapshot"
+    blobs = tmp_path / "blobs"
+    folder = tmp_path / "snapshot"
     blobs.mkdir()
     folder.mkdir()
     save_sharded(blobs)

@@ -120,7 +120,8 @@ def refusal(folder: Path, config: object) -> str:
 
 def test_reads_what_save_pretrained_writes(tmp_path: Path) -> None:
     config = read(tmp_path, SAVED)
-    text, vision = config.text, config.vision
+    text = config.text
+    vision = config.vision
     assert (text.vocab_size, text.hidden_size, text.intermediate_size) == (64, 32, 48)
     assert (text.num_layers, text.num_heads, text.num_kv_heads, text.head_dim) == (3, 4, 2, 16)
     assert (text.rms_norm_eps, text.rope_theta, text.mrope_section) == (1e-5, 1e4, (3, 3, 2))

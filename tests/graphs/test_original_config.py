@@ -46,7 +46,8 @@ def read(folder: Path, document: object) -> ErnieConfig:
 
 def test_reads_the_released_model(tmp_path: Path) -> None:
     config = read(tmp_path, RELEASED)
-    text, vision = config.text, config.vision
+    text = config.text
+    vision = config.vision
     assert (text.vocab_size, text.hidden_size, text.intermediate_size) == (103424, 2560, 12288)
     assert (text.num_layers, text.num_heads, text.num_kv_heads, text.head_dim) == (28, 20, 4, 128)
     assert (text.rms_norm_eps, text.rope_theta, text.mrope_section) == (1e-5, 500000.0, (22, 22, 20))

@@ -144,7 +144,8 @@ def test_codes_are_bound_as_words(name):
     graph.bind_at_load()
     bound = {value.name: value for value in graph.graph.inputs}
     for key, weight in graph.weights.items():
-        value, words = bound[key], weight.quantization is not None
+        value = bound[key]
+        words = weight.quantization is not None
         assert value.dtype == (ir.DataType.INT32 if words else ir.DataType.from_numpy(weight.dtype))
         assert value.shape is not None and value.dtype is not None
         assert int(np.prod(value.shape.numpy())) * value.dtype.itemsize == weight.nbytes

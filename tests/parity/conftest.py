@@ -132,13 +132,17 @@ def fill(model: Ernie4_5_VLMoeForConditionalGeneration, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or name.endswith("ln.weight"):
-                std, mean = 0.2, 1.0
+                std = 0.2
+                mean = 1.0
             elif parameter.ndim == 1 or "e_score_correction_bias" in name:
-                std, mean = 0.15, 0.0
+                std = 0.15
+                mean = 0.0
             elif "embed_tokens" in name:
-                std, mean = 0.3, 0.0
+                std = 0.3
+                mean = 0.0
             else:
-                std, mean = 1.3 / math.sqrt(parameter.shape[-1]), 0.0
+                std = 1.3 / math.sqrt(parameter.shape[-1])
+                mean = 0.0
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * std + mean)
 
 

@@ -24,8 +24,10 @@ MEDIA = dict(
 def small(seed: int) -> dict[str, Any]:
     """A random configuration of the class that builds in milliseconds."""
     pick = random.Random(seed)
-    kv_heads, head_dim = pick.choice([1, 2]), pick.choice([8, 12, 16])
-    spatial, layers = pick.randint(1, head_dim // 4 - 1), pick.randint(1, 4)
+    kv_heads = pick.choice([1, 2])
+    head_dim = pick.choice([8, 12, 16])
+    spatial = pick.randint(1, head_dim // 4 - 1)
+    layers = pick.randint(1, 4)
     experts = pick.randint(1, 5)
     heads = kv_heads * pick.choice([1, 2, 3])
     text = dict(
@@ -137,7 +139,8 @@ def test_optional_keys_are_read_as_the_class_reads_them(tmp_path: Path, changes:
     ours = ErnieConfig.from_hf(tmp_path)
     theirs = Ernie4_5_VLMoeConfig.from_pretrained(tmp_path)
     model = Ernie4_5_VLMoeForConditionalGeneration(theirs)
-    decoder, encoder = model.model.language_model, model.model.vision_tower
+    decoder = model.model.language_model
+    encoder = model.model.vision_tower
     text = theirs.text_config
     assert ours.text.head_dim == decoder.layers[0].self_attn.head_dim
     assert ours.text.mrope_section == tuple(decoder.rotary_emb.mrope_section)

@@ -115,7 +115,8 @@ def test_added_tokens_are_the_converter_s(both: tuple[Path, Path, bool]) -> None
         tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
         return {token["content"]: (token["id"], token["special"]) for token in tokens}
 
-    ours, theirs = added(both[0]), added(both[1])
+    ours = added(both[0])
+    theirs = added(both[1])
     if both[2]:
         # Where special tokens are listed, transformers 5.23 forgets the model's user-defined pieces, which
         # SentencePiece never splits. The version that the converter ran with kept them: it takes digits off their list.
@@ -136,7 +137,8 @@ TEXTS = [
 
 
 def same(both: tuple[Path, Path, bool], text: str) -> None:
-    ours, theirs = ChatTokenizer.from_folder(both[0]), AutoTokenizer.from_pretrained(both[1])
+    ours = ChatTokenizer.from_folder(both[0])
+    theirs = AutoTokenizer.from_pretrained(both[1])
     ids = ours.encode(text)
     assert ids == theirs(text)["input_ids"]
     assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)

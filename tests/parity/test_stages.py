@@ -91,9 +91,11 @@ def stages(request, exported, summary):
 
 def items(config: Any, seed: int) -> dict[str, list[tuple[int, int, int]]]:
     """Grids of three images, two of one size, and two clips."""
-    rng, m = np.random.default_rng(seed), config.vision_config.spatial_merge_size
+    rng = np.random.default_rng(seed)
+    m = config.vision_config.spatial_merge_size
     size = lambda: tuple(int(n) * m for n in rng.integers(1, 4, 2))  # noqa: E731
-    one, other = size(), (2 * m, 3 * m)
+    one = size()
+    other = (2 * m, 3 * m)
     return {"image": [(1, *one), (1, *other), (1, *one)], "video": [(int(rng.choice([2, 4])), *other), (6, m, 2 * m)]}
 
 
@@ -101,7 +103,10 @@ class Stages:
     """One bundle beside the reference."""
 
     def __init__(self, name: str, bundle: Path, reference: Any, summary: Any) -> None:
-        self.name, self.bundle, self.reference, self.summary = name, bundle, reference, summary
+        self.name = name
+        self.bundle = bundle
+        self.reference = reference
+        self.summary = summary
         self.engine = OrtCpuEngine(bundle, Manifest.read(bundle), threads=1)
         self.config = reference.config
         self.merge = self.config.vision_config.spatial_merge_size
@@ -139,7 +144,9 @@ def media_prompt(stages: Stages, seed: int) -> tuple[dict[str, np.ndarray], dict
     def words(count: int) -> list[int]:
         return [int(id) for id in rng.integers(3, 470, count)]
 
-    ids, ordered, taken = words(3), [], {"image": 0, "video": 0}
+    ids = words(3)
+    ordered = []
+    taken = {"image": 0, "video": 0}
     for kind in ("image", "video", "image", "image", "video"):
         t, h, w = grids[kind][taken[kind]]
         tokens = t * h * w // stages.merge**2 // (2 if kind == "video" else 1)
@@ -162,7 +169,8 @@ def test_vision_encoder_and_resampler(stages):
         get = getattr(stages.reference.model, f"get_{kind}_features")
         with torch.no_grad():
             expected = get(torch.from_numpy(np.concatenate(pixels)), torch.tensor(grids), return_dict=True)
-        vision, start = stages.session("vision"), 0
+        vision = stages.session("vision")
+        start = 0
         for number, (array, (t, h, w)) in enumerate(zip(pixels, grids)):
             frames = array.reshape(t, h * w, -1)
             coordinates = vision_coordinates(h, w, stages.merge)
@@ -208,7 +216,8 @@ class Reference:
         """Experts (T, k), the vision expert group's from `experts` on, and the gap after the k-th score (T,)."""
         expert_groups = self.routing[index]
         k = next(iter(expert_groups.values()))[1].shape[1]
-        chosen, gaps = np.zeros((len(types), k), np.int64), np.full(len(types), np.inf)
+        chosen = np.zeros((len(types), k), np.int64)
+        gaps = np.full(len(types), np.inf)
         for expert_group, rows, first in (("text", types == 0, 0), ("vision", types != 0, experts)):
             if rows.any():
                 scores, picked = expert_groups[expert_group]
@@ -285,7 +294,8 @@ def test_decoder(stages):
         return
     logits = reference.output.logits[:, -1]
     stages.check("logits", ours["logits"], logits)
-    token, following = logits.argmax(-1)[:, None], positions[:, :, -1:] + 1
+    token = logits.argmax(-1)[:, None]
+    following = positions[:, :, -1:] + 1
     with torch.no_grad():
         step = stages.reference(
             input_ids=token, past_key_values=reference.output.past_key_values, position_ids=torch.from_numpy(following)

@@ -180,7 +180,8 @@ def test_wrong_folders_are_one_line(verify, right, tmp_path):
 
 def test_divergence_is_that_of_the_distributions():
     """Against a sum written out; adding a constant to all logits changes nothing."""
-    p, q = np.log([[0.5, 0.25, 0.25]]), np.log([[0.25, 0.5, 0.25]])
+    p = np.log([[0.5, 0.25, 0.25]])
+    q = np.log([[0.25, 0.5, 0.25]])
     assert divergence(p, q) == pytest.approx([0.5 * np.log(2) - 0.25 * np.log(2)])
     assert divergence(p + 700, p - 700) == pytest.approx([0], abs=1e-12)
 

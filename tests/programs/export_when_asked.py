@@ -10,7 +10,8 @@ from ernie_export.exporter import replace as bundle
 from ernie_export.exporter.export import export
 from ernie_export.exporter.progress import Progress
 
-checkpoint, output = Path(sys.argv[1]), Path(sys.argv[2])
+checkpoint = Path(sys.argv[1])
+output = Path(sys.argv[2])
 
 
 class Steps(Progress):

@@ -8,7 +8,9 @@ from pathlib import Path
 from ernie_export.exporter import replace as bundle
 
 put_in_place = bundle.put_in_place
-output, line, status = Path(sys.argv[1]), 0, -9
+output = Path(sys.argv[1])
+line = 0
+status = -9
 while status != 0:
     line += 1
     output.mkdir(exist_ok=True)

@@ -96,7 +96,8 @@ def test_rounds_to_warm_up_do_not_count(model):
 
 
 def test_every_step_is_reported(model):
-    workload, count = replace(WORKLOAD, images=((56, 56), (56, 56))), []
+    workload = replace(WORKLOAD, images=((56, 56), (56, 56)))
+    count = []
     measure(model, workload, lambda: count.append(1), model.engine.clock)
     assert len(count) == steps(workload) == 9
 

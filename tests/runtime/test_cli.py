@@ -53,7 +53,8 @@ class FakeModel:
         return Answer("one two", (5, 6 + number), 9, "stop", 4)
 
     def stream(self, messages, **options):
-        self.asked, self.options = messages, options
+        self.asked = messages
+        self.options = options
         yield "one"
         if self.error:
             raise self.error
@@ -62,7 +63,8 @@ class FakeModel:
         return self.answer()
 
     def generate(self, messages, **options):
-        self.asked, self.options = messages, options
+        self.asked = messages
+        self.options = options
         return [self.answer(i) for i in range(len(messages))] if isinstance(messages[0], list) else self.answer()
 
 

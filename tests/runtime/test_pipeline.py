@@ -61,7 +61,8 @@ def changed(model: Model, engine: Any = None, **info: Any) -> Model:
 
 
 def streamed(model: Model, messages: Any, **options: Any) -> tuple[list[str], Result]:
-    pieces, stream = [], model.stream(messages, **options)
+    pieces = []
+    stream = model.stream(messages, **options)
     while True:
         try:
             pieces.append(next(stream))
@@ -257,9 +258,11 @@ def test_leaving_the_block_closes_the_engine(model):
 
 def test_a_chunk_is_cut_where_attentions_scores_would_take_much_memory(bundle, model):
     """Queries times keys are bounded; the parts together leave what one call does."""
-    rng, tokens = np.random.default_rng(0), 40
+    rng = np.random.default_rng(0)
+    tokens = 40
     ids = rng.integers(10, 200, tokens)
-    types, index = (np.arange(tokens) % 7 == 3).astype(np.int64), np.zeros(tokens, np.int64)
+    types = (np.arange(tokens) % 7 == 3).astype(np.int64)
+    index = np.zeros(tokens, np.int64)
     index[[3, 31]] = 1, 2
     features = rng.standard_normal((2, model.manifest.model.hidden_size)).astype(np.float32)
     chunk = PromptChunk(ids, types, index, np.tile(np.arange(tokens), (3, 1)), features)

@@ -87,7 +87,9 @@ def test_a_replica_killed_under_load_fails_no_request(client, expected):
 
     before = replicas()
     assert len(before) == 2
-    answers, failures, killed = [], [], threading.Event()
+    answers = []
+    failures = []
+    killed = threading.Event()
 
     def ask(number):
         for turn in range(12):

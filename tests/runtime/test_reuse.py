@@ -246,7 +246,9 @@ def test_a_prompt_is_shared_while_it_runs(remembering, forgetful):
 def test_a_picture_is_encoded_once(remembering, forgetful):
     """Across turns, requests, duplicates in a request, and from whatever source; the features are the same values."""
     model = remembering()
-    one, other, clip = picture(0), picture(1), [picture(i, 56, 56) for i in range(4)]
+    one = picture(0)
+    other = picture(1)
+    clip = [picture(i, 56, 56) for i in range(4)]
     for messages in ([said("user", one, one, "?")], [said("user", other, one, "!")], [said("user", clip, clip)]):
         got = model.prompt(model.preprocessor.prepare(messages)).features
         expected = forgetful.prompt(forgetful.preprocessor.prepare(messages)).features
@@ -288,7 +290,8 @@ def test_the_cache_stays_within_its_bytes(remembering, forgetful):
         assert all(buffer.shape[::2] == (cache.num_slots, cache.max_seq_len) for buffer in cache.keys)
         shapes.append((cache.num_slots, cache.max_seq_len))
 
-    short, long = [said("user", "What?")], [said("user", " ".join(["What is it?"] * 60))]
+    short = [said("user", "What?")]
+    long = [said("user", " ".join(["What is it?"] * 60))]
     for messages, new in ((short, 4), (short, 100), (long, 100), (short, 4)):
         got = answer(model, messages, max_new_tokens=new, min_new_tokens=new)
         note()

@@ -286,7 +286,8 @@ def test_a_listener_that_is_gone_cancels(make):
     def gone(output: Output) -> None:
         raise ConnectionError
 
-    left, stays = model.submit(ask("What?"), gone, **options(0, 50)), model.submit(ask("What?"), **options(1))
+    left = model.submit(ask("What?"), gone, **options(0, 50))
+    stays = model.submit(ask("What?"), **options(1))
     drive(model, left, stays)
     assert left.sequence.finish_reason == "cancelled" and len(left.sequence.tokens) < 5
     assert len(stays.sequence.tokens) == 8

@@ -88,7 +88,8 @@ def test_a_thought_stands_before_the_same_answer():
 
 
 def test_tool_calls_are_made_for_offered_tools_only():
-    rng, calls = Random(4), 0
+    rng = Random(4)
+    calls = 0
     for _ in range(30):
         for sample in curriculum.tool_conversation(rng, conversations.Source()):
             names = [tool["function"]["name"] for tool in sample.tools]

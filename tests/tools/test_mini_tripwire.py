@@ -32,6 +32,7 @@ def test_every_fault_ruins_the_answers_and_then_is_gone(reference, fault):
 
 
 def test_unlikelihood_falls_with_the_probability_of_the_right_token():
-    sure, unsure = torch.tensor([[9.0, 0.0]]), torch.tensor([[-9.0, 0.0]])
+    sure = torch.tensor([[9.0, 0.0]])
+    unsure = torch.tensor([[-9.0, 0.0]])
     wanted = torch.tensor([0])
     assert unlikelihood(sure, wanted) > 5 > 1e-3 > unlikelihood(unsure, wanted) >= 0

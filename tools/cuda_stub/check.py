@@ -19,7 +19,8 @@ from pathlib import Path
 
 import click
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from make_checkpoint import SHAPES, write_checkpoint  # noqa: E402
 

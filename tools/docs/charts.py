@@ -7,7 +7,8 @@ from tools.docs.quality import NAMES
 from tools.docs.svg import Drawing
 from tools.docs.tables import read_result, scientific
 
-BAR, LEFT = 18, 190  # height of a bar and width of the labels, in pixels
+BAR = 18
+LEFT = 190  # height of a bar and width of the labels, in pixels
 
 
 def performance() -> str:

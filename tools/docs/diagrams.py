@@ -158,7 +158,8 @@ def kv_cache() -> str:
         "1 decodes B throughout. Slot 2 prefills C in chunks between the decode steps of A and B, then decodes. A second "
         "question about the same image starts from the kept prefix and prefills only what is new.",
     )
-    left, unit = 90, 50
+    left = 90
+    unit = 50
     spans = {
         0: [
             (0, 5, "A decodes", "strong"),

@@ -175,7 +175,8 @@ def full_size_page() -> str:
     result = read_result("full-size-cpu")
     speed_result = read_result("export-full-int4")
     small = read_result("export-speed-m600")
-    cold, warm = result["answers"]["cold"], result["answers"]["warm"]
+    cold = result["answers"]["cold"]
+    warm = result["answers"]["warm"]
     late = result["right after the export"]["cold"]
     off = abs(result["bundle_bytes"] / result["planned_bundle_bytes"] - 1)
     rows = [

@@ -3,7 +3,8 @@
 from tools.docs.performance import ratios
 from tools.docs.tables import percent, read_result, table
 
-START, END = "<!-- results -->\n", "<!-- /results -->"
+START = "<!-- results -->\n"
+END = "<!-- /results -->"
 
 
 def results() -> str:

@@ -42,7 +42,8 @@ class Drawing:
             lines: Text, its lines separated by newlines.
             kind: Class of its colours: box, strong, warm or green.
         """
-        (x, y), (width, height) = corner, size
+        (x, y) = corner
+        (width, height) = size
         self._parts.append(
             f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="6" stroke-width="1.3"/>'
         )

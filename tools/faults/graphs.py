@@ -165,7 +165,8 @@ def layer_mask(bundle: Path, rng: np.random.Generator) -> Planted:
 
 def shift(model: Any, node: Node, name: str, by: int) -> None:
     """Let a node read an integer input plus `by`."""
-    constant, sum_ = f"{node.name}/by", f"{node.name}/shifted"
+    constant = f"{node.name}/by"
+    sum_ = f"{node.name}/shifted"
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(by, np.int64), constant))
     node.input[list(node.input).index(name)] = sum_
     place = list(model.graph.node).index(node)
@@ -208,7 +209,9 @@ def exchanged_types(bundle: Path, rng: np.random.Generator) -> Planted:
 
     def change(model: Any) -> Planted:
         node = pick(rng, [node for node in model.graph.node if "MoEDispatch" in node.op_type])
-        zero, text, other = f"{node.name}/zero", f"{node.name}/text", f"{node.name}/other"
+        zero = f"{node.name}/zero"
+        text = f"{node.name}/text"
+        other = f"{node.name}/other"
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0, np.int64), zero))
         types = node.input[1]  # 1 and 2 for images and videos
         place = list(model.graph.node).index(node)

@@ -169,7 +169,8 @@ def shifted_group(bundle: Path, rng: np.random.Generator) -> Planted | None:
     start = (part.begin + int(rng.integers(part.count // how.group)) * how.group) * how.bits // 8
     group = values[start : start + how.group * how.bits // 8]
     if how.bits == 4:
-        low, high = group & 15, group >> 4
+        low = group & 15
+        high = group >> 4
         group[:] = np.where(low < 15, low + 1, low) | np.where(high < 15, high + 1, high) << 4
     else:
         group[:] = np.where(group < 255, group + 1, group)

@@ -18,7 +18,8 @@ import bad_requests
 import click
 import server_talk as talk
 
-ROWS, QUEUE = 4, 12
+ROWS = 4
+QUEUE = 12
 OPTIONS = ("--model-name", "mini", "--rows", ROWS, "--queue", QUEUE, "--max-new-tokens", 64, "--max-body", 2,
            "--kv-cache", 0.05, "--feature-cache", 1)  # fmt: skip
 

@@ -21,7 +21,8 @@ def slow_clients(url: str, count: int = 100, seconds: float = 5.0) -> Counter[st
     whole = heads("Content-Length: 1000\r\n") + b"{"
     connections = [connect(url) for _ in range(count)]
     try:
-        until, place = time.monotonic() + seconds, 0
+        until = time.monotonic() + seconds
+        place = 0
         ended: Counter[str] = Counter()
         while time.monotonic() < until:
             for number, connection in enumerate(connections):
@@ -71,7 +72,8 @@ def slow_readers(url: str, count: int = 6, seconds: float = 2.0) -> Counter[str]
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
         connection.sendall(heads(f"Content-Length: {len(body)}\r\nConnection: close\r\n") + body)
         connections.append(connection)
-    until, ended = time.monotonic() + seconds, Counter[str]()
+    until = time.monotonic() + seconds
+    ended = Counter[str]()
     while time.monotonic() < until:
         response = httpx2.post(url + PATH, json=known(), timeout=SECONDS)
         check(response.status_code, response.content)

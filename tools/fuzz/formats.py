@@ -19,7 +19,8 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 def parse_png(data: bytes) -> list[Part]:
     """Chunks; APNG's as well."""
-    parts, place = [], len(PNG_SIGNATURE)
+    parts = []
+    place = len(PNG_SIGNATURE)
     while place + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, place)
         parts.append(Part(data[place + 4 : place + 8], data[place + 8 : place + 8 + length]))
@@ -41,9 +42,11 @@ def parse_riff(data: bytes) -> list[Part]:
     """The file's form (WEBP, AVI) as the first part, then chunks, those of a LIST within it."""
 
     def chunks(data: bytes) -> list[Part]:
-        parts, place = [], 0
+        parts = []
+        place = 0
         while place + 8 <= len(data):
-            tag, (length,) = data[place : place + 4], struct.unpack_from("<I", data, place + 4)
+            tag = data[place : place + 4]
+            (length,) = struct.unpack_from("<I", data, place + 4)
             body = data[place + 8 : place + 8 + length]
             nested = tag == b"LIST" and body[:4] != b"movi"
             parts.append(Part(tag, [Part(b"", body[:4]), *chunks(body[4:])] if nested else body))
@@ -72,7 +75,8 @@ BOXES = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"dinf", b"udta",
 
 def parse_mp4(data: bytes) -> list[Part]:
     """Boxes, those of BOXES with their own inside."""
-    parts, place = [], 0
+    parts = []
+    place = 0
     while place + 8 <= len(data):
         length, tag = struct.unpack_from(">I4s", data, place)
         end = place + length if length >= 8 else len(data)
@@ -97,10 +101,12 @@ MASTERS = {
 
 def parse_ebml(data: bytes) -> list[Part]:
     """Elements of Matroska and WebM; a size of all ones goes to the end."""
-    parts, place = [], 0
+    parts = []
+    place = 0
     while place < len(data) and data[place]:
         width = 9 - data[place].bit_length()
-        tag, at = data[place : place + width], place + width
+        tag = data[place : place + width]
+        at = place + width
         if at >= len(data) or not data[at]:
             break
         width = 9 - data[at].bit_length()
@@ -121,9 +127,11 @@ def build_ebml(parts: list[Part]) -> bytes:
 
 def parse_jpeg(data: bytes) -> list[Part]:
     """Segments by their marker; the first scan and what follows is one part without."""
-    parts, place = [], 2
+    parts = []
+    place = 2
     while place + 4 <= len(data) and data[place] == 0xFF:
-        marker, (length,) = data[place : place + 2], struct.unpack_from(">H", data, place + 2)
+        marker = data[place : place + 2]
+        (length,) = struct.unpack_from(">H", data, place + 2)
         parts.append(Part(marker, data[place + 4 : place + 2 + length]))
         place += 2 + length
         if marker == b"\xff\xda":
@@ -188,11 +196,13 @@ def varint(value: int) -> bytes:
 
 def parse_protobuf(data: bytes) -> list[Part]:
     """Fields by their key. A field of bytes that reads as a message is taken for one; IndexError where it is none."""
-    parts, place = [], 0
+    parts = []
+    place = 0
     while place < len(data):
         start = place
         key, place = read_varint(data, place)
-        tag, wire = data[start:place], key % 8
+        tag = data[start:place]
+        wire = key % 8
         if not 0 < key >> 3 < 1000 or wire not in (0, 1, 2, 5):
             raise IndexError
         if wire == 2:

@@ -285,7 +285,9 @@ def clip(form: str, codec: str) -> bytes:
     formats_of = {"gif": "rgb8", "mjpeg": "yuvj420p"}
     with av.open(stream, "w", format=form) as container:
         track = container.add_stream(codec, rate=5, options={"threads": "1"})
-        track.width, track.height, track.pix_fmt = 48, 32, formats_of.get(codec, "yuv420p")
+        track.width = 48
+        track.height = 32
+        track.pix_fmt = formats_of.get(codec, "yuv420p")
         for index in range(6):
             pixels = np.random.default_rng(index).integers(0, 256, (32, 48, 3), dtype=np.uint8)
             container.mux(track.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))

@@ -88,7 +88,8 @@ def damage_document(rng: Random, document: Any) -> Any:
         # The top has few places and the depths have many: half of the edits go to the top.
         top = [place for place in known if place[0] is document]
         inside, key = rng.choice(top if rng.random() < 0.3 else known)
-        value, edit = inside[key], rng.randrange(9)
+        value = inside[key]
+        edit = rng.randrange(9)
         if edit <= 2:
             inside[key] = rng.choice(VALUES)
         elif edit == 3:
@@ -156,7 +157,8 @@ def damage_parts(rng: Random, parts: list[Part]) -> None:
         inside = _some_list(rng, parts)
         if not inside:
             continue
-        index, edit = rng.randrange(len(inside)), rng.randrange(8)
+        index = rng.randrange(len(inside))
+        edit = rng.randrange(8)
         part = inside[index]
         if edit <= 3 and isinstance(part.body, bytes):
             part.body = damage_bytes(rng, part.body, [part.body], most=2)

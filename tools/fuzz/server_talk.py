@@ -138,7 +138,8 @@ def reset(connection: socket.socket) -> None:
 
 def at_rest(url: str, seconds: float = SECONDS) -> None:
     """Wait until nothing runs and nothing waits; AssertionError where that does not come: rows are lost."""
-    names, until = ("vllm:num_requests_running", "vllm:num_requests_waiting"), time.monotonic() + seconds
+    names = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+    until = time.monotonic() + seconds
     while True:
         lines = httpx2.get(f"{url}/metrics", timeout=SECONDS).text.splitlines()
         busy = [line for line in lines if line.startswith(names) and float(line.split()[-1])]

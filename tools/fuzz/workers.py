@@ -140,8 +140,10 @@ def events(reader: int, pid: int, time_limit: float) -> Iterator[Any]:
     That is for `time_limit` seconds of its own processor time, or ten times as long by the clock: a busy machine is no
     hang.
     """
-    pending, limit = b"", STARTING
-    heard, spent = time.monotonic(), 0.0
+    pending = b""
+    limit = STARTING
+    heard = time.monotonic()
+    spent = 0.0
     while True:
         if not select.select([reader], [], [], 1.0)[0]:
             if time.monotonic() - heard > 10 * limit or processor_time(pid) - spent > limit:
@@ -151,7 +153,9 @@ def events(reader: int, pid: int, time_limit: float) -> Iterator[Any]:
         piece = os.read(reader, 65536)
         if not piece:
             return
-        limit, heard, spent = time_limit, time.monotonic(), processor_time(pid)
+        limit = time_limit
+        heard = time.monotonic()
+        spent = processor_time(pid)
         *lines, pending = (pending + piece).split(b"\n")
         yield from map(json.loads, lines)
 

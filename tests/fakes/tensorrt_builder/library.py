@@ -86,7 +86,8 @@ class Layer(Checked, genuine=real.ILayer):
     """A layer, as its base class."""
 
     def __init__(self, node: onnx.NodeProto) -> None:
-        self._node, self._attention = node, Attention()
+        self._node = node
+        self._attention = Attention()
 
     type = property(lambda self: getattr(real.LayerType, KINDS.get(self._node.op_type, "IDENTITY")))
 
@@ -124,7 +125,8 @@ class ParserError(Checked, genuine=real.ParserError):
     """Why a node was refused."""
 
     def __init__(self, node: onnx.NodeProto, reason: str) -> None:
-        self._node, self._reason = node, reason
+        self._node = node
+        self._reason = reason
 
     def node_name(self) -> str:
         return self._node.name
@@ -345,7 +347,8 @@ class Runtime(Checked, genuine=real.Runtime):
 
     def __init__(self, logger: real.ILogger) -> None:
         assert isinstance(logger, real.ILogger)
-        self._logger, self._engine_host_code_allowed = logger, False
+        self._logger = logger
+        self._engine_host_code_allowed = False
 
     engine_host_code_allowed = None  # by Checked.__setattr__
 

@@ -55,7 +55,9 @@ def use_integers() -> None:
 def describe(shape: Any, dtype: Any) -> Any:
     """What TensorRT tells a plugin of one tensor."""
     plain = real.PluginTensorDesc()
-    plain.dims, plain.type, plain.format = real.Dims(shape), dtype, real.TensorFormat.LINEAR
+    plain.dims = real.Dims(shape)
+    plain.type = dtype
+    plain.format = real.TensorFormat.LINEAR
     dynamic = real.DynamicPluginTensorDesc()
     dynamic.desc = plain
     return dynamic
@@ -80,7 +82,8 @@ def ask(plugin: Any, kinds: list[Any], shapes: list[list[int]], full: list[list[
     kernels = []
     for tactic in sorted(plugin.get_valid_tactics()):
         plugin.set_tactic(tactic)
-        launch, scalars = SimpleNamespace(), type("Scalars", (dict,), {})()
+        launch = SimpleNamespace()
+        scalars = type("Scalars", (dict,), {})()
         plugin.get_launch_params(None, everything, len(inputs), launch, scalars, ExprBuilder())
         name, ptx = plugin.get_kernel([d.desc for d in inputs], [d.desc for d in everything[len(inputs) :]])
         entry = re.search(r"\.visible \.entry (\w+)\((.*?)\)", ptx.decode(), re.DOTALL)
@@ -103,7 +106,8 @@ def drive(model: onnx.ModelProto, find_creator: Callable[[onnx.NodeProto], Any])
     Shapes come from the model's inputs through ONNX's own inference; a plugin's outputs go on from what it says.
     """
     use_integers()
-    found, waiting = [], [node for node in model.graph.node if node.domain == "ernie"]
+    found = []
+    waiting = [node for node in model.graph.node if node.domain == "ernie"]
     while waiting:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False).graph
         known = {value.name: value.type.tensor_type for value in (*inferred.input, *inferred.value_info)}

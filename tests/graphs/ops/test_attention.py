@@ -27,7 +27,8 @@ def test_cached_attention(run_op, lowering, evaluator, heads, kv_heads, dim, ste
     rng = np.random.default_rng(heads)
     past, new = (np.array(x) for x in STEPS[step][:2])
     tokens = STEPS[step][2]
-    rows, capacity = len(past), 16
+    rows = len(past)
+    capacity = 16
     cache = (rows, kv_heads, capacity, dim)
     arrays = {
         "q": normal(rng, rows, tokens, heads * dim),

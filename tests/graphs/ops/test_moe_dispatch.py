@@ -77,7 +77,8 @@ def quantized_group(
 ) -> tuple:
     """An expert group's inputs, and the weights that they stand for; `bits` None: e4m3 numbers."""
     gate, bias, _, _ = expert_group(rng, hidden, experts, width)
-    stored, meant = [gate, bias], [gate, bias]
+    stored = [gate, bias]
+    meant = [gate, bias]
     for rows, columns in ((2 * width, hidden), (hidden, width)):
         scales = rng.uniform(-0.02, 0.02, (experts, rows, columns // group)).astype(np.float32)
         if bits is None:
@@ -107,7 +108,8 @@ def test_quantised_body_equals_reference(run_op, lowering, error, bits, hidden, 
     """The fused kernel rounds its rows to 8 bits: that error is far below a swapped code's or scale's."""
     rng = np.random.default_rng((bits or 0) + hidden)
     (text, text_meant), (vision, vision_meant) = (quantized_group(rng, hidden, 8, w, bits, group) for w in widths)
-    x, k = rng.standard_normal((17, hidden)).astype(np.float32), 3
+    x = rng.standard_normal((17, hidden)).astype(np.float32)
+    k = 3
     types = MIXES[mix](np.arange(len(x)))
     expected, experts = reference.moe_dispatch(x, types, text_meant, vision_meant, k, 1e-12)
     expert_groups = {
@@ -150,7 +152,8 @@ def test_bias_chooses_but_does_not_weigh(run_op, lowering, evaluator):
 def test_an_expert_group_alone_is_right_for_few_and_many_tokens(run_op, tokens):
     """RTX's body gathers the chosen experts for 1 and 2 tokens here (3·T·k <= E) and runs all experts for more."""
     rng = np.random.default_rng(tokens)
-    x, arrays = rng.standard_normal((tokens, 16)).astype(np.float32), expert_group(rng, 16, experts=12, width=8)
+    x = rng.standard_normal((tokens, 16)).astype(np.float32)
+    arrays = expert_group(rng, 16, experts=12, width=8)
     expected, experts = reference.expert_group(x, *arrays, k=2, norm_min=1e-12)
     inputs = dict(zip(("x", *NAMES), (x, *arrays)))
     outputs = [(np.float32, 2), (np.int64, 2)]
@@ -208,7 +211,8 @@ def test_experts_without_any_probability_weigh_nothing(run_op, op, dtype):
     (stored, meant) = (
         quantized_group(rng, 64, 8, 64, 4, 32) if "Quantized" in op else (expert_group(rng, 64, 8, 64),) * 2
     )
-    gate, bias = np.zeros((64, 8), np.float32), np.array([0, 3, 2, 0, 0, 0, 0, 0], np.float32)
+    gate = np.zeros((64, 8), np.float32)
+    bias = np.array([0, 3, 2, 0, 0, 0, 0, 0], np.float32)
     gate[0] = [300, -100, -200, 0, 0, 0, 0, 0]
     x = np.zeros((2, 64), dtype)
     x[0, 0] = 1

@@ -99,16 +99,20 @@ def stored_group(rng, kind, hidden, experts, width, group, dtype) -> tuple[list[
 def test_stored_weights_equal_reference(unwritten, kind, data):
     """Against the reference on the weights that qweight and scales stand for: integers are multiplied exactly."""
     draw = data.draw
-    group, tokens = draw(st.sampled_from([16, 32, 64]), "group"), draw(st.integers(1, 20), "tokens")
+    group = draw(st.sampled_from([16, 32, 64]), "group")
+    tokens = draw(st.integers(1, 20), "tokens")
     hidden, *widths = (group * draw(st.integers(1, 64 // group), name) for name in ("H", "text I", "vision I"))
-    experts, tactics = draw(st.integers(1, 3), "experts"), draw(st.sampled_from([DECODE, PREFILL]), "tactics")
-    k, both = draw(st.integers(1, experts), "k"), draw(st.booleans(), "both expert groups")
+    experts = draw(st.integers(1, 3), "experts")
+    tactics = draw(st.sampled_from([DECODE, PREFILL]), "tactics")
+    k = draw(st.integers(1, experts), "k")
+    both = draw(st.booleans(), "both expert groups")
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), "dtype")
     rng = np.random.default_rng(draw(st.integers(0, 99), "seed"))
     text, text_meant = stored_group(rng, kind, hidden, experts, widths[0], group, dtype)
     vision, vision_meant = stored_group(rng, kind, hidden, experts, widths[1], group, dtype)
     x = torch.from_numpy(rng.standard_normal((tokens, hidden)).astype(np.float32)).to(dtype)
-    plain, types = x.float().numpy(), MIXES["mixed"](np.arange(tokens))
+    plain = x.float().numpy()
+    types = MIXES["mixed"](np.arange(tokens))
     storage, attributes, _ = QWEIGHT[kind]
     attributes = attributes | {"k": k, "norm_min": NORM_MIN, "group": group}
     if both:
@@ -145,8 +149,10 @@ def check(found, expected, experts, tolerance=3e-6):
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(st.data())
 def test_chain_equals_reference(run, data):
-    tokens, hidden = data.draw(st.integers(1, 20), "tokens"), data.draw(st.integers(1, 50), "hidden")
-    experts, widths = data.draw(st.integers(1, 7), "experts"), data.draw(st.tuples(*[st.integers(1, 40)] * 2), "widths")
+    tokens = data.draw(st.integers(1, 20), "tokens")
+    hidden = data.draw(st.integers(1, 50), "hidden")
+    experts = data.draw(st.integers(1, 7), "experts")
+    widths = data.draw(st.tuples(*[st.integers(1, 40)] * 2), "widths")
     k = data.draw(st.integers(1, experts), "k")
     mix = data.draw(st.sampled_from(sorted(MIXES)), "types")
     tactics = data.draw(st.sampled_from([DECODE, PREFILL]), "tactics")
@@ -261,7 +267,8 @@ def test_not_a_number_harms_its_own_token_only(run):
         found = run(x, types, text, vision, 3, DECODE)
     slots = found["slots"].numpy()
     assert all(len(set(row)) == 3 and 0 <= row.min() and row.max() < 10 for row in slots)
-    y, others = found["y"].numpy(), np.arange(6) != 2
+    y = found["y"].numpy()
+    others = np.arange(6) != 2
     assert np.isnan(y[2]).all()
     np.testing.assert_allclose(y[others], expected[others], rtol=0, atol=3e-6 * np.abs(expected).max())
 

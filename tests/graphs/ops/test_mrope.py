@@ -12,11 +12,16 @@ from ernie_export.graphs.ops.mrope import reference
 @pytest.mark.parametrize("section", [(1, 1, 2), (6, 6, 4), (22, 22, 20)])
 def test_body_equals_reference(run_op, section, lowering, evaluator):
     rng = np.random.default_rng(sum(section))
-    dim, heads, kv_heads, rows, tokens = 2 * sum(section), 4, 2, 2, 7
+    dim = 2 * sum(section)
+    heads = 4
+    kv_heads = 2
+    rows = 2
+    tokens = 7
     q = rng.standard_normal((rows, tokens, heads * dim)).astype(np.float32)
     k = rng.standard_normal((rows, tokens, kv_heads * dim)).astype(np.float32)
     positions = rng.integers(0, 3000, (3, rows, tokens))
-    inv_freq, axes = reference.inverse_frequencies(dim, 5e5), reference.axes(section)
+    inv_freq = reference.inverse_frequencies(dim, 5e5)
+    axes = reference.axes(section)
     attributes = {
         "num_heads": heads,
         "kv_num_heads": kv_heads,
@@ -43,7 +48,8 @@ def test_axes_alternate_height_and_width_before_time():
 
 def test_rotation_depends_on_each_pairs_own_axis():
     """Moving one axis turns the pairs of that axis and no others."""
-    inv_freq, axes = reference.inverse_frequencies(8, 100.0), reference.axes((1, 1, 2))
+    inv_freq = reference.inverse_frequencies(8, 100.0)
+    axes = reference.axes((1, 1, 2))
     x = np.ones((1, 1, 1, 8), np.float32)
     for axis in range(3):
         positions = np.zeros((3, 1, 1), np.int64)

@@ -34,7 +34,8 @@ def check(x, found, n, positions, inv_freq, axes, scale):
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(st.data())
 def test_kernel_equals_reference(unwritten, tactic, data):
-    rows, tokens = data.draw(st.integers(1, 2), "rows"), data.draw(st.integers(1, 5), "tokens")
+    rows = data.draw(st.integers(1, 2), "rows")
+    tokens = data.draw(st.integers(1, 5), "tokens")
     heads = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 5)), "heads")
     section = data.draw(st.sampled_from([(1, 1, 0), (1, 1, 1), (2, 2, 3), (22, 22, 20)]), "section")
     dtype = data.draw(st.sampled_from(sorted(TOLERANCE, key=str)), "dtype")
@@ -48,7 +49,8 @@ def test_kernel_equals_reference(unwritten, tactic, data):
 
 def test_in_place():
     q, k, positions, inv_freq, axes = case(0, 2, 5, (5, 2), (2, 2, 3), torch.float32)
-    before, memory = [q.clone(), k.clone()], iter((q, k))
+    before = [q.clone(), k.clone()]
+    memory = iter((q, k))
     inputs = (torch.from_numpy(positions), torch.from_numpy(inv_freq), torch.from_numpy(axes).int())
     rope(q, k, *inputs, (5, 2), lambda shape, dtype: next(memory))
     for x, found, n, scale in zip(before, (q, k), (5, 2), (reference.attention_scale(14), 1)):

@@ -50,7 +50,8 @@ def test_body_equals_reference(run_op, lowering, evaluator, error, bits, shape):
 
 def e4m3(byte: int) -> float:
     """A finite e4m3 number from its bits: sign, 4 of exponent (bias 7), 3 of mantissa."""
-    exponent, mantissa = byte >> 3 & 15, byte & 7
+    exponent = byte >> 3 & 15
+    mantissa = byte & 7
     value = (8 + mantissa) * 2.0 ** (exponent - 10) if exponent else mantissa * 2.0**-9
     return -value if byte & 128 else value
 

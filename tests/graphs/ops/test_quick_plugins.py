@@ -27,7 +27,8 @@ def found():
     return json.loads(process.stdout.splitlines()[-1])
 
 
-POINTER, INT = "u64", "u32"
+POINTER = "u64"
+INT = "u32"
 # outputs, their dtypes, grid, kernel parameters: inputs, scalar, outputs
 EXPECTED = {
     "Rope": ([[2, 40, 2560], [2, 40, 512]], ["BF16"] * 2, (80, 6, 1), [POINTER] * 5 + [INT] + [POINTER] * 2),

@@ -17,7 +17,8 @@ from ernie_export.graphs.ops.mrope.plugin import kernel_plugin as rope_plugin
 from ernie_export.graphs.ops.quantized_linear.plugin import kernel_plugin as linear_plugin
 
 EXPERT_GROUP = {"gate": ("FLOAT", 2), "bias": ("FLOAT", 1), "gate_up": ("BFLOAT16", 3), "down": ("BFLOAT16", 3)}
-QWEIGHT, SCALES = ("INT32", 3), ("BFLOAT16", 3)
+QWEIGHT = ("INT32", 3)
+SCALES = ("BFLOAT16", 3)
 QUANTIZED = {"gate": EXPERT_GROUP["gate"], "bias": EXPERT_GROUP["bias"]} | {
     "gate_up": QWEIGHT, "gate_up_scales": SCALES, "down": QWEIGHT, "down_scales": SCALES
 }  # fmt: skip

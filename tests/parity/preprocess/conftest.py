@@ -90,7 +90,9 @@ def write_clip(tmp_path: Path) -> Callable[..., Path]:
         with av.open(str(path), "w") as container:
             stream = container.add_stream(codec, rate=rate)
             assert isinstance(stream, av.VideoStream)
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            stream.width = width
+            stream.height = height
+            stream.pix_fmt = "yuv420p"
             for index in range(frames):
                 frame = av.VideoFrame.from_ndarray(np.roll(picture, 3 * index, axis=1), format="rgb24")
                 container.mux(stream.encode(frame))

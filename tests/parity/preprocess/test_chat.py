@@ -163,7 +163,8 @@ SENTENCES = [*TEXTS, "a <|extra|> b", " <|other|> ", "x <think> y", "Picture 1:<
 
 
 def compare_tokenizers(folder: Path, reference_processor) -> None:
-    ours, theirs = ChatTokenizer.from_folder(folder), reference_processor(folder).tokenizer
+    ours = ChatTokenizer.from_folder(folder)
+    theirs = reference_processor(folder).tokenizer
     for text in SENTENCES:
         assert ours.encode(text) == theirs(text).input_ids, text
     for name in ours.media:

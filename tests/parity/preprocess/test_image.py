@@ -80,7 +80,8 @@ def assert_same(ours, theirs) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_pillow_image(mini: Path, reference, mode: str):
-    ours, theirs = ImageProcessor.from_folder(mini), reference(mini)
+    ours = ImageProcessor.from_folder(mini)
+    theirs = reference(mini)
     for seed in range(8):
         picture = noise(np.random.default_rng(seed), mode)
         if mode == "I;16":
@@ -94,7 +95,8 @@ def test_a_pillow_image(mini: Path, reference, mode: str):
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
 @pytest.mark.parametrize("mode", IN_FILES)
 def test_a_file(mini: Path, reference, tmp_path: Path, mode: str):
-    ours, theirs = ImageProcessor.from_folder(mini), reference(mini)
+    ours = ImageProcessor.from_folder(mini)
+    theirs = reference(mini)
     for seed in range(6):
         path = tmp_path / f"{seed}{SUFFIXES.get(mode, '.png')}"
         noise(np.random.default_rng(100 + seed), mode).save(path)
@@ -106,7 +108,8 @@ def test_a_file(mini: Path, reference, tmp_path: Path, mode: str):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
 def test_exif_turns_a_file_but_not_a_pillow_image(mini: Path, reference, tmp_path: Path, orientation: int, suffix: str):
-    ours, theirs = ImageProcessor.from_folder(mini), reference(mini)
+    ours = ImageProcessor.from_folder(mini)
+    theirs = reference(mini)
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"turned{suffix}"
@@ -121,7 +124,8 @@ def test_exif_turns_a_file_but_not_a_pillow_image(mini: Path, reference, tmp_pat
 
 
 def test_several_images_of_unequal_size(mini: Path, reference):
-    ours, theirs = ImageProcessor.from_folder(mini), reference(mini)
+    ours = ImageProcessor.from_folder(mini)
+    theirs = reference(mini)
     pictures = [noise(np.random.default_rng(seed), mode) for seed, mode in enumerate(["RGB", "L", "RGBA", "P"])]
     assert_same(ours(pictures), theirs(pictures, return_tensors="np"))
 
@@ -129,14 +133,16 @@ def test_several_images_of_unequal_size(mini: Path, reference):
 @pytest.mark.parametrize("seed", range(12))
 def test_the_default_sizes(altered, reference, seed: int):
     folder = altered(image={"size": DEFAULT_SIZE})
-    ours, theirs = ImageProcessor.from_folder(folder), reference(folder)
+    ours = ImageProcessor.from_folder(folder)
+    theirs = reference(folder)
     picture = noise(np.random.default_rng(seed), "RGB", largest=700)
     assert_same(ours([picture]), theirs([picture], return_tensors="np"))
 
 
 def test_a_picture_above_the_default_limit(altered, reference):
     folder = altered(image={"size": DEFAULT_SIZE})
-    ours, theirs = ImageProcessor.from_folder(folder), reference(folder)
+    ours = ImageProcessor.from_folder(folder)
+    theirs = reference(folder)
     picture = noise(np.random.default_rng(1), "RGB", largest=200).resize((3000, 1700))
     assert_same(ours([picture]), theirs([picture], return_tensors="np"))
     assert 24_000 < len(ours([picture])[0]) <= 28 * 28 * 6177 // 14**2
@@ -176,7 +182,8 @@ def test_a_picture_that_pillow_takes_for_a_bomb(altered, reference, tmp_path: Pa
 )  # fmt: skip
 def test_other_settings(altered, reference, changes: dict):
     folder = altered(image=changes)
-    ours, theirs = ImageProcessor.from_folder(folder), reference(folder)
+    ours = ImageProcessor.from_folder(folder)
+    theirs = reference(folder)
     for seed in range(3):
         picture = noise(np.random.default_rng(seed), "RGB")
         assert_same(ours([picture]), theirs([picture], return_tensors="np"))

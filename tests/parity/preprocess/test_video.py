@@ -21,7 +21,8 @@ def reference(reference_processor):
 
 def assert_same(ours, theirs) -> None:
     pixels, grid = ours
-    expected, expected_grid = theirs["pixel_values_videos"].numpy(), theirs["video_grid_thw"].numpy()
+    expected = theirs["pixel_values_videos"].numpy()
+    expected_grid = theirs["video_grid_thw"].numpy()
     assert pixels.dtype == expected.dtype == np.float32
     assert grid.dtype == expected_grid.dtype == np.int64
     assert np.array_equal(grid, expected_grid)
@@ -79,7 +80,8 @@ def test_sampled_indices_and_times(altered, reference, changes: dict):
     from transformers.video_utils import VideoMetadata
 
     folder = altered(video=changes)
-    ours, theirs = VideoProcessor.from_folder(folder), reference(folder)
+    ours = VideoProcessor.from_folder(folder)
+    theirs = reference(folder)
     for total in [*range(6, 250, 2), *range(250, 4000, 61), 86_399, 100_000]:
         rate = float(Fraction(30_000, 1001) if total % 3 else Fraction(total % 60 + 1, 7))
         metadata = VideoMetadata(total_num_frames=total, fps=rate)
@@ -126,7 +128,8 @@ def test_a_random_file(altered, reference, write_clip, seed: int):
 
 
 def test_two_files_of_unequal_size(mini: Path, reference, write_clip):
-    first, second = write_clip(5, 64, 96, name="a.mp4"), write_clip(12, 130, 70, name="b.mp4")
+    first = write_clip(5, 64, 96, name="a.mp4")
+    second = write_clip(12, 130, 70, name="b.mp4")
     _, grid = compare(mini, reference, first, second)
     assert len({tuple(row) for row in grid.tolist()}) == 2
 
@@ -148,7 +151,8 @@ def test_more_frames_than_the_default_limit(altered, reference, write_clip):
 
 def test_a_clip_trimmed_by_an_edit_list(mini: Path, reference, write_clip, tmp_path: Path):
     """A trimmed phone video: the header counts frames that the player is to skip."""
-    source, path = write_clip(30, 64, 96, 10, "libx264"), tmp_path / "trimmed.mp4"
+    source = write_clip(30, 64, 96, 10, "libx264")
+    path = tmp_path / "trimmed.mp4"
     options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
     with av.open(str(source)) as reader, av.open(str(path), "w", options=options) as writer:
         stream = reader.streams.video[0]

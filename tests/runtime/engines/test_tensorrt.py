@@ -122,13 +122,15 @@ def test_decode_steps_are_captured_once_and_replayed(opened, bundles):
     """Of each number of rows the first step runs as it is, then all are launches; the host reads candidates alone."""
     engine, cuda = opened(bundles["trt"])
     with engine:
-        cache, positions = engine.new_cache(3, 64), np.zeros((3, 3), np.int64)
+        cache = engine.new_cache(3, 64)
+        positions = np.zeros((3, 3), np.int64)
         for rows in (2, 3, 2, 3, 3):
             found = engine.decode(cache, np.arange(rows), positions[:, :rows])
             assert [len(row.topk().values) for row in found] == [64] * rows
         assert (len(cuda.graphs), cuda.launches) == (2, 3)
         assert cache.lengths.tolist() == [5, 5, 3]
-        whole, best = found[2].full(), found[2].topk()
+        whole = found[2].full()
+        best = found[2].topk()
         assert np.array_equal(best.ids, np.argsort(-whole, kind="stable")[:64])
         assert np.array_equal(best.values, whole[best.ids])
         del cache
@@ -144,7 +146,8 @@ def test_no_context_ever_changes_its_shapes(engine):
     """
     if not engine._prefill_contexts:
         raise AssertionError("no contexts to look at")
-    rng, vocab = np.random.default_rng(0), 400
+    rng = np.random.default_rng(0)
+    vocab = 400
     for _ in range(2):
         cache = engine.new_cache(2, 500)
         for length in (1, 63, 64, 65, 130, 100, 70):
@@ -271,9 +274,11 @@ def test_chunks_of_a_prompt_fit_the_profile(engine, bundle):
 
 def test_weights_lie_aligned_and_whole(bundle, fake_cuda):
     """Read in pieces of a few pages; tensors that begin off the alignment in the file are moved."""
-    gpu, path = CudaMemory(fake_cuda(), staging_bytes=3 * 2**13), bundle / Manifest.read(bundle).data_file
+    gpu = CudaMemory(fake_cuda(), staging_bytes=3 * 2**13)
+    path = bundle / Manifest.read(bundle).data_file
     addresses = aligned_addresses(gpu, load_weights(gpu, path))
-    entries, content = read_header(path), path.read_bytes()
+    entries = read_header(path)
+    content = path.read_bytes()
     assert addresses.keys() == entries.keys()
     assert any(entry.offset % ALIGNMENT for entry in entries.values())
     for name, entry in entries.items():

@@ -50,7 +50,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("clips") / "clip.mp4"
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("mpeg4", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        stream.width = 48
+        stream.height = 32
+        stream.pix_fmt = "yuv420p"
         for index in range(10):
             picture = np.full((32, 48, 3), 25 * index, dtype=np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))

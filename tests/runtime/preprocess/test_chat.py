@@ -195,7 +195,8 @@ def test_prepared(preprocessor: Preprocessor):
     prepared = preprocessor.prepare(
         user({"type": "video", "video": FRAMES}, IMAGE, TEXT, IMAGE, {"type": "video", "video": FRAMES[:1]})
     )
-    arrays, tokens = prepared.arrays, preprocessor.chat.token_ids
+    arrays = prepared.arrays
+    tokens = preprocessor.chat.token_ids
     assert [item.kind for item in prepared.items] == ["video", "image", "image", "video"]
     assert [item.grid for item in prepared.items] == [(2, 8, 8), (1, 4, 4), (1, 4, 4), (2, 8, 8)]
     for kind, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):

@@ -117,7 +117,8 @@ def test_what_a_silent_file_means(folder: Path):
     """The classes' own defaults."""
     for file in (IMAGE_FILE, VIDEO_FILE):
         (folder / file).write_text("{}")
-    image, video = ImageProcessor.from_folder(folder), VideoProcessor.from_folder(folder)
+    image = ImageProcessor.from_folder(folder)
+    video = VideoProcessor.from_folder(folder)
     assert image.settings.bounds == PixelBounds(3136, 4_842_768)
     assert video.settings.bounds == PixelBounds(234_416, 937_664)
     assert image.settings.mean == video.settings.mean == CLIP_MEAN

@@ -98,7 +98,8 @@ def write_clip(path: Path, width: int, height: int, codec: str = "libx264", fram
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=8)
         assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height = width, height
+        stream.width = width
+        stream.height = height
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for index in range(frames):
             pixels = np.full((height, width, 3), 10 * index, np.uint8)
@@ -160,12 +161,16 @@ def write_understated(path: Path, width: int, height: int, seconds: int = 30) ->
     """Write a clip whose header says 64×64, behind so much sound that probing meets no frame."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("mjpeg", rate=8)
-        video.width, video.height, video.pix_fmt = width, height, "yuvj420p"
+        video.width = width
+        video.height = height
+        video.pix_fmt = "yuvj420p"
         sound = container.add_stream("pcm_s16le", rate=48000, layout="stereo")
         noise = np.random.default_rng(0).integers(-30000, 30000, (1, 96000)).astype(np.int16)
         for second in range(seconds):
             samples = av.AudioFrame.from_ndarray(noise, format="s16", layout="stereo")
-            samples.sample_rate, samples.pts, samples.time_base = 48000, second * 48000, Fraction(1, 48000)
+            samples.sample_rate = 48000
+            samples.pts = second * 48000
+            samples.time_base = Fraction(1, 48000)
             container.mux(sound.encode(samples))
         frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), 90, np.uint8), format="rgb24")
         for index in range(16):

@@ -156,7 +156,8 @@ def test_a_container_that_does_not_state_its_length(processor: VideoProcessor, c
                 writer.mux(packet)
     with av.open(str(path)) as container:
         assert container.streams.video[0].frames == 0
-    loaded, expected = processor.load(path), processor.load(clip)
+    loaded = processor.load(path)
+    expected = processor.load(clip)
     assert np.array_equal(loaded.frames, expected.frames) and loaded.timestamps == expected.timestamps
 
 
@@ -172,7 +173,8 @@ def test_timestamps_are_drawn_on_the_frame(processor: VideoProcessor):
     fields = {name: getattr(processor, name) for name in VideoProcessor.__dataclass_fields__}
     plain = VideoProcessor(**fields | {"font": None})
     clip = SampledVideo(np.full((2, 112, 112, 3), 128, np.uint8), (0.0, 3723.456))
-    drawn, bare = processor([clip])[0].reshape(2, -1), plain([clip])[0].reshape(2, -1)
+    drawn = processor([clip])[0].reshape(2, -1)
+    bare = plain([clip])[0].reshape(2, -1)
     assert (bare == bare[:, :1]).reshape(2, -1, 3, 196)[:, :, 0].all()
     assert (drawn != bare).any(axis=1).all() and (drawn[0] != drawn[1]).any()
     assert clip.frames.min() == clip.frames.max() == 128  # what was given is left as it is

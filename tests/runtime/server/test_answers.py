@@ -36,7 +36,8 @@ def test_what_was_seen_of_pictures_and_clips(client, alone, questions):
 def test_several_turns_with_the_clients_own_message(client, alone, questions):
     """The answer goes back as the client gave it, with all its empty fields; the picture is not prefilled again."""
     first = client.chat.completions.create(model="mini", messages=questions[0]["asked"])
-    message, further = first.choices[0].message, {"role": "user", "content": "Where is the square?"}
+    message = first.choices[0].message
+    further = {"role": "user", "content": "Where is the square?"}
     second = client.chat.completions.create(
         model="mini", messages=[*questions[0]["asked"], message.model_dump(), further]
     )
@@ -49,7 +50,9 @@ def test_several_turns_with_the_clients_own_message(client, alone, questions):
 def test_a_stream_adds_up_to_the_whole(client, questions, count):
     asked = {"model": "mini", "messages": questions[2]["asked"], "seed": 5, "n": count, "logprobs": True, **FREE}
     whole = client.chat.completions.create(**asked)
-    texts, roles, reasons = [""] * count, [""] * count, [""] * count
+    texts = [""] * count
+    roles = [""] * count
+    reasons = [""] * count
     logprobs: list[list[Any]] = [[] for _ in range(count)]
     usage = None
     for chunk in client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}):

@@ -30,16 +30,22 @@ class Pictures(BaseHTTPRequestHandler):
     """Answers by path."""
 
     def do_GET(self):
-        headers, body, status = {}, PICTURE, 200
+        headers = {}
+        body = PICTURE
+        status = 200
         if self.path in REDIRECTS:
-            status, body, headers = 302, b"", {"Location": REDIRECTS[self.path]}
+            status = 302
+            body = b""
+            headers = {"Location": REDIRECTS[self.path]}
         elif self.path == "/zipped":
             headers = {"Content-Encoding": "gzip"}
         elif self.path == "/missing":
-            status, body = 404, b"no such picture"
+            status = 404
+            body = b"no such picture"
         assert isinstance(self.server, Web)
         if self.path == "/named" and not self.headers.get("User-Agent", "").startswith("ernie-export/"):
-            status, body = 403, b"who are you?"
+            status = 403
+            body = b"who are you?"
         self.server.seen.append((self.path, self.headers["Host"]))
         self.server.agents.append(self.headers.get_all("User-Agent", []))
         self.send_response(status)

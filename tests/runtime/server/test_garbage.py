@@ -70,7 +70,8 @@ def bodies(data_uri) -> dict[str, bytes]:
 
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (450, 450, 3), dtype=np.uint8)).save(stream, "PNG")
-    noise, damaged = media("image", stream.getvalue()), media("image", stream.getvalue()[: -LARGE // 2])
+    noise = media("image", stream.getvalue())
+    damaged = media("image", stream.getvalue()[: -LARGE // 2])
     return {
         "answered": chat(noise, "What?"),
         "damaged": chat(damaged, "What?"),

@@ -37,7 +37,8 @@ def texts(completion) -> list[str]:
     ],
 )
 def test_an_option_means_the_same(client, alone, given, same):
-    completion, expected = ask(client, **given), alone.generate(ASKED, **same)
+    completion = ask(client, **given)
+    expected = alone.generate(ASKED, **same)
     assert texts(completion) == [expected.text]
     assert completion.usage.completion_tokens == len(expected.tokens)
     assert completion.choices[0].finish_reason == expected.finish_reason
@@ -55,9 +56,11 @@ def test_stop_strings_end_an_answer_and_are_not_in_it(client, alone, stream):
     answer = ask(client, seed=3, stop=[stop, "never there"], stream=stream, **LONG)
     if stream:
         choices = [chunk.choices[0] for chunk in answer]
-        found, reason = "".join(choice.delta.content or "" for choice in choices), choices[-1].finish_reason
+        found = "".join(choice.delta.content or "" for choice in choices)
+        reason = choices[-1].finish_reason
     else:
-        found, reason = texts(answer)[0], answer.choices[0].finish_reason
+        found = texts(answer)[0]
+        reason = answer.choices[0].finish_reason
     assert found == whole[: whole.index(stop)] and reason == "stop"
     assert texts(ask(client, seed=3, stop=stop, **LONG)) == [found]
 

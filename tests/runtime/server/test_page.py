@@ -343,7 +343,8 @@ def test_at_phone_width(open_page, scheme):
 def fits(page: Page) -> None:
     """Nothing is wider than the window, and the button to send is in it."""
     assert page.viewport_size is not None
-    width, height = page.viewport_size["width"], page.viewport_size["height"]
+    width = page.viewport_size["width"]
+    height = page.viewport_size["height"]
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.evaluate("document.getElementById('scroller').scrollWidth") <= width
     box = page.locator("#send").bounding_box()

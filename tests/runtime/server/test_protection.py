@@ -15,7 +15,8 @@ from PIL import Image
 from ernie_export.runtime.cli import serve as cli
 from tests.paths import MEDIA
 
-KEY, OTHER = "a-key-of-some-length", "another-key-of-length"
+KEY = "a-key-of-some-length"
+OTHER = "another-key-of-length"
 ASKED = [{"role": "user", "content": "How many sides has a triangle?"}]
 LIMITS = {
     "--max-body": 1, "--max-media": 3, "--max-pixels": 40_000, "--max-frames": 100, "--max-seconds": 20,

@@ -32,7 +32,8 @@ def plain_bundle(bundle, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain") / "mini"
     shutil.copytree(bundle, folder)
     text = (folder / "chat_template.jinja").read_text()
-    begin, end = text.index("{%- if tools is defined"), text.index("{%- for message in messages -%}")
+    begin = text.index("{%- if tools is defined")
+    end = text.index("{%- for message in messages -%}")
     text = text[:begin] + text[end:]
     (folder / "chat_template.jinja").write_text(text.replace("<think>", "").replace("</think>", ""))
     for name in ("tokenizer.json", "tokenizer_config.json"):

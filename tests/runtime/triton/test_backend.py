@@ -34,7 +34,8 @@ def model(repository):
 
 def sent(messages, source):
     """Messages of examples/questions.json with `source` of each file in place of its path, and the paths in full."""
-    there, here = json.loads(json.dumps(messages)), json.loads(json.dumps(messages))
+    there = json.loads(json.dumps(messages))
+    here = json.loads(json.dumps(messages))
     for one, other in zip(there, here):
         for part, full in zip(*(m["content"] if isinstance(m["content"], list) else [] for m in (one, other))):
             if part["type"] != "text":
