@@ -2,6 +2,7 @@
 
     python benchmarks/make_checkpoint.py scratch/m600
     python benchmarks/make_checkpoint.py scratch/full --shape full --holes
+    python benchmarks/make_checkpoint.py /mnt/xfs/full --shape full --clone
 
 | shape | parameters | dtype | what |
 | --- | --- | --- | --- |
@@ -12,12 +13,16 @@
 Values are cut from a pool of random numbers, one for each width that a product sums over, from another place for every
 tensor: routing spreads over the experts, activations stay finite through any depth, and writing is as fast as the disk.
 With `--holes` the vision experts (23 % of the released shape) are holes in sparse files, which read as zeros and
-take no room. Processors are mini-ernie's, the tokenizer's vocabulary is filled up to the model's.
+take no room. With `--clone`, on a file system whose files can share blocks (XFS, Btrfs), tensors of whole pages share
+those of the pools: the released shape takes 0.2 GiB and five seconds, with values in every expert. Processors are
+mini-ernie's, the tokenizer's vocabulary is filled up to the model's.
 """
 
+import fcntl
 import json
 import math
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +36,8 @@ from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.state_dict import expected_tensors
 
 MINI = Path(__file__).parent.parent / "examples" / "mini-ernie"
+PAGE = 4096
+FICLONERANGE = 0x4020940D  # linux/fs.h: shares a range of one file's blocks with another file
 POOL = 2**23 + 9  # values: no multiple of any width, so that rows of a larger tensor differ
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -98,14 +105,20 @@ SHAPES: dict[str, dict[str, Any]] = {
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="m600", show_default=True)
 @click.option("--layers", type=int, help="Decoder layers instead of the shape's own number.")
 @click.option("--holes", is_flag=True, help="Leave the vision experts as holes in the files.")
-def main(folder: Path, shape: str, layers: int | None, holes: bool) -> None:
+@click.option("--clone", is_flag=True, help="Share random values between tensors by reflinks, on XFS or Btrfs.")
+def main(folder: Path, shape: str, layers: int | None, holes: bool, clone: bool) -> None:
     """Write the checkpoint into FOLDER."""
-    parameters = write_checkpoint(folder, SHAPES[shape], layers, holes)
+    parameters = write_checkpoint(folder, SHAPES[shape], layers, holes, clone=clone)
     print(f"{folder}: {parameters / 1e6:.0f} M parameters")
 
 
 def write_checkpoint(
-    folder: Path, sizes: dict[str, Any], layers: int | None = None, holes: bool = False, pool: int = POOL
+    folder: Path,
+    sizes: dict[str, Any],
+    layers: int | None = None,
+    holes: bool = False,
+    pool: int = POOL,
+    clone: bool = False,
 ) -> int:
     """Write a checkpoint of a shape, from `pool` random values, the same every time; returns its parameters."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,12 +128,15 @@ def write_checkpoint(
     vision_experts = range(config.text.num_experts, 2 * config.text.num_experts) if holes else range(0)
     empty = tuple(f".experts.{expert}." for expert in vision_experts)
     tensors = expected_tensors(config)
-    values, index = Values(dtype, pool), {}
+    values = ClonedValues(dtype, pool, folder) if clone else Values(dtype, pool)
+    index: dict[str, str] = {}
     with Progress() as bars:
         task = bars.add_task(f"{folder}", total=sum(map(math.prod, tensors.values())) * dtype.itemsize)
         for number, shard in enumerate(shards(tensors, dtype, sizes["shard_bytes"]), 1):
             name = f"model-{number:05d}.safetensors"
             index |= dict.fromkeys(shard, name)
+            if clone:  # whole pages first, so that they begin at a page of the file
+                shard = dict(sorted(shard.items(), key=lambda item: math.prod(item[1]) * dtype.itemsize % PAGE != 0))
             with (folder / name).open("wb") as file:
                 write_header(file, shard, dtype)
                 for tensor, size in shard.items():
@@ -130,6 +146,7 @@ def write_checkpoint(
                     else:
                         values.write(file, tensor, size)
                     bars.advance(task, nbytes)
+    values.close()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     return sum(map(math.prod, tensors.values()))
 
@@ -186,7 +203,7 @@ def write_header(file: BinaryIO, shard: dict[str, tuple[int, ...]], dtype: np.dt
         kind = "F32" if dtype == np.float32 else "BF16"
         members[name] = {"dtype": kind, "shape": size, "data_offsets": [start, end]}
     text = json.dumps(members).encode()
-    text += b" " * (-(8 + len(text)) % 4096)
+    text += b" " * (-(8 + len(text)) % PAGE)
     file.write(len(text).to_bytes(8, "little") + text)
 
 
@@ -207,9 +224,13 @@ class Values:
             return
         # Routers are stored as (hidden, experts), all other matrices as (out, in).
         summed = size[0] if name.endswith(("mlp.gate.weight", "mlp.gate.weight_1")) else size[-1]
-        pool = self.pool(1 / math.sqrt(summed) if len(size) > 1 else 0.02)
+        scale = 1 / math.sqrt(summed) if len(size) > 1 else 0.02
         start = int(self.rng.integers(self.size)) * self.dtype.itemsize
-        left = math.prod(size) * self.dtype.itemsize
+        self.append(file, scale, start, math.prod(size) * self.dtype.itemsize)
+
+    def append(self, file: BinaryIO, scale: float, start: int, left: int) -> None:
+        """Append `left` bytes of the pool at a scale, from byte `start` on."""
+        pool = self.pool(scale)
         while left:
             done = file.write(pool[start : start + left])
             start, left = (start + done) % len(pool), left - done
@@ -219,6 +240,48 @@ class Values:
         if scale not in self.pools:
             self.pools[scale] = (self.normal * np.float32(scale)).astype(self.dtype).tobytes()
         return memoryview(self.pools[scale])
+
+    def close(self) -> None:
+        """Remove what the values need while they are written."""
+
+
+class ClonedValues(Values):
+    """Values whose whole pages share the blocks of files that hold the pools."""
+
+    def __init__(self, dtype: np.dtype, size: int, folder: Path) -> None:
+        super().__init__(dtype, size)
+        self.folder = folder
+        self.files: dict[float, BinaryIO] = {}
+
+    def append(self, file: BinaryIO, scale: float, start: int, left: int) -> None:
+        """Clone the pages; write what is not whole pages, or begins in the middle of one."""
+        if left % PAGE or file.tell() % PAGE:
+            super().append(file, scale, start, left)
+            return
+        pages = len(self.pool(scale)) // PAGE * PAGE
+        start -= start % PAGE
+        file.flush()
+        while left:
+            start %= pages
+            done = min(left, pages - start)
+            where = struct.pack("qQQQ", self.source(scale).fileno(), start, done, file.tell())
+            fcntl.ioctl(file.fileno(), FICLONERANGE, where)
+            file.seek(done, 1)
+            start, left = start + done, left - done
+
+    def source(self, scale: float) -> BinaryIO:
+        """The pool at one scale as a file; written once."""
+        if scale not in self.files:
+            self.files[scale] = (self.folder / f"pool-{len(self.files)}").open("w+b")
+            self.files[scale].write(self.pool(scale))
+            self.files[scale].flush()
+        return self.files[scale]
+
+    def close(self) -> None:
+        """Remove the pools' files: the tensors keep the blocks."""
+        for file in self.files.values():
+            file.close()
+            Path(str(file.name)).unlink()
 
 
 if __name__ == "__main__":

@@ -42,21 +42,26 @@ def resume(bundle: Path, progress: Progress = SILENT) -> Manifest:
         built = build.build(bundle, work, engines, machine, merge=merge, progress=progress)
         progress.begin("Moving the engines into place")
         used = build.input_files(engines)
+        # Nothing else that stands there: a bundle may come from somebody else, with such a folder in it.
+        made = [work / name for name in build.output_files() if (work / name).is_file()]
         manifest = replace(
             manifest,
             graphs={name: f"{name}.engine" for name in GRAPHS},
-            files=updated_files(manifest, work, used),
+            files=updated_files(manifest, made, used),
             engines=built,
         )
         manifest.write(work)
-        move_into_place(work, bundle)
+        move_into_place([*made, work / MANIFEST], bundle)
         for name in used:
-            (bundle / name).unlink()
+            (bundle / name).unlink(missing_ok=True)
     return manifest
 
 
 def find_build(bundle: Path, manifest: Manifest) -> tuple[DeferredBuild, EngineInfo]:
-    """Return what builds the engines of `bundle`, and how. Raises InvalidValue if it does not wait for engines."""
+    """Return what builds the engines of `bundle`, and how.
+
+    Raises InvalidValue if it does not wait for engines, InvalidFile if it has not what they are built from.
+    """
     builds = {name: target.deferred_build for name, target in TARGETS.items() if target.deferred_build is not None}
     build = builds.get(manifest.target)
     engines = manifest.engines
@@ -67,19 +72,22 @@ def find_build(bundle: Path, manifest: Manifest) -> tuple[DeferredBuild, EngineI
     if not manifest.needs_engine_build:
         made_by = f"TensorRT {engines.version}, for {engines.tensorrt.device}"
         raise InvalidValue(field, expected, f"one that has them (of {made_by})")
+    build.check_architectures(bundle, engines)
+    for name in build.input_files(engines):
+        if name not in manifest.files:  # whose names are plain; these files are removed at the end
+            raise InvalidFile(bundle / MANIFEST, f"{name}, which engines are built from", "no such file", key="files")
     return build, engines
 
 
-def updated_files(manifest: Manifest, work: Path, used: list[str]) -> dict[str, FileEntry]:
-    """Return the bundle's files with those in `work`, and without those in `used`."""
+def updated_files(manifest: Manifest, made: list[Path], used: list[str]) -> dict[str, FileEntry]:
+    """Return the bundle's files with those in `made`, and without those in `used`."""
     kept = {name: entry for name, entry in manifest.files.items() if name not in used}
-    built = {path.name: FileEntry(path.stat().st_size, sha256(path)) for path in work.iterdir()}
+    built = {path.name: FileEntry(path.stat().st_size, sha256(path)) for path in made}
     return dict(sorted((kept | built).items()))
 
 
-def move_into_place(work: Path, bundle: Path) -> None:
-    """Move every file of `work` to `bundle`, the manifest last."""
-    paths = sorted(work.iterdir(), key=lambda path: path.name == MANIFEST)
+def move_into_place(paths: list[Path], bundle: Path) -> None:
+    """Move files to `bundle`, in this order."""
     for path in paths:
         sync(path)
     for path in paths:

@@ -45,6 +45,10 @@ class Tolerance:
         """Return the tolerance where the engine gives no inner values."""
         return replace(self, error=self.device_error, encoder=None, every_token=False, same_tokens=False)
 
+    def limited(self, error: float | None) -> "Tolerance":
+        """Return the tolerance with another relative error everywhere, or itself for None."""
+        return self if error is None else replace(self, error=error, encoder=None)
+
 
 @dataclass(frozen=True)
 class Precision:

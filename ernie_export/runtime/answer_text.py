@@ -75,14 +75,20 @@ class AnswerFormat:
         shown = {id: text for text in SHOWN if (id := chat.tokenizer.special_id(text)) is not None}
         return cls(chat.decode, chat.byte_tokens, shown, ThinkTokens.of(chat.tokenizer))
 
-    def begin(self, prompt: np.ndarray, params: SamplingParams) -> "AnswerText":
-        """Return what makes text of an answer's tokens, for a prompt's ids (S,).
+    def begin(self, prompt: np.ndarray, params: SamplingParams, split_thoughts: bool = True) -> "AnswerText":
+        """Return what makes text of an answer's tokens.
 
-        Raises InvalidValue where the model does not think, and a budget for thoughts is given.
+        Args:
+            prompt: Ids (S,) of the prompt.
+            params: The options of the answer.
+            split_thoughts: Whether thoughts are kept apart from the text.
+
+        Raises:
+            InvalidValue: The model does not think, and a budget for thoughts is given.
         """
         decode = partial(self.decode, skip_special_tokens=params.skip_special_tokens)
         text = TextStream(decode, params.stop, self.byte_tokens, self.shown, params.include_stop_str_in_output)
-        if self.think is None:
+        if self.think is None or not split_thoughts:
             if params.thinking_token_budget is not None:
                 raise InvalidValue("thinking_token_budget", "a tokenizer with </think>", "a model that does not think")
             return AnswerText(text)

@@ -271,17 +271,20 @@ class Model:
         params.check_token_ids(self.manifest.model.vocab_size)
         return None if params.structured_outputs is None else self.grammars.compile(params.structured_outputs)
 
-    def begin(self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None = None) -> Sequence:
+    def begin(
+        self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None = None, split_thoughts: bool = True
+    ) -> Sequence:
         """Return a sequence for one answer to a prompt, ready for a `Batch`. Any number of them may share a prompt.
 
         Args:
             prompt: The prompt.
             params: The options of the answer.
             grammar: As `grammar(params)` returns it. Thoughts before the answer are free.
+            split_thoughts: Whether thoughts are kept apart from the text.
         """
         eos = () if params.ignore_eos else self.manifest.model.eos_token_ids
         ends = frozenset(eos) | frozenset(params.stop_token_ids)
-        text = self.answers.begin(prompt.input_ids, params)
+        text = self.answers.begin(prompt.input_ids, params, split_thoughts)
         tokenizer = self.preprocessor.chat.tokenizer
         sampler = Sampler(
             params,

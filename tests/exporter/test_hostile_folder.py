@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -157,6 +159,45 @@ def test_a_link_out_of_the_checkpoint_is_not_copied(tmp_path, link):
     with pytest.raises(InvalidFile, match=r"\.jinja: expected a file in the checkpoint, found a link"):
         export(checkpoint, tmp_path / "bundle", progress=QUIET)
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.fixture
+def in_time():
+    """Ends a test that waits for a pipe, or reads a device without end."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+ODD = {"a pipe": os.mkfifo, "a device": lambda path: path.symlink_to("/dev/zero"), "a folder": os.mkdir}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_file_of_a_checkpoint_is_neither_waited_for_nor_read(tmp_path, in_time, odd):
+    names = {path.name for path in MINI.iterdir() if path.suffix != ".md"} | {"model.safetensors"}
+    for number, name in enumerate(sorted(names)):
+        checkpoint = shutil.copytree(MINI, tmp_path / f"checkpoint{number}")
+        (checkpoint / name).unlink(missing_ok=True)
+        ODD[odd](checkpoint / name)
+        with pytest.raises(InvalidFile):
+            export(checkpoint, tmp_path / "bundle", progress=QUIET)
+        assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_file_of_a_bundle_is_neither_waited_for_nor_read(mini_bundle, tmp_path, in_time, odd):
+    for number, name in enumerate(sorted(path.name for path in mini_bundle.iterdir())):
+        bundle = shutil.copytree(mini_bundle, tmp_path / f"bundle{number}")
+        (bundle / name).unlink()
+        ODD[odd](bundle / name)
+        with pytest.raises(InvalidFile), load(bundle):
+            pytest.fail("loaded")
 
 
 def test_the_links_of_a_hub_cache_are_read(tmp_path):

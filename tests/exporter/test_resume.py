@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidFile, UserError
 from ernie_export.common.gpu import Gpu
 from ernie_export.common.manifest import GRAPHS, Manifest, sha256
 from ernie_export.common.manifest_sections import FileEntry
@@ -327,6 +327,61 @@ def test_what_is_no_bundle_for_tensorrt_is_not_resumed(tmp_path):
 def test_other_plugins_are_reported(waiting):
     change_tensorrt_info(waiting, plugin_version="0123456789ab")
     assert f"expected plugins of version {plugins.version()}, found 0123456789ab" in refusal(waiting)
+
+
+@pytest.mark.parametrize("arch", ["x/../../victim", "../victim", "sm00"])
+def test_an_architecture_that_is_a_path_is_refused(waiting, machine, arch):
+    """A file of kernels is removed once its engines are built: its name must not lead out of the bundle."""
+    victim = waiting.parent / "victim.json"
+    victim.write_text("kept")
+    change_tensorrt_info(waiting, architectures=("sm90", arch))
+    with pytest.raises(InvalidFile) as refused:
+        resume(waiting, QUIET)
+    assert refused.value.key == "engines.tensorrt.architectures" and refused.value.found == arch
+    assert victim.read_text() == "kept" and not (waiting / WORK).exists()
+
+
+def test_what_engines_are_built_from_is_listed(waiting, machine):
+    """What is not has no hash to compare."""
+    manifest = Manifest.read(waiting)
+    files = {name: entry for name, entry in manifest.files.items() if name != "kernels-sm80.json"}
+    replace(manifest, files=files).write(waiting)
+    assert "files: expected kernels-sm80.json, which engines are built from, found no such file" in refusal(waiting)
+
+
+def test_foreign_files_in_an_interrupted_build_stay_out(waiting, machine, new_steps):
+    """In a bundle of somebody else's: neither code beside the engines, nor another tokenizer, nor a claimed engine."""
+    work = waiting / WORK
+    work.mkdir()
+    for name in ("evil.py", "tokenizer.json", "weights.safetensors", "vision.engine", "vision.engine.part"):
+        (work / name).write_text("foreign")
+    (work / "vision.json").write_text('{"key": null')
+    (work / "decoder.json").write_text('{"key": [], "report": 3}')
+    (work / "decoder.engine").write_text("foreign")
+    tokenizer = (waiting / "tokenizer.json").read_bytes()
+    steps = new_steps()
+    manifest = resume(waiting, steps)
+    assert list(steps.shares) == [f"Building {name}.engine" for name in GRAPHS]
+    assert (waiting / "tokenizer.json").read_bytes() == tokenizer
+    assert {path.name for path in waiting.iterdir()} == {*manifest.files, "manifest.json"}
+    manifest.check_files(waiting, 2**40)
+    assert not any(path.read_bytes() == b"foreign" for path in waiting.iterdir())
+
+
+@pytest.mark.parametrize("name", ["vision.json", "timing.cache", "vision.engine"])
+def test_a_pipe_in_an_interrupted_build_is_not_waited_for(waiting, machine, name):
+    (waiting / WORK).mkdir()
+    os.mkfifo(waiting / WORK / name)
+    with pytest.raises(InvalidFile, match=f"{name}: expected a plain file of an interrupted build"):
+        resume(waiting, QUIET)
+
+
+@pytest.mark.parametrize("name", ["decode.onnx", "kernels-sm90.json", "manifest.json", "weights.safetensors"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(waiting, machine, name):
+    (waiting / name).unlink()
+    os.mkfifo(waiting / name)
+    with pytest.raises(InvalidFile):
+        resume(waiting, QUIET)
 
 
 def test_a_changed_file_is_reported(waiting, machine):

@@ -32,8 +32,10 @@ class EchoSampler(Sampler):
 class EchoModel(Model):
     """A model whose answer is what stands after the last "say:" of the prompt, special tokens included."""
 
-    def begin(self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None = None) -> Sequence:
-        sequence = super().begin(prompt, params, grammar)
+    def begin(
+        self, prompt: Prompt, params: SamplingParams, grammar: Grammar | None = None, split_thoughts: bool = True
+    ) -> Sequence:
+        sequence = super().begin(prompt, params, grammar, split_thoughts)
         backend = self.preprocessor.chat.tokenizer.backend
         found = ASKED.match(backend.decode(prompt.input_ids.tolist(), skip_special_tokens=False))
         tokens = backend.encode(found[1], add_special_tokens=False).ids if found else []

@@ -17,6 +17,7 @@ from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.cli import verify as verify_cli
 from ernie_export.exporter.export import export
 from ernie_export.exporter.verify.comparison import compare_tokens, divergence
+from ernie_export.exporter.verify.intervals import mean_interval, proportion_interval
 from ernie_export.exporter.verify.results import Conversation, Report
 from ernie_export.graphs.precision import ONNX
 from ernie_export.runtime import load
@@ -110,6 +111,27 @@ def test_an_expert_that_no_conversation_reaches_is_compared_by_its_weights(verif
     assert ".experts.3.gate_proj.weight: row 0" in report["failures"][0]
 
 
+def test_random_inputs_reach_experts_that_no_conversation_does(verify, make_exported, tmp_path):
+    text = EQUAL_WIDTHS | WITH_VISION_EXPERTS | {"moe_num_experts": 64, "moe_k": 2}
+
+    def unbiased(model):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "e_score_correction_bias" in name:
+                    parameter.zero_()
+
+    made = make_exported(tmp_path, 11, text, change=unbiased, targets=("onnx",))
+    reached = {}
+    for option in ("--quick", "--tolerance=1e-4"):
+        code, out, _ = verify(made.bundles["onnx"], "--against", made.folder, "--json", option)
+        report = json.loads(out)
+        assert code == 0 and len(report["conversations"]) == (2 if option == "--quick" else 5)
+        assert all(entry["experts"] == 128 for entry in report["coverage"])
+        reached[option] = sum(entry["reached"] for entry in report["coverage"])
+        assert (report["random_inputs"] > 0) == (option != "--quick")
+    assert reached["--tolerance=1e-4"] > 1.4 * reached["--quick"]
+
+
 def test_conversations_of_the_user_are_compared_too(verify, right, tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps([[{"role": "user", "content": "Hello"}], [{"role": "user", "content": "Why?"}]]))
@@ -189,9 +211,34 @@ def test_divergence_is_that_of_the_distributions():
 def test_choices_are_compared_at_every_token():
     expected = np.array([[3.0, 1, 0], [0, 2, 1], [1, 0, 5]])
     found = np.array([[3.0, 1, 0], [0, 2, 2.5], [1, 0, 5]])
-    conversation = compare_tokens("x", expected, found)
+    conversation = compare_tokens("x", expected, found, decode=lambda tokens: " ".join(map(str, tokens)))
     assert (conversation.tokens, conversation.agreed, conversation.diverged) == (3, 2, 1)
     assert conversation.gap == pytest.approx((2 - 1) / np.sqrt(5))
+    assert (conversation.reference, conversation.bundle) == ("0 1 2", "0 2 2")
+
+
+def test_the_conversations_that_differ_most_come_first():
+    agree = Conversation("same", 16, None, None, 16, 0.5)
+    differ = [Conversation(f"{kl}", 16, 3, 0.5, 15, kl) for kl in (0.1, 0.4, 0.2, 0.3)]
+    report = Report("int4", ONNX["int4"].tolerance, conversations=[agree, *differ])
+    assert [conversation.name for conversation in report.worst] == ["0.4", "0.3", "0.2"]
+
+
+def test_intervals_hold_the_value_in_95_of_100_samples():
+    """Of a proportion, of the mean of a skewed distribution, and Wilson's own property at the ends."""
+    rng = np.random.default_rng(1)
+    held = 0
+    for hits in rng.binomial(80, 0.9, 2000):
+        low, high = proportion_interval(int(hits), 80)
+        held += low <= 0.9 <= high
+    assert 0.93 < held / 2000 < 0.97
+    held = 0
+    for values in rng.gamma(2, 1, (300, 40)):
+        low, high = mean_interval(list(values), [16] * 40)
+        held += low <= 2 <= high
+    assert 0.9 < held / 300 < 0.97
+    assert proportion_interval(0, 10)[0] == 0 and proportion_interval(10, 10)[1] == 1
+    assert mean_interval([0.25], [16]) == (0.25, 0.25)
 
 
 @pytest.mark.parametrize(("precision", "kl", "fails"), [("int4", 0.1, False), ("int4", 0.3, True), ("int8", 0.1, True)])

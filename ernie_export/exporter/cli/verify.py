@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--against", "checkpoint", type=click.Path(path_type=Path), required=True, help="The checkpoint folder.")
 @click.option("--messages", type=click.Path(path_type=Path), help="JSON file of further conversations.")
+@click.option("--quick", is_flag=True, help="Two short conversations, and no random inputs that reach experts.")
 @click.option("--weights-only", is_flag=True, help="Compare the weights alone, which needs no PyTorch.")
 @click.option("--questions", type=click.Path(path_type=Path), help="JSON list of {messages, answer} to ask both sides.")
 @click.option("--tolerance", type=click.FloatRange(min=0), help="Relative error allowed. [default: by precision]")
@@ -40,6 +41,7 @@ def command(
     bundle: Path,
     checkpoint: Path,
     messages: Path | None,
+    quick: bool,
     weights_only: bool,
     questions: Path | None,
     tolerance: float | None,
@@ -58,7 +60,7 @@ def command(
     """
     console = Console(stderr=True)
     if weights_only:
-        for option, given in (("--report", html is not None), ("--record", record)):
+        for option, given in (("--report", html is not None), ("--record", record), ("--quick", quick)):
             if given:
                 raise InvalidValue(option, "a comparison of what is computed", "--weights-only")
         sys.exit(verify_weights(bundle, checkpoint, as_json, console))
@@ -67,12 +69,12 @@ def command(
         from ernie_export.exporter.verify.questions import read_questions
         from ernie_export.exporter.verify.record import record_verification
         from ernie_export.exporter.verify.report import write_report
-        from ernie_export.exporter.verify.verify import verify
+        from ernie_export.exporter.verify.verify import FULL, QUICK, verify
     except ModuleNotFoundError as e:
         raise Unavailable(f"ernie-verify needs the extra 'parity' (no module {e.name}): pip install .[parity]") from e
     extra_questions = read_questions(questions) if questions else []
     with console.status("reading the bundle") as status:
-        conversations = example_conversations() | (read_conversations(messages) if messages else {})
+        conversations = example_conversations(quick) | (read_conversations(messages) if messages else {})
         report = verify(
             bundle,
             checkpoint,
@@ -82,6 +84,7 @@ def command(
             status.update,
             device=device,
             max_image_pixels=max_image_pixels,
+            effort=QUICK if quick else FULL,
         )
     if html is not None:
         write_report(html, report, bundle, checkpoint)
@@ -133,6 +136,11 @@ def show(report: "Report", console: Console) -> None:
         agreed = f"{conversation.agreed}/{conversation.tokens}"
         tokens.add_row(_plain(conversation.name), agreed, diverged, f"{conversation.kl:.1e}")
     console.print(tokens)
+    low, high = report.kl_interval
+    console.print(f"mean divergence {report.kl:.1e} nats, 95 % interval {low:.1e} to {high:.1e}")
+    show_worst(report, console)
+    if report.random_inputs:
+        console.print(f"random inputs added to reach experts: {report.random_inputs}")
     for coverage in report.coverage:
         missing = coverage.experts - coverage.reached
         note = f"; the weights of the other {missing} were compared, not their use" if missing else ""
@@ -146,6 +154,16 @@ def show(report: "Report", console: Console) -> None:
         console.print(_plain(report.diagnosis), style="bold red")
     limits = f"relative error {error:.0e}, divergence {report.tolerance.kl:.0e} nats"
     console.print(f"{verdict} ({report.precision}: {limits})")
+
+
+def show_worst(report: "Report", console: Console) -> None:
+    """Print what both sides put first at each place of the conversations that differ most."""
+    if not report.worst:
+        return
+    table = Table("conversation", "reference", "bundle", title="first choices that differ most", title_justify="left")
+    for conversation in report.worst:
+        table.add_row(_plain(conversation.name), _plain(conversation.reference), _plain(conversation.bundle))
+    console.print(table)
 
 
 def shown_errors(report: "Report") -> str:
@@ -172,8 +190,9 @@ def show_answers(report: "Report", console: Console) -> None:
     """Print how many questions each side answers word for word, and the answers that differ."""
     total = len(report.questions)
     for side in ("reference", "bundle"):
-        right = sum(getattr(question, side) == question.answer for question in report.questions)
-        console.print(f"{side}: {right} of {total} questions answered exactly ({100 * right / total:.1f} %)")
+        right, low, high = report.exact_answers(side)
+        share = f"{100 * right / total:.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f}"
+        console.print(f"{side}: {right} of {total} questions answered exactly ({share})")
     different = [question for question in report.questions if question.reference != question.bundle]
     if different:
         table = Table("expected", "reference", "bundle", title="answers that differ", title_justify="left")

@@ -68,6 +68,10 @@ class DeferredBuild(Protocol):
         """Raise InvalidValue unless the plugins of `bundle` are those of this installation."""
         ...
 
+    def check_architectures(self, bundle: Path, engines: EngineInfo) -> None:
+        """Raise InvalidFile for a GPU architecture in the manifest of `bundle` that is not known."""
+        ...
+
     def find_machine(self, engines: EngineInfo) -> BuildMachine:
         """Return what this machine builds engines with. Raises Unavailable, saying what is missing."""
         ...
@@ -96,6 +100,10 @@ class DeferredBuild(Protocol):
 
     def input_files(self, engines: EngineInfo) -> list[str]:
         """Return the names of the files that engines are built from, of no use once they are."""
+        ...
+
+    def output_files(self) -> list[str]:
+        """Return the names of the files that `build` may write and a bundle keeps."""
         ...
 
 

@@ -10,13 +10,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from ernie_export.common.errors import InvalidValue, Unavailable
+from ernie_export.common.errors import InvalidFile, InvalidValue, Unavailable
 from ernie_export.common.gpu import Gpu
+from ernie_export.common.json_fields import one_line, read_json
 from ernie_export.common.manifest import GRAPHS
+from ernie_export.common.manifest import NAME as MANIFEST
 from ernie_export.common.manifest_sections import EngineInfo, TensorRTInfo
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.engines import (
+    REPORT,
     WITHOUT_PLUGINS,
     Attempt,
     BuildEngine,
@@ -63,6 +67,13 @@ class TensorRTBuild:
         if found != plugins.version():
             hint = "export again, or resume with the ernie-export that made it"
             raise InvalidValue(f"--resume {bundle}", f"plugins of version {plugins.version()}", found, hint)
+
+    def check_architectures(self, bundle: Path, engines: EngineInfo) -> None:
+        """Raise InvalidFile for an architecture that no kernels are made for."""
+        for arch in tensorrt_info(engines).architectures:
+            if arch not in ARCHITECTURES:
+                key = "engines.tensorrt.architectures"
+                raise InvalidFile(bundle / MANIFEST, f"some of {', '.join(ARCHITECTURES)}", one_line(arch), key=key)
 
     def find_machine(self, engines: EngineInfo) -> BuildMachine:
         """Return TensorRT's version and the GPU. Raises Unavailable for what is missing, or a GPU without kernels."""
@@ -112,8 +123,8 @@ class TensorRTBuild:
         engine = Path(attempts[0].request["engine"])
         path = report_path(engine.parent, name)
         if path.is_file() and engine.is_file():
-            earlier = json.loads(path.read_bytes())
-            if earlier["key"] == key:
+            earlier = read_report(path)
+            if earlier.get("key") == key and isinstance(earlier.get("report"), dict):
                 report: Report = earlier["report"]
                 return report
         report = build_first(self.build_engine, name, attempts, progress)
@@ -123,6 +134,10 @@ class TensorRTBuild:
     def input_files(self, engines: EngineInfo) -> list[str]:
         """Return the names of graphs and kernels."""
         return [*(f"{name}.onnx" for name in GRAPHS), *map(kernels_file, tensorrt_info(engines).architectures)]
+
+    def output_files(self) -> list[str]:
+        """Return the names of engines, timing cache and report."""
+        return [*(f"{name}.engine" for name in GRAPHS), TIMING_CACHE, REPORT]
 
 
 def build_options(bundle: Path, into: Path, engines: EngineInfo, machine: BuildMachine) -> TensorRTOptions:
@@ -181,6 +196,14 @@ def kernels_file(arch: str) -> str:
 def report_path(folder: Path, name: str) -> Path:
     """Return where an engine's report waits for the other engines."""
     return folder / f"{name}.json"
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return what an interrupted build has noted of an engine; nothing where the file is damaged."""
+    try:
+        return read_json(path)
+    except InvalidFile:
+        return {}
 
 
 def version_numbers(version: str) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Compare what both sides compute of the conversations."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -84,18 +84,28 @@ def reached_experts(runs: Mapping[str, Run]) -> dict[str, set[tuple[str, int]]]:
     return reached
 
 
-def compare_tokens(name: str, expected: np.ndarray, found: np.ndarray) -> Conversation:
-    """Compare the next tokens of both sides by their logits (tokens, V), given the same tokens to read."""
+def compare_tokens(
+    name: str, expected: np.ndarray, found: np.ndarray, decode: Callable[[list[int]], str]
+) -> Conversation:
+    """Compare the next tokens of both sides, given the same tokens to read.
+
+    Args:
+        name: The conversation.
+        expected: Logits (tokens, V) of the reference.
+        found: Those of the bundle.
+        decode: Returns the text of tokens.
+    """
     best = expected.argmax(-1)
     chosen = found.argmax(-1)
     different = np.flatnonzero(chosen != best)
     kl = float(divergence(expected, found).mean())
+    texts = decode(best.tolist()), decode(chosen.tolist())
     if not different.size:
-        return Conversation(name, len(best), None, None, len(best), kl)
+        return Conversation(name, len(best), None, None, len(best), kl, *texts)
     place = int(different[0])
     lead = expected[place, best[place]] - expected[place, chosen[place]]
     gap = float(lead / np.linalg.norm(expected[place]))
-    return Conversation(name, len(best), place, gap, len(best) - different.size, kl)
+    return Conversation(name, len(best), place, gap, len(best) - different.size, kl, *texts)
 
 
 def divergence(expected: np.ndarray, found: np.ndarray) -> np.ndarray:

@@ -55,7 +55,11 @@ def write_report(path: Path, report: Report, bundle: Path, checkpoint: Path) -> 
         weights=report.weights,
         bars=bars(report),
         conversations=report.conversations,
+        kl=report.kl,
+        interval=report.kl_interval,
+        worst=report.worst,
         coverage=report.coverage,
+        random_inputs=report.random_inputs,
         questions=report.questions,
         origin=describe(manifest, bundle, checkpoint),
     )

@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ernie_export.exporter.verify.diagnosis import first_difference
+from ernie_export.exporter.verify.intervals import mean_interval, proportion_interval
 from ernie_export.exporter.verify.probes import Probe
 from ernie_export.exporter.verify.questions import Question
 from ernie_export.exporter.verify.weights import WeightReport
 from ernie_export.graphs.precision import Tolerance
+
+WORST = 3  # conversations shown side by side
 
 
 @dataclass
@@ -22,6 +25,8 @@ class Conversation:
         gap: There, the reference's lead of its own token over the bundle's, relative to its logits' norm.
         agreed: Tokens that both sides put first.
         kl: Mean divergence over the tokens, in nats.
+        reference: What the reference puts first at each place, as text.
+        bundle: What the bundle does.
     """
 
     name: str
@@ -30,6 +35,8 @@ class Conversation:
     gap: float | None
     agreed: int
     kl: float
+    reference: str = ""
+    bundle: str = ""
 
 
 @dataclass
@@ -61,6 +68,7 @@ class Report:
         questions: Answers of both sides.
         weights: The weights.
         coverage: Experts that were routed to.
+        random_inputs: How many random inputs were added to reach experts.
         files: A line for each file of preprocessing that is not the checkpoint's.
         constants: A line for each number in a graph that is not the configuration's.
     """
@@ -73,6 +81,7 @@ class Report:
     questions: list[Question] = field(default_factory=list)
     weights: WeightReport = field(default_factory=WeightReport)
     coverage: list[Coverage] = field(default_factory=list)
+    random_inputs: int = 0
     files: list[str] = field(default_factory=list)
     constants: list[str] = field(default_factory=list)
 
@@ -93,6 +102,23 @@ class Report:
         divergences = [conversation.kl for conversation in self.conversations]
         tokens = [conversation.tokens for conversation in self.conversations]
         return float(np.average(divergences, weights=tokens))
+
+    @property
+    def kl_interval(self) -> tuple[float, float]:
+        """Return what holds the mean divergence of such conversations in 95 of 100 samples, in nats."""
+        divergences = [conversation.kl for conversation in self.conversations]
+        return mean_interval(divergences, [conversation.tokens for conversation in self.conversations])
+
+    def exact_answers(self, side: str) -> tuple[int, float, float]:
+        """Return how many questions a side, "reference" or "bundle", answers exactly, and the proportion's interval."""
+        right = sum(getattr(question, side) == question.answer for question in self.questions)
+        return right, *proportion_interval(right, len(self.questions))
+
+    @property
+    def worst(self) -> list[Conversation]:
+        """Return the conversations with other first choices, most divergent first."""
+        differ = [conversation for conversation in self.conversations if conversation.diverged is not None]
+        return sorted(differ, key=lambda conversation: -conversation.kl)[:WORST]
 
     @property
     def failures(self) -> list[str]:

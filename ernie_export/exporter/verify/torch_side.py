@@ -107,7 +107,7 @@ class Reference:
             prompts: The processor's arrays of each conversation, by its name.
             answers: Tokens to read after each prompt.
 
-        Resync:
+        Returns:
             What was computed, by the conversations' names.
         """
         sync = LayerSync(self._layers, len(prompts))

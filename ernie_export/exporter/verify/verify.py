@@ -9,16 +9,18 @@ are never in memory together.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.exporter.targets import find_target
-from ernie_export.exporter.verify.bundle_side import BundleSide
+from ernie_export.exporter.verify.bundle_side import Answered, BundleSide
 from ernie_export.exporter.verify.bundle_tensors import BundleTensors
 from ernie_export.exporter.verify.comparison import compare_probes, compare_tokens, reached_experts
 from ernie_export.exporter.verify.constants import compare_constants
+from ernie_export.exporter.verify.conversations import TEXT
+from ernie_export.exporter.verify.expert_coverage import reach_experts
 from ernie_export.exporter.verify.files import compare_files
 from ernie_export.exporter.verify.questions import Question, ask_bundle, ask_reference
 from ernie_export.exporter.verify.reference_weights import CheckpointTensors
@@ -26,9 +28,26 @@ from ernie_export.exporter.verify.results import Coverage, Report
 from ernie_export.exporter.verify.torch_side import Reference
 from ernie_export.exporter.verify.weights import compare_weights, show_percent
 from ernie_export.graphs.checkpoint.reader import Checkpoint
+from ernie_export.graphs.config import ErnieConfig
 from ernie_export.runtime.messages_file import Messages
+from ernie_export.runtime.preprocess import Prepared
 
-TOKENS = 16  # of each answer
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is computed.
+
+    Attributes:
+        tokens: Of each answer.
+        reach_experts: Whether random inputs are added that reach further experts.
+    """
+
+    tokens: int = 16
+    reach_experts: bool = True
+
+
+FULL = Effort()
+QUICK = Effort(tokens=4, reach_experts=False)
 
 
 def verify(
@@ -40,6 +59,7 @@ def verify(
     progress: Callable[[str], None],
     device: str = "cpu",
     max_image_pixels: int = MAX_IMAGE_PIXELS,
+    effort: Effort = FULL,
 ) -> Report:
     """Compare `bundle` with `checkpoint`: all weights, and what both compute, the reference in PyTorch.
 
@@ -52,6 +72,7 @@ def verify(
         progress: Called with what begins.
         device: Where the bundle runs; inner values are compared on "cpu" alone.
         max_image_pixels: Most pixels of an image, or of a video's frame.
+        effort: How much is computed.
 
     Returns:
         The report, probes in the order of computation.
@@ -62,9 +83,7 @@ def verify(
         precision = find_target(manifest.target).precision(manifest.precision)
         traced = device == "cpu" and manifest.engines is None
         tolerance = precision.tolerance if traced else precision.tolerance.on_device()
-        if max_error is not None:
-            tolerance = replace(tolerance, error=max_error, encoder=None)
-        report = Report(precision.name, tolerance)
+        report = Report(precision.name, tolerance.limited(max_error))
         report.files = compare_files(bundle, manifest, checkpoint)
         report.constants = compare_constants(bundle, manifest, checkpoint)
         report.weights = compare_weights(bundle, manifest, checkpoint, show_percent(progress))
@@ -73,20 +92,27 @@ def verify(
         for name, messages in conversations.items():
             progress(name)
             prepared[name] = preprocessor.prepare(messages)
-            found[name] = side.answer(prepared[name], TOKENS)
+            found[name] = side.answer(prepared[name], effort.tokens)
         answers = ask_bundle(side.model, questions, progress)
     inner = found
     if traced:
+        progress("inner values")
         with BundleSide.open_traced(bundle) as side:
-            progress("inner values")
-            inner = {name: side.read(prepared[name], found[name].tokens, TOKENS) for name in prepared}
+            inner = {name: side.read(prepared[name], found[name].tokens, effort.tokens) for name in prepared}
+            if effort.reach_experts:
+                added = add_inputs(side, checkpoint, inner, progress)
+                report.random_inputs = len(added)
+                prepared |= added
     prompts = {name: conversation.arrays for name, conversation in prepared.items()}
-    tokens = {name: answered.tokens for name, answered in found.items()}
+    tokens = {name: answered.tokens for name, answered in inner.items()}
     progress("PyTorch")
     reference = Reference(checkpoint, CheckpointTensors(Checkpoint.open(checkpoint)))
     runs = reference.run(prompts, tokens)
     report.coverage = [Coverage(group, reference.experts, len(them)) for group, them in reached_experts(runs).items()]
-    report.conversations = [compare_tokens(name, run.logits, found[name].logits) for name, run in runs.items()]
+    report.conversations = [
+        compare_tokens(name, runs[name].logits, answered.logits, preprocessor.chat.decode)
+        for name, answered in found.items()
+    ]
     expected = ask_reference(reference, preprocessor, questions, progress)
     report.questions = [
         Question(question["answer"], *texts) for question, *texts in zip(questions, expected, answers, strict=True)
@@ -97,5 +123,26 @@ def verify(
         report.losses = {name: probe.error for name, probe in losses.items()}
         progress("PyTorch with the bundle's weights")
         runs = Reference(checkpoint, BundleTensors(bundle, manifest, checkpoint)).run(prompts, tokens)
-    report.probes = compare_probes(runs, inner, prompts, tolerance.every_token)
+    report.probes = compare_probes(runs, inner, prompts, report.tolerance.every_token)
     return report
+
+
+def add_inputs(
+    side: BundleSide, checkpoint: Path, computed: dict[str, Answered], progress: Callable[[str], None]
+) -> dict[str, Prepared]:
+    """Return further inputs that reach experts which the conversations so far do not, by name.
+
+    Args:
+        side: The bundle with its inner values.
+        checkpoint: The checkpoint's folder.
+        computed: What the bundle computes of the conversations; receives that of the inputs.
+        progress: Called with the name of each input.
+    """
+    added = {}
+    base = side.model.preprocessor.prepare(TEXT)
+    experts = ErnieConfig.from_hf(checkpoint).text.num_experts
+    for name, prepared, answered in reach_experts(side, base, experts, list(computed.values())):
+        progress(name)
+        added[name] = prepared
+        computed[name] = answered
+    return added

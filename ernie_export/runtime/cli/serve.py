@@ -80,6 +80,15 @@ class ServeOptions:
     max_connections: Annotated[int, Flag("Connections that are open together.", click.IntRange(1))] = (
         Settings.max_connections
     )
+    allowed_origins: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Let web pages of this origin call the server from a browser. May be repeated.",
+            names=("--allowed-origin",),
+            metavar="ORIGIN",
+        ),
+    ] = ()
+    root_path: Annotated[str, Flag("Prefix of all paths behind a proxy, such as /ernie.", metavar="PATH")] = ""
     ignore_tools: Annotated[bool, Flag("Answer requests with tools as if they had none.")] = False
 
     def settings(self, bundle: Path, api_keys: tuple[str, ...]) -> Settings:
@@ -111,6 +120,8 @@ class ServeOptions:
             max_connections=self.max_connections,
             drain_seconds=self.drain,
             ignore_tools=self.ignore_tools,
+            allowed_origins=self.allowed_origins,
+            root_path=self.root_path,
         )
 
     def scheduler_config(self) -> SchedulerConfig:
@@ -129,7 +140,8 @@ class ServeOptions:
 def command(bundle: Path, options: ServeOptions) -> None:
     """Serve the model in the folder BUNDLE over HTTP.
 
-    /v1/chat/completions is for OpenAI's clients; a page is at /; /health, /ready and /metrics are for operators.
+    /v1/chat/completions and others are for OpenAI's clients; a page is at /; /health, /ready and /metrics are for
+    operators.
     """
     try:
         from ernie_export.runtime.pipeline import load

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ernie_export.common.errors import ContextLengthExceeded, InvalidFile
+from ernie_export.common.errors import ContextLengthExceeded, InvalidFile, InvalidValue
 from ernie_export.common.manifest_sections import ModelInfo
 from ernie_export.common.processor_settings import IMAGE_PROCESSOR, NESTED_FILE, VIDEO_PROCESSOR
 from ernie_export.runtime.preprocess import tokenizer_settings
@@ -184,10 +184,8 @@ class Preprocessor:
         """
         sources = media(messages, base)
         text = self.chat.render(messages, add_generation_prompt, variables)
-        if max_tokens is not None and len(text) > MAX_CHARACTERS_PER_TOKEN * max_tokens:
-            raise ContextLengthExceeded("prompt", f"at most {max_tokens} tokens", f"{len(text)} characters")
-        if max_tokens is not None and self.chat.tokenizer.is_longer(text, max_tokens):
-            raise ContextLengthExceeded("prompt", f"at most {max_tokens} tokens", "more")
+        if max_tokens is not None:
+            self.check_length(text, max_tokens)
         kinds = self.chat.placeholders(text)
         check_counts(kinds, len(sources.images), len(sources.videos), self.chat.count_hints)
         pixels, grids = self._pack(sources, max_tokens)
@@ -196,21 +194,61 @@ class Preprocessor:
             arrays |= {"pixel_values": pixels["image"], "image_grid_thw": grids["image"]}
         if sources.videos:
             arrays |= {"pixel_values_videos": pixels["video"], "video_grid_thw": grids["video"]}
-        ids = np.array([self.chat.encode(text, grids.get("image"), grids.get("video"))], dtype=np.int64)
-        if max_tokens is not None and ids.shape[1] > max_tokens:
-            raise ContextLengthExceeded("prompt", f"at most {max_tokens} tokens", ids.shape[1])
-        types, moe_types = token_types(ids, self.chat.token_ids)
-        arrays |= {
-            "input_ids": ids,
-            "attention_mask": np.ones_like(ids),
+        ids = self.chat.encode(text, grids.get("image"), grids.get("video"))
+        prepared = self._prepared(ids, grids, max_tokens)
+        items = self._items(kinds, pixels, grids, prepared.arrays["mm_token_type_ids"][0])
+        return replace(prepared, arrays=arrays | prepared.arrays, items=items)
+
+    def prepare_text(self, text: str | Sequence[int], max_tokens: int) -> Prepared:
+        """Preprocess a plain text, or token ids, without the chat template.
+
+        Args:
+            text: The text, or ids of the vocabulary.
+            max_tokens: Longest prompt.
+
+        Raises:
+            InvalidValue: It is empty, has an id beyond the vocabulary, or a placeholder of an image or video.
+            ContextLengthExceeded: It has more than `max_tokens` tokens.
+        """
+        if isinstance(text, str):
+            self.check_length(text, max_tokens)
+            ids = self.chat.tokenizer.encode(text)
+        else:
+            ids = list(text)
+            unknown = next((id for id in ids if self.chat.tokenizer.backend.id_to_token(id) is None), None)
+            if unknown is not None:
+                raise InvalidValue("prompt", "token ids of the vocabulary", unknown)
+        if not ids:
+            raise InvalidValue("prompt", "at least one token", "none")
+        prepared = self._prepared(ids, {}, max_tokens)
+        if prepared.arrays["moe_mm_token_type_ids"].any():
+            raise InvalidValue("prompt", "a text without tokens of images and videos", "one of these")
+        return prepared
+
+    def check_length(self, text: str, max_tokens: int) -> None:
+        """Raise ContextLengthExceeded for a text that is certainly longer, before it is tokenized as a whole."""
+        if len(text) > MAX_CHARACTERS_PER_TOKEN * max_tokens:
+            raise ContextLengthExceeded("prompt", f"at most {max_tokens} tokens", f"{len(text)} characters")
+        if self.chat.tokenizer.is_longer(text, max_tokens):
+            raise ContextLengthExceeded("prompt", f"at most {max_tokens} tokens", "more")
+
+    def _prepared(self, ids: list[int], grids: Mapping[str, NDArray[np.int64]], max_tokens: int | None) -> Prepared:
+        """Return the arrays of token ids and the positions. Raises ContextLengthExceeded for too many."""
+        if max_tokens is not None and len(ids) > max_tokens:
+            raise ContextLengthExceeded("prompt", f"at most {max_tokens} tokens", len(ids))
+        input_ids = np.array([ids], dtype=np.int64)
+        types, moe_types = token_types(input_ids, self.chat.token_ids)
+        arrays = {
+            "input_ids": input_ids,
+            "attention_mask": np.ones_like(input_ids),
             "mm_token_type_ids": types,
             "moe_mm_token_type_ids": moe_types,
         }
+        merge_size = self.chat.merge_size
         positions = rope_positions(
-            ids, types, grids.get("image"), grids.get("video"), spatial_merge_size=self.chat.merge_size
+            input_ids, types, grids.get("image"), grids.get("video"), spatial_merge_size=merge_size
         )
-        items = self._items(kinds, pixels, grids, types[0])
-        return Prepared(arrays, items, positions)
+        return Prepared(arrays, (), positions)
 
     def _pack(
         self, sources: Media, max_tokens: int | None

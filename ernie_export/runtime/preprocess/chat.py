@@ -52,6 +52,7 @@ class ChatProcessor:
         byte_tokens: Ids of the pieces that stand for single bytes.
         template_file: Where the template was read.
         ignored: File and key of each setting that changes nothing.
+        source: The text of the chat template.
     """
 
     tokenizer: ChatTokenizer
@@ -60,6 +61,7 @@ class ChatProcessor:
     byte_tokens: frozenset[int]
     template_file: Path
     ignored: tuple[tuple[Path, str], ...]
+    source: str
 
     @classmethod
     def from_folder(cls, folder: Path) -> "ChatProcessor":
@@ -84,7 +86,7 @@ class ChatProcessor:
         if tokenizer.template not in (None, text) and source.name != CONFIG_FILE:
             ignored += ((folder / CONFIG_FILE, "chat_template"),)
         byte_tokens = byte_token_ids(tokenizer.backend.get_vocab())
-        return cls(tokenizer, template, merge, byte_tokens, source, ignored)
+        return cls(tokenizer, template, merge, byte_tokens, source, ignored, text)
 
     def render(
         self,

@@ -70,7 +70,7 @@ class ChatTokenizer:
                 ids[key] = index
         return cls(backend, named, media, ids, settings.template, settings.byte_level, settings.ignored)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Return the token ids of a rendered prompt.
 
         The post-processor's special tokens are added, unless the prompt begins with the beginning-of-sequence token:
@@ -79,7 +79,7 @@ class ChatTokenizer:
         The library lets other threads run while it tokenizes a batch, but not while it tokenizes a single text.
         """
         bos = self.named.get("bos_token")
-        special = not (bos is not None and text.startswith(bos))
+        special = add_special_tokens and not (bos is not None and text.startswith(bos))
         return self.backend.encode_batch([text], add_special_tokens=special)[0].ids
 
     def is_longer(self, text: str, max_tokens: int) -> bool:

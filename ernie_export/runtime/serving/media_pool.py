@@ -8,6 +8,7 @@ import json
 import math
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from ernie_export.common.errors import InvalidMedia
 from ernie_export.runtime.preprocess.image import ImageProcessor, ImageSource
 from ernie_export.runtime.preprocess.pixels import Planes
 from ernie_export.runtime.preprocess.video import SampledVideo, VideoProcessor, VideoSource
+from ernie_export.runtime.serving.media_worker import out_of_memory
 
 PROGRAM = "ernie_export.runtime.serving.media_worker"
 FILES_PER_WORKER = 256
@@ -113,6 +115,12 @@ class Worker:
         self._process.kill()
         self._process.wait()
 
+    def ending(self) -> str:
+        """End the process, and return how it ended if it did so by itself."""
+        self.kill()
+        code = self._process.returncode
+        return f"the decoder ended ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+
     def close(self) -> None:
         """End the process and close its pipes, which no other thread may be using."""
         self.kill()
@@ -185,7 +193,10 @@ class MediaPool:
             self._slots.put(self._slots.get() or self._start_worker())
 
     def decode(self, header: dict[str, Any], data: bytes, job: Job) -> Planes:
-        """Decode one file in a worker; see `Worker.decode`. Raises InvalidMedia, Cancelled."""
+        """Decode one file in a worker; see `Worker.decode`. Raises InvalidMedia, Cancelled.
+
+        A worker that ends by itself has most likely found no memory: libraries abort then.
+        """
         worker = self._slots.get()
         reusable = False
         try:
@@ -199,7 +210,9 @@ class MediaPool:
             reusable = worker is not None and time.monotonic() <= job.deadline
             raise
         except WorkerDied as e:
-            raise InvalidMedia(job.name, "media that can be decoded", "that the decoder ended") from e
+            if worker is None or self._closed.is_set():
+                raise Cancelled from e
+            raise out_of_memory(job.name, self._memory, worker.ending()) from e
         finally:
             if worker is not None and (not reusable or worker.files >= FILES_PER_WORKER):
                 self._end(worker)
@@ -207,7 +220,7 @@ class MediaPool:
             self._slots.put(worker)
 
     def close(self) -> None:
-        """End every worker, whatever it does. Requests that are being decoded raise InvalidMedia or Cancelled."""
+        """End every worker, whatever it does. Requests that are being decoded raise Cancelled."""
         self._closed.set()
         for worker in list(self._running):
             worker.kill()  # the thread that waits for it, if one does, meets the end of its pipe and closes it

@@ -15,6 +15,7 @@ It may neither write files nor use more memory than it was given, and it ends wi
 """
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -23,6 +24,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from ernie_export.common.errors import InvalidMedia
 from ernie_export.runtime.preprocess.image import ImageProcessor
@@ -38,7 +41,8 @@ def main() -> None:
     bundle = Path(sys.argv[1])
     images = ImageProcessor.from_folder(bundle)
     videos = VideoProcessor.from_folder(bundle)
-    restrict(int(sys.argv[2]))
+    memory = int(sys.argv[2])
+    restrict(memory)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     send(answers, {})
@@ -47,14 +51,37 @@ def main() -> None:
         request = json.loads(line)
         data = requests.read(request["bytes"])
         try:
-            planes = decode(request, data, images, videos)
+            planes = decode_within(memory, request, data, images, videos)
         except InvalidMedia as e:
             send(answers, {"invalid": {"field": e.field, "expected": e.expected, "found": e.found, "hint": e.hint}})
-        except MemoryError:
-            problem = {"expected": "media that can be decoded within the memory limit", "found": "more", "hint": ""}
-            send(answers, {"invalid": {"field": request["name"], **problem}})
         else:
             send(answers, {"shape": planes.shape}, planes)
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Return whether an error was caused by memory, or by a thread, that the system did not give."""
+    while error is not None:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in (errno.ENOMEM, errno.EAGAIN):
+            return True
+        error = error.__cause__
+    return False
+
+
+def out_of_memory(name: str, memory: int, found: str) -> InvalidMedia:
+    """Return the refusal of a file that needs more than a worker's `memory` bytes, or may do so."""
+    return InvalidMedia(name, f"media that can be decoded in {memory / 2**30:.3g} GiB of memory", f"that {found}")
+
+
+def decode_within(
+    memory: int, request: dict[str, Any], data: bytes, images: ImageProcessor, videos: VideoProcessor
+) -> Planes:
+    """Decode one file. Raises InvalidMedia, which names `memory` where that did not suffice."""
+    try:
+        return decode(request, data, images, videos)
+    except (InvalidMedia, MemoryError) as e:
+        if lacks_memory(e):
+            raise out_of_memory(request["name"], memory, "more is needed") from e
+        raise
 
 
 def decode(request: dict[str, Any], data: bytes, images: ImageProcessor, videos: VideoProcessor) -> Planes:
@@ -68,7 +95,7 @@ def send(answers: BinaryIO, header: dict[str, Any], planes: Planes | None = None
     """Write one answer."""
     answers.write(json.dumps(header).encode() + b"\n")
     if planes is not None:
-        answers.write(planes.tobytes())
+        answers.write(np.ascontiguousarray(planes).data)
     answers.flush()
 
 

@@ -76,6 +76,17 @@ def prepare_request(
     return PreparedRequest(prompt, descriptions)
 
 
+def prepare_text(model: Model, text: str | Sequence[int], max_prompt_tokens: int | None = None) -> PreparedRequest:
+    """Return the prompt of a plain text, or of token ids, without a chat template.
+
+    Raises InvalidValue for a placeholder of an image or video in it, or an id that the vocabulary does not have, and
+    ContextLengthExceeded for one that is too long.
+    """
+    longest = model.manifest.model.max_positions - 1  # an answer has one token at least
+    limit = longest if max_prompt_tokens is None else min(max_prompt_tokens, longest)
+    return PreparedRequest(model.prompt(model.preprocessor.prepare_text(text, limit)), ())
+
+
 def _raise_if(cancelled: Callable[[], bool]) -> None:
     if cancelled():
         raise Cancelled

@@ -4,6 +4,8 @@ import dataclasses
 import io
 import math
 import os
+import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -122,8 +124,12 @@ def test_memory_is_bounded(images, videos):
     pool = MediaPool(MINI, workers=1, memory=700 * 2**20)
     try:
         decoder = PooledDecoder(pool, images, videos, 60.0, 60.0, math.inf, lambda: False)
-        with pytest.raises(InvalidMedia):
+        with pytest.raises(InvalidMedia) as refused:
             decoder.image(buffer.getvalue(), "it")
+        assert (
+            str(refused.value)
+            == "it: expected media that can be decoded in 0.684 GiB of memory, found that more is needed"
+        )
         assert decoder.image((MEDIA / "shapes.png").read_bytes(), "it").shape[0] == 1
     finally:
         pool.close()
@@ -154,5 +160,19 @@ def test_closing_while_a_file_is_decoded_ends_the_waiting_thread(images, videos)
             time.sleep(0.01)
         time.sleep(2)
         pool.close()
-        with pytest.raises(InvalidMedia, match="found that the decoder ended"):
+        with pytest.raises(Cancelled):
             decoding.result(timeout=10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL])
+def test_a_worker_that_ends_by_itself_is_replaced_and_its_memory_named(pool, decoder, number):
+    """Libraries abort where they find no memory, or write where they have none; the system kills where it has none."""
+    decoder.image((MEDIA / "shapes.png").read_bytes(), "it")
+    (pid,) = workers_of(pool)
+    threading.Timer(1, os.kill, (pid, number)).start()
+    with pytest.raises(InvalidMedia) as refused:
+        decoder.image(slow_jpeg(), "it")
+    found = f"found that the decoder ended ({number.name})"
+    assert str(refused.value) == f"it: expected media that can be decoded in 2 GiB of memory, {found}"
+    assert decoder.image((MEDIA / "shapes.png").read_bytes(), "it").shape[0] == 1
+    assert workers_of(pool) != [pid]

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from ernie_export.runtime.serving.http.errors import ApiError
-from ernie_export.runtime.serving.http.parse import parse
+from ernie_export.runtime.serving.http.parse import parse_chat
 from ernie_export.runtime.serving.http.schema import ChatRequest
 
 ASKED = [{"role": "user", "content": "Hello"}]
 
 
 def read(**fields: Any) -> ChatRequest:
-    return parse(json.dumps({"messages": ASKED} | fields).encode(), 10**6)
+    return parse_chat(json.dumps({"messages": ASKED} | fields).encode(), 10**6)
 
 
 def content(*parts: Any) -> dict[str, Any]:

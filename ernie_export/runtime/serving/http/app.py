@@ -4,33 +4,34 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.requests import ClientDisconnect
+from pydantic import BaseModel
 
+from ernie_export.common.version import __version__
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.serving.http import errors
-from ernie_export.runtime.serving.http.abilities import without_ignored
-from ernie_export.runtime.serving.http.admission import Ticket
-from ernie_export.runtime.serving.http.errors import ApiError, ClientGone
+from ernie_export.runtime.serving.http.answering import answer
+from ernie_export.runtime.serving.http.completion_schema import CompletionRequest
+from ernie_export.runtime.serving.http.errors import ApiError
 from ernie_export.runtime.serving.http.fetch import Fetcher
-from ernie_export.runtime.serving.http.guard import Guard, read_body
-from ernie_export.runtime.serving.http.parse import parse
-from ernie_export.runtime.serving.http.responses import ResponseWriter
+from ernie_export.runtime.serving.http.guard import Guard
+from ernie_export.runtime.serving.http.paths import Paths
+from ernie_export.runtime.serving.http.questions import ChatQuestion, CompletionQuestion
 from ernie_export.runtime.serving.http.schema import ChatRequest
-from ernie_export.runtime.serving.http.service import Generation, Service
+from ernie_export.runtime.serving.http.service import Service
 from ernie_export.runtime.serving.http.settings import Settings
-from ernie_export.runtime.serving.http.stream import CompleteResponse, EventStream, unless_gone
+from ernie_export.runtime.serving.http.tokens import add_token_routes
+from ernie_export.runtime.serving.http.unsupported import add_unsupported
 
 STATIC = Path(__file__).parent / "static"
-BODY_SECONDS = 60.0  # longest time for a body to arrive
-SEND_SECONDS = 30.0  # that a client may take to read a complete answer, even where the deadline is near
-SMALL = 64 * 1024  # bytes of a body that are parsed at once: the event loop barely notices
 # The page runs only its own files, shows files that its user drops on it, and cannot be framed by another page.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob: data:; "
@@ -68,85 +69,40 @@ def create_app(model: Model, settings: Settings, fetcher: Fetcher | None = None)
         yield
         await asyncio.to_thread(service.stop)
 
-    app = FastAPI(title="ernie-serve", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="ernie-serve", lifespan=lifespan, docs_url=None, redoc_url=None, root_path=settings.root_path)
     app.state.service = service
     app.add_middleware(Guard, hosts=settings.hosts, keys=settings.api_keys)
+    app.add_middleware(Paths, root_path=settings.root_path)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
     errors.install(app)
     _add_state(app, service)
     _add_models(app, settings, model.manifest.model.max_positions)
     _add_page(app)
-
-    @app.post("/v1/chat/completions", openapi_extra=_describe_body(app))
-    async def chat_completions(request: Request) -> Response:
-        try:
-            return await _chat(request, service)
-        except ApiError as e:
-            service.metrics.refused(e.code or str(e.status))
-            raise
-
+    _add_questions(app, service)
+    add_token_routes(app, service)
+    add_unsupported(app)
     return app
 
 
-async def _chat(request: Request, service: Service) -> Response:
+def _add_questions(app: FastAPI, service: Service) -> None:
+    """Add the routes that generate."""
     settings = service.settings
-    clock = asyncio.get_running_loop().time
-    deadline = clock() + settings.timeout
-    ticket = service.admission.admit()
-    generation: Generation | None = None
-    response: Response | None = None
+    bodies = OpenApiBodies(app)
 
-    def end() -> None:
-        if generation is not None:
-            service.end(generation)
-        ticket.release()
+    @app.post("/v1/chat/completions", openapi_extra=bodies.of(ChatRequest))
+    async def chat_completions(request: Request) -> Response:
+        return await answer(request, service, partial(ChatQuestion.parse, settings))
 
-    try:
-        async with asyncio.timeout_at(deadline):
-            chat = without_ignored(await _read(request, service, ticket), settings.ignore_tools)
-            generation = await unless_gone(request.receive, service.generate(chat, ticket))
-            chat = chat.model_copy(update={"messages": []})  # frees images and videos in base64
-            writer = ResponseWriter(chat, generation, settings.model_name, service.token_bytes)
-            if chat.stream:
-                response = EventStream(_events(generation, writer), deadline, end)
-            else:
-                content = await unless_gone(request.receive, _complete(generation, writer))
-                response = CompleteResponse(content, max(deadline, clock() + SEND_SECONDS), end)
-        return response
-    except TimeoutError as e:
-        raise ApiError(504, f"no answer within {settings.timeout:g} seconds", code="timeout") from e
-    finally:
-        if response is None:
-            end()
-
-
-async def _read(request: Request, service: Service, ticket: Ticket) -> ChatRequest:
-    settings = service.settings
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            body = await read_body(request, settings.max_body, ticket)
-    except ClientDisconnect as e:
-        raise ClientGone from e
-    except TimeoutError as e:
-        raise ApiError(408, f"the body: expected within {BODY_SECONDS:g} seconds", code="timeout") from e
-    if len(body) <= SMALL:
-        return parse(body, settings.max_text)
-    return await service.parse(body)
-
-
-async def _complete(generation: Generation, writer: ResponseWriter) -> bytes:
-    async for index, output in generation.outputs():
-        writer.take(index, output)
-    return writer.completion()
-
-
-async def _events(generation: Generation, writer: ResponseWriter) -> AsyncIterator[bytes]:
-    for data in writer.opening():
-        yield data
-    async for index, output in generation.outputs():
-        for data in writer.chunks(index, output):
-            yield data
-    for data in writer.closing():
-        yield data
+    @app.post("/v1/completions", openapi_extra=bodies.of(CompletionRequest))
+    async def completions(request: Request) -> Response:
+        return await answer(request, service, partial(CompletionQuestion.parse, settings))
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
@@ -163,6 +119,17 @@ def _add_state(app: FastAPI, service: Service) -> None:
         if service.admission.draining:
             return _unavailable("the server is shutting down")
         return JSONResponse({"status": "ready"}) if service.alive else _unavailable("the model's thread has ended")
+
+    @app.get("/ping", response_class=Response)
+    @app.post("/ping", response_class=Response, include_in_schema=False)
+    async def ping() -> Response:
+        """Return 200 while the process works, as SageMaker asks."""
+        return Response() if service.alive else _unavailable("the model's thread has ended")
+
+    @app.get("/version")
+    async def version() -> dict[str, str]:
+        """Return the version of this package."""
+        return {"version": __version__}
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -205,19 +172,22 @@ def _add_page(app: FastAPI) -> None:
     app.mount("/static", PageFiles(directory=STATIC), name="static")
 
 
-def _describe_body(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI description of the body, which the route parses itself once the request is admitted.
+class OpenApiBodies:
+    """OpenAPI descriptions of bodies, which routes parse themselves once a request is admitted."""
 
-    Schemas of its parts are added to the document of `app`, since references are relative to the document's root.
-    """
-    schema = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    parts = schema.pop("$defs")
-    describe = app.openapi
+    def __init__(self, app: FastAPI) -> None:
+        """Extend the document of `app` with the schemas of parts: references are relative to the document's root."""
+        self._parts: dict[str, Any] = {}
+        self._describe = app.openapi
+        app.openapi = self._document  # type: ignore[method-assign]  # as FastAPI's documentation extends it
 
-    def openapi() -> dict[str, Any]:
-        document = describe()
-        document.setdefault("components", {}).setdefault("schemas", {}).update(parts)
+    def of(self, body: type[BaseModel]) -> dict[str, Any]:
+        """Return the description of a body."""
+        schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+        self._parts |= schema.pop("$defs", {})
+        return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+    def _document(self) -> dict[str, Any]:
+        document = self._describe()
+        document.setdefault("components", {}).setdefault("schemas", {}).update(self._parts)
         return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation extends it
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

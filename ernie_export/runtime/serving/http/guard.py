@@ -14,7 +14,7 @@ from ernie_export.runtime.serving.http.admission import Ticket
 from ernie_export.runtime.serving.http.errors import ApiError
 
 # Paths that need no key: probes, the page (which asks for the key), the description of the interface.
-OPEN = ("/", "/health", "/ready", "/openapi.json")
+OPEN = ("", "/", "/health", "/ready", "/ping", "/openapi.json")
 OPEN_FOLDER = "/static/"
 MIN_KEY_LENGTH = 16  # characters; shorter keys can be guessed
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -63,7 +63,8 @@ class Guard:
             try:
                 _check_length(headers)
                 self._check_host(headers)
-                if self._keys and scope["path"] not in OPEN and not scope["path"].startswith(OPEN_FOLDER):
+                path = scope["path"].removeprefix(scope.get("root_path", ""))
+                if self._keys and path not in OPEN and not path.startswith(OPEN_FOLDER):
                     self._check_key(headers)
             except ApiError as e:
                 await e.response()(scope, receive, send)

@@ -5,18 +5,21 @@ refused too, unless its value has no effect. Null has none in any field.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic_core
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ernie_export.common.errors import InvalidValue
 from ernie_export.common.json_fields import one_line
 from ernie_export.runtime.serving.body_size import check_size
+from ernie_export.runtime.serving.http.completion_schema import CompletionRequest
 from ernie_export.runtime.serving.http.errors import ApiError
 from ernie_export.runtime.serving.http.neutral_fields import drop_neutral
-from ernie_export.runtime.serving.http.schema import ChatRequest, TextPart
+from ernie_export.runtime.serving.http.schema import ChatRequest, GenerationFields, TextPart
 from ernie_export.runtime.serving.http.tool_schema import NamedTool
+
+Form = TypeVar("Form", bound=BaseModel)
 
 MAX_VALUES = 65_536  # in a body, keys not counted: each takes memory, and time to check
 MAX_KEYS = 256  # of one object
@@ -46,12 +49,35 @@ _EXPECTED = {
 _KINDS: dict[type[Any], str] = {dict: "an object", list: "a list", str: "text"}
 
 
-def parse(body: bytes | bytearray, max_text: int) -> ChatRequest:
-    """Read a request's body. Raises ApiError 400 that names the field, 413 for more text than `max_text` bytes.
+def parse_chat(body: bytes | bytearray, max_text: int) -> ChatRequest:
+    """Read a request for a chat completion. Raises ApiError as `read_document` and `validate` do."""
+    request = validate(ChatRequest, drop_neutral(read_document(body, max_text)))
+    if sum(map(len, _texts(request))) > max_text:
+        raise ApiError(413, f"messages: expected at most {max_text} characters of text", "messages", "body_too_large")
+    if request.top_logprobs is not None and not request.logprobs:
+        raise ApiError(400, "top_logprobs: expected logprobs true beside it", "top_logprobs", "invalid_value")
+    _check_stream_options(request)
+    _check_tool_choice(request)
+    return request
 
-    Small values take much more memory and time than they are long, and every fault that pydantic finds becomes an
-    object: a body of nothing but these would stop the server. So text and marks are bounded before they are parsed, the
-    number of values before they are validated, and validation ends with the first fault of a list.
+
+def parse_completion(body: bytes | bytearray, max_text: int) -> CompletionRequest:
+    """Read a request for completions of prompts. Raises ApiError as `read_document` and `validate` do."""
+    document = read_document(body, max_text)
+    echo = document.pop("echo", None)
+    request = validate(CompletionRequest, {**drop_neutral(document), "echo": echo})
+    if request.echo and request.logprobs is not None:
+        problem = "echo: expected no logprobs beside it, since those of the prompt are not computed"
+        raise ApiError(400, problem, "echo", "unsupported_parameter")
+    _check_stream_options(request)
+    return request
+
+
+def read_document(body: bytes | bytearray, max_text: int) -> dict[str, Any]:
+    """Return the JSON object of a body. Raises ApiError 400, and 413 for more text than `max_text` bytes.
+
+    Small values take much more memory and time than they are long: a body of nothing but these would stop the server.
+    So text and marks are bounded before they are parsed, and the number of values before they are validated.
     """
     try:
         check_size("the body", body, max_body=len(body), max_text=max_text)  # it was bounded while it was read
@@ -64,19 +90,23 @@ def parse(body: bytes | bytearray, max_text: int) -> ChatRequest:
     if not isinstance(document, dict):
         raise ApiError(400, f"the body: expected an object, found {type(document).__name__}", code="invalid_json")
     _check_size(document)
-    document = drop_neutral(document)
+    return document
+
+
+def validate(kind: type[Form], document: dict[str, Any]) -> Form:
+    """Return a document as a model of pydantic's. Raises ApiError 400 that names the field.
+
+    Every fault that pydantic finds becomes an object: validation ends with the first fault of a list.
+    """
     try:
-        request = ChatRequest.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as e:
         raise _to_api_error(e) from e
-    if sum(map(len, _texts(request))) > max_text:
-        raise ApiError(413, f"messages: expected at most {max_text} characters of text", "messages", "body_too_large")
-    if request.top_logprobs is not None and not request.logprobs:
-        raise ApiError(400, "top_logprobs: expected logprobs true beside it", "top_logprobs", "invalid_value")
+
+
+def _check_stream_options(request: GenerationFields) -> None:
     if request.stream_options is not None and not request.stream:
         raise ApiError(400, "stream_options: expected stream true beside it", "stream_options", "invalid_value")
-    _check_tool_choice(request)
-    return request
 
 
 def _check_tool_choice(request: ChatRequest) -> None:

@@ -1,10 +1,10 @@
 """The sampling parameters that a request asks for."""
 
 from ernie_export.runtime.sampling_params import SamplingParams
-from ernie_export.runtime.serving.http.schema import ChatRequest
+from ernie_export.runtime.serving.http.schema import GenerationFields
 
 
-def sampling_params(chat: ChatRequest, index: int, max_new_tokens: int) -> SamplingParams:
+def sampling_params(chat: GenerationFields, index: int, max_new_tokens: int) -> SamplingParams:
     """Return the sampling parameters of one choice. Its seed is `seed + index`: choices differ, yet repeat.
 
     Args:
@@ -24,8 +24,8 @@ def sampling_params(chat: ChatRequest, index: int, max_new_tokens: int) -> Sampl
         repetition_penalty=1.0 if chat.repetition_penalty is None else chat.repetition_penalty,
         seed=None if chat.seed is None else (chat.seed + index) % 2**64,
         stop=(chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ()),
-        logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
-        thinking_token_budget=chat.thinking_token_budget,
+        logprobs=chat.logprob_count,
+        thinking_token_budget=chat.thoughts_budget,
         min_p=chat.min_p or 0.0,
         presence_penalty=chat.presence_penalty or 0.0,
         frequency_penalty=chat.frequency_penalty or 0.0,

@@ -23,18 +23,20 @@ def _whole(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_whole)]
 
 
-class _Part(BaseModel):
+class RequestPart(BaseModel):
+    """Part of a request: every field is known, and of the type that it should have."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class TextPart(_Part):
+class TextPart(RequestPart):
     """A text in a message."""
 
     type: Literal["text"]
     text: str
 
 
-class Link(_Part):
+class Link(RequestPart):
     """The URL of an image or video: a data URI in base64, or an http or https URL."""
 
     url: str
@@ -46,14 +48,14 @@ class ImageLink(Link):
     detail: Literal["auto", "low", "high"] | None = None
 
 
-class ImagePart(_Part):
+class ImagePart(RequestPart):
     """An image in a message."""
 
     type: Literal["image_url"]
     image_url: ImageLink
 
 
-class VideoPart(_Part):
+class VideoPart(RequestPart):
     """A video in a message."""
 
     type: Literal["video_url"]
@@ -63,7 +65,7 @@ class VideoPart(_Part):
 Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 
 
-class Message(_Part):
+class Message(RequestPart):
     """A message of the conversation. An answer goes back as it came, with its calls and its thoughts."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -75,7 +77,7 @@ class Message(_Part):
     reasoning: str | None = None
 
 
-class StreamOptions(_Part):
+class StreamOptions(RequestPart):
     """Options of a stream. `include_obfuscation`, padding against eavesdroppers, is not supported.
 
     `continuous_usage_stats`, an extra of vLLM, asks for the usage so far in every chunk.
@@ -86,17 +88,24 @@ class StreamOptions(_Part):
     include_obfuscation: Literal[False] | None = None
 
 
-class ThinkingMode(_Part):
+class ThinkingMode(RequestPart):
     """The switch of the chat template of ERNIE-4.5-VL-28B-A3B-Thinking."""
 
     thinking_mode: bool | Literal["open", "close", "true", "false"] | None = None
 
 
-class TemplateOptions(_Part):
+class TemplateOptions(RequestPart):
     """Variables of the chat template, an extra of vLLM."""
 
     enable_thinking: bool | None = None
     options: ThinkingMode | None = None
+
+    @property
+    def thinking(self) -> bool | None:
+        """Whether the model is to think; None where neither field says so."""
+        mode = self.options.thinking_mode if self.options else None
+        value = mode if self.enable_thinking is None else self.enable_thinking
+        return None if value is None else value in (True, "open", "true")
 
 
 StopString = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
@@ -106,7 +115,7 @@ TokenId = Annotated[Whole, Field(ge=0, lt=2**31)]
 TokenText = Annotated[str, Field(pattern="^[0-9]{1,10}$")]
 
 
-class GenerationFields(_Part):
+class GenerationFields(RequestPart):
     """What every request for tokens may say, whatever its prompt is made of."""
 
     model: str | None = None
@@ -134,6 +143,21 @@ class GenerationFields(_Part):
     seed: Whole | None = Field(None, ge=-(2**63), lt=2**64)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Most tokens of an answer; None where the request does not say."""
+        return self.max_tokens
+
+    @property
+    def logprob_count(self) -> int | None:
+        """Alternatives whose log probabilities are returned with each token's; None for no log probabilities."""
+        return None
+
+    @property
+    def thoughts_budget(self) -> int | None:
+        """Most tokens of thoughts; None for any number."""
+        return None
 
     def form(self) -> StructuredOutputs | None:
         """Return the form that the answer must have; None for free text.
@@ -165,13 +189,27 @@ class ChatRequest(GenerationFields):
     chat_template_kwargs: TemplateOptions | None = None
 
     @property
+    def most_tokens(self) -> int | None:
+        """Most tokens of an answer; None where the request does not say."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def logprob_count(self) -> int | None:
+        """Alternatives whose log probabilities are returned with each token's; None for no log probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def thoughts_budget(self) -> int | None:
+        """Most tokens of thoughts; None for any number."""
+        return self.thinking_token_budget
+
+    @property
     def thinking(self) -> bool | None:
         """Whether the model is to think: by the plainest field that says so; None where none does."""
         variables = self.chat_template_kwargs or TemplateOptions()
-        mode = variables.options.thinking_mode if variables.options else None
-        for value in (self.enable_thinking, variables.enable_thinking, mode):
+        for value in (self.enable_thinking, variables.thinking):
             if value is not None:
-                return value in (True, "open", "true")
+                return value
         return None if self.reasoning_effort is None else self.reasoning_effort != "none"
 
     @property

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -14,19 +14,20 @@ from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess.chat import chat_variables
 from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request
-from ernie_export.runtime.sequence import Sequence
+from ernie_export.runtime.sequence import Prompt
+from ernie_export.runtime.sequence import Sequence as SequenceState
 from ernie_export.runtime.serving.http.abilities import check_abilities
 from ernie_export.runtime.serving.http.admission import Admission, Ticket
+from ernie_export.runtime.serving.http.completion_schema import CompletionRequest, TextPrompt
 from ernie_export.runtime.serving.http.errors import ApiError, from_user_error, internal_error
 from ernie_export.runtime.serving.http.fetch import Fetcher
 from ernie_export.runtime.serving.http.media import fetch_all, media_of, runtime_messages
 from ernie_export.runtime.serving.http.metrics import Metrics
-from ernie_export.runtime.serving.http.parse import parse
 from ernie_export.runtime.serving.http.request_params import sampling_params
-from ernie_export.runtime.serving.http.schema import ChatRequest
+from ernie_export.runtime.serving.http.schema import ChatRequest, GenerationFields
 from ernie_export.runtime.serving.http.settings import Settings
 from ernie_export.runtime.serving.media_pool import Cancelled, MediaPool
-from ernie_export.runtime.serving.prepare import PreparedRequest, prepare_request
+from ernie_export.runtime.serving.prepare import PreparedRequest, prepare_request, prepare_text
 from ernie_export.runtime.token_bytes import TokenBytes
 
 T = TypeVar("T")
@@ -36,11 +37,24 @@ class Generation:
     """The choices of one request as they are generated. `close` frees those that still run."""
 
     def __init__(
-        self, prepared: PreparedRequest, requests: list[Request], outputs: "asyncio.Queue[tuple[int, Output]]"
+        self, prompts: list[PreparedRequest], requests: list[Request], outputs: "asyncio.Queue[tuple[int, Output]]"
     ) -> None:
-        self.prepared = prepared
+        """Start with no outputs.
+
+        Args:
+            prompts: The prompts, one in a chat.
+            requests: As many for each prompt as it has choices, in the order of the prompts.
+            outputs: What the scheduler makes of the requests, with their indices.
+        """
+        self.prompts = prompts
         self.requests = requests
         self._outputs = outputs
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompts whose keys and values the KV cache held."""
+        choices = len(self.requests) // len(self.prompts)
+        return sum(request.sequence.reused for request in self.requests[::choices])
 
     async def outputs(self) -> AsyncIterator[tuple[int, Output]]:
         """Yield (choice index, output) until every choice has its finish_reason. Raises ApiError if one fails."""
@@ -122,32 +136,26 @@ class Service:
         """Whether the thread that steps the scheduler runs."""
         return self._stepper.is_alive()
 
-    async def parse(self, body: bytearray) -> ChatRequest:
-        """Read a large body in a thread. Raises ApiError as `parse.parse` does."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._parse_thread, parse, body, self.settings.max_text)
+    async def in_parse_thread(self, parse: Callable[[bytearray], T], body: bytearray) -> T:
+        """Read a large body in the thread for these. Raises what `parse` raises."""
+        return await asyncio.get_running_loop().run_in_executor(self._parse_thread, parse, body)
 
-    async def generate(self, chat: ChatRequest, ticket: Ticket) -> Generation:
+    async def generate(self, request: ChatRequest | CompletionRequest, ticket: Ticket) -> Generation:
         """Check, prepare and queue a request. Raises ApiError."""
-        self._check(chat)
-        check_abilities(chat, self.model)
-        params = [self._params(chat, index) for index in range(chat.n or 1)]
-        ticket.take(choices=len(params))
+        self._check(request)
+        params = [self._params(request, index) for index in range(request.n or 1)]
+        if isinstance(request, ChatRequest):
+            check_abilities(request, self.model)
+        ticket.take(choices=len(params) * (1 if isinstance(request, ChatRequest) else len(request.prompts)))
         grammar = await self._compile(params[0], ticket)
-        fetched = await fetch_all(chat.messages, self._fetcher, self.settings.max_body)
-        ticket.take(size=sum(map(len, fetched.values())))
-        ended = threading.Event()
-        prepare = partial(self._prepare, chat, fetched, ticket.began + self.settings.timeout, ended)
-        self._preparing.add(ended)
-        try:
-            threads = self._media_threads if media_of(chat.messages) else self._text_threads
-            prepared = await self._in_thread(threads, prepare, ticket)
-        finally:
-            ended.set()  # ends the processes that still decode for it
-            self._preparing.discard(ended)
+        if isinstance(request, ChatRequest):
+            prompts = [await self._prepare_chat(request, ticket)]
+        else:
+            prompts = await self.in_text_thread(partial(self._prepare_texts, request.prompts), ticket, "prompt")
         ticket.drop_bytes()
-        ticket.take(feature_size=prepared.prompt.features.nbytes)
-        return self._submit(prepared, params, grammar, ticket)
+        ticket.take(feature_size=sum(prepared.prompt.features.nbytes for prepared in prompts))
+        begin = partial(self.model.begin, grammar=grammar, split_thoughts=isinstance(request, ChatRequest))
+        return self._submit(prompts, params, begin, ticket)
 
     async def _compile(self, params: SamplingParams, ticket: Ticket) -> Grammar | None:
         """Return the grammar of the answers' form, None for free text. Raises ApiError for one that cannot be met."""
@@ -158,21 +166,44 @@ class Service:
                 raise from_user_error(e) from e
         return await self._in_thread(self._compile_thread, partial(self.model.grammar, params), ticket)
 
+    async def _prepare_chat(self, chat: ChatRequest, ticket: Ticket) -> PreparedRequest:
+        """Fetch the media of a conversation and prepare its prompt."""
+        fetched = await fetch_all(chat.messages, self._fetcher, self.settings.max_body)
+        ticket.take(size=sum(map(len, fetched.values())))
+        ended = threading.Event()
+        prepare = partial(self._prepare, chat, fetched, ticket.began + self.settings.timeout, ended)
+        self._preparing.add(ended)
+        try:
+            threads = self._media_threads if media_of(chat.messages) else self._text_threads
+            return await self._in_thread(threads, prepare, ticket)
+        finally:
+            ended.set()  # ends the processes that still decode for it
+            self._preparing.discard(ended)
+
+    def _prepare_texts(self, prompts: Sequence[TextPrompt]) -> list[PreparedRequest]:
+        """Tokenize prompts of text, in a thread. Raises UserError."""
+        return [prepare_text(self.model, prompt, self.settings.max_prompt_tokens) for prompt in prompts]
+
     def _submit(
-        self, prepared: PreparedRequest, params: list[SamplingParams], grammar: Grammar | None, ticket: Ticket
+        self,
+        prompts: list[PreparedRequest],
+        params: list[SamplingParams],
+        begin: Callable[[Prompt, SamplingParams], SequenceState],
+        ticket: Ticket,
     ) -> Generation:
         """Queue every choice: the first prefills the prompt, the others reuse its keys and values."""
         loop = asyncio.get_running_loop()
         outputs: asyncio.Queue[tuple[int, Output]] = asyncio.Queue()
         requests: list[Request] = []
-        generation = Generation(prepared, requests, outputs)
+        generation = Generation(prompts, requests, outputs)
         self._live.add(generation)
         try:
-            for index, choice in enumerate(params):
-                with self.model.scheduler.reserve() as reservation:
-                    sequence = self.model.begin(prepared.prompt, choice, grammar)
-                    listener = _Listener(index, sequence, loop, outputs, self.metrics, ticket.began)
-                    requests.append(reservation.submit(sequence, listener))
+            for prepared in prompts:
+                for choice in params:
+                    with self.model.scheduler.reserve() as reservation:
+                        sequence = begin(prepared.prompt, choice)
+                        listener = _Listener(len(requests), sequence, loop, outputs, self.metrics, ticket.began)
+                        requests.append(reservation.submit(sequence, listener))
         except BaseException as e:
             self.end(generation)
             if isinstance(e, QueueFull):
@@ -180,29 +211,37 @@ class Service:
             if isinstance(e, UserError):
                 raise from_user_error(e) from e
             raise
-        self.metrics.prompt_tokens.inc(len(prepared.prompt.input_ids))
-        self.metrics.prompt_length.observe(len(prepared.prompt.input_ids))
+        for prepared in prompts:
+            self.metrics.prompt_tokens.inc(len(prepared.prompt.input_ids))
+            self.metrics.prompt_length.observe(len(prepared.prompt.input_ids))
         return generation
 
-    def _check(self, chat: ChatRequest) -> None:
+    def _check(self, request: ChatRequest | CompletionRequest) -> None:
         settings = self.settings
-        if chat.model not in (None, settings.model_name):
-            problem = f"the model {chat.model[:80]!r} does not exist; this server has {settings.model_name!r}"
+        if request.model not in (None, settings.model_name):
+            problem = f"the model {request.model[:80]!r} does not exist; this server has {settings.model_name!r}"
             raise ApiError(404, problem, "model", "model_not_found")
-        limits = (
-            ("n", chat.n or 1, min(settings.max_choices, settings.max_requests), ""),
-            ("max_tokens", chat.max_tokens or 1, settings.max_new_tokens, ""),
-            ("max_completion_tokens", chat.max_completion_tokens or 1, settings.max_new_tokens, ""),
-            ("messages", len(media_of(chat.messages)), settings.media.max_items, " images and videos"),
-        )
+        most_choices = min(settings.max_choices, settings.max_requests)
+        limits = [
+            ("n", request.n or 1, most_choices, ""),
+            ("max_tokens", request.max_tokens or 1, settings.max_new_tokens, ""),
+        ]
+        if isinstance(request, ChatRequest):
+            media = len(media_of(request.messages))
+            limits += [
+                ("max_completion_tokens", request.max_completion_tokens or 1, settings.max_new_tokens, ""),
+                ("messages", media, settings.media.max_items, " images and videos"),
+            ]
+        else:
+            limits.append(("prompt", (request.n or 1) * len(request.prompts), most_choices, " prompts, times n"))
         for param, value, maximum, noun in limits:
             if value > maximum:
                 problem = f"{param}: expected at most {maximum}{noun}, found {value}"
                 raise ApiError(400, problem, param, "too_large")
 
-    def _params(self, chat: ChatRequest, index: int) -> SamplingParams:
+    def _params(self, chat: GenerationFields, index: int) -> SamplingParams:
         """Return the sampling parameters of choice `index`. Its seed is `seed + index`: choices differ, yet repeat."""
-        max_new_tokens = chat.max_completion_tokens or chat.max_tokens or self.settings.default_new_tokens
+        max_new_tokens = chat.most_tokens or self.settings.default_new_tokens
         min_new_tokens = chat.min_tokens or 0
         if min_new_tokens > max_new_tokens:
             problem = f"min_tokens: expected at most max_tokens ({max_new_tokens}), found {min_new_tokens}"
@@ -227,6 +266,15 @@ class Service:
             max_prompt_tokens=self.settings.max_prompt_tokens,
             template_variables=chat_variables(chat.thinking, tools),
         )
+
+    async def in_text_thread(self, work: Callable[[], T], ticket: Ticket, param: str) -> T:
+        """Return what `work`, which reads the field `param`, returns in a thread for text. Raises ApiError."""
+        try:
+            return await self._in_thread(self._text_threads, work, ticket)
+        except ApiError as e:
+            if e.param == "messages":
+                e.param = param
+            raise
 
     async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], T], ticket: Ticket) -> T:
         future = threads.submit(work)
@@ -256,7 +304,7 @@ class _Listener:
     def __init__(
         self,
         index: int,
-        sequence: Sequence,
+        sequence: SequenceState,
         loop: asyncio.AbstractEventLoop,
         outputs: "asyncio.Queue[tuple[int, Output]]",
         metrics: Metrics,

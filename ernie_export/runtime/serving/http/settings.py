@@ -1,11 +1,14 @@
 """The settings of an HTTP server, fixed when it starts."""
 
+import re
 from dataclasses import dataclass
 
 from ernie_export.common.errors import InvalidValue
 from ernie_export.runtime.serving.body_size import MAX_BODY, MAX_TEXT
 from ernie_export.runtime.serving.media_limits import MediaLimits, check_positive
 
+_ORIGIN = re.compile(r"https?://(\[[0-9a-fA-F:]+\]|[a-zA-Z0-9._-]+)(:\d+)?")
+_ROOT_PATH = re.compile(r"(/[a-zA-Z0-9._~-]+)+")
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -36,6 +39,8 @@ class Settings:
         max_connections: Connections that are open together; for one more, the longest idle one is closed.
         drain_seconds: Seconds that running requests may take after SIGTERM.
         ignore_tools: Whether a request with tools is answered as if it had none.
+        allowed_origins: Origins whose web pages may call this server from a browser, such as "https://chat.example".
+        root_path: The prefix of all paths behind a proxy, such as "/ernie".
     """
 
     model_name: str
@@ -58,11 +63,18 @@ class Settings:
     max_connections: int = 1024
     drain_seconds: float = 30.0
     ignore_tools: bool = False
+    allowed_origins: tuple[str, ...] = ()
+    root_path: str = ""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 check_positive(name, value)
+        for origin in self.allowed_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise InvalidValue("allowed_origins", "an origin such as https://chat.example", origin)
+        if self.root_path and not _ROOT_PATH.fullmatch(self.root_path):
+            raise InvalidValue("root_path", "a path such as /ernie", self.root_path)
         if not self.model_name:
             raise InvalidValue("model_name", "a name", "none")
         if 2 * self.max_body > self.max_waiting_bytes:  # a body, and as much again that its addresses may hold

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ernie_export.runtime.serving.http.errors import ApiError, ClientGone, internal_error
-from ernie_export.runtime.serving.http.responses import DONE, event
+from ernie_export.runtime.serving.http.events import DONE, event
 
 PIECE_BYTES = 64 * 1024  # of a complete answer that are handed to the connection at a time
 ERROR_SECONDS = 1.0  # for sending the error that ends a stream; its client may have stopped reading

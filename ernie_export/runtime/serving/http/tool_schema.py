@@ -11,11 +11,11 @@ MAX_NAME = 128  # characters
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 
 
-class _Part(BaseModel):
+class _ToolPart(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Function(_Part):
+class Function(_ToolPart):
     """A function that the model may call. `strict` has no effect."""
 
     name: Name
@@ -24,7 +24,7 @@ class Function(_Part):
     strict: bool | None = None
 
 
-class Tool(_Part):
+class Tool(_ToolPart):
     """A tool that the model may call."""
 
     type: Literal["function"]
@@ -36,13 +36,13 @@ class Tool(_Part):
         return {"type": "function", "function": function}
 
 
-class FunctionName(_Part):
+class FunctionName(_ToolPart):
     """The name of a function."""
 
     name: Name
 
 
-class NamedTool(_Part):
+class NamedTool(_ToolPart):
     """The tool that the model has to call."""
 
     type: Literal["function"]
@@ -52,14 +52,14 @@ class NamedTool(_Part):
 ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
-class CalledFunction(_Part):
+class CalledFunction(_ToolPart):
     """A function and its arguments, JSON as text; some clients send an object."""
 
     name: Name
     arguments: str | dict[str, Any] | None = None
 
 
-class Call(_Part):
+class Call(_ToolPart):
     """A call in a message of the assistant, as an answer had it."""
 
     id: str | None = None

@@ -10,7 +10,7 @@ export class ApiError extends Error {
 /** Whether the server says that it works. */
 export async function healthy() {
   try {
-    return (await fetch("/health")).ok;
+    return (await fetch("health")).ok;
   } catch {
     return false;
   }
@@ -18,7 +18,7 @@ export async function healthy() {
 
 /** The one model's card: {id, max_model_len}. Throws ApiError. */
 export async function model(key) {
-  const response = await request("/v1/models", { headers: authorization(key) });
+  const response = await request("v1/models", { headers: authorization(key) });
   return (await response.json()).data[0];
 }
 
@@ -27,7 +27,7 @@ export async function model(key) {
  * `signal` aborts it.
  */
 export async function* answer(messages, key, signal) {
-  const response = await request("/v1/chat/completions", {
+  const response = await request("v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json", ...authorization(key) },
     body: JSON.stringify({ messages, stream: true, stream_options: { include_usage: true } }),

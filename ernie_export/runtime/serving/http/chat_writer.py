@@ -1,23 +1,19 @@
 """Write answers as OpenAI's chat.completion, or as its chunks when streamed."""
 
-import json
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any
 
 from ernie_export.runtime.scheduler import Output
 from ernie_export.runtime.serving.http.answer import ChoiceReader, Delta
+from ernie_export.runtime.serving.http.events import DONE, Json, dump, event
 from ernie_export.runtime.serving.http.schema import ChatRequest
 from ernie_export.runtime.serving.http.service import Generation
 from ernie_export.runtime.token_bytes import TokenBytes
 from ernie_export.runtime.tool_calls import ToolCall
 
-Json = dict[str, Any]
-DONE = b"data: [DONE]\n\n"
 
-
-class ResponseWriter:
+class ChatWriter:
     """The writer of one response, as a whole (`take`, `completion`) or as chunks (`opening`, `chunks`, `closing`)."""
 
     def __init__(self, chat: ChatRequest, generation: Generation, model_name: str, token_bytes: TokenBytes) -> None:
@@ -87,23 +83,8 @@ class ResponseWriter:
         yield DONE
 
     def usage(self) -> Json:
-        """Return the token counts. `media` has the grid (t, h, w) in patches and the tokens of each image or video."""
-        sequences = [request.sequence for request in self._generation.requests]
-        prompt_tokens = len(sequences[0].prompt.input_ids)
-        completion_tokens = sum(len(sequence.tokens) for sequence in sequences)
-        media = [
-            {"type": item.kind, "grid": item.grid, "tokens": item.tokens.stop - item.tokens.start}
-            for item in self._generation.prepared.media
-        ]
-        return {
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": prompt_tokens + completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": sequences[0].reused, "media": media},
-            "completion_tokens_details": {
-                "reasoning_tokens": sum(sequence.text.reasoning_tokens for sequence in sequences)
-            },
-        }
+        """Return the token counts so far."""
+        return usage(self._generation)
 
     def _chunk(self, index: int, delta: Json, logprobs: list[Json] | None = None, reason: str | None = None) -> bytes:
         choice = {
@@ -131,6 +112,26 @@ class ResponseWriter:
         # A special token is not in the text, which the bytes of all tokens make up.
         no_text = id in self._token_bytes.special
         return {"token": data.decode(errors="replace"), "logprob": logprob, "bytes": None if no_text else list(data)}
+
+
+def usage(generation: Generation) -> Json:
+    """Return the token counts so far. `media` has the grid (t, h, w) in patches and the tokens of each medium."""
+    sequences = [request.sequence for request in generation.requests]
+    prompt_tokens = sum(len(prepared.prompt.input_ids) for prepared in generation.prompts)
+    completion_tokens = sum(len(sequence.tokens) for sequence in sequences)
+    media = [
+        {"type": item.kind, "grid": item.grid, "tokens": item.tokens.stop - item.tokens.start}
+        for prepared in generation.prompts
+        for item in prepared.media
+    ]
+    thoughts = sum(sequence.text.reasoning_tokens for sequence in sequences)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": generation.cached_tokens, "media": media},
+        "completion_tokens_details": {"reasoning_tokens": thoughts},
+    }
 
 
 class _Choice:
@@ -174,13 +175,3 @@ def _reader(chat: ChatRequest) -> ChoiceReader:
 def _reasoning(text: str) -> Json:
     """Return thoughts under both names: vLLM's first and DeepSeek's one, and vLLM's newer one."""
     return {"reasoning_content": text, "reasoning": text}
-
-
-def event(content: Json) -> bytes:
-    """Return one server-sent event."""
-    return b"data: " + dump(content) + b"\n\n"
-
-
-def dump(content: Json | str) -> bytes:
-    """Return JSON in UTF-8, without spaces."""
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
