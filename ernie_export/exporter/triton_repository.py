@@ -38,14 +38,16 @@ instance_group [ {{ kind: KIND_MODEL count: 1 }} ]
 
 # device: cpu or cuda. rows: requests that decode together. waiting: requests that wait for a row before more are
 # refused. kv_cache_gib: most memory for keys and values. max_image_pixels: most pixels of one image.
-# media_folder: messages may name files in it; empty: no files.
+# media_folder: messages may name files in it; empty: no files. require_verified: refuse a bundle that ernie-verify
+# --record did not pass, true or false.
 parameters [
   {{ key: "device" value {{ string_value: "cpu" }} }},
   {{ key: "rows" value {{ string_value: "16" }} }},
   {{ key: "waiting" value {{ string_value: "64" }} }},
   {{ key: "kv_cache_gib" value {{ string_value: "4" }} }},
   {{ key: "max_image_pixels" value {{ string_value: "50000000" }} }},
-  {{ key: "media_folder" value {{ string_value: "" }} }}
+  {{ key: "media_folder" value {{ string_value: "" }} }},
+  {{ key: "require_verified" value {{ string_value: "false" }} }}
 ]
 """
 

@@ -13,7 +13,7 @@ import pytest
 from openai import OpenAI
 from pydantic import ValidationError
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import InvalidFile, UserError
 from ernie_export.runtime import load
 from ernie_export.runtime.serving.media_limits import MediaLimits
 from ernie_export.runtime.serving.ray_app import Options, Replica, build
@@ -169,6 +169,11 @@ def test_the_limit_on_an_images_pixels_reaches_what_decodes(bundle):
     assert settings.media == MediaLimits(max_image_pixels=300_000_000, max_pixels=300_000_000)
     assert replica.model.preprocessor.images.max_source_pixels == 300_000_000
     assert Options(bundle=bundle).max_image_pixels == 50_000_000
+
+
+def test_a_bundle_that_was_not_verified_is_refused_where_that_is_required(bundle):
+    with pytest.raises(InvalidFile, match="verification: expected a record of ernie-verify --record, found none"):
+        Replica(Options(bundle=bundle, require_verified=True))
 
 
 def test_options_become_ray_serves(bundle):

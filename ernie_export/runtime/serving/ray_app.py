@@ -39,6 +39,7 @@ class Options(BaseModel):
         queue: Requests of a replica that wait; more are refused with 429.
         kv_cache_gib: Most memory of a replica's KV cache, in GiB.
         max_image_pixels: Most pixels of one image.
+        require_verified: Refuse a bundle without a record of `ernie-verify --record`.
         api_key_file: File of API keys, at the same path on every machine.
         allowed_hosts: Names by which clients call the proxy, besides localhost; any if there are keys and none is
             listed.
@@ -59,6 +60,7 @@ class Options(BaseModel):
     queue: int = Field(default=64, ge=1)
     kv_cache_gib: float = Field(default=4, gt=0)
     max_image_pixels: int = Field(default=MediaLimits.max_image_pixels, ge=1)
+    require_verified: bool = False
     api_key_file: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
 
@@ -105,6 +107,7 @@ class Replica:
             max_image_pixels=options.max_image_pixels,
             device=device,
             scheduler_config=config,
+            require_verified=options.require_verified,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -50,6 +50,7 @@ class Settings:
         max_requests: Requests that are answered or wait.
         media: The limits on the images and videos of one request.
         media_folder: The folder of files that messages may name; None if they may name none.
+        require_verified: Whether to refuse a bundle without a record of ernie-verify.
     """
 
     device: str
@@ -57,12 +58,13 @@ class Settings:
     max_requests: int
     media: MediaLimits
     media_folder: Path | None
+    require_verified: bool
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> "Settings":
         """Read the parameters; those in capitals are Triton's own. Raises InvalidValue for a missing or wrong one."""
         values = {name: value for name, value in parameters.items() if not name.isupper()}
-        known = {"device", "rows", "waiting", "kv_cache_gib", "max_image_pixels", "media_folder"}
+        known = {"device", "rows", "waiting", "kv_cache_gib", "max_image_pixels", "media_folder", "require_verified"}
         for name in sorted(values.keys() ^ known):
             found = "no such parameter" if name in known else "an unknown one"
             raise InvalidValue(f"config.pbtxt: {name}", f"the parameters {', '.join(sorted(known))}", found)
@@ -79,12 +81,22 @@ class Settings:
         for name in ("rows", "max_image_pixels"):
             if number(name) < 1:
                 raise InvalidValue(f"config.pbtxt: {name}", "a whole number of at least 1", number(name))
+        verified = values["require_verified"]
+        if verified not in ("true", "false"):
+            raise InvalidValue("config.pbtxt: require_verified", "true or false", repr(verified))
         max_requests = number("rows") + number("waiting")
         scheduler_config = SchedulerConfig(
             max_num_seqs=number("rows"), max_queue=max_requests, kv_cache_bytes=number("kv_cache_gib", 2**30)
         )
         media = MediaLimits.with_image_pixels(number("max_image_pixels"))
-        return cls(values["device"], scheduler_config, max_requests, media=media, media_folder=folder)
+        return cls(
+            values["device"],
+            scheduler_config,
+            max_requests,
+            media=media,
+            media_folder=folder,
+            require_verified=verified == "true",
+        )
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,7 @@ class TritonPythonModel:
             max_image_pixels=media.max_image_pixels,
             device=self.settings.device,
             scheduler_config=self.settings.scheduler_config,
+            require_verified=self.settings.require_verified,
         )
         self.pool = MediaPool(bundle, PREPARING, media.worker_memory)
         self.pool.start()

@@ -254,7 +254,7 @@ def test_a_backend_for_another_numpy_is_refused_on_loading(repository, serving, 
 
 GIVEN = {
     "device": "cpu", "rows": "4", "waiting": "9", "kv_cache_gib": "0.5", "max_image_pixels": "300e6",
-    "media_folder": "",
+    "media_folder": "", "require_verified": "false",
 }  # fmt: skip
 
 
@@ -262,7 +262,8 @@ def test_settings_are_the_parameters_of_config_pbtxt():
     settings = Settings.from_parameters(GIVEN | {"FORCE_CPU_ONLY_INPUT_TENSORS": "no"})
     config = SchedulerConfig(max_num_seqs=4, max_queue=13, kv_cache_bytes=2**29)
     media = MediaLimits(max_image_pixels=300_000_000, max_pixels=300_000_000)
-    assert settings == Settings("cpu", config, 13, media=media, media_folder=None)
+    assert settings == Settings("cpu", config, 13, media=media, media_folder=None, require_verified=False)
+    assert Settings.from_parameters(GIVEN | {"require_verified": "true"}).require_verified
 
 
 @pytest.mark.parametrize(
@@ -273,6 +274,7 @@ def test_settings_are_the_parameters_of_config_pbtxt():
         ({"max_image_pixels": "0"}, "config.pbtxt: max_image_pixels: expected a whole number of at least 1, found 0"),
         ({"kv_cache_gib": "nan"}, "config.pbtxt: kv_cache_gib: expected a number, found 'nan'"),
         ({"kvcache": "1"}, "config.pbtxt: kvcache: expected the parameters device, kv_cache_gib,"),
+        ({"require_verified": "yes"}, "config.pbtxt: require_verified: expected true or false, found 'yes'"),
         ({"media_folder": "/nowhere"}, "config.pbtxt: media_folder: expected a folder, found none at /nowhere"),
     ],
     ids=lambda value: str(value)[:30],
