@@ -17,8 +17,6 @@ MARKERS = {
     "alone": "measures time: runs after the others, with nothing beside it",
 }
 ALONE = (
-    "tests/benchmarks",
-    "tests/faults",
     "tests/runtime/server/test_availability.py",
     "tests/runtime/server/test_page.py",
 )
