@@ -74,9 +74,15 @@ class BuildOptions(TargetOptions):
 
 @dataclass(frozen=True)
 class EngineBuilder:
-    """Builds one engine with the worker engine_build.py. `program`: the command that runs the worker."""
+    """Builds one engine with the worker engine_build.py.
+
+    Attributes:
+        program: The command that runs the worker.
+        log_folder: Where every message of the library is written, to NAME.log; None for nowhere.
+    """
 
     program: tuple[str, ...] = BUILDER
+    log_folder: Path | None = None
 
     def __call__(self, name: str, request: Request, on_progress: Callable[[float], None]) -> Report:
         """Build the engine of the graph `name`; return the worker's report.
@@ -87,6 +93,8 @@ class EngineBuilder:
         answer: dict[str, Any] = {}
         library = request["library"]
         expected = f"{name}.engine: expected an engine from {library}"
+        if self.log_folder is not None:
+            request = request | {"log": str(self.log_folder / f"{name}.log")}
         try:
             for answer in call_worker(self.program, request):
                 if "progress" in answer:

@@ -4,6 +4,7 @@ Each library takes only subclasses of its own base classes, so the classes are m
 """
 
 import threading
+from pathlib import Path
 from typing import Any
 
 from ernie_export.exporter.targets.workers.process import Emit
@@ -11,8 +12,9 @@ from ernie_export.exporter.targets.workers.process import Emit
 STEP = 0.01  # fraction of a build between two progress messages
 
 
-def make_log(trt: Any) -> Any:
-    """Return a logger for the library `trt` that keeps its error messages."""
+def make_log(trt: Any, path: str | None = None) -> Any:
+    """Return a logger for the library `trt` that keeps its error messages, and writes all messages to a file."""
+    file = Path(path).open("w", errors="replace") if path is not None else None
 
     class Log(trt.ILogger):  # type: ignore[misc]  # a base class that only the loaded library has
         """Keeps the errors that the library reports, in order."""
@@ -22,6 +24,8 @@ def make_log(trt: Any) -> Any:
             self.errors: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
+            if file is not None:
+                print(f"[{severity.name}] {message}", file=file, flush=True)  # a crash may follow
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(message)
 

@@ -8,6 +8,7 @@ Reads a request (one JSON object) from standard input:
 | onnx, engine | paths: the graph to read, the engine to write |
 | dimensions | name of a dynamic dimension -> [minimum, optimum, maximum] |
 | decomposable | whether attention may be built of several kernels; one fused kernel must serve it otherwise |
+| log | path of a file for every message of the library; may be missing |
 | options | the fields of the library's options: tensorrt_build.TensorRTOptions or rtx_build.RtxOptions |
 
 Writes one JSON object a line to standard output: {"progress": fraction done} again and again, and at the end one of
@@ -84,7 +85,7 @@ def build(library: Library, request: Message, emit: Emit) -> Message:
     """
     started = time.monotonic()
     trt = library.module
-    log = make_log(trt)
+    log = make_log(trt, request.get("log"))
     builder = trt.Builder(log)
     network = parse(library, builder, log, request["onnx"])
     attentions = mark_attention(trt, network, request["decomposable"])

@@ -119,6 +119,13 @@ class TensorRTEngine:
                         expected = f"{present} to lie where {past} lies"
                         raise InvalidFile(bundle / manifest.graphs[graph], expected, aliased or "memory of its own")
 
+    @property
+    def shape_changes(self) -> int:
+        """How often a prefill or decode context changed a shape that it was given; see `EngineContext`."""
+        spare = [context for contexts in self._spare_contexts.values() for context in contexts]
+        decoding = [decode_graph.context for decode_graph in self._decode_graphs.values()]
+        return sum(context.shape_changes for context in (*self._prefill_contexts.values(), *decoding, *spare))
+
     def _tensors(self, name: str) -> set[str]:
         """Return the names of an engine's inputs and outputs."""
         engine = self._engines[name]
