@@ -29,6 +29,10 @@ class Question(Protocol):
         """What is asked of the model."""
         ...
 
+    def renamed(self, error: ApiError) -> ApiError:
+        """Return an error of the runtime with the field's name in the interface."""
+        ...
+
     def writer(self, generation: Generation, service: Service) -> Writer:
         """Return what writes the answer. The question is not needed any more, nor are its images and videos."""
         ...
@@ -68,7 +72,10 @@ async def _answer(request: Request, service: Service, parse: Callable[[bytearray
     try:
         async with asyncio.timeout_at(deadline):
             question = await read(request, service, parse, ticket)
-            generation = await unless_gone(request.receive, service.generate(question.request, ticket))
+            try:
+                generation = await unless_gone(request.receive, service.generate(question.request, ticket))
+            except ApiError as e:
+                raise question.renamed(e) from e
             writer = question.writer(generation, service)
             streamed = question.request.stream
             del question  # frees images and videos in base64

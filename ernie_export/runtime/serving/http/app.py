@@ -24,13 +24,18 @@ from ernie_export.runtime.serving.http.errors import ApiError
 from ernie_export.runtime.serving.http.fetch import Fetcher
 from ernie_export.runtime.serving.http.guard import Guard
 from ernie_export.runtime.serving.http.paths import Paths
-from ernie_export.runtime.serving.http.questions import ChatQuestion, CompletionQuestion
+from ernie_export.runtime.serving.http.questions import ChatQuestion, CompletionQuestion, ResponsesQuestion
 from ernie_export.runtime.serving.http.schema import ChatRequest
 from ernie_export.runtime.serving.http.service import Service
 from ernie_export.runtime.serving.http.settings import Settings
 from ernie_export.runtime.serving.http.tokens import add_token_routes
 from ernie_export.runtime.serving.http.unsupported import add_unsupported
 
+# The schema in full is OpenAI's; `responses_input` says which part of it is taken.
+RESPONSES_BODY = {
+    "required": True,
+    "content": {"application/json": {"schema": {"type": "object", "required": ["input"]}}},
+}
 STATIC = Path(__file__).parent / "static"
 # The page runs only its own files, shows files that its user drops on it, and cannot be framed by another page.
 PAGE_HEADERS = {
@@ -99,6 +104,10 @@ def _add_questions(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", openapi_extra=bodies.of(ChatRequest))
     async def chat_completions(request: Request) -> Response:
         return await answer(request, service, partial(ChatQuestion.parse, settings))
+
+    @app.post("/v1/responses", openapi_extra={"requestBody": RESPONSES_BODY})
+    async def responses(request: Request) -> Response:
+        return await answer(request, service, partial(ResponsesQuestion.parse, settings))
 
     @app.post("/v1/completions", openapi_extra=bodies.of(CompletionRequest))
     async def completions(request: Request) -> Response:

@@ -9,6 +9,7 @@ from ernie_export.runtime.serving.http.answer import ChoiceReader, Delta
 from ernie_export.runtime.serving.http.events import DONE, Json, dump, event
 from ernie_export.runtime.serving.http.schema import ChatRequest
 from ernie_export.runtime.serving.http.service import Generation
+from ernie_export.runtime.serving.http.token_logprobs import token_logprobs
 from ernie_export.runtime.token_bytes import TokenBytes
 from ernie_export.runtime.tool_calls import ToolCall
 
@@ -21,13 +22,13 @@ class ChatWriter:
         self._generation = generation
         self._token_bytes = token_bytes
         self._shared = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model_name}
-        self._choices = [_Choice(_reader(chat)) for _ in generation.requests]
+        self._choices = [_Choice(reader_of(chat)) for _ in generation.requests]
 
     def take(self, index: int, output: Output) -> None:
         """Keep an output of a choice for `completion`."""
         choice = self._choices[index]
         choice.take(output)
-        choice.logprobs += map(dump, self._token_logprobs(output))
+        choice.logprobs += map(dump, token_logprobs(output, self._token_bytes))
 
     def completion(self) -> bytes:
         """Return the complete answer as JSON."""
@@ -56,7 +57,7 @@ class ChatWriter:
     def chunks(self, index: int, output: Output) -> Iterator[bytes]:
         """Yield the chunks that an output adds to its choice, perhaps none."""
         delta = self._choices[index].reader.read(output)
-        logprobs = self._token_logprobs(output)
+        logprobs = token_logprobs(output, self._token_bytes)
         if delta.reasoning:
             yield self._chunk(index, _reasoning(delta.reasoning), logprobs)
             logprobs = []
@@ -100,18 +101,6 @@ class ChatWriter:
         elif options and options.include_usage:
             content["usage"] = None
         return event(content)
-
-    def _token_logprobs(self, output: Output) -> list[Json]:
-        if output.logprobs is None or output.token is None:
-            return []
-        top = [self._token(id, logprob) for id, logprob in output.logprobs.top]
-        return [{**self._token(output.token, output.logprobs.chosen), "top_logprobs": top}]
-
-    def _token(self, id: int, logprob: float) -> Json:
-        data = self._token_bytes(id)
-        # A special token is not in the text, which the bytes of all tokens make up.
-        no_text = id in self._token_bytes.special
-        return {"token": data.decode(errors="replace"), "logprob": logprob, "bytes": None if no_text else list(data)}
 
 
 def usage(generation: Generation) -> Json:
@@ -168,7 +157,8 @@ class _Choice:
         return message
 
 
-def _reader(chat: ChatRequest) -> ChoiceReader:
+def reader_of(chat: ChatRequest) -> ChoiceReader:
+    """Return what reads one choice of a request."""
     return ChoiceReader(chat.may_call, chat.parallel_tool_calls is not False, chat.include_reasoning is not False)
 
 

@@ -51,7 +51,12 @@ _KINDS: dict[type[Any], str] = {dict: "an object", list: "a list", str: "text"}
 
 def parse_chat(body: bytes | bytearray, max_text: int) -> ChatRequest:
     """Read a request for a chat completion. Raises ApiError as `read_document` and `validate` do."""
-    request = validate(ChatRequest, drop_neutral(read_document(body, max_text)))
+    return check_chat(read_document(body, max_text), max_text)
+
+
+def check_chat(document: dict[str, Any], max_text: int) -> ChatRequest:
+    """Return a request for a chat completion. Raises ApiError 400 that names the field, 413 for too much text."""
+    request = validate(ChatRequest, drop_neutral(document))
     if sum(map(len, _texts(request))) > max_text:
         raise ApiError(413, f"messages: expected at most {max_text} characters of text", "messages", "body_too_large")
     if request.top_logprobs is not None and not request.logprobs:

@@ -151,7 +151,7 @@ class Service:
         if isinstance(request, ChatRequest):
             prompts = [await self._prepare_chat(request, ticket)]
         else:
-            prompts = await self.in_text_thread(partial(self._prepare_texts, request.prompts), ticket, "prompt")
+            prompts = await self.in_text_thread(partial(self._prepare_texts, request.prompts), ticket)
         ticket.drop_bytes()
         ticket.take(feature_size=sum(prepared.prompt.features.nbytes for prepared in prompts))
         begin = partial(self.model.begin, grammar=grammar, split_thoughts=isinstance(request, ChatRequest))
@@ -267,14 +267,9 @@ class Service:
             template_variables=chat_variables(chat.thinking, tools),
         )
 
-    async def in_text_thread(self, work: Callable[[], T], ticket: Ticket, param: str) -> T:
-        """Return what `work`, which reads the field `param`, returns in a thread for text. Raises ApiError."""
-        try:
-            return await self._in_thread(self._text_threads, work, ticket)
-        except ApiError as e:
-            if e.param == "messages":
-                e.param = param
-            raise
+    async def in_text_thread(self, work: Callable[[], T], ticket: Ticket) -> T:
+        """Return what `work` returns, in a thread for text. Raises ApiError for a UserError of it."""
+        return await self._in_thread(self._text_threads, work, ticket)
 
     async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], T], ticket: Ticket) -> T:
         future = threads.submit(work)

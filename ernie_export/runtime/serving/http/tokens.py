@@ -82,15 +82,17 @@ async def _compute(
 ) -> JSONResponse:
     """Admit and read a request, and return what `work` makes of it in a thread. Raises ApiError."""
     ticket: Ticket | None = None
+    body: Body | None = None
     try:
         async with asyncio.timeout(service.settings.timeout):
             ticket = service.admission.admit()
             body = await read(request, service, lambda body: parse(body, service.settings.max_text), ticket)
             _check_model(body, service.settings.model_name)
-            computing = service.in_text_thread(partial(work, body), ticket, "prompt")
-            return JSONResponse(await unless_gone(request.receive, computing))
+            return JSONResponse(await unless_gone(request.receive, service.in_text_thread(partial(work, body), ticket)))
     except ApiError as e:
         service.metrics.refused(e.code or str(e.status))
+        if e.param == "messages" and getattr(body, "prompt", None) is not None:
+            e.param = "prompt"
         raise
     except TimeoutError as e:
         raise ApiError(504, f"no answer within {service.settings.timeout:g} seconds", code="timeout") from e
