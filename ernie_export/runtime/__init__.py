@@ -9,7 +9,8 @@ with load("bundle") as model:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ernie_export.runtime.pipeline import Model, Result, load
+    from ernie_export.runtime.pipeline import Model, load
+    from ernie_export.runtime.result import Result
 
 __all__ = ["Model", "Result", "load"]
 

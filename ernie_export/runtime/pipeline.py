@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from collections.abc import Sequence as Several
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast, overload
 
@@ -21,6 +21,7 @@ from ernie_export.runtime.engines.registry import find_engine
 from ernie_export.runtime.feature_cache import FeatureCache, go_on
 from ernie_export.runtime.preprocess import Prepared, Preprocessor
 from ernie_export.runtime.preprocess.chat import chat_variables
+from ernie_export.runtime.result import Result
 from ernie_export.runtime.sampling import Sampler
 from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request, Scheduler
@@ -35,27 +36,6 @@ Messages = list[dict[str, Any]]
 
 def ignore(fraction: float) -> None:
     """Take no note of how far the engine's first calls are."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """An answer.
-
-    Attributes:
-        text: The answer, without the stop string that ended it.
-        tokens: Ids of the generated tokens.
-        prompt_tokens: Number of tokens of the prompt.
-        finish_reason: "stop" (an end-of-sequence token or a stop string) or "length".
-        reused_tokens: Tokens of the prompt whose keys and values the KV cache still held of an earlier prompt.
-        reasoning: The thoughts before the answer; empty if there are none.
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-    prompt_tokens: int
-    finish_reason: str
-    reused_tokens: int
-    reasoning: str = ""
 
 
 def load(

@@ -13,6 +13,9 @@ MAX_BYTES = 128 * 1024
 MAX_DEPTH = 48  # of a schema, objects within objects; the library's own JSON reader ends at 128 brackets
 MAX_GRAMMAR_BYTES = 32 * 1024  # of a grammar or regular expression: GBNF is read in Python, 10 ms a kilobyte
 MAX_CHOICES = 4096
+# Whitespace between parts of JSON: a space, or a line's end and an indent. Any run without end is what a model that has
+# lost its way would write.
+WHITESPACE = r"\x20|\r?\n[\x20\t]{0,32}"
 _FORMS = ("json", "regex", "choice", "grammar", "json_object")
 
 

@@ -19,7 +19,8 @@ from ernie_export.runtime.cli.options import AnswerOptions, click_options, load
 from ernie_export.runtime.messages_file import Messages, check_text, is_one_conversation
 
 if TYPE_CHECKING:
-    from ernie_export.runtime.pipeline import Model, Result
+    from ernie_export.runtime.pipeline import Model
+    from ernie_export.runtime.result import Result
 
 Load = Callable[[Path, AnswerOptions], "Model"]
 ORDER = "ernie_export.media_order"  # in a context's meta: "image" and "video" as they follow on the command line

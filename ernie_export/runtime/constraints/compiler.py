@@ -16,11 +16,8 @@ from ernie_export.common.json_fields import one_line
 from ernie_export.runtime.constraints.faults import find_fault
 from ernie_export.runtime.constraints.grammar import Grammar, refusal
 from ernie_export.runtime.preprocess.tokenizer import ChatTokenizer
-from ernie_export.runtime.structured_outputs import StructuredOutputs
+from ernie_export.runtime.structured_outputs import WHITESPACE, StructuredOutputs
 
-# Whitespace between parts of JSON: a space, or a line's end and an indent. Any run without end is what a model that has
-# lost its way would write.
-WHITESPACE = r"\x20|\r?\n[\x20\t]{0,32}"
 # The work on one mask, at most 7 ms of the lexer and 2.5 ms of the parser, and half a gigabyte of states at the worst.
 LIMITS = LLParserLimits(step_lexer_fuel=100_000, step_max_items=50_000, verbose_errors=False)
 

@@ -48,6 +48,7 @@ class GrammarState:
         self._vocab_size = grammar.vocab_size
         self._masked = grammar.eos if ignore_eos else grammar.eos[:0]
         self._bits = np.zeros(-(-grammar.vocab_size // 32), np.int32)
+        self._before = TokenMask(np.unique(grammar.eos), forbidden=True)
         self._next: TokenMask | None = None
 
     @property
@@ -62,9 +63,12 @@ class GrammarState:
             self._next = to_mask(self._bits, self._vocab_size, self._masked)
 
     def mask(self) -> TokenMask | None:
-        """Return the tokens that may follow; None for all. Raises InvalidValue for a form that takes too long."""
+        """Return the tokens that may follow. Raises InvalidValue for a form that takes too long.
+
+        Before the form begins all may but the end: an answer of thoughts alone would not have the form.
+        """
         if self._after is not None:
-            return None
+            return self._before
         self.prepare()
         if self._next is None or self._matcher.is_error():
             raise InvalidValue(self.name, "a form that can be followed step by step", refusal(self._matcher))

@@ -117,7 +117,7 @@ def test_an_empty_answer_is_an_empty_message(echo):
 
 def test_log_probabilities(client):
     options = {"include": ["message.output_text.logprobs"], "top_logprobs": 2, "max_output_tokens": 4}
-    extra = {"ignore_eos": True}
+    extra = {"min_tokens": 4}
     response = client.responses.create(model="mini", input="What is red?", extra_body=extra, **options)
     tokens = response.output[0].content[0].logprobs
     assert tokens and all(len(token.top_logprobs) == 2 for token in tokens)

@@ -4,13 +4,14 @@ from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.serving.http.schema import GenerationFields
 
 
-def sampling_params(chat: GenerationFields, index: int, max_new_tokens: int) -> SamplingParams:
+def sampling_params(chat: GenerationFields, index: int, max_new_tokens: int, tags_are_tokens: bool) -> SamplingParams:
     """Return the sampling parameters of one choice. Its seed is `seed + index`: choices differ, yet repeat.
 
     Args:
         chat: The request.
         index: Which of its choices.
         max_new_tokens: Most tokens of the answer.
+        tags_are_tokens: Whether the tags around a call of a tool are special tokens.
 
     Raises:
         InvalidValue: A field is wrong, or asks for a form that is malformed.
@@ -36,5 +37,5 @@ def sampling_params(chat: GenerationFields, index: int, max_new_tokens: int) -> 
         ignore_eos=bool(chat.ignore_eos),
         include_stop_str_in_output=bool(chat.include_stop_str_in_output),
         skip_special_tokens=chat.skip_special_tokens is not False,
-        structured_outputs=chat.form(),
+        structured_outputs=chat.form(tags_are_tokens),
     )

@@ -6,8 +6,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ernie_export.common.errors import InvalidValue
 from ernie_export.runtime.serving.http.structured_schema import ResponseFormat, StructuredOutputsField
-from ernie_export.runtime.serving.http.tool_schema import MAX_CALLS, MAX_TOOLS, Call, Tool, ToolChoice
+from ernie_export.runtime.serving.http.tool_schema import MAX_CALLS, MAX_TOOLS, Call, NamedTool, Tool, ToolChoice
 from ernie_export.runtime.structured_outputs import StructuredOutputs
+from ernie_export.runtime.tool_grammar import calls_form
 
 MAX_ITEMS = 4096  # messages of a request, and parts of a message
 MAX_STOP_LENGTH = 256
@@ -159,8 +160,10 @@ class GenerationFields(RequestPart):
         """Most tokens of thoughts; None for any number."""
         return None
 
-    def form(self) -> StructuredOutputs | None:
+    def form(self, tags_are_tokens: bool = False) -> StructuredOutputs | None:
         """Return the form that the answer must have; None for free text.
+
+        `tags_are_tokens`: whether the tags around a call of a tool are special tokens.
 
         Raises InvalidValue for one that is malformed, or where two fields ask for one.
         """
@@ -211,6 +214,24 @@ class ChatRequest(GenerationFields):
             if value is not None:
                 return value
         return None if self.reasoning_effort is None else self.reasoning_effort != "none"
+
+    def form(self, tags_are_tokens: bool = False) -> StructuredOutputs | None:
+        """Return the form that the answer must have: calls where one is required, either where a form is asked for."""
+        if not self.tools or self.tool_choice == "none":
+            return super().form()
+        answer = self.response_format.answer_schema() if self.response_format else None
+        required = self.tool_choice not in (None, "auto")
+        if required and (answer is not None or self.structured_outputs is not None):
+            raise InvalidValue("response_format", "none beside a tool_choice that asks for a call", "both")
+        if not required and (answer is None or self.structured_outputs is not None):
+            return super().form()
+        name = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
+        return calls_form(
+            [tool.variable() for tool in self.tools if name in (None, tool.function.name)],
+            several=name is None and self.parallel_tool_calls is not False,
+            tags_are_tokens=tags_are_tokens,
+            otherwise=answer,
+        )
 
     @property
     def may_call(self) -> bool:

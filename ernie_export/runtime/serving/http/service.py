@@ -29,6 +29,7 @@ from ernie_export.runtime.serving.http.settings import Settings
 from ernie_export.runtime.serving.media_pool import Cancelled, MediaPool
 from ernie_export.runtime.serving.prepare import PreparedRequest, prepare_request, prepare_text
 from ernie_export.runtime.token_bytes import TokenBytes
+from ernie_export.runtime.tool_calls import OPEN
 
 T = TypeVar("T")
 
@@ -247,7 +248,8 @@ class Service:
             problem = f"min_tokens: expected at most max_tokens ({max_new_tokens}), found {min_new_tokens}"
             raise ApiError(400, problem, "min_tokens", "invalid_value")
         try:
-            return sampling_params(chat, index, max_new_tokens)
+            tags_are_tokens = OPEN in self.model.answers.shown.values()
+            return sampling_params(chat, index, max_new_tokens, tags_are_tokens)
         except UserError as e:
             raise from_user_error(e) from e
 

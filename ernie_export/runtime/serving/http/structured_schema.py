@@ -22,6 +22,10 @@ class TextFormat(_Part):
         """Return None: text has any form."""
         return None
 
+    def answer_schema(self) -> None:
+        """Return None: text has no schema."""
+        return None
+
 
 class JsonObjectFormat(_Part):
     """Any JSON object."""
@@ -31,6 +35,10 @@ class JsonObjectFormat(_Part):
     def form(self) -> StructuredOutputs | None:
         """Return the form of the answer."""
         return StructuredOutputs(json_object=True, name="response_format")
+
+    def answer_schema(self) -> dict[str, Any] | bool | None:
+        """Return the schema of the answer."""
+        return {"type": "object"}
 
 
 class JsonSchema(_Part):
@@ -51,6 +59,10 @@ class JsonSchemaFormat(_Part):
     def form(self) -> StructuredOutputs | None:
         """Return the form of the answer. Raises InvalidValue for a schema that is too large."""
         return StructuredOutputs.from_schema(self.json_schema.content, SCHEMA_FIELD)
+
+    def answer_schema(self) -> dict[str, Any] | bool | None:
+        """Return the schema of the answer."""
+        return self.json_schema.content
 
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
