@@ -12,6 +12,7 @@ UserError                      anything below; one printable line
 Callers read types and attributes, never the text. Text keeps one form: "WHAT: expected X, found Y".
 """
 
+import traceback
 from pathlib import Path
 from typing import TextIO
 
@@ -99,6 +100,21 @@ class NodeRefused(BuildFailed):
 
 class Unavailable(UserError):
     """A device, library or optional dependency that is missing, too old, or cannot run what is asked of it."""
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """Return `error` without the frames that it came through, which hold all that they worked on.
+
+    Whoever keeps an error beside what caused it would otherwise keep both until Python's next full collection. What a
+    log would say of the frames is in a note, except of a UserError, which says all there is to say.
+    """
+    if error.__traceback__ is not None and not isinstance(error, UserError):
+        error.add_note("".join(traceback.format_tb(error.__traceback__)))
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 def one_printable_line(message: str) -> str:

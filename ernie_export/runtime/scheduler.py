@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ernie_export.common.errors import ContextLengthExceeded
+from ernie_export.common.errors import ContextLengthExceeded, without_frames
 from ernie_export.runtime.answer_text import Piece
 from ernie_export.runtime.batch import LENGTH_STEP, Batch
 from ernie_export.runtime.engines import Engine
@@ -248,7 +248,7 @@ class Scheduler:
         """End a waiting or active request before its last token."""
         sequence = request.sequence
         sequence.finish_reason = reason
-        sequence.error = error
+        sequence.error = error and without_frames(error)
         if self._active.pop(sequence, None) is None:
             with self._changed:
                 self._waiting.remove(request)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ernie_export.common.errors import without_frames
 from ernie_export.runtime.answer_text import AnswerText, Piece
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.logits import Logits
@@ -87,7 +88,7 @@ class Sequence:
             token = self.sampler.next(logits) if forced is None else self.sampler.force(forced)
         except Exception as e:
             self.finish_reason = "error"
-            self.error = e
+            self.error = without_frames(e)
             return Piece()
         self.tokens.append(token)
         if self.sampler.params.logprobs is not None:

@@ -1,8 +1,11 @@
 """Requests that come, go and fail at any moment: each answers as if alone, and none hurts another."""
 
+import gc
 import threading
 import time
+import weakref
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -265,6 +268,38 @@ def test_an_answer_that_cannot_be_sampled_ends_alone(make, alone):
     drive(model, good, bad)
     assert isinstance(bad.sequence.error, UserError)
     assert tuple(good.sequence.tokens) == alone.generate(ask("What?"), **options(0)).tokens
+
+
+@pytest.fixture
+def uncollected():
+    """Without Python's cycle collector."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("fault", ["prefill", "decode", "sampling"])
+def test_a_failed_request_is_freed_with_its_last_reference(make, uncollected, fault):
+    """Its error must not hold, by the frames that it came through, the prompt and its features."""
+    model = make()
+    outputs: list[Output] = []
+    request = model.submit(ask("What?"), outputs.append, **options(0))
+    prompt = weakref.ref(request.sequence.prompt)
+    if fault == "sampling":
+        request.sequence.sampler.next = partial(raise_error, UserError("logits: expected finite numbers"))
+    model.engine.fail = fault
+    drive(model, request)
+    error = outputs[-1].error
+    assert error is not None and error is request.sequence.error
+    assert isinstance(error, UserError) or "in _call" in error.__notes__[0]  # where it was raised
+    del request
+    model.scheduler.step()
+    assert prompt() is None
+
+
+def raise_error(error: Exception, logits: Any) -> int:
+    raise error
 
 
 def test_an_error_is_raised_to_who_asked(make):
