@@ -240,7 +240,7 @@ def relay(
         except Empty:
             continue
         if output.error is not None:
-            raise output.error
+            raise Cancelled if ended() else output.error  # the scheduler ends what runs when the model is unloaded
         text += output.text
         last = bool(output.finish_reason)
         tokens += [] if output.token is None else [output.token]
