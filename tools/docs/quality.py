@@ -95,6 +95,7 @@ def faults_page() -> str:
     count = {end: sum(entry[end] for entry in kills.values()) for end in ends}
     killed = sum(entry["kills"] for entry in kills.values())
     operations = sum(soak["ended"].values())
+    refused = sum("Error code: 4" in line for line in soak["wrong"])
     memory = soak["anonymous"]
     minutes = re.search(r"--minutes (\d+)", soak["command"])
     assert minutes is not None
@@ -110,7 +111,7 @@ Damaged files and kills: measured on {faults["date"]}. Bad requests and clients:
 | damaged files | `python tools/fuzz/run.py --inputs N --out F.json` | {faults["damaged_files"]:,} files of {len(faults["kinds"])} kinds: no crash, hang (20 s of processor time) or memory past 6 GiB is left |
 | bad requests and clients | `python tools/fuzz/attack.py bundles/mini-ernie --inputs N` | {faults["bad_requests_and_clients"]:,} requests and clients: no 5xx, no sequence slot lost; in each of {len(floods)} floods {floods[0]["200"]} were answered right and {floods[0]["429"]} got 429 |
 | exports killed | `pytest tests/exporter/test_bundle.py -k killed --kills 50` | `kill -9` at {killed} moments, {" and ".join(kills)}: {count[ends[0]]} times the old bundle was whole, {count[ends[1]]} times the new one, {count[ends[2]]} times there was nothing where nothing had been; no other outcome |
-| a soak | `python benchmarks/soak.py bundles/mini-ernie --minutes {minutes[1]}` | {operations:,} operations of {len(soak["ended"])} kinds, {len(soak["wrong"])} refused that should not be (see below), no wrong answer, anonymous memory {memory["growth_percent"]:+g} % after the warm-up ({memory["after_warm_up_mib"]} to {memory["at_the_end_mib"]} MiB) |
+| a soak | `python benchmarks/soak.py bundles/mini-ernie --minutes {minutes[1]}` | {operations:,} operations of {len(soak["ended"])} kinds, {refused} refused that should not be (see below), {len(soak["wrong"]) - refused} wrong answers, anonymous memory {memory["growth_percent"]:+g} % after the warm-up ({memory["after_warm_up_mib"]} to {memory["at_the_end_mib"]} MiB) |
 
 A damaged file keeps a valid structure: sizes and checksums are made right again, so that the damage reaches the code that
 reads it for a user. `python tools/fuzz/run.py --kind MP4 --first 1234 --inputs 1` repeats one input.
