@@ -279,3 +279,22 @@ def test_an_interrupt_before_the_first_line_ends_a_piped_chat(bundle):
         chat.send_signal(signal.SIGINT)
         _, err = chat.communicate(timeout=30)
     assert (chat.returncode, err) == (130, b"")
+
+
+def test_thoughts_are_kept_with_the_answer_and_not_printed_through_a_pipe(piped, tmp_path):
+    options = ("--thinking", "--thinking-token-budget", "4", "--min-new-tokens", "8", "--max-new-tokens", "8")
+    code, out, err = piped("What is red?", "/save talk.json", "What is blue?", options=options)
+    assert code == 0 and len(out) >= 2, err
+    answer = json.loads((tmp_path / "talk.json").read_text())[-1]
+    assert answer["reasoning_content"] and answer["reasoning_content"] not in "".join(out)
+
+
+def test_thoughts_of_one_answer_as_json(bundle):
+    options = ["--thinking", "--thinking-token-budget", "4", "--min-new-tokens", "8", "--max-new-tokens", "8", "--json"]
+    done = subprocess.run([*RUN, str(bundle), "What is red?", *options], capture_output=True, text=True)
+    assert done.returncode == 0 and json.loads(done.stdout)["reasoning"], done.stderr
+    plain = [*RUN, str(bundle), "What is red?", "--json", "--no-thinking"]
+    done = subprocess.run(plain, capture_output=True, text=True)
+        [*RUN, str(bundle), "What is red?", "--json", "--no-thinking"], capture_output=True, text=True
+    )
+    assert json.loads(done.stdout)["reasoning"] == ""

@@ -2,7 +2,7 @@
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,9 @@ class Chat:
     A question that fails, or is stopped before the first text of its answer, leaves the conversation as it was before.
     """
 
-    def __init__(self, model: "Model", params: "SamplingParams") -> None:
+    def __init__(self, model: "Model", params: "SamplingParams", variables: Mapping[str, Any] | None = None) -> None:
+        """Start an empty conversation. `variables`: those of the chat template."""
+        self._variables = variables
         self.messages: Messages = []
         self._attached: list[dict[str, Any]] = []
         self._model = model
@@ -84,8 +86,12 @@ class Chat:
         messages_file.write(path, self.messages)
         self._own_files.add(path.absolute())
 
-    def ask(self, question: str, on_text: Callable[[str], None]) -> AnswerStats:
+    def ask(
+        self, question: str, on_text: Callable[[str], None], on_thought: Callable[[str], None] = lambda text: None
+    ) -> AnswerStats:
         """Ask a question about what is attached, and pass each piece of the answer to `on_text`.
+
+        Pieces of the thoughts before it go to `on_thought`; they are kept with the answer.
 
         KeyboardInterrupt ends the answer and is passed on. Raises UserError for what the model cannot be asked.
         """
@@ -96,10 +102,11 @@ class Chat:
         outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
         began = time.perf_counter()
         with self._model.scheduler.reserve() as reservation:
-            request = reservation.submit(self._model.sequence(messages, self._params), outputs.put)
+            request = reservation.submit(self._model.sequence(messages, self._params, self._variables), outputs.put)
         first_token_seconds = 0.0
         tokens = 0
         answer = ""
+        thoughts = ""
         keep = True
         try:
             while True:
@@ -109,6 +116,9 @@ class Chat:
                     raise output.error
                 first_token_seconds = first_token_seconds or time.perf_counter() - began
                 tokens += output.token is not None
+                if output.reasoning:
+                    thoughts += output.reasoning
+                    on_thought(output.reasoning)
                 answer += output.text
                 on_text(output.text)
                 if output.finish_reason:
@@ -119,7 +129,8 @@ class Chat:
         finally:
             request.cancel()  # without effect on one that is done
             if keep:
-                self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+                message = {"role": "assistant", "content": [{"type": "text", "text": answer}]}
+                self.messages = [*messages, message | ({"reasoning_content": thoughts} if thoughts else {})]
         return AnswerStats(
             prompt_tokens=len(request.sequence.prompt.input_ids),
             reused_tokens=request.sequence.reused,

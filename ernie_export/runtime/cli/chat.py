@@ -46,7 +46,9 @@ def command(bundle: Path, conversation: Path | None, options: AnswerOptions) -> 
     params = options.sampling_params()  # refuses a bad option before anything is loaded
     with load(bundle, options) as model:
         threading.Thread(target=model.scheduler.run, name="scheduler", daemon=True).start()  # until the model closes
-        chat = Chat(model, params)
+        from ernie_export.runtime.preprocess.chat import chat_variables
+
+        chat = Chat(model, params, chat_variables(options.thinking))
         if conversation is not None:
             chat.resume(conversation)
         print_status(f"{bundle} ({model.manifest.target}, {model.manifest.precision}): a question, or /help")
@@ -151,11 +153,22 @@ def parse_path(text: str) -> Path:
 
 def answer_question(chat: Chat, question: str) -> None:
     """Print an answer as it comes, and then its statistics."""
+    thinking = False
 
     def on_text(piece: str) -> None:
+        nonlocal thinking
+        if thinking and piece:
+            thinking = False
+            print(flush=True)
         print(text_for(sys.stdout, piece), end="", flush=True)
 
-    stats = chat.ask(question, on_text)
+    def on_thought(piece: str) -> None:
+        nonlocal thinking
+        if at_terminal():  # a pipe gets only answers
+            thinking = True
+            click.secho(text_for(sys.stdout, piece), dim=True, nl=False)
+
+    stats = chat.ask(question, on_text, on_thought)
     print(flush=True)
     print_status(str(stats))
 

@@ -29,7 +29,8 @@ class Flag:
     Attributes:
         help: The help text.
         type: How the text is read; None for the plain type of the default.
-        names: The option and its aliases; by default the field's name with dashes.
+        names: The option and its aliases; by default the field's name with dashes. "--a/--no-a" makes it a switch,
+            which is None where neither is given.
         metavar: What stands for the value in the help text.
     """
 
@@ -41,12 +42,13 @@ class Flag:
     def decorate(self, function: Function, field: str, default: object) -> Function:
         """Return `function` with the option that fills `field`. A tuple as default lets the option be repeated."""
         multiple = isinstance(default, tuple)
-        is_flag = isinstance(default, bool)
+        is_switch = any("/" in name for name in self.names)
+        is_flag = isinstance(default, bool) or is_switch
         plain_type = None if multiple or default is None else type(default)
         add_option = click.option(
             *(self.names or (f"--{field.replace('_', '-')}",)),
             field,
-            type=self.type or plain_type,
+            type=None if is_switch else self.type or plain_type,
             default=None if multiple else default,
             multiple=multiple,
             is_flag=is_flag,
@@ -93,6 +95,16 @@ class AnswerOptions:
     repetition_penalty: Annotated[float, Flag("Above 1: avoid tokens that have occurred.")] = 1.0
     seed: Annotated[int | None, Flag("Equal seeds sample equal answers.", click.INT)] = None
     stop: Annotated[tuple[str, ...], Flag("End the answer before this text. May be repeated.", metavar="TEXT")] = ()
+    thinking: Annotated[
+        bool | None,
+        Flag(
+            "Whether the model thinks before it answers.  [default: the chat template's]",
+            names=("--thinking/--no-thinking",),
+        ),
+    ] = None
+    thinking_token_budget: Annotated[
+        int | None, Flag("Most tokens of thoughts before the answer.  [default: any number]", click.INT)
+    ] = None
     device: Annotated[str, Flag("cuda: the first NVIDIA GPU.", click.Choice(DEVICES))] = "cpu"
     kv_cache: Annotated[float, Flag("Most memory for keys and values.", metavar="GIB")] = (
         SchedulerConfig.kv_cache_bytes / GIB
@@ -117,6 +129,7 @@ class AnswerOptions:
             repetition_penalty=self.repetition_penalty,
             seed=self.seed,
             stop=self.stop,
+            thinking_token_budget=self.thinking_token_budget,
             structured_outputs=None if schema is None else StructuredOutputs.from_schema(schema, "--json-schema"),
         )
 

@@ -87,9 +87,9 @@ def command(
     load_model: Load = context.obj
     with load_model(bundle, options) as model:
         if not as_json and is_one_conversation(conversations):
-            print_stream(model.stream(conversations, **params))
+            print_stream(model.stream(conversations, enable_thinking=options.thinking, **params))
             return
-        answer = model.generate(conversations, **params)
+        answer = model.generate(conversations, enable_thinking=options.thinking, **params)
     if as_json:
         print_json([asdict(result) for result in answer] if isinstance(answer, list) else asdict(answer))
     elif isinstance(answer, list):
