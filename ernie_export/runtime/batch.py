@@ -5,6 +5,7 @@ appends one token to every slot in use. The slot of a finished sequence is kept 
 with the same tokens, as the next turn of a conversation does, reuses them and prefills only what is new.
 """
 
+import time
 from typing import Generic
 
 import numpy as np
@@ -107,6 +108,7 @@ class Batch(Generic[CacheT]):
                 self._cache.copy_slot(source, slot, shared)
         self._kept.pop(slot, None)
         self._cache.lengths[slot] = sequence.reused = shared
+        sequence.entered = time.monotonic()
         self.entering = sequence
         return True
 

@@ -29,6 +29,10 @@ class FeatureCache:
     """A cache of the features of images and videos by the digest of their content.
 
     Used from any thread; one encodes at a time, so that what two threads need is encoded once, too.
+
+    Attributes:
+        queries: Items looked up.
+        hits: Those of them that need not be encoded.
     """
 
     def __init__(self, engine: Encoder, merge: int, limit: int, patches_per_call: int = PATCHES_PER_CALL) -> None:
@@ -46,6 +50,8 @@ class FeatureCache:
         self._patches_per_call = patches_per_call
         self._kept: OrderedDict[bytes, np.ndarray] = OrderedDict()  # least recently used first
         self._lock = threading.Lock()
+        self.queries = 0
+        self.hits = 0
 
     def encode(
         self, pixels: list[np.ndarray], grids: list[tuple[int, int, int]], check: Callable[[], None] = go_on
@@ -68,6 +74,8 @@ class FeatureCache:
                 self._patches_per_call,
                 check,
             )
+            self.queries += len(digests)
+            self.hits += len(digests) - len(missing)
             for i, item in zip(missing, encoded, strict=True):
                 item.setflags(write=False)
                 features[digests[i]] = item

@@ -52,6 +52,7 @@ class Sequence:
     Attributes:
         tokens: Generated token ids.
         logprobs: Log-probabilities of each token, if its sampling asks for them.
+        entered: When it got a slot of the KV cache, by `time.monotonic()`.
         reused: Tokens of the prompt that were in the KV cache already.
         finish_reason: Empty while it runs, then "stop", "length" or "error".
         error: What ended it, if `finish_reason` is "error".
@@ -74,6 +75,7 @@ class Sequence:
         self.max_new = max_new
         self.tokens: list[int] = []
         self.logprobs: list[Logprobs] = []
+        self.entered = 0.0
         self.reused = 0
         self.finish_reason = ""
         self.error: BaseException | None = None

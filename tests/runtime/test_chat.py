@@ -295,6 +295,4 @@ def test_thoughts_of_one_answer_as_json(bundle):
     assert done.returncode == 0 and json.loads(done.stdout)["reasoning"], done.stderr
     plain = [*RUN, str(bundle), "What is red?", "--json", "--no-thinking"]
     done = subprocess.run(plain, capture_output=True, text=True)
-        [*RUN, str(bundle), "What is red?", "--json", "--no-thinking"], capture_output=True, text=True
-    )
     assert json.loads(done.stdout)["reasoning"] == ""

@@ -89,6 +89,8 @@ class ServeOptions:
         ),
     ] = ()
     root_path: Annotated[str, Flag("Prefix of all paths behind a proxy, such as /ernie.", metavar="PATH")] = ""
+    access_log: Annotated[bool, Flag("Log each request on stdout.")] = False
+    log_format: Annotated[str, Flag("Of the logs' lines.", click.Choice(("text", "json")))] = "text"
     ignore_tools: Annotated[bool, Flag("Answer requests with tools as if they had none.")] = False
 
     def settings(self, bundle: Path, api_keys: tuple[str, ...]) -> Settings:
@@ -122,6 +124,8 @@ class ServeOptions:
             ignore_tools=self.ignore_tools,
             allowed_origins=self.allowed_origins,
             root_path=self.root_path,
+            access_log=self.access_log,
+            json_logs=self.log_format == "json",
         )
 
     def scheduler_config(self) -> SchedulerConfig:

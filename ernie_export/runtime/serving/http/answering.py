@@ -12,6 +12,7 @@ from ernie_export.runtime.serving.http.completion_schema import CompletionReques
 from ernie_export.runtime.serving.http.errors import ApiError, ClientGone
 from ernie_export.runtime.serving.http.events import Writer, write_events, write_whole
 from ernie_export.runtime.serving.http.guard import read_body
+from ernie_export.runtime.serving.http.logs import note
 from ernie_export.runtime.serving.http.schema import ChatRequest
 from ernie_export.runtime.serving.http.service import Generation, Service, T
 from ernie_export.runtime.serving.http.stream import CompleteResponse, EventStream, unless_gone
@@ -67,6 +68,7 @@ async def _answer(request: Request, service: Service, parse: Callable[[bytearray
     def end() -> None:
         if generation is not None:
             service.end(generation)
+            note(request.scope, **generation.counts())
         ticket.release()
 
     try:

@@ -23,6 +23,7 @@ from ernie_export.runtime.serving.http.completion_schema import CompletionReques
 from ernie_export.runtime.serving.http.errors import ApiError
 from ernie_export.runtime.serving.http.fetch import Fetcher
 from ernie_export.runtime.serving.http.guard import Guard
+from ernie_export.runtime.serving.http.logs import AccessLog
 from ernie_export.runtime.serving.http.paths import Paths
 from ernie_export.runtime.serving.http.questions import ChatQuestion, CompletionQuestion, ResponsesQuestion
 from ernie_export.runtime.serving.http.schema import ChatRequest
@@ -86,6 +87,8 @@ def create_app(model: Model, settings: Settings, fetcher: Fetcher | None = None)
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
         )
+    if settings.access_log:
+        app.add_middleware(AccessLog)
     errors.install(app)
     _add_state(app, service)
     _add_models(app, settings, model.manifest.model.max_positions)

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from ernie_export.common.errors import ContextLengthExceeded, InvalidValue, UserError, one_printable_line
 from ernie_export.runtime.sampling_params import SamplingParams
+from ernie_export.runtime.serving.http.logs import note
 
 log = logging.getLogger("ernie_export.server")
 
@@ -100,6 +101,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def api_error(request: Request, error: ApiError) -> JSONResponse:
+        note(request.scope, code=error.code, param=error.param)
         return error.response()
 
     @app.exception_handler(HTTPException)

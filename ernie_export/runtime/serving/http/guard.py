@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ernie_export.common.errors import InvalidFile
 from ernie_export.runtime.serving.http.admission import Ticket
 from ernie_export.runtime.serving.http.errors import ApiError
+from ernie_export.runtime.serving.http.logs import REQUEST_ID, note
 
 # Paths that need no key: probes, the page (which asks for the key), the description of the interface.
 OPEN = ("", "/", "/health", "/ready", "/ping", "/openapi.json")
@@ -59,7 +60,9 @@ class Guard:
         """Answer with an error, or pass the request on, as ASGI calls it."""
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            send = _with_id(send, headers.get("x-request-id", ""))
+            request_id = _request_id(headers.get("x-request-id", ""))
+            REQUEST_ID.set(request_id)
+            send = _with_id(send, request_id)
             try:
                 _check_length(headers)
                 self._check_host(headers)
@@ -67,6 +70,7 @@ class Guard:
                 if self._keys and path not in OPEN and not path.startswith(OPEN_FOLDER):
                     self._check_key(headers)
             except ApiError as e:
+                note(scope, code=e.code, param=e.param)
                 await e.response()(scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -91,10 +95,13 @@ class Guard:
             )  # fmt: skip
 
 
+def _request_id(given: str) -> str:
+    """Return a request's own id where it is one printable word, or a new one."""
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
 def _with_id(send: Send, request_id: str) -> Send:
-    """Return `send` with the header X-Request-Id: the request's own where it is one printable word, or a new one."""
-    if not _REQUEST_ID.fullmatch(request_id):
-        request_id = uuid.uuid4().hex
+    """Return `send` with the header X-Request-Id."""
 
     async def send_with_id(message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,8 +1,12 @@
 """Prometheus metrics, under vLLM's names where they mean the same, so that its dashboards work here too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from ernie_export.runtime.feature_cache import FeatureCache
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
@@ -17,6 +21,7 @@ class Metrics:
         running: Callable[[], float],
         waiting: Callable[[], float],
         cache_usage: Callable[[], float],
+        features: FeatureCache,
     ) -> None:
         """Register the metrics. The callbacks are called at each scrape.
 
@@ -25,6 +30,7 @@ class Metrics:
             running: Returns the number of choices that have a slot of the KV cache.
             waiting: Returns the number of choices admitted without a slot.
             cache_usage: Returns the fraction of the KV cache in use, 0 to 1.
+            features: The cache of features, whose counts are read.
         """
         self._model_name = model_name
         self.registry = CollectorRegistry()
@@ -36,6 +42,7 @@ class Metrics:
         self.generation_tokens = self._counter("vllm:generation_tokens", "Tokens generated.")
         self.prefix_queries = self._counter("vllm:prefix_cache_queries", "Prompt tokens looked up.")
         self.prefix_hits = self._counter("vllm:prefix_cache_hits", "Prompt tokens found in the KV cache.")
+        self.registry.register(_FeatureCounts(features, model_name))
         self.first_token = self._histogram(
             "vllm:time_to_first_token_seconds", "From a request's head to its first token.", _SECONDS
         )
@@ -45,8 +52,23 @@ class Metrics:
         self.whole_request = self._histogram(
             "vllm:e2e_request_latency_seconds", "From a request's head to its last token.", _SECONDS
         )
+        self.queue_time = self._histogram(
+            "vllm:request_queue_time_seconds", "From a choice's queueing to its slot of the KV cache.", _SECONDS
+        )
+        self.prefill_time = self._histogram(
+            "vllm:request_prefill_time_seconds", "From a choice's slot to its first token.", _SECONDS
+        )
+        self.decode_time = self._histogram(
+            "vllm:request_decode_time_seconds", "From a choice's first token to its last.", _SECONDS
+        )
+        self.inference_time = self._histogram(
+            "vllm:request_inference_time_seconds", "From a choice's slot to its last token.", _SECONDS
+        )
         self.prompt_length = self._histogram("vllm:request_prompt_tokens", "Prompt tokens.", _TOKENS)
         self.answer_length = self._histogram("vllm:request_generation_tokens", "Answer tokens.", _TOKENS)
+        self.longest_answer = self._histogram(
+            "vllm:request_max_num_generation_tokens", "Tokens of the longest choice of a request.", _TOKENS
+        )
         self._finished = Counter(
             "vllm:request_success",
             "Choices that came to an end.",
@@ -81,3 +103,21 @@ class Metrics:
     def _histogram(self, name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
         histogram = Histogram(name, about, ["model_name"], registry=self.registry, buckets=buckets)
         return histogram.labels(self._model_name)
+
+
+class _FeatureCounts(Collector):
+    """The counts of the feature cache, read at each scrape."""
+
+    def __init__(self, features: FeatureCache, model_name: str) -> None:
+        self._features = features
+        self._model_name = model_name
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield the counters."""
+        for name, about, count in (
+            ("vllm:mm_cache_queries", "Images and videos looked up in the feature cache.", self._features.queries),
+            ("vllm:mm_cache_hits", "Images and videos found in the feature cache.", self._features.hits),
+        ):
+            family = CounterMetricFamily(name, about, labels=["model_name"])
+            family.add_metric([self._model_name], count)
+            yield family

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ernie_export.common.errors import InvalidValue, one_printable_line
+from ernie_export.runtime.serving.http.logs import logging_to
 from ernie_export.runtime.serving.http.service import Service
 
 IDLE_SECONDS = 75  # that a connection is kept between requests: longer than a proxy in front keeps it
@@ -226,6 +227,7 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
     limits = ConnectionLimits.of_process(service.settings.max_connections)
     config = uvicorn.Config(
         app,
+        log_config=None,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -245,6 +247,7 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     print(one_printable_line(f"{service.settings.model_name} at {address}"), flush=True)
-    server.run(sockets=[listener])
+    with logging_to(service.settings.access_log, service.settings.json_logs):
+        server.run(sockets=[listener])
     if not server.started:
         sys.exit(1)

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,6 +20,7 @@ from ernie_export.runtime.serving.http.admission import Admission, Ticket
 from ernie_export.runtime.serving.http.completion_schema import CompletionRequest, TextPrompt
 from ernie_export.runtime.serving.http.errors import ApiError, from_user_error, internal_error
 from ernie_export.runtime.serving.http.fetch import Fetcher
+from ernie_export.runtime.serving.http.listener import Listener, LongestAnswer
 from ernie_export.runtime.serving.http.media import fetch_all, media_of, runtime_messages
 from ernie_export.runtime.serving.http.metrics import Metrics
 from ernie_export.runtime.serving.http.request_params import sampling_params
@@ -50,6 +50,13 @@ class Generation:
         self.prompts = prompts
         self.requests = requests
         self._outputs = outputs
+
+    def counts(self) -> dict[str, int]:
+        """Return the tokens of the prompts and those generated so far."""
+        return {
+            "prompt_tokens": sum(len(prepared.prompt.input_ids) for prepared in self.prompts),
+            "completion_tokens": sum(len(request.sequence.tokens) for request in self.requests),
+        }
 
     @property
     def cached_tokens(self) -> int:
@@ -87,7 +94,7 @@ class Service:
         self.admission = Admission(
             settings.max_requests, settings.max_waiting_bytes, settings.max_feature_bytes, max_num_seqs
         )
-        self.metrics = Metrics(settings.model_name, self._running, self._waiting, self._cache_usage)
+        self.metrics = Metrics(settings.model_name, self._running, self._waiting, self._cache_usage, model.features)
         self._live: set[Generation] = set()
         self.token_bytes = TokenBytes(model.preprocessor.chat.tokenizer)
         self._fetcher = fetcher
@@ -200,10 +207,19 @@ class Service:
         self._live.add(generation)
         try:
             for prepared in prompts:
+                longest = LongestAnswer(len(params), self.metrics)
                 for choice in params:
                     with self.model.scheduler.reserve() as reservation:
                         sequence = begin(prepared.prompt, choice)
-                        listener = _Listener(len(requests), sequence, loop, outputs, self.metrics, ticket.began)
+                        listener = Listener(
+                            index=len(requests),
+                            sequence=sequence,
+                            loop=loop,
+                            outputs=outputs,
+                            metrics=self.metrics,
+                            began=ticket.began,
+                            longest=longest,
+                        )
                         requests.append(reservation.submit(sequence, listener))
         except BaseException as e:
             self.end(generation)
@@ -293,48 +309,3 @@ class Service:
 
     def _cache_usage(self) -> float:
         return self.model.scheduler.cache_usage
-
-
-class _Listener:
-    """A callback that hands one choice's outputs from the stepping thread to the event loop, and measures them."""
-
-    def __init__(
-        self,
-        index: int,
-        sequence: SequenceState,
-        loop: asyncio.AbstractEventLoop,
-        outputs: "asyncio.Queue[tuple[int, Output]]",
-        metrics: Metrics,
-        began: float,
-    ) -> None:
-        self._index = index
-        self._sequence = sequence
-        self._loop = loop
-        self._outputs = outputs
-        self._metrics = metrics
-        self._began = began
-        self._last = 0.0  # time of the last token
-        self._tokens = 0
-
-    def __call__(self, output: Output) -> None:
-        now = time.monotonic()
-        if output.token is not None:
-            self._metrics.generation_tokens.inc()
-            if self._tokens:
-                self._metrics.between_tokens.observe(now - self._last)
-            else:
-                self._record_first_token(now)
-            self._tokens += 1
-            self._last = now
-        if output.finish_reason:
-            reasons = {"cancelled": "abort", "timeout": "abort"}
-            self._metrics.finished(reasons.get(output.finish_reason, output.finish_reason))
-            self._metrics.whole_request.observe(now - self._began)
-            self._metrics.answer_length.observe(self._tokens)
-        self._loop.call_soon_threadsafe(self._outputs.put_nowait, (self._index, output))
-
-    def _record_first_token(self, now: float) -> None:
-        self._metrics.prefix_queries.inc(len(self._sequence.prompt.input_ids))
-        self._metrics.prefix_hits.inc(self._sequence.reused)
-        if self._index == 0:
-            self._metrics.first_token.observe(now - self._began)

@@ -40,6 +40,8 @@ class Settings:
         drain_seconds: Seconds that running requests may take after SIGTERM.
         ignore_tools: Whether a request with tools is answered as if it had none.
         allowed_origins: Origins whose web pages may call this server from a browser, such as "https://chat.example".
+        access_log: Whether each request is logged on stdout.
+        json_logs: Whether lines of the logs are JSON.
         root_path: The prefix of all paths behind a proxy, such as "/ernie".
     """
 
@@ -65,6 +67,8 @@ class Settings:
     ignore_tools: bool = False
     allowed_origins: tuple[str, ...] = ()
     root_path: str = ""
+    access_log: bool = False
+    json_logs: bool = False
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
