@@ -12,7 +12,8 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -24,10 +25,16 @@ import numpy as np
 from mutate import damage_bytes, damage_json, damage_text
 from PIL import Image
 
-from ernie_export.common.errors import UserError
+from ernie_export.common.errors import BuildFailed, Unavailable, UserError
+from ernie_export.common.gpu import Gpu
+from ernie_export.common.manifest import GRAPHS, Manifest, sha256
 from ernie_export.common.manifest import NAME as MANIFEST
-from ernie_export.common.manifest import Manifest, sha256
+from ernie_export.exporter.build_engines import find_build
 from ernie_export.exporter.export import Progress, export
+from ernie_export.exporter.targets.engines import Attempt
+from ernie_export.exporter.targets.target import BuildMachine
+from ernie_export.exporter.targets.tensorrt_engines import TensorRTBuild
+from ernie_export.graphs.ops import plugins
 from ernie_export.runtime import load, messages_file
 from ernie_export.runtime.preprocess import Preprocessor
 
@@ -94,6 +101,8 @@ class Scratch:
             "font": lambda: self.of_preprocessor("Roboto-Regular.ttf", damage_bytes),
             "messages": self.of_messages,
         }
+        kinds |= {f"{name} manifest.json": partial(self.of_engines, name) for name in ("trt", "trt-rtx")}
+        kinds["trt interrupted build"] = self.of_interrupted_build
         kinds |= {f"original {n}": partial(self.of_export, self.original, n, damage_json) for n in original}
         kinds |= {name: partial(self.of_preprocessor, name, damage_json) for name in processors}
         for name in ("vision", "resampler", "decoder", "decode"):
@@ -160,6 +169,46 @@ class Scratch:
 
         return Kind([whole], damage, attempt)
 
+    def of_engines(self, target: str) -> Kind:
+        """The manifest of a bundle of engines, which is then resumed and loaded as far as goes without a GPU.
+
+        What would be removed once the engines are built has to lie in the bundle.
+        """
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        shutil.copytree(self.bundle, folder, dirs_exist_ok=True)
+        document = engines_manifest(folder, target)
+
+        def attempt(data: bytes) -> None:
+            (folder / MANIFEST).write_bytes(data)
+            manifest = Manifest.read(folder)
+            if manifest.target == "trt" and manifest.needs_engine_build:
+                build, engines = find_build(folder, manifest)
+                names = build.input_files(engines)
+                assert all((folder / name).resolve().parent == folder.resolve() for name in names), names
+                build.check_plugins(folder, engines)
+                manifest.check_files(folder, 2**20)
+                return
+            with suppress(Unavailable):  # there is no GPU
+                load(folder, device="cuda").close()
+
+        return Kind([json.dumps(document).encode()], damage_json, attempt)
+
+    def of_interrupted_build(self) -> Kind:
+        """The notes of an interrupted build of an engine, which is then taken up, or begun again."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        build = TensorRTBuild("tensorrt", lambda: None, no_engine)
+        machine = BuildMachine("10.15.1", Gpu("H100", (9, 0)))
+        attempts = [Attempt("", {"engine": str(folder / "vision.engine")})]
+        key = [[asdict(attempts[0])], machine.version, machine.gpu.name]
+        notes = {"key": key, "report": {"layers": 3, "inputs": [], "attention": {"layers": 1}}}
+        (folder / "vision.engine").write_bytes(b"engine")
+
+        def attempt(data: bytes) -> None:
+            (folder / "vision.json").write_bytes(data)
+            assert isinstance(build.build_or_reuse("vision", attempts, machine, QUIET), dict)
+
+        return Kind([json.dumps(notes).encode()], damage_json, attempt)
+
     def of_preprocessor(self, name: str, damage: formats.Damage) -> Kind:
         """One file of the processors, which then preprocess a picture and a clip."""
         whole = (self.bundle / name).read_bytes()
@@ -218,6 +267,32 @@ class Scratch:
                 self.preprocessor(conversation)
 
         return Kind([json.dumps(messages).encode() for messages in several], damage_json, attempt)
+
+
+def engines_manifest(folder: Path, target: str) -> dict[str, Any]:
+    """Write what a bundle of engines has beside the graphs into a copy of a bundle, and return its manifest."""
+    document: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
+    engines: dict[str, Any] = {
+        "library": "tensorrt_rtx", "version": "1.5", "compute_capabilities": ["9.0"], "max_batch_size": 4,
+        "max_seq_len": 512, "max_image_tokens": 64, "prefill_chunk": 128, "top_k": 0,
+    }  # fmt: skip
+    names = [f"{name}.engine" for name in GRAPHS]
+    if target == "trt":
+        info = {"device": "", "hardware_compatibility": "exact", "version_compatible": False, "workspace_gib": 0}
+        info |= {"architectures": ["sm90", "sm80"], "plugin_version": plugins.version()}
+        engines |= {"library": "tensorrt", "version": "", "compute_capabilities": [], "tensorrt": info}
+        names = ["kernels-sm90.json", "kernels-sm80.json"]
+    for name in names:
+        (folder / name).write_bytes(b"{}")
+        document["files"][name] = {"bytes": 2, "sha256": sha256(folder / name)}
+    if target != "trt":
+        document["graphs"] = {name: f"{name}.engine" for name in GRAPHS}
+    return document | {"target": target, "precision": "bf16", "devices": ["cuda"], "engines": engines}
+
+
+def no_engine(name: str, request: Any, on_progress: Any) -> Any:
+    """Refuse to build an engine."""
+    raise BuildFailed("there is no TensorRT here")
 
 
 def part(kind: str, path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ KINDS = (
     "weights.safetensors", "unlisted decode.onnx", "unlisted weights.safetensors", "unlisted tokenizer.json",
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json",
     "video_preprocessor_config.json", "font", "PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "MP4", "MKV", "WebM",
-    "GIF clip", "AVI", "messages",
+    "GIF clip", "AVI", "messages", "trt manifest.json", "trt-rtx manifest.json", "trt interrupted build",
 )  # fmt: skip
 PIECE = 500  # inputs of a kind that one worker tries before the file is written
 

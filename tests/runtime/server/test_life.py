@@ -165,6 +165,19 @@ def test_a_head_that_never_ends_is_not_waited_for(serving):
         assert httpx2.get(f"{server.url}/health").status_code == 200
 
 
+def test_a_body_that_never_ends_is_not_waited_for(serving):
+    """The request is answered, and its place free, though its client goes on to send."""
+    with serving("--max-num-seqs", 1, "--queue", 0, program=("serve_impatiently.py",)) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(head + b"Content-Length: 1000\r\n\r\n{")
+            answer = connection.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 408 ") and b"the body: expected within 1 seconds" in answer
+            messages = [{"role": "user", "content": "What is red?"}]
+            assert server.client().chat.completions.create(model="mini", messages=messages, max_tokens=1).choices
+
+
 def test_figures(serving):
     """After known requests, known numbers, under vLLM's names."""
     with serving() as server:
