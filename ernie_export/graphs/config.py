@@ -295,7 +295,7 @@ def layer_types(section: JsonObject, num_layers: int) -> tuple[str, ...]:
 def eos_token_ids(folder: Path, section: JsonObject, text: JsonObject, vocab_size: int) -> tuple[int, ...]:
     """Return the tokens that end an answer: generation_config.json's if that file is there, else the config's.
 
-    Each request chooses how its tokens are sampled: the file's own values are noted as ignored.
+    The bundle has a copy of the file, of which a server takes its defaults.
 
     Args:
         folder: The checkpoint.

@@ -76,19 +76,16 @@ TOP_DEFAULTS: dict[str, Any] = {
     "video_end_token_id": 101307,
     "tie_word_embeddings": True,
 }
-# generation_config.json: what is read or that nothing depends on, and the values that GenerationConfig has without it.
+# generation_config.json: what is read here or by a server (`runtime.generation_config`) or that nothing depends on, and
+# the values that GenerationConfig has without it.
 GENERATION_BOOKKEEPING = frozenset(
-    "_from_model_config bos_token_id eos_token_id pad_token_id transformers_version".split()
+    "_from_model_config bos_token_id do_sample eos_token_id max_new_tokens min_p pad_token_id repetition_penalty "
+    "temperature top_k top_p transformers_version".split()
 )
 GENERATION_USUAL: dict[str, tuple[Any, ...]] = {
-    "do_sample": (None, False),
     "num_beams": (None, 1),
     "output_attentions": (None, False),
     "output_hidden_states": (None, False),
-    "repetition_penalty": (None, 1, 1.0),
     "return_dict_in_generate": (None, False),
-    "temperature": (None, 1, 1.0),
-    "top_k": (None, 50),
-    "top_p": (None, 1, 1.0),
     "use_cache": (None, True),
 }

@@ -75,7 +75,15 @@ class ServeOptions:
     max_frames: Annotated[int, Flag("Of a video, before sampling.")] = MediaLimits.max_frames
     max_seconds: Annotated[float, Flag("Longest video.")] = MediaLimits.max_seconds
     max_prompt_tokens: Annotated[int, Flag("Longest prompt.")] = Settings.max_prompt_tokens
-    max_new_tokens: Annotated[int, Flag("Longest answer that may be asked for.")] = Settings.max_new_tokens
+    max_new_tokens: Annotated[int, Flag("Longest answer.")] = Settings.max_new_tokens
+    generation_config: Annotated[
+        str,
+        Flag(
+            "Sampling of requests that do not say: auto, as the bundle's generation_config.json; vllm, neutral; "
+            "or a file.",
+            metavar="auto|vllm|PATH",
+        ),
+    ] = Settings.generation_config
     max_choices: Annotated[int, Flag("Most answers to one request.")] = Settings.max_choices
     max_connections: Annotated[int, Flag("Connections that are open together.", click.IntRange(1))] = (
         Settings.max_connections
@@ -118,6 +126,7 @@ class ServeOptions:
             max_prompt_tokens=self.max_prompt_tokens,
             max_new_tokens=self.max_new_tokens,
             default_new_tokens=min(Settings.default_new_tokens, self.max_new_tokens),
+            generation_config=self.generation_config,
             max_choices=self.max_choices,
             max_connections=self.max_connections,
             drain_seconds=self.drain,

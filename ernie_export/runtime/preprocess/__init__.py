@@ -160,6 +160,7 @@ class Preprocessor:
         messages: Sequence[Message],
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         base: Path | None = None,
         variables: Mapping[str, Any] | None = None,
         max_tokens: int | None = None,
@@ -173,6 +174,7 @@ class Preprocessor:
         Args:
             messages: The conversation.
             add_generation_prompt: Whether the prompt ends where the assistant's answer begins.
+            continue_final_message: Whether it ends within the last message, which the answer goes on with.
             base: Folder that relative paths start at; None for the working folder.
             variables: Passed to the chat template.
             max_tokens: Longest prompt. Far longer text is refused before anything is decoded or tokenized.
@@ -183,7 +185,7 @@ class Preprocessor:
             ContextLengthExceeded: The prompt has more than `max_tokens` tokens, or is too long to be tokenized.
         """
         sources = media(messages, base)
-        text = self.chat.render(messages, add_generation_prompt, variables)
+        text = self.chat.render(messages, add_generation_prompt, variables, continue_final_message)
         if max_tokens is not None:
             self.check_length(text, max_tokens)
         kinds = self.chat.placeholders(text)

@@ -34,6 +34,8 @@ def prepare_request(
     cancelled: Callable[[], bool] = lambda: False,
     max_prompt_tokens: int | None = None,
     template_variables: Mapping[str, Any] | None = None,
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
 ) -> PreparedRequest:
     """Decode, tokenize and encode the messages of one request, for as many answers as it asks for.
 
@@ -46,6 +48,8 @@ def prepare_request(
         cancelled: Whether the request has ended in the meantime.
         max_prompt_tokens: The longest prompt; None for the model's own limit alone.
         template_variables: Variables of the chat template.
+        add_generation_prompt: Whether the prompt ends where the assistant's answer begins.
+        continue_final_message: Whether the answer goes on with the last message.
 
     Raises:
         InvalidMedia: An image or video cannot be decoded or exceeds a limit; `field` names it.
@@ -69,6 +73,8 @@ def prepare_request(
     prepared = replace(limited, decoder=decoder).prepare(
         messages,
         variables=template_variables,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
         max_tokens=longest if max_prompt_tokens is None else min(max_prompt_tokens, longest),
     )
     prompt = model.prompt(prepared, partial(_raise_if, cancelled))

@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from ernie_export.runtime.scheduler import Output
 from ernie_export.runtime.serving.http.answer import ChoiceReader, Delta
@@ -14,11 +15,33 @@ from ernie_export.runtime.token_bytes import TokenBytes
 from ernie_export.runtime.tool_calls import ToolCall
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """What an answer begins with, before its first token.
+
+    Attributes:
+        role: Its role.
+        text: The text of the message that it repeats; empty for none.
+    """
+
+    role: str = "assistant"
+    text: str = ""
+
+
 class ChatWriter:
     """The writer of one response, as a whole (`take`, `completion`) or as chunks (`opening`, `chunks`, `closing`)."""
 
-    def __init__(self, chat: ChatRequest, generation: Generation, model_name: str, token_bytes: TokenBytes) -> None:
+    def __init__(
+        self,
+        chat: ChatRequest,
+        generation: Generation,
+        model_name: str,
+        token_bytes: TokenBytes,
+        beginning: Beginning = Beginning(),
+    ) -> None:
+        """Write the answers to `chat`, which needs no messages, as far as `generation` has them."""
         self._chat = chat
+        self._beginning = beginning
         self._generation = generation
         self._token_bytes = token_bytes
         self._shared = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model_name}
@@ -44,7 +67,7 @@ class ChatWriter:
             logprobs = b'{"content":[%b],"refusal":null}' % b",".join(choice.logprobs)
         return b'{"index":%d,"message":%b,"logprobs":%b,"finish_reason":%b}' % (
             index,
-            dump(choice.message()),
+            dump(choice.message(self._beginning)),
             logprobs,
             dump(choice.finish_reason),
         )
@@ -52,7 +75,7 @@ class ChatWriter:
     def opening(self) -> Iterator[bytes]:
         """Yield a first chunk for each choice."""
         for index in range(len(self._generation.requests)):
-            yield self._chunk(index, {"role": "assistant", "content": ""})
+            yield self._chunk(index, {"role": self._beginning.role, "content": self._beginning.text})
 
     def chunks(self, index: int, output: Output) -> Iterator[bytes]:
         """Yield the chunks that an output adds to its choice, perhaps none."""
@@ -142,12 +165,12 @@ class _Choice:
         if delta.text or delta.reasoning or delta.calls:
             self._deltas.append(delta)
 
-    def message(self) -> Json:
+    def message(self, beginning: Beginning) -> Json:
         """Return the message. Its content is null where there are thoughts or calls alone."""
-        text = "".join(delta.text for delta in self._deltas)
+        text = beginning.text + "".join(delta.text for delta in self._deltas)
         reasoning = "".join(delta.reasoning for delta in self._deltas)
         calls = [call.message() for delta in self._deltas for call in delta.calls]
-        message: Json = {"role": "assistant", "content": text, "refusal": None}
+        message: Json = {"role": beginning.role, "content": text, "refusal": None}
         if not text and (reasoning or calls):
             message["content"] = None
         if reasoning:

@@ -68,7 +68,7 @@ _PARAMS = {
     "logprobs": "top_logprobs",
     "prompt and answer": "max_tokens",
 }
-_SAME = {"response_format", "tool_choice", *(field.name for field in fields(SamplingParams))}
+_SAME = {"continue_final_message", "response_format", "tool_choice", *(field.name for field in fields(SamplingParams))}
 
 
 def from_user_error(error: UserError) -> ApiError:

@@ -10,33 +10,46 @@ from ernie_export.runtime.serving.http.errors import ApiError
 MAX_TYPE_LENGTH = 256  # of a part; the known ones are shorter
 # Values without effect of fields that are known but not supported.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "add_generation_prompt": (True,),
     "add_special_tokens": (False,),
     "audio": (),
     "best_of": (1,),
+    "cache_salt": (),
     "chat_template": (),
-    "continue_final_message": (False,),
     "documents": ([],),
-    "echo": (False,),
+    "ec_transfer_params": ({},),
     "function_call": ("none",),
     "functions": ([],),
+    "kv_transfer_params": ({},),
     "length_penalty": (1,),
+    "logprob_token_ids": (),
     "media_io_kwargs": ({},),
     "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
     "prediction": (),
     "priority": (0,),
     "prompt_logprobs": (),
+    "repetition_detection": (),
+    "return_mm_kwargs": (True, False),
+    "return_prompt_text": (False,),
     "return_token_ids": (False,),
+    "return_token_offsets": (False,),
     "return_tokens_as_token_ids": (False,),
+    "routed_experts_prompt_start": (0,),
     "store": (False,),
+    "stream_interval": (1,),
     "truncate_prompt_tokens": (),
+    "truncation_side": ("left", "right"),
     "use_beam_search": (False,),
-    "verbosity": (),
+    "verbosity": ("medium",),
+    "vllm_xargs": ({},),
+    "watermarking": (False,),
     "web_search_options": (),
 }
 # Fields of bookkeeping, on which no answer depends.
-_INERT = ("metadata", "prompt_cache_key", "request_id", "safety_identifier", "service_tier", "user")
+_INERT = (
+    "metadata", "prompt_cache_key", "prompt_cache_retention", "request_id", "safety_identifier", "service_tier",
+    "session_id", "user",
+)  # fmt: skip
 # The same of an assistant's message, which the openai client sends back as it received it.
 _NEUTRAL_OF_MESSAGE: dict[str, tuple[Any, ...]] = {
     "annotations": ([],), "audio": (), "function_call": (), "refusal": ()

@@ -59,7 +59,10 @@ def check_chat(document: dict[str, Any], max_text: int) -> ChatRequest:
     request = validate(ChatRequest, drop_neutral(document))
     if sum(map(len, _texts(request))) > max_text:
         raise ApiError(413, f"messages: expected at most {max_text} characters of text", "messages", "body_too_large")
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.continue_final_message and request.add_generation_prompt:
+        problem = "continue_final_message: expected no add_generation_prompt beside it"
+        raise ApiError(400, problem, "continue_final_message", "invalid_value")
+    if request.top_logprobs and not request.logprobs:
         raise ApiError(400, "top_logprobs: expected logprobs true beside it", "top_logprobs", "invalid_value")
     _check_stream_options(request)
     _check_tool_choice(request)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ernie_export.runtime.serving.http.abilities import without_ignored
-from ernie_export.runtime.serving.http.chat_writer import ChatWriter, reader_of
+from ernie_export.runtime.serving.http.chat_writer import Beginning, ChatWriter, reader_of
 from ernie_export.runtime.serving.http.completion_schema import CompletionRequest
 from ernie_export.runtime.serving.http.completion_writer import CompletionWriter
 from ernie_export.runtime.serving.http.errors import ApiError
@@ -34,7 +34,8 @@ class ChatQuestion:
     def writer(self, generation: Generation, service: Service) -> ChatWriter:
         """Return what writes the answer."""
         bare = self.request.model_copy(update={"messages": []})
-        return ChatWriter(bare, generation, service.settings.model_name, service.token_bytes)
+        beginning = Beginning(self.request.answer_role, self.request.echoed)
+        return ChatWriter(bare, generation, service.settings.model_name, service.token_bytes, beginning)
 
 
 @dataclass(frozen=True)

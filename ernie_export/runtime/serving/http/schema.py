@@ -190,6 +190,29 @@ class ChatRequest(GenerationFields):
     include_reasoning: bool | None = None
     enable_thinking: bool | None = None
     chat_template_kwargs: TemplateOptions | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    echo: bool | None = None
+
+    @property
+    def begins_answer(self) -> bool:
+        """Whether the prompt ends where an answer of the assistant begins."""
+        return self.add_generation_prompt is not False and not self.continue_final_message
+
+    @property
+    def answer_role(self) -> str:
+        """The role of the answer: the last message's where it is continued."""
+        return "assistant" if self.begins_answer else self.messages[-1].role
+
+    @property
+    def echoed(self) -> str:
+        """The text that `echo` puts before the answer: the last message's, where it is of the same role."""
+        last = self.messages[-1]
+        if not self.echo or last.role != self.answer_role:
+            return ""
+        if isinstance(last.content, str):
+            return last.content
+        return "\n".join(part.text for part in last.content if isinstance(part, TextPart))
 
     @property
     def most_tokens(self) -> int | None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime.constraints.grammar import Grammar
+from ernie_export.runtime.generation_config import GenerationDefaults
 from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess.chat import chat_variables
 from ernie_export.runtime.sampling_params import SamplingParams
@@ -96,6 +97,7 @@ class Service:
         )
         self.metrics = Metrics(settings.model_name, self._running, self._waiting, self._cache_usage, model.features)
         self._live: set[Generation] = set()
+        self.defaults = GenerationDefaults.choose(settings.generation_config, model.preprocessor.folder)
         self.token_bytes = TokenBytes(model.preprocessor.chat.tokenizer)
         self._fetcher = fetcher
         # One large body after another: each holds the interpreter's lock for a while, together they would for longer.
@@ -239,16 +241,10 @@ class Service:
             problem = f"the model {request.model[:80]!r} does not exist; this server has {settings.model_name!r}"
             raise ApiError(404, problem, "model", "model_not_found")
         most_choices = min(settings.max_choices, settings.max_requests)
-        limits = [
-            ("n", request.n or 1, most_choices, ""),
-            ("max_tokens", request.max_tokens or 1, settings.max_new_tokens, ""),
-        ]
+        limits = [("n", request.n or 1, most_choices, "")]
         if isinstance(request, ChatRequest):
             media = len(media_of(request.messages))
-            limits += [
-                ("max_completion_tokens", request.max_completion_tokens or 1, settings.max_new_tokens, ""),
-                ("messages", media, settings.media.max_items, " images and videos"),
-            ]
+            limits.append(("messages", media, settings.media.max_items, " images and videos"))
         else:
             limits.append(("prompt", (request.n or 1) * len(request.prompts), most_choices, " prompts, times n"))
         for param, value, maximum, noun in limits:
@@ -258,16 +254,24 @@ class Service:
 
     def _params(self, chat: GenerationFields, index: int) -> SamplingParams:
         """Return the sampling parameters of choice `index`. Its seed is `seed + index`: choices differ, yet repeat."""
-        max_new_tokens = chat.most_tokens or self.settings.default_new_tokens
-        min_new_tokens = chat.min_tokens or 0
-        if min_new_tokens > max_new_tokens:
-            problem = f"min_tokens: expected at most max_tokens ({max_new_tokens}), found {min_new_tokens}"
-            raise ApiError(400, problem, "min_tokens", "invalid_value")
         try:
             tags_are_tokens = OPEN in self.model.answers.shown.values()
-            return sampling_params(chat, index, max_new_tokens, tags_are_tokens)
+            return sampling_params(chat, index, self.defaults, self._most_tokens(chat), tags_are_tokens)
         except UserError as e:
             raise from_user_error(e) from e
+
+    def _most_tokens(self, chat: GenerationFields) -> int:
+        """Return the most tokens of an answer: what is asked for, within the server's limits, as in vLLM.
+
+        Raises ApiError where more than that are asked for at least.
+        """
+        defaults = self.defaults
+        asked = chat.most_tokens or defaults.max_new_tokens or self.settings.default_new_tokens
+        if (chat.min_tokens or 0) > asked:
+            problem = f"min_tokens: expected at most max_tokens ({asked}), found {chat.min_tokens}"
+            raise ApiError(400, problem, "min_tokens", "invalid_value")
+        most = min(asked, self.settings.max_new_tokens)
+        return min(most, defaults.max_new_tokens) if defaults.is_limit and defaults.max_new_tokens else most
 
     def _prepare(
         self, chat: ChatRequest, fetched: dict[str, bytes], deadline: float, ended: threading.Event
@@ -283,6 +287,8 @@ class Service:
             cancelled=ended.is_set,
             max_prompt_tokens=self.settings.max_prompt_tokens,
             template_variables=chat_variables(chat.thinking, tools),
+            add_generation_prompt=chat.begins_answer,
+            continue_final_message=bool(chat.continue_final_message),
         )
 
     async def in_text_thread(self, work: Callable[[], T], ticket: Ticket) -> T:

@@ -31,8 +31,10 @@ class Settings:
         max_text: Bytes of a body that are no image or video.
         media: Limits on the images and videos of a request.
         max_prompt_tokens: Tokens of a prompt.
-        max_new_tokens: Tokens of an answer that a request may ask for.
-        default_new_tokens: Tokens of an answer where the request does not say.
+        max_new_tokens: Tokens of an answer; a request that asks for more gets no more than these.
+        default_new_tokens: Tokens of an answer where neither the request nor `generation_config` says.
+        generation_config: What options requests have that do not say: "auto" for the bundle's generation_config.json,
+            "vllm" for vLLM's neutral values, else a file or its folder.
         max_choices: Choices of a request (`n`).
         fetch_seconds: Seconds for fetching one address.
         preprocessors: Requests with media that are preprocessed at a time.
@@ -59,6 +61,7 @@ class Settings:
     max_prompt_tokens: int = 131_072
     max_new_tokens: int = 4096
     default_new_tokens: int = 1024
+    generation_config: str = "auto"
     max_choices: int = 8
     fetch_seconds: float = 20.0
     preprocessors: int = 2
