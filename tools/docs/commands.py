@@ -3,6 +3,7 @@
 import re
 import tomllib
 from importlib import import_module
+from types import SimpleNamespace
 
 import click
 
@@ -61,7 +62,7 @@ def default(option: click.Option) -> str:
 
 def metrics_page() -> str:
     """Return the page of Prometheus metrics."""
-    registry = Metrics("model", lambda: 0, lambda: 0, lambda: 0).registry
+    registry = Metrics("model", lambda: 0, lambda: 0, lambda: 0, SimpleNamespace(queries=0, hits=0)).registry
     rows = [
         [f"`{family.name}`", family.type, family.documentation]
         for family in registry.collect()

@@ -1,15 +1,26 @@
 """Prometheus metrics, under vLLM's names where they mean the same, so that its dashboards work here too."""
 
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from ernie_export.runtime.feature_cache import FeatureCache
-
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+
+
+class CacheCounts(Protocol):
+    """What is counted of a cache.
+
+    Attributes:
+        queries: Items looked up.
+        hits: Those that were found.
+    """
+
+    queries: int
+    hits: int
 
 
 class Metrics:
@@ -21,7 +32,7 @@ class Metrics:
         running: Callable[[], float],
         waiting: Callable[[], float],
         cache_usage: Callable[[], float],
-        features: FeatureCache,
+        features: CacheCounts,
     ) -> None:
         """Register the metrics. The callbacks are called at each scrape.
 
@@ -108,7 +119,7 @@ class Metrics:
 class _FeatureCounts(Collector):
     """The counts of the feature cache, read at each scrape."""
 
-    def __init__(self, features: FeatureCache, model_name: str) -> None:
+    def __init__(self, features: CacheCounts, model_name: str) -> None:
         self._features = features
         self._model_name = model_name
 
