@@ -46,6 +46,7 @@ PATHS = {
     "tests/exporter/test_calibrate.py": "slow",
     "tests/exporter/test_first_gpu.py": "kernels",
     "tests/exporter/test_plan.py": "slow",
+    "tests/exporter/test_polygraphy.py": "kernels",
     "tests/exporter/test_resume.py": "kernels",
     "tests/exporter/test_rtx.py": "kernels",
     "tests/exporter/test_tensorrt.py": "kernels",

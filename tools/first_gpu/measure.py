@@ -105,7 +105,7 @@ def prefill_rows(
             found = engine.prefill(cache, 0, chunk).full()
             seconds[length] = time.perf_counter() - began
             finite = finite and bool(np.isfinite(found).all())
-            if length in logits:
+            if finite and length in logits:
                 largest_difference = max(largest_difference, float(np.abs(found - logits[length]).max()))
             logits[length] = found.copy()
         rounds.append(seconds)

@@ -23,7 +23,7 @@ class TensorRTOptions:
         hardware_compatibility: As in `TensorRTInfo`.
         version_compatible: As in `TensorRTInfo`.
         workspace_gib: As in `TensorRTInfo`.
-        timing_cache: Path of the timing cache, read if it is there, and written.
+        timing_cache: Path of the timing cache, read if it is there, and written; empty for none.
     """
 
     kernels: str
@@ -35,19 +35,20 @@ class TensorRTOptions:
 
 
 class TensorRTLibrary:
-    """TensorRT as engine_build.Library describes it; its plugins are registered when it is made."""
+    """TensorRT as engine_build.Library describes it."""
 
     def __init__(self, options: TensorRTOptions) -> None:
         self.options = options
         # The builder's configuration only refers to its timing cache: it has to live until the engine is built.
         self.timing_cache: Any = None
         self.plugin_errors: list[str] = []
-        register_plugins(options, self.plugin_errors.append)
 
     @classmethod
     def from_request(cls, options: Message) -> "TensorRTLibrary":
-        """Return the library with the options of a request."""
-        return cls(TensorRTOptions(**options))
+        """Return the library with the options of a request; plugins are registered with it."""
+        library = cls(TensorRTOptions(**options))
+        register_plugins(library.options, library.plugin_errors.append)
+        return library
 
     @cached_property
     def module(self) -> Any:
@@ -72,7 +73,11 @@ class TensorRTLibrary:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         if options.workspace_gib:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_gib * 2**30)
-        path = Path(options.timing_cache)
+        if options.timing_cache:
+            self.set_timing_cache(config, Path(options.timing_cache))
+
+    def set_timing_cache(self, config: Any, path: Path) -> None:
+        """Set the timing cache, read from a file that is of this GPU and version."""
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             cache = config.create_timing_cache(b"")  # the file was another GPU's, or another version's
