@@ -90,6 +90,7 @@ def faults_page() -> str:
     faults = read_result("faults")
     soak = read_result("soak")
     run = faults["server_run"]
+    engines = faults["engine_kinds"]
     kills = faults["kills"]
     ends = ("old bundle whole", "new bundle whole", "no bundle, as before")
     count = {end: sum(entry[end] for entry in kills.values()) for end in ends}
@@ -134,7 +135,8 @@ reads it for a user. `python tools/fuzz/run.py --kind MP4 --first 1234 --inputs 
 
 - {faults["note"]}
 - The soak ran the server at commit {soak["commit"]} on {soak["machine"]}. {soak["note"]}
-- Bundles of TensorRT engines and `--device cuda` are not among the kinds.
+- Bundles of TensorRT engines are among the kinds ({engines["date"]}, at commit {engines["commit"]}, {engines["machine"]}) as far
+  as goes without a GPU: manifests, and what an interrupted build leaves. Engines themselves and `--device cuda` are not.
 """
 
 

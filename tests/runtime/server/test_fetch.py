@@ -1,6 +1,7 @@
 """Addresses in requests: only hosts that were allowed, only public addresses, whatever names and redirects say."""
 
 import asyncio
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -194,6 +195,15 @@ def test_a_private_address_is_refused_even_of_an_allowed_host(web, url):
 def test_one_private_address_among_public_ones_is_enough(web):
     error, network = fetch(web, "http://pictures.test/", names=Names(pictures=[[PUBLIC, "127.0.0.1"]]))
     assert error.code == "url_not_allowed" and not network.connected
+
+
+def test_a_name_without_an_address_is_said(web):
+    async def unknown(host: str, port: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    error, network = fetch(web, "http://pictures.test/", names=unknown)
+    assert error.message == "the.field: expected a host with an address, found none of that name"
+    assert error.code == "url_failed" and not network.connected
 
 
 def test_a_name_that_changes_its_mind(web):

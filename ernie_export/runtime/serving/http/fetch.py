@@ -134,6 +134,8 @@ class Fetcher:
             raise ApiError(400, f"{param}: the host has no public address", param, "url_not_allowed") from e
         except TimeoutError as e:
             raise _failed(param, f"expected an answer within {self._seconds:g} seconds, found none") from e
+        except socket.gaierror as e:
+            raise _failed(param, "expected a host with an address, found none of that name") from e
         except (httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.TimeoutException, OSError) as e:
             raise _failed(param, f"expected an answer, found {type(e).__name__}") from e
 
