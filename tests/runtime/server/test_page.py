@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -18,6 +19,8 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from screenshots import SHOTS, chromium, launch
+
+from ernie_export.runtime.serving.http.app import STATIC
 
 MEDIA = Path(__file__).parents[3] / "examples" / "media"
 SHAPES, FEW, MANY, PASSING = (str(MEDIA / name) for name in ("shapes.png", "few.png", "many.jpg", "passing.mp4"))
@@ -238,7 +241,7 @@ def test_a_stream_that_breaks_is_reported(open_page):
     page.route("**/v1/chat/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
     ask(page, "Hello?")
     expect(page.locator("#error")).to_have_text("The connection broke before the answer was whole.")
-    assert answer(page) == "half an "
+    assert answer(page) == "half an"
     fault = 'data: {"error":{"message":"internal error: the log says more"}}\n\ndata: [DONE]\n\n'
     page.route("**/v1/chat/completions", lambda route: route.fulfill(body=fault, content_type="text/event-stream"))
     ask(page, "Hello?")
@@ -276,14 +279,164 @@ def test_a_key_is_asked_for(open_page, serving, tmp_path):
 
 def test_answers_are_text_and_never_markup(open_page):
     page = open_page()
-    answered = "<img src=x onerror=alert(1)><b>bold</b>\u2028 你好 \u0000"
+    answered = (
+        "<img src=x onerror=alert(1)><b>bold</b>\u2028 你好 ![x](http://x.example/y.png) [a](javascript:alert(1))"
+    )
     parts = (answered[:9], answered[9:])
     page.route("**/*completions", lambda route: route.fulfill(body=says(*parts), content_type="text/event-stream"))
     ask(page, "<script>alert(1)</script>")
     answer(page)
-    assert page.locator(".answer .text").text_content() == answered
+    shown = answered.replace("[a](javascript:alert(1))", "a")
+    assert (page.locator(".answer .text").text_content() or "").strip() == shown
+    assert page.locator(".answer .text a[href]").count() == 0
     assert page.locator(".asked .text").text_content() == "<script>alert(1)</script>"
     assert page.locator(".turn img, .turn b, .turn script").count() == 0
+
+
+def streams(page: Page, *deltas: dict[str, object]) -> list[dict[str, Any]]:
+    """Let the server answer with these deltas; return the requests that it got, which grow."""
+    asked: list[dict[str, Any]] = []
+    events = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+
+    def fulfil(route: Route) -> None:
+        asked.append(json.loads(route.request.post_data or ""))
+        route.fulfill(body=body, content_type="text/event-stream")
+
+    page.route("**/v1/chat/completions", fulfil)
+    return asked
+
+
+MARKDOWN = """Two *words*:
+
+| a | b |
+| - | - |
+| 1 | `2` |
+
+```python
+print("<b>")
+```
+
+1. [elsewhere](https://example.com)
+"""
+
+
+def test_markdown_has_tables_code_and_links(open_page):
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    streams(page, {"content": MARKDOWN[:30]}, {"content": MARKDOWN[30:]})
+    ask(page, "Show me.")
+    answer(page)
+    text = page.locator(".answer .text")
+    assert text.locator("table td").all_inner_texts() == ["1", "2"] and text.locator("em").inner_text() == "words"
+    assert text.locator("pre").inner_text().strip() == 'print("<b>")'
+    link = text.locator("li a")
+    assert (link.get_attribute("href"), link.get_attribute("target")) == ("https://example.com", "_blank")
+    assert violations(page) == []
+    page.get_by_role("button", name="Copy code").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()").strip() == 'print("<b>")'
+    page.get_by_role("button", name="Copy", exact=True).last.click()
+    until(page, "navigator.clipboard.readText().then((text) => text.includes('| - | - |'))")
+
+
+def test_thoughts_are_folded_calls_shown_and_an_empty_answer_said(open_page):
+    page = open_page()
+    call = {"index": 0, "function": {"name": "look", "arguments": '{"at": 1}'}}
+    streams(page, {"reasoning_content": "Let me "}, {"reasoning_content": "see."}, {"tool_calls": [call]})
+    ask(page, "Look.")
+    answer(page)
+    thoughts = page.locator(".answer .thought")
+    expect(thoughts).to_be_hidden()
+    page.get_by_text("Thoughts").click()
+    expect(thoughts).to_have_text("Let me see.")
+    expect(page.locator(".calls")).to_have_text('calls look({"at": 1})')
+    assert violations(page) == []
+    page.unroute("**/v1/chat/completions")
+    streams(page)
+    ask(page, "Again.")
+    assert answer(page, 1) == "The answer is empty."
+
+
+def test_settings_go_with_every_question_and_stay(open_page):
+    page = open_page()
+    page.get_by_role("button", name="Settings").click()
+    page.fill("#system", "Answer in French.")
+    page.fill("#temperature", "0.5")
+    page.fill("#max_tokens", "7")
+    page.select_option("#thinking", "off")
+    assert violations(page) == []
+    page.get_by_role("button", name="Done").click()
+    page.reload()
+    asked = streams(page, {"content": "Oui."})
+    ask(page, "Yes?")
+    answer(page)
+    assert asked[0]["messages"][0] == {"role": "system", "content": "Answer in French."}
+    given = {name: asked[0][name] for name in ("temperature", "max_tokens", "chat_template_kwargs")}
+    assert given == {"temperature": 0.5, "max_tokens": 7, "chat_template_kwargs": {"enable_thinking": False}}
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("button", name="Reset").click()
+    page.keyboard.press("Escape")
+    ask(page, "And now?")
+    answer(page, 1)
+    assert asked[1]["messages"][0]["role"] == "user" and not {"temperature", "max_tokens"} & asked[1].keys()
+
+
+def test_an_answer_is_made_again_and_a_question_changed(open_page):
+    page = open_page()
+    asked = streams(page, {"content": "One."})
+    ask(page, "First?", SHAPES)
+    answer(page)
+    page.get_by_role("button", name="Regenerate").click()
+    until(page, "document.querySelectorAll('.answer[aria-busy=false]').length === 1")
+    assert len(asked) == 2 and asked[0] == asked[1]
+    ask(page, "Second?")
+    answer(page, 1)
+    page.get_by_role("button", name="Edit").first.click()
+    expect(page.locator("#question")).to_have_value("First?")
+    assert page.locator(".turn").count() == 0 and page.locator("#attached .medium").count() == 1
+    ask(page, "Changed?")
+    answer(page)
+    assert len(asked[3]["messages"]) == 1
+    assert asked[3]["messages"][0]["content"][0] == asked[0]["messages"][0]["content"][0]
+
+
+def test_a_conversation_outlives_a_reload_and_can_be_taken_along(open_page, bundle, tmp_path):
+    page = open_page()
+    ask(page, "What is in the picture?", SHAPES)
+    first = answer(page)
+    page.reload()
+    assert answer(page) == first
+    expect(page.locator(".asked img")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export").click()
+    download.value.save_as(tmp_path / "conversation.json")
+    messages = json.loads((tmp_path / "conversation.json").read_text())
+    assert [turn["role"] for turn in messages] == ["user", "assistant"] and messages[1]["content"] == first
+    (tmp_path / "question.json").write_text(json.dumps(messages[:1]))
+    command = [Path(sys.executable).with_name("ernie-run"), bundle, "--messages", tmp_path / "question.json"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == first
+    page.get_by_role("button", name="New conversation").click()
+    expect(page.locator(".turn")).to_have_count(0)
+    page.get_by_role("button", name="Undo").click()
+    assert answer(page) == first
+    asked = streams(page, {"content": "Red."})
+    ask(page, "What colour is the triangle?")
+    answer(page, 1)
+    assert asked[0]["messages"][:2] == messages
+    page.get_by_role("button", name="New conversation").click()
+    page.reload()
+    expect(page.locator("#health")).to_have_text("ready")
+    expect(page.locator(".turn")).to_have_count(0)
+
+
+def test_a_sample_is_one_click_and_enter(open_page):
+    page = open_page()
+    page.get_by_role("button", name="What is in the picture?").click()
+    expect(page.locator("#attached .medium")).to_have_count(1)
+    page.press("#question", "Enter")
+    assert answer(page) == "blue circle, red triangle, yellow square"
+    for path in (STATIC / "samples").iterdir():
+        assert path.read_bytes() == (MEDIA / path.name).read_bytes()
 
 
 def test_everything_by_keyboard(open_page):
@@ -293,11 +446,12 @@ def test_everything_by_keyboard(open_page):
     at_length(page)
     order = []
     page.focus(".skip")
-    for _ in range(6):
+    for _ in range(10):
         order.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
         assert page.evaluate(FOCUS_SHOWS), f"the focus on {order[-1]} can't be seen"
         page.keyboard.press("Tab")
-    assert order == ["skip", "new", "scroller", "choose", "question", "send"]
+    samples = ["plain"] * 3
+    assert order == ["skip", "settings", "new", "scroller", *samples, "choose", "question", "send"]
     page.focus("#choose")
     page.keyboard.press("Enter")
     expect(page.locator("#attached .medium")).to_have_count(1)

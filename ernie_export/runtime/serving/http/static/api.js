@@ -23,14 +23,14 @@ export async function model(key) {
 }
 
 /**
- * Ask, and yield {text} as it comes, {reason} at its end and {usage} last. Throws ApiError; ends early with what
- * `signal` aborts it.
+ * Ask, and yield {text}, {thoughts} and {call} as they come, {reason} at the end and {usage} last. `fields`: further ones
+ * of the request. Throws ApiError; ends early with what `signal` aborts it.
  */
-export async function* answer(messages, key, signal) {
+export async function* answer(messages, fields, key, signal) {
   const response = await request("v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json", ...authorization(key) },
-    body: JSON.stringify({ messages, stream: true, stream_options: { include_usage: true } }),
+    body: JSON.stringify({ messages, ...fields, stream: true, stream_options: { include_usage: true } }),
     signal,
   });
   let whole = false;
@@ -43,7 +43,10 @@ export async function* answer(messages, key, signal) {
     if (chunk.error) throw new ApiError(200, chunk.error.message);
     if (chunk.usage) yield { usage: chunk.usage };
     for (const choice of chunk.choices) {
-      if (choice.delta.content) yield { text: choice.delta.content };
+      const { content, reasoning_content: thoughts, tool_calls: calls } = choice.delta;
+      if (thoughts) yield { thoughts };
+      if (content) yield { text: content };
+      for (const call of calls ?? []) yield { call };
       if (choice.finish_reason) yield { reason: choice.finish_reason };
     }
   }

@@ -5,6 +5,7 @@ const KINDS = { image: "Picture", video: "Clip" };
 export class Medium {
   /** Takes a File. Throws Error for one that is neither a picture nor a clip. */
   constructor(file) {
+    this.file = file;
     this.kind = file.type.split("/")[0];
     this.name = file.name;
     if (!(this.kind in KINDS)) throw new Error(`${file.name}: expected a picture or a clip, found another kind of file`);

@@ -1,36 +1,31 @@
 // The page: a conversation with the server's model. State is here; the document only shows it.
 
 import { answer, ApiError, healthy, model } from "./api.js";
-import { Medium } from "./media.js";
+import { beginComposer, giveBack, take } from "./composer.js";
+import { beginSettings, requestFields, systemMessages } from "./settings.js";
+import { keep, kept } from "./store.js";
+import { Turn } from "./turns.js";
 
 const $ = (id) => document.getElementById(id);
 const KEY = "api-key"; // in the tab's storage
 
-let turns = []; // {role, text, media, node}
-let attached = []; // Medium, for the next question
+let turns = [];
+let away = []; // turns of the conversation before, until the next question
 let running = null; // AbortController of the answer that comes
 let pinned = true; // whether the end of the conversation is to stay in view
 
 function begin() {
   $("composer").addEventListener("submit", submit);
-  $("question").addEventListener("keydown", typed);
-  $("question").addEventListener("input", grow);
-  $("choose").addEventListener("click", () => $("files").click());
-  $("files").addEventListener("change", () => {
-    attach($("files").files);
-    $("files").value = ""; // the same file may be chosen again
-  });
   $("new").addEventListener("click", anew);
   $("key").addEventListener("submit", useKey);
   document.addEventListener("keydown", (event) => event.key === "Escape" && running?.abort());
-  document.addEventListener("paste", (event) => {
-    if (!event.clipboardData.files.length) return;
-    event.preventDefault();
-    attach(event.clipboardData.files);
-  });
-  acceptDrops();
+  $("undo").addEventListener("click", undo);
+  $("export").addEventListener("click", save);
+  beginComposer(() => running || $("composer").requestSubmit(), say);
+  beginSettings();
   keepEndInView();
   connect();
+  kept().then(restore);
 }
 
 /** Show which model there is, and whether it works. */
@@ -53,91 +48,40 @@ function health(works) {
   $("health").dataset.state = works ? "ready" : "away";
 }
 
-/* What is asked. */
-
-function attach(files) {
-  say("");
-  for (const file of files) {
-    try {
-      attached.push(new Medium(file));
-    } catch (error) {
-      complain(error);
-    }
-  }
-  showAttached();
-  $("question").focus();
-}
-
-function showAttached() {
-  $("attached").replaceChildren(...attached.map((medium) => medium.element(() => detach(medium))));
-}
-
-function detach(medium) {
-  attached = attached.filter((other) => other !== medium);
-  medium.forget();
-  showAttached();
-  $("question").focus();
-}
-
-function acceptDrops() {
-  const root = document.documentElement;
-  const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
-  for (const name of ["dragenter", "dragover"]) {
-    document.addEventListener(name, (event) => {
-      if (!hasFiles(event)) return;
-      event.preventDefault();
-      root.dataset.dragging = "";
-    });
-  }
-  document.addEventListener("dragleave", (event) => event.relatedTarget || delete root.dataset.dragging);
-  document.addEventListener("drop", (event) => {
-    delete root.dataset.dragging;
-    if (!hasFiles(event)) return;
-    event.preventDefault();
-    attach(event.dataTransfer.files);
-  });
-}
-
-function typed(event) {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  if (!running) $("composer").requestSubmit();
-}
-
-function grow() {
-  const box = $("question");
-  box.style.height = "auto";
-  box.style.height = `${box.scrollHeight}px`;
-}
+/* What is asked, and what is answered. */
 
 function submit(event) {
   event.preventDefault();
-  const text = $("question").value.trim();
-  if (running) running.abort();
-  else if (text) ask(text);
+  if (running) return running.abort();
+  const written = take();
+  if (written) ask(written);
   else $("question").focus();
 }
 
-/* What is answered. */
+function ask({ text, media }) {
+  forgetAway();
+  addTurn(new Turn("user", text, media, [["Edit", edit]]));
+  reply();
+}
 
-async function ask(text) {
-  const question = addTurn("user", text, attached);
-  const reply = addTurn("assistant", "", []);
-  [attached, running] = [[], new AbortController()];
-  write("");
+/** Let the model answer the last question. */
+async function reply() {
+  const question = turns.at(-1);
+  const turn = addTurn(new Turn("assistant", "", [], [["Regenerate", regenerate]]));
+  const controller = (running = new AbortController());
   busy(true);
   const clock = { asked: performance.now(), first: 0 };
   let failure = null;
   try {
-    const messages = await Promise.all(turns.filter((turn) => turn !== reply).map(message));
-    const { signal } = running;
-    for await (const { text: piece, reason, usage } of answer(messages, sessionStorage.getItem(KEY), signal)) {
-      if (piece) {
+    const messages = [...systemMessages(), ...(await messagesOf(turns.slice(0, -1)))];
+    const pieces = answer(messages, requestFields(), sessionStorage.getItem(KEY), controller.signal);
+    for await (const { reason, usage, ...piece } of pieces) {
+      if (piece.text || piece.thoughts || piece.call) {
         clock.first ||= performance.now();
-        append(reply, piece);
+        turn.append(piece);
       }
-      if (reason === "length") reply.cut = true;
-      if (usage) measured(reply, usage, clock);
+      if (reason === "length") turn.cut = true;
+      if (usage) measured(turn, usage, clock);
     }
     say("", "The answer is complete.");
     health(true);
@@ -145,41 +89,52 @@ async function ask(text) {
     failure = error;
   }
   // A new conversation may have begun meanwhile: then nothing here concerns it.
-  if (turns.includes(reply)) settle(question, reply, failure);
+  if (turns.includes(turn)) settle(question, turn, failure);
 }
 
 /** The answer has come, or ended early: what was not answered at all goes back to where it was written. */
-function settle(question, reply, failure) {
+function settle(question, turn, failure) {
   running = null;
+  const nothing = failure && !turn.text && !turn.thoughts;
+  if (nothing) takeBack(question);
+  else turn.settle();
+  if (failure && !nothing) turn.showFigures(["Stopped"]);
   busy(false);
-  reply.node.setAttribute("aria-busy", "false");
+  store();
   if (!failure) return;
-  const stopped = failure.name === "AbortError";
-  if (reply.text) {
-    showFigures(reply, ["Stopped"]);
-  } else {
-    withdraw(question, reply);
-  }
-  if (stopped) say("", "The answer was stopped.");
+  if (failure.name === "AbortError") say("", "The answer was stopped.");
   else complain(failure);
 }
 
-function withdraw(question, reply) {
-  turns = turns.filter((turn) => turn !== question && turn !== reply);
-  question.node.remove();
-  reply.node.remove();
+/** Write a question again where it was written, and drop it with all that follows. */
+function takeBack(question) {
+  drop(turns.indexOf(question));
+  giveBack(question);
+}
+
+function edit(question) {
+  takeBack(question);
+  busy(false);
+  store();
+  $("question").focus();
+}
+
+function regenerate(turn) {
+  drop(turns.indexOf(turn));
+  reply();
+}
+
+/** Remove the turns from a place on. */
+function drop(place) {
+  for (const { node } of turns.splice(place)) node.remove();
   $("welcome").hidden = turns.length > 0;
-  attached = [...question.media, ...attached];
-  showAttached();
-  write([question.text, $("question").value].filter(Boolean).join("\n"));
 }
 
-async function message({ role, text, media }) {
-  const parts = await Promise.all(media.map((medium) => medium.part()));
-  return { role, content: role === "assistant" ? text : [...parts, { type: "text", text }] };
+async function messagesOf(some) {
+  return Promise.all(some.map((turn) => turn.message()));
 }
 
-function measured(reply, usage, clock) {
+function measured(turn, usage, clock) {
   const { prompt_tokens: prompt, completion_tokens: tokens, prompt_tokens_details: details } = usage;
   const now = performance.now();
   const seconds = (now - clock.first) / 1000;
@@ -188,36 +143,21 @@ function measured(reply, usage, clock) {
   if (clock.first) parts.push(`first text after ${((clock.first - clock.asked) / 1000).toFixed(2)} s`);
   parts.push(`${tokens} answer ${tokens === 1 ? "token" : "tokens"} in ${((now - clock.asked) / 1000).toFixed(2)} s`);
   if (tokens >= 10 && seconds > 0.1) parts.push(`${((tokens - 1) / seconds).toFixed(1)} tokens/s`); // else it is noise
-  if (reply.cut) parts.push("cut at the longest answer");
-  showFigures(reply, parts);
+  if (turn.cut) parts.push("cut at the longest answer");
+  turn.showFigures(parts);
   const numbers = { image: 0, video: 0 };
-  const media = turns.flatMap((turn) => turn.media);
+  const media = turns.flatMap((other) => other.media);
   (details?.media ?? []).forEach((facts, place) => media[place]?.measured(++numbers[facts.type], facts));
 }
 
 /* What is shown. */
 
-function addTurn(role, text, media) {
-  const template = $(role === "user" ? "question-turn" : "answer-turn");
-  const node = template.content.cloneNode(true).firstElementChild;
-  node.querySelector(".text").textContent = text;
-  node.querySelector(".media")?.append(...media.map((medium) => medium.element(null)));
-  const turn = { role, text, media, node };
+function addTurn(turn) {
   turns.push(turn);
   $("welcome").hidden = true;
-  $("log").append(node);
+  $("log").append(turn.node);
   pinned = true;
   return turn;
-}
-
-function append(turn, piece) {
-  turn.text += piece;
-  turn.node.querySelector(".text").textContent = turn.text;
-}
-
-function showFigures(turn, parts) {
-  const spans = parts.map((part) => Object.assign(document.createElement("span"), { textContent: part }));
-  turn.node.querySelector(".figures").replaceChildren(...spans);
 }
 
 /** As text and pictures come, and as the box below grows; unless the reader has gone elsewhere. */
@@ -235,17 +175,13 @@ function keepEndInView() {
   });
 }
 
-function write(text) {
-  $("question").value = text;
-  $("attached").replaceChildren(...attached.map((medium) => medium.element(() => detach(medium))));
-  grow();
-}
-
 function busy(is) {
   const [send, label] = [$("send"), is ? "Stop" : "Send"];
   send.toggleAttribute("data-busy", is);
   send.setAttribute("aria-label", label);
   send.title = label;
+  for (const turn of turns) turn.offerActs(!is);
+  $("export").disabled = is || !turns.length;
   if (is) say("", "The answer is coming.");
 }
 
@@ -273,16 +209,56 @@ function useKey(event) {
   connect().then(() => $("key").hidden && $("question").focus());
 }
 
+/* The conversation as a whole. */
+
 function anew() {
   running?.abort();
   running = null;
+  forgetAway();
+  away = turns.slice(0, turns.findLastIndex((turn) => turn.node.getAttribute("aria-busy") === "false") + 1);
+  drop(0);
   busy(false);
-  for (const medium of turns.flatMap((turn) => turn.media)) medium.forget();
-  turns = [];
-  $("log").replaceChildren();
-  $("welcome").hidden = false;
+  store();
+  $("cleared").hidden = !away.length;
   say("");
   $("question").focus();
+}
+
+function undo() {
+  const back = away;
+  away = [];
+  $("cleared").hidden = true;
+  back.forEach(addTurn);
+  busy(false);
+  store();
+  $("question").focus();
+}
+
+function forgetAway() {
+  for (const medium of away.flatMap((turn) => turn.media)) medium.forget();
+  away = [];
+  $("cleared").hidden = true;
+}
+
+function store() {
+  keep(turns.map((turn) => turn.stored()));
+}
+
+function restore(stored) {
+  if (turns.length) return; // a question was asked before they were read
+  const acts = { user: [["Edit", edit]], assistant: [["Regenerate", regenerate]] };
+  for (const turn of stored) addTurn(Turn.restored(turn, acts[turn.role]));
+  busy(false);
+}
+
+/** Save the conversation as a file that `ernie-run --messages` takes. */
+async function save() {
+  const messages = [...systemMessages(), ...(await messagesOf(turns))];
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([JSON.stringify(messages, null, 1)], { type: "application/json" }));
+  link.download = "conversation.json";
+  link.click();
+  URL.revokeObjectURL(link.href);
 }
 
 begin();
