@@ -10,6 +10,7 @@ import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.graphs.ops.ptx import SHARED_LIMIT, TARGETS, CompiledKernel, fits, target, without_scratch
+from tests.graphs.ops.ptx_addresses import unbounded_accesses
 
 TOOL = Path(__file__).parents[3] / "tools" / "compile_kernels.py"
 ENTRY = """.version 8.7
@@ -74,6 +75,41 @@ def test_every_plugin_compiles(tmp_path):
         assert text.count(".visible .entry") == 1
         assert str(Path.cwd()) not in text and not re.search(r"^\s*\.file", text, re.MULTILINE)
     assert " 0 B spilled" in process.stdout and not re.search(r" [1-9]\d* B spilled", process.stdout)
+
+
+# Those whose addresses no loaded number reaches but within bounds. ExpertsRoute, ExpertsGateUp, ExpertsDown and their
+# likes of Dispatch are not among them: an expert or a place is counted by comparisons and passes through shared memory,
+# where this check cannot tell it from the numbers that were compared. What holds for these is what
+# test_kernel_bounds.py shows by running them on integers of any value, every access held to its tensors.
+BOUNDED = ("Rope", "ExpertsLogits", "DispatchLogits", "DispatchSort", "ExpertsCombine", "DispatchCombine")
+
+
+@pytest.fixture(scope="module")
+def bounded_ptx(tmp_path_factory) -> dict[str, str]:
+    """The PTX of kernels in BOUNDED, by architecture and name."""
+    folder = tmp_path_factory.mktemp("ptx")
+    arguments = ("--plugins", ",".join(BOUNDED), "--quick", "--arch", "sm80,sm90,sm100,sm120", "--out", str(folder))
+    process = compile_kernels(*arguments, cache=folder / "cache")
+    assert process.returncode == 0, process.stderr
+    return {f"{path.parent.name} {path.stem}": path.read_text() for path in folder.glob("sm*/*.ptx")}
+
+
+def test_no_loaded_number_reaches_an_address_without_bounds(bounded_ptx):
+    """What the kernels' source clamps the compiler has kept clamped."""
+    assert len(bounded_ptx) == 4 * len(BOUNDED)
+    for name, ptx in bounded_ptx.items():
+        accesses, unbounded = unbounded_accesses(ptx)
+        assert accesses > 3 and not unbounded, (name, unbounded)
+
+
+@pytest.mark.parametrize("clamp", ["max.s32", "min.s32"])
+def test_a_clamp_that_is_missing_is_noticed(bounded_ptx, clamp):
+    """An axis of the rotation, which is a part of the positions' address, is copied in place of being clamped."""
+    ptx = bounded_ptx["sm90 Rope.1"]
+    changed = re.sub(rf"{re.escape(clamp)}(\s+%r\d+, %r\d+), \d+;", r"mov.b32\1;", ptx)
+    assert changed != ptx
+    _, unbounded = unbounded_accesses(changed)
+    assert unbounded and all(access.startswith("ld.global.b64") for access in unbounded)
 
 
 @pytest.mark.parametrize(
