@@ -60,7 +60,7 @@ def load(
         on_warm: Called with the fraction done of the calls that an engine makes before the first request (see
             `Warmable`).
         max_image_pixels: Most pixels of an image, or of a video's frame, that is decoded.
-        tap: Inner values of the graphs to read, which the engine "cpu" can.
+        tap: Inner values of the graphs to read; see `find_engine`.
         require_verified: Whether to refuse a bundle without a record of ernie-verify; implies `check`.
 
     Returns:

@@ -17,6 +17,7 @@ from ernie_export.runtime.pipeline import Model, load
 from ernie_export.runtime.preprocess import Prepared
 from ernie_export.runtime.sequence import Prompt
 
+ENGINE_VALUES = {"hidden": "vision encoder"}  # what engines of TensorRT can be tapped for -> the stage's name
 TAPPED = ("vision", "resampler", "decoder", "decode")  # graphs
 
 
@@ -74,9 +75,14 @@ class BundleSide:
     @classmethod
     @contextmanager
     def open(cls, bundle: Path, device: str, max_image_pixels: int = MAX_IMAGE_PIXELS) -> "Iterator[BundleSide]":
-        """Load a bundle on a device, its large files hashed; close it at the end."""
-        with load(bundle, check=True, device=device, max_image_pixels=max_image_pixels) as model:
-            yield cls(model, None)
+        """Load a bundle on a device, its large files hashed; close it at the end.
+
+        Engines of TensorRT give the vision encoder's output besides what they give any caller.
+        """
+        tracer = Tracer(dict(ENGINE_VALUES)) if Manifest.read(bundle).engines is not None else None
+        tap = Tap({}, tracer.keep) if tracer is not None else None
+        with load(bundle, check=True, device=device, max_image_pixels=max_image_pixels, tap=tap) as model:
+            yield cls(model, tracer)
 
     @classmethod
     @contextmanager

@@ -46,7 +46,7 @@ def find_engine(bundle: Path, manifest: Manifest, device: str, tap: Tap | None =
         bundle: Folder of the bundle.
         manifest: Its manifest.
         device: As of `open_engine`.
-        tap: Inner values of the graphs to read.
+        tap: Inner values of the graphs to read; engines of TensorRT give the vision encoder's output alone.
 
     Raises:
         UserError: If the device or a library is missing or cannot run the bundle, or the engine has no taps.
@@ -54,11 +54,14 @@ def find_engine(bundle: Path, manifest: Manifest, device: str, tap: Tap | None =
     if device not in DEVICES:
         raise InvalidValue("device", " or ".join(DEVICES), repr(device))
     kind = "tensorrt" if manifest.engines is not None else device
-    if tap is not None:
-        if kind != "cpu":
-            raise InvalidValue("device", "cpu, the one whose graphs can be tapped", repr(kind))
+    if tap is None:
+        return ENGINES[kind](bundle, manifest)
+    if kind == "cpu":
         return lambda threads: OrtCpuEngine(bundle, manifest, threads, tap)
-    return ENGINES[kind](bundle, manifest)
+    if kind == "tensorrt":
+        library = open_tensorrt(bundle, manifest)
+        return lambda threads: TensorRTEngine(bundle, manifest, library, tap.on_value)
+    raise InvalidValue("device", "cpu or an engine of TensorRT, which can be tapped", repr(kind))
 
 
 def _find_cpu(bundle: Path, manifest: Manifest) -> EngineOpener:

@@ -13,7 +13,7 @@ Not yet run on a GPU: tests run the same calls on fakes of the libraries, over t
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -56,13 +56,21 @@ class DecodeGraph:
 class TensorRTEngine:
     """The engine of TensorRT's libraries."""
 
-    def __init__(self, bundle: Path, manifest: Manifest, library: TensorRT) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        manifest: Manifest,
+        library: TensorRT,
+        on_value: Callable[[str, np.ndarray], None] | None = None,
+    ) -> None:
         """Load the engines and copy the weights to the device.
 
         Args:
             bundle: Folder of the bundle.
             manifest: Its manifest.
             library: As `open_tensorrt` returns it. Its memory is closed with the engine, or if loading fails.
+            on_value: Called with "hidden" and the vision encoder's output for each image or pair of frames, which
+                otherwise stays on the device.
 
         Raises:
             UserError: If the library does not take an engine, a file is malformed, or there is too little memory.
@@ -70,6 +78,7 @@ class TensorRTEngine:
         self._library = library
         self._memory = library.memory
         self._info: ModelInfo = manifest.model
+        self._on_value = on_value
         self._busy = threading.Lock()  # images are encoded in other threads than the one that decodes
         self._decode_graphs: dict[tuple[int, int], DecodeGraph] = {}  # by the cache's address and number of sequences
         self._buffers: dict[tuple[str, str], DeviceTensor] = {}  # by graph and tensor; shape (bytes,)
@@ -146,6 +155,8 @@ class TensorRTEngine:
                 frames = pixel_values[[first] if first == second else [first, second]]
                 inputs = {"pixel_values": frames, "coordinates": coordinates}
                 hidden = self._run(self._contexts["vision"], inputs, ["hidden"])["hidden"]
+                if self._on_value is not None:
+                    self._on_value("hidden", self._fetch(hidden))
                 ends = {"first": np.array([0]), "second": np.array([len(frames) - 1])}
                 merged = self._run(self._contexts["resampler"], {"hidden": hidden, **ends}, ["features"])["features"]
                 features.append(self._fetch(merged))
