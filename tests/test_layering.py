@@ -22,7 +22,7 @@ EXPORT = {"onnx", "onnx_ir", "ml_dtypes", "sentencepiece"}
 PARITY = {"torch", "transformers", "safetensors"}
 SERVE = {"fastapi", "starlette", "pydantic", "pydantic_core", "uvicorn", "prometheus_client", "httpcore2"}
 # Only within functions: most machines have none of them.
-LAZY = {"triton", "tensorrt", "tensorrt_rtx_bindings", "cuda", "matplotlib"}
+LAZY = {"triton", "tensorrt", "tensorrt_rtx_bindings", "cuda", "matplotlib", "opentelemetry"}
 LAZY |= {"triton_python_backend_utils", "ray"}  # the first: only Triton Inference Server's stub has it
 WITHOUT_TORCH = ("torch", "torchvision", "transformers", "safetensors")
 

@@ -99,6 +99,9 @@ class ServeOptions:
     root_path: Annotated[str, Flag("Prefix of all paths behind a proxy, such as /ernie.", metavar="PATH")] = ""
     access_log: Annotated[bool, Flag("Log each request on stdout.")] = False
     log_format: Annotated[str, Flag("Of the logs' lines.", click.Choice(("text", "json")))] = "text"
+    otlp_traces_endpoint: Annotated[
+        str, Flag("Send a span of each request to this collector, over HTTP (extra otel).", metavar="URL")
+    ] = ""
     ignore_tools: Annotated[bool, Flag("Answer requests with tools as if they had none.")] = False
 
     def settings(self, bundle: Path, api_keys: tuple[str, ...]) -> Settings:
@@ -135,6 +138,7 @@ class ServeOptions:
             root_path=self.root_path,
             access_log=self.access_log,
             json_logs=self.log_format == "json",
+            otlp_endpoint=self.otlp_traces_endpoint,
         )
 
     def scheduler_config(self) -> SchedulerConfig:
@@ -158,6 +162,7 @@ def command(bundle: Path, options: ServeOptions) -> None:
     """
     try:
         from ernie_export.runtime.pipeline import load
+        from ernie_export.runtime.serving.http import tracing
         from ernie_export.runtime.serving.http.app import create_app
         from ernie_export.runtime.serving.http.guard import read_keys
         from ernie_export.runtime.serving.http.process import listen, serve
@@ -166,6 +171,8 @@ def command(bundle: Path, options: ServeOptions) -> None:
     api_keys = read_keys(options.api_key_file) if options.api_key_file else ()
     if not is_loopback(options.host) and not api_keys:
         raise InvalidValue(f"--host {options.host}", "--api-key-file, since others can reach it", "none")
+    if options.otlp_traces_endpoint:
+        tracing.check_installed()
     settings = options.settings(bundle, api_keys)
     config = options.scheduler_config()
     with listen(options.host, options.port) as listener:

@@ -30,6 +30,7 @@ from ernie_export.runtime.serving.http.schema import ChatRequest
 from ernie_export.runtime.serving.http.service import Service
 from ernie_export.runtime.serving.http.settings import Settings
 from ernie_export.runtime.serving.http.tokens import add_token_routes
+from ernie_export.runtime.serving.http.tracing import Tracer, Traces
 from ernie_export.runtime.serving.http.unsupported import add_unsupported
 
 # The schema in full is OpenAI's; `responses_input` says which part of it is taken.
@@ -69,11 +70,15 @@ def create_app(model: Model, settings: Settings, fetcher: Fetcher | None = None)
     """
     service = Service(model, settings, fetcher or Fetcher(settings.allow_urls, settings.fetch_seconds))
 
+    tracer = Tracer(settings.otlp_endpoint, settings.model_name) if settings.otlp_endpoint else None
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.start()
         yield
         await asyncio.to_thread(service.stop)
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)
 
     app = FastAPI(title="ernie-serve", lifespan=lifespan, docs_url=None, redoc_url=None, root_path=settings.root_path)
     app.state.service = service
@@ -89,6 +94,8 @@ def create_app(model: Model, settings: Settings, fetcher: Fetcher | None = None)
         )
     if settings.access_log:
         app.add_middleware(AccessLog)
+    if tracer is not None:
+        app.add_middleware(Traces, tracer=tracer)
     errors.install(app)
     _add_state(app, service)
     _add_models(app, settings, model.manifest.model.max_positions)

@@ -48,14 +48,14 @@ class AccessLog:
             return
         began = time.monotonic()
         client = scope.get("client")
-        notes: Json = {
+        notes: Json = scope.setdefault(NOTES, {})
+        notes |= {
             "client": client[0] if client else "",
             "method": scope["method"],
             "path": scope["path"][:MAX_PATH],
             "status": 499,  # until a response begins
             "bytes": 0,
         }
-        scope[NOTES] = notes
 
         async def send_and_count(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -44,6 +44,7 @@ class Settings:
         allowed_origins: Origins whose web pages may call this server from a browser, such as "https://chat.example".
         access_log: Whether each request is logged on stdout.
         json_logs: Whether lines of the logs are JSON.
+        otlp_endpoint: Address of a collector of OpenTelemetry's traces; empty for none.
         root_path: The prefix of all paths behind a proxy, such as "/ernie".
     """
 
@@ -72,6 +73,7 @@ class Settings:
     root_path: str = ""
     access_log: bool = False
     json_logs: bool = False
+    otlp_endpoint: str = ""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
