@@ -12,7 +12,7 @@ from ernie_export.common.manifest_sections import ModelInfo
 from ernie_export.common.processor_settings import TEMPLATE_FILE, TEMPLATE_FOLDER, template_file
 from ernie_export.runtime.preprocess import ChatProcessor, Preprocessor
 from ernie_export.runtime.preprocess import tokenizer_settings as tokenizer_files
-from ernie_export.runtime.preprocess.chat import TemplateRefusal
+from ernie_export.runtime.preprocess.template import TemplateRefusal
 
 MEDIA = ("image", "video")
 Content = str | list[dict[str, Any]]

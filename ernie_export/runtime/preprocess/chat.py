@@ -4,12 +4,10 @@ The Jinja environment is set up as transformers sets it up (utils/chat_template_
 template is somebody else's program. It sees messages as plain data, never live objects.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from ernie_export.common.processor_settings import (
 from ernie_export.runtime.preprocess import video
 from ernie_export.runtime.preprocess.messages import Message, normalise
 from ernie_export.runtime.preprocess.settings import processor_settings, read_merge_size
+from ernie_export.runtime.preprocess.template import template_environment
 from ernie_export.runtime.preprocess.tokenizer import ChatTokenizer
 from ernie_export.runtime.preprocess.tokenizer_settings import CONFIG_FILE
 from ernie_export.runtime.text_stream import byte_token_ids
@@ -76,7 +75,7 @@ class ChatProcessor:
         tokenizer = ChatTokenizer.from_folder(folder)
         source, text = _find_template(folder, tokenizer)
         try:
-            template = _environment().from_string(text)
+            template = template_environment().from_string(text)
         except jinja2.TemplateError as e:
             raise InvalidFile(source, "a chat template", _reason(e)) from e
         merge = read_merge_size(processor_settings(folder, IMAGE_PROCESSOR))
@@ -126,6 +125,14 @@ class ChatProcessor:
         except UnicodeEncodeError as e:  # JSON can hold half of a surrogate pair, which no tokenizer takes
             raise InvalidValue("messages", "text in Unicode", ascii(text[e.start])) from e
         return text
+
+    @cached_property
+    def thinks_by_default(self) -> bool:
+        """Whether the template lets the model think where a request does not say: its prompt ends in `<think>`."""
+        for content in ("?", [{"type": "text", "text": "?"}]):
+            with suppress(InvalidValue):
+                return self.render([{"role": "user", "content": content}]).rstrip().endswith("<think>")
+        return False
 
     @cached_property
     def renders_tools(self) -> bool:
@@ -268,50 +275,6 @@ def _find_template(folder: Path, tokenizer: ChatTokenizer) -> tuple[Path, str]:
     if not isinstance(value, str):
         raise InvalidFile(source, "a chat template", one_line(value), key="chat_template")
     return source, value
-
-
-class TemplateRefusal(jinja2.TemplateError):
-    """What a template raises on purpose, by `raise_exception`: the messages are of a form that it does not take."""
-
-
-class _Generation(jinja2.ext.Extension):
-    """The block `{% generation %}...{% endgeneration %}`, a mark for training whose content passes through."""
-
-    tags = {"generation"}
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Dict:
-    """The `dict` of templates, without the attributes of a class that lead out of the sandbox."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        return dict(*args, **kwargs)
-
-    def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        return dict.fromkeys(*args)
-
-
-def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-    )
-
-    def raise_exception(message: str) -> None:
-        raise TemplateRefusal(message)
-
-    def tojson(
-        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment.filters["tojson"] = tojson  # Jinja's own escapes for HTML
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    environment.globals["dict"] = _Dict()
-    return environment
 
 
 def _plain(value: Any) -> Any:

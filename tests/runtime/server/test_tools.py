@@ -259,3 +259,11 @@ def test_deeply_nested_parameters_are_refused(client):
     url = f"{client.base_url}chat/completions"
     response = httpx2.post(url, content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 400, response.text
+
+
+def test_an_answer_that_thinks_may_be_long(client):
+    """The mini checkpoint's generation_config.json has no length."""
+    extra = {"min_tokens": 1100, "enable_thinking": True}
+    long = say(client, "a " * 1100 + "</think>b", max_tokens=None, extra_body=extra)
+    assert long.finish_reason == "stop" and long.message.content == "b"
+    assert say(client, "a " * 1100, max_tokens=None).finish_reason == "length"

@@ -35,7 +35,7 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
 
 
 def test_a_request_is_a_span_of_its_callers_trace(bundle, collector):
-    pytest.importorskip("opentelemetry.sdk")
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
     address, bodies = collector

@@ -266,12 +266,22 @@ class Service:
         Raises ApiError where more than that are asked for at least.
         """
         defaults = self.defaults
-        asked = chat.most_tokens or defaults.max_new_tokens or self.settings.default_new_tokens
+        asked = chat.most_tokens or defaults.max_new_tokens or self._default_tokens(chat)
         if (chat.min_tokens or 0) > asked:
             problem = f"min_tokens: expected at most max_tokens ({asked}), found {chat.min_tokens}"
             raise ApiError(400, problem, "min_tokens", "invalid_value")
         most = min(asked, self.settings.max_new_tokens)
         return min(most, defaults.max_new_tokens) if defaults.is_limit and defaults.max_new_tokens else most
+
+    def _default_tokens(self, request: GenerationFields) -> int:
+        """Return the most tokens of an answer where nothing says so: as many as there may be, where the model thinks.
+
+        An answer that is cut within its thoughts says nothing.
+        """
+        chat = self.model.preprocessor.chat
+        thinking = request.thinking if isinstance(request, ChatRequest) else False
+        thinks = chat.thinks_by_default if thinking is None else thinking
+        return self.settings.max_new_tokens if thinks else self.settings.default_new_tokens
 
     def _prepare(
         self, chat: ChatRequest, fetched: dict[str, bytes], deadline: float, ended: threading.Event

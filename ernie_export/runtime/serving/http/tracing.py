@@ -24,8 +24,12 @@ _ATTRIBUTES = {
 
 
 def check_installed(find: Callable[[str], object] = find_spec) -> None:
-    """Raise Unavailable where `find` finds no such library."""
-    if find("opentelemetry") is None or find("opentelemetry.sdk") is None:
+    """Raise Unavailable where `find` finds no exporter of the library."""
+    try:
+        found = find("opentelemetry.exporter.otlp.proto.http")
+    except ModuleNotFoundError:  # not even the packages that it is in
+        found = None
+    if found is None:
         raise Unavailable("--otlp-traces-endpoint needs the extra 'otel': pip install .[otel]")
 
 
