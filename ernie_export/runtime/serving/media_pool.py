@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
@@ -25,7 +25,8 @@ from ernie_export.common.errors import InvalidMedia
 from ernie_export.runtime.preprocess.image import ImageProcessor, ImageSource
 from ernie_export.runtime.preprocess.pixels import Planes
 from ernie_export.runtime.preprocess.video import SampledVideo, VideoProcessor, VideoSource
-from ernie_export.runtime.serving.media_worker import out_of_memory
+from ernie_export.runtime.serving.media_options import AS_THE_BUNDLE, MediaOptions
+from ernie_export.runtime.serving.media_worker import SAMPLING, out_of_memory
 
 PROGRAM = "ernie_export.runtime.serving.media_worker"
 FILES_PER_WORKER = 256
@@ -247,6 +248,7 @@ class PooledDecoder:
         video_seconds: Longest time for one video.
         deadline: Time by `time.monotonic()` at which the request is given up.
         cancelled: Whether the request has ended.
+        options: What the request chooses, which both processors follow; it names images of less detail.
     """
 
     pool: MediaPool
@@ -256,22 +258,28 @@ class PooledDecoder:
     video_seconds: float
     deadline: float
     cancelled: Callable[[], bool]
+    options: MediaOptions = AS_THE_BUNDLE
 
     def image(self, source: ImageSource, name: str) -> Planes:
         """Decode and resize one image."""
         limits = {"max_source_pixels": self.images.max_source_pixels, "formats": self.images.formats}
-        return self._decode("image", source, name, limits, self.image_seconds)
+        bounds = self.options.of_image(name, self.images)
+        return self._decode("image", source, name, {"limits": limits, "bounds": astuple(bounds)}, self.image_seconds)
 
     def video(self, source: VideoSource | SampledVideo, fps: float | None, name: str) -> Planes:
         """Decode, sample, stamp and resize one video. `fps` is for frames that are not from a file, and not used."""
-        return self._decode("video", source, name, asdict(self.videos.limits), self.video_seconds)
+        videos = self.videos
+        sampling = {name: getattr(videos, name) for name in SAMPLING}
+        bounds = astuple(videos.settings.bounds)
+        header = {"limits": asdict(videos.limits), "bounds": bounds, "sampling": sampling}
+        return self._decode("video", source, name, header, self.video_seconds)
 
-    def _decode(self, kind: str, source: object, name: str, limits: dict[str, Any], seconds: float) -> Planes:
+    def _decode(self, kind: str, source: object, name: str, header: dict[str, Any], seconds: float) -> Planes:
         if not isinstance(source, bytes):
             raise InvalidMedia(name, "the bytes of a file", type(source).__name__)
         deadline = min(self.deadline, time.monotonic() + seconds)
         job = Job(name, deadline, self.cancelled)
-        return self.pool.decode({"kind": kind, "name": name, "limits": limits}, source, job)
+        return self.pool.decode({"kind": kind, "name": name, **header}, source, job)
 
 
 def _checked_shape(answer: dict[str, Any]) -> tuple[int, ...]:

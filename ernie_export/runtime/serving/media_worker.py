@@ -7,9 +7,12 @@ and as many bytes as the line says, and answers each on standard output:
 
 | message | line | bytes |
 | --- | --- | --- |
-| request | {"kind": "image" or "video", "name", "bytes", "limits": fields of the limits of its kind} | the file |
+| request | {"kind": "image" or "video", "name", "bytes", "limits", "bounds", "sampling"} | the file |
 | answer | {"shape": [frames, 3, height, width]} | uint8 pixels, resized to the model's size |
 | refusal | {"invalid": {"field", "expected", "found", "hint"}}: an InvalidMedia | none |
+
+"limits" are the fields of the limits of its kind, "bounds" the fewest and the most pixels after resizing, "sampling"
+the fields SAMPLING of the processor of a video.
 
 It may neither write files nor use more memory than it was given, and it ends with the process that started it.
 """
@@ -28,11 +31,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ernie_export.common.errors import InvalidMedia
+from ernie_export.common.processor_settings import PixelBounds
 from ernie_export.runtime.preprocess.image import ImageProcessor
 from ernie_export.runtime.preprocess.pixels import Planes
 from ernie_export.runtime.preprocess.video import VideoProcessor
 from ernie_export.runtime.preprocess.video_decode import DecodeLimits
 
+SAMPLING = ("sample", "fps", "num_frames", "min_frames", "max_frames")  # fields of VideoProcessor
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -86,9 +91,14 @@ def decode_within(
 
 def decode(request: dict[str, Any], data: bytes, images: ImageProcessor, videos: VideoProcessor) -> Planes:
     """Decode one file within the limits of its request. Raises InvalidMedia, MemoryError."""
+    bounds = PixelBounds(*request["bounds"])
     if request["kind"] == "image":
-        return replace(images, **request["limits"]).decode(data, request["name"])
-    return replace(videos, limits=DecodeLimits(**request["limits"])).decode(data, None, request["name"])
+        image_settings = replace(images.settings, bounds=bounds)
+        return replace(images, settings=image_settings, **request["limits"]).decode(data, request["name"])
+    video_settings = replace(videos.settings, bounds=bounds)
+    limits = DecodeLimits(**request["limits"])
+    videos = replace(videos, settings=video_settings, limits=limits, **request["sampling"])
+    return videos.decode(data, None, request["name"])
 
 
 def send(answers: BinaryIO, header: dict[str, Any], planes: Planes | None = None) -> None:

@@ -12,6 +12,7 @@ from ernie_export.runtime.preprocess import MediaItem
 from ernie_export.runtime.preprocess.messages import Message
 from ernie_export.runtime.sequence import Prompt
 from ernie_export.runtime.serving.media_limits import MediaLimits
+from ernie_export.runtime.serving.media_options import AS_THE_BUNDLE, MediaOptions
 from ernie_export.runtime.serving.media_pool import Cancelled, MediaPool, PooledDecoder
 from ernie_export.runtime.serving.untrusted_media import count_media, limit_media
 
@@ -36,6 +37,7 @@ def prepare_request(
     template_variables: Mapping[str, Any] | None = None,
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
+    media_options: MediaOptions = AS_THE_BUNDLE,
 ) -> PreparedRequest:
     """Decode, tokenize and encode the messages of one request, for as many answers as it asks for.
 
@@ -50,6 +52,7 @@ def prepare_request(
         template_variables: Variables of the chat template.
         add_generation_prompt: Whether the prompt ends where the assistant's answer begins.
         continue_final_message: Whether the answer goes on with the last message.
+        media_options: How the images and videos are processed.
 
     Raises:
         InvalidMedia: An image or video cannot be decoded or exceeds a limit; `field` names it.
@@ -59,9 +62,10 @@ def prepare_request(
     """
     media_count = count_media(messages)
     limits.check_count(media_count)
-    limited = limit_media(model.preprocessor, limits, media_count, deadline)
+    limited = limit_media(media_options.apply(model.preprocessor), limits, media_count, deadline)
     decoder = PooledDecoder(
         pool=pool,
+        options=media_options,
         images=limited.images,
         videos=limited.videos,
         image_seconds=limits.image_seconds,

@@ -68,7 +68,10 @@ _PARAMS = {
     "logprobs": "top_logprobs",
     "prompt and answer": "max_tokens",
 }
-_SAME = {"continue_final_message", "response_format", "tool_choice", *(field.name for field in fields(SamplingParams))}
+_SAME = {
+    "continue_final_message", "media_io_kwargs", "mm_processor_kwargs", "response_format", "tool_choice",
+    *(field.name for field in fields(SamplingParams)),
+}  # fmt: skip
 
 
 def from_user_error(error: UserError) -> ApiError:

@@ -22,8 +22,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "kv_transfer_params": ({},),
     "length_penalty": (1,),
     "logprob_token_ids": (),
-    "media_io_kwargs": ({},),
-    "mm_processor_kwargs": ({},),
     "modalities": (["text"],),
     "prediction": (),
     "priority": (0,),

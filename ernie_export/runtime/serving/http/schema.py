@@ -5,8 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ernie_export.common.errors import InvalidValue
+from ernie_export.runtime.serving.http.media_schema import LoaderOptions, ProcessorOptions, media_options
 from ernie_export.runtime.serving.http.structured_schema import ResponseFormat, StructuredOutputsField
 from ernie_export.runtime.serving.http.tool_schema import MAX_CALLS, MAX_TOOLS, Call, NamedTool, Tool, ToolChoice
+from ernie_export.runtime.serving.media_options import MediaOptions
 from ernie_export.runtime.structured_outputs import StructuredOutputs
 from ernie_export.runtime.tool_grammar import calls_form
 
@@ -44,7 +46,7 @@ class Link(RequestPart):
 
 
 class ImageLink(Link):
-    """The URL of an image. `detail` has no effect: an image is always processed in full."""
+    """The URL of an image. With the detail "low" it is processed with fewer pixels."""
 
     detail: Literal["auto", "low", "high"] | None = None
 
@@ -193,6 +195,18 @@ class ChatRequest(GenerationFields):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     echo: bool | None = None
+    mm_processor_kwargs: ProcessorOptions | None = None
+    media_io_kwargs: LoaderOptions | None = None
+
+    def media_options(self) -> MediaOptions:
+        """Return how the images and videos are processed. Raises InvalidValue."""
+        low = frozenset(
+            f"messages[{i}].content[{j}]"
+            for i, message in enumerate(self.messages)
+            for j, part in enumerate(message.content)
+            if isinstance(part, ImagePart) and part.image_url.detail == "low"
+        )
+        return media_options(self.mm_processor_kwargs, self.media_io_kwargs, low)
 
     @property
     def begins_answer(self) -> bool:

@@ -299,6 +299,7 @@ class Service:
             template_variables=chat_variables(chat.thinking, tools),
             add_generation_prompt=chat.begins_answer,
             continue_final_message=bool(chat.continue_final_message),
+            media_options=chat.media_options(),
         )
 
     async def in_text_thread(self, work: Callable[[], T], ticket: Ticket) -> T:
