@@ -28,6 +28,7 @@ from ernie_export.common.processor_settings import (
     template_file,
 )
 from ernie_export.runtime.preprocess import video
+from ernie_export.runtime.preprocess.final_message import cut_at_mark, mark_end
 from ernie_export.runtime.preprocess.messages import Message, normalise
 from ernie_export.runtime.preprocess.settings import processor_settings, read_merge_size
 from ernie_export.runtime.preprocess.template import template_environment
@@ -36,7 +37,6 @@ from ernie_export.runtime.preprocess.tokenizer_settings import CONFIG_FILE
 from ernie_export.runtime.text_stream import byte_token_ids
 
 LEGACY_TEMPLATE_FILE = "chat_template.json"
-END_MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # as transformers marks the end of a message that is continued
 MAX_CHARACTERS = 2**24  # of a prompt: the tokenizer ends the process where it finds no memory for its copies
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
@@ -108,7 +108,7 @@ class ChatProcessor:
             ContextLengthExceeded: The prompt has more than MAX_CHARACTERS characters.
         """
         chat = [_with_reasoning(_plain(message)) for message in normalise(messages)]
-        final = _mark_end(chat[-1]) if continue_final_message else ""
+        final = mark_end(chat[-1]) if continue_final_message else ""
         absent = {"tools": None, "documents": None}
         values = {**self.tokenizer.named, **absent, **_plain(dict(variables or {}))}
         try:
@@ -116,7 +116,7 @@ class ChatProcessor:
         except Exception as e:  # a template may do anything that Python can, and fail so
             raise InvalidValue("messages", "messages that the chat template accepts", _reason(e)) from e
         if continue_final_message:
-            text = _cut_at_mark(text, final)
+            text = cut_at_mark(text, final)
         if len(text) > MAX_CHARACTERS:
             expected = f"at most {MAX_CHARACTERS} characters from the chat template"
             raise ContextLengthExceeded("prompt", expected, len(text))
@@ -297,32 +297,6 @@ def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     """Return a message with its reasoning under every key that a template may read."""
     reasoning = next((message[key] for key in _REASONING_KEYS if message.get(key) is not None), None)
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
-
-
-def _mark_end(message: dict[str, Any]) -> str:
-    """Append END_MARK to the last text of a message; returns that text. Raises InvalidValue for one without text.
-
-    Source: `render_jinja_template` (utils/chat_template_utils.py), also of `_cut_at_mark`.
-    """
-    content = message.get("content")
-    if isinstance(content, str):
-        message["content"] = content + END_MARK
-        return content
-    for part in reversed(content or []):
-        if "text" in part:
-            text: str = part["text"]
-            part["text"] = text + END_MARK
-            return text
-    raise InvalidValue("continue_final_message", "a last message with text", "one without")
-
-
-def _cut_at_mark(prompt: str, final: str) -> str:
-    """Return a prompt up to where `_mark_end` has marked the text `final`. Raises InvalidValue if it is not there."""
-    mark = END_MARK.strip()
-    if final.strip() not in prompt or mark not in prompt:
-        raise InvalidValue("continue_final_message", "a chat template that writes the last message", "another")
-    at = prompt.rindex(mark)
-    return prompt[:at] if prompt[at : at + len(END_MARK)] == END_MARK else prompt[:at].rstrip()
 
 
 def _reason(error: Exception) -> str:
