@@ -1,5 +1,6 @@
 """The files that a bundle copies from its checkpoint: tokenizer, chat template, processors' settings, font."""
 
+import math
 from pathlib import Path
 
 from ernie_export.common import git_lfs
@@ -14,6 +15,7 @@ from ernie_export.common.processor_settings import (
 )
 from ernie_export.graphs.config import ErnieConfig
 
+LONGEST_RATIO = 16  # of an image's sides: one that is longer still, and tiny, may be larger than engines take
 COPIED_SUFFIXES = (".json", ".jinja", ".ttf", ".otf", ".model")
 PROCESSOR_FILES = {  # name: required
     "config.json": True,
@@ -91,11 +93,23 @@ def limit_image_tokens(folder: Path, config: ErnieConfig, most: int) -> None:
 
     Raises InvalidFile for malformed settings, OSError where a file cannot be written.
     """
-    pixels = most * (config.vision.patch_size * config.vision.spatial_merge_size) ** 2
+    factor = config.vision.patch_size * config.vision.spatial_merge_size
+    pixels = most * factor**2
     for kind in (IMAGE_PROCESSOR, VIDEO_PROCESSOR):
         bounds = PixelBounds.from_folder(folder, kind)
         if bounds.maximum > pixels:
-            kind.write_bounds(folder, PixelBounds(min(bounds.minimum, pixels), pixels))
+            kind.write_bounds(folder, PixelBounds(min(bounds.minimum, enlarged_within(pixels, factor)), pixels))
+
+
+def enlarged_within(pixels: int, factor: int) -> int:
+    """Return the most pixels that a small image may be enlarged to so that rounding its sides up ends within `pixels`.
+
+    Each side grows by less than `factor` then: an area of a by (√a·√r + 1)(√a/√r + 1), in units of factor², where the
+    sides are as r to 1. That is for images of up to LONGEST_RATIO.
+    """
+    growth = math.sqrt(LONGEST_RATIO) + 1 / math.sqrt(LONGEST_RATIO)
+    side = (math.sqrt(growth**2 + 4 * (pixels / factor**2 - 1)) - growth) / 2
+    return max(int((side * factor) ** 2), 1)
 
 
 def image_token_range(folder: Path, config: ErnieConfig) -> tuple[int, int]:

@@ -2,19 +2,24 @@
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import GRAPHS, Manifest
+from ernie_export.common.processor_settings import VIDEO_PROCESSOR, PixelBounds
 from ernie_export.common.safetensors_header import read_header
+from ernie_export.common.smart_resize import smart_resize
 from ernie_export.exporter.cli import export as cli
 from ernie_export.exporter.export import export
+from ernie_export.exporter.processor_files import limit_image_tokens
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.engines import REPORT, EngineBuilder, resolve_sizes
 from ernie_export.exporter.targets.onnx import PORTABLE_BODIES
@@ -170,6 +175,20 @@ def test_larger_images_are_scaled_down_to_what_the_engines_take(tmp_path):
     images = ImageProcessor.from_folder(tmp_path / "less")
     pixels, _ = images([images.load(MEDIA / "shapes.png")])
     assert 0 < len(pixels) <= 8 * 4
+
+
+@pytest.mark.parametrize("tokens", [4, 8, 16, 64, 300, 1254])
+def test_no_small_image_is_enlarged_past_what_the_engines_take(tmp_path, tokens):
+    """A clip's smallest frame has 299 tokens in the released checkpoint: enlarged to a lower limit it went past it."""
+    shutil.copytree(MINI, tmp_path / "processors")
+    VIDEO_PROCESSOR.write_bounds(tmp_path / "processors", PixelBounds(299 * 28**2, 4000 * 28**2))
+    limit_image_tokens(tmp_path / "processors", ErnieConfig.from_hf(MINI), tokens)
+    bounds = PixelBounds.from_folder(tmp_path / "processors", VIDEO_PROCESSOR)
+    assert (bounds.minimum == 299 * 28**2) == (tokens == 1254), "it is no lower than it has to be"
+    rng = np.random.default_rng(0)
+    for short, ratio in zip(rng.integers(8, 400, 3000).tolist(), rng.uniform(1, min(tokens, 16), 3000).tolist()):
+        height, width = smart_resize(short, int(short * ratio), 28, bounds)
+        assert 0 < height * width <= tokens * 28**2, (short, ratio)
 
 
 def test_without_the_library(tmp_path):
