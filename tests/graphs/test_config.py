@@ -375,11 +375,11 @@ def test_quantised_checkpoints_are_refused_by_their_method(tmp_path: Path, metho
     assert expected in found and "\n" not in found
 
 
-def test_how_the_checkpoint_would_sample_is_noted_as_ignored(tmp_path: Path) -> None:
+def test_how_the_checkpoint_would_sample_is_not_ignored_for_ernie_serve_takes_it(tmp_path: Path) -> None:
     path = tmp_path / "generation_config.json"
     path.write_text('{"eos_token_id": 4, "do_sample": true, "temperature": 0.2, "top_p": 1.0, "pad_token_id": 0}')
     ignored = read(tmp_path, SAVED).ignored
-    assert [entry for entry in ignored if entry[0] == path] == [(path, "do_sample"), (path, "temperature")]
+    assert [entry for entry in ignored if entry[0] == path] == []
 
 
 def test_refuses_a_bad_generation_config(tmp_path: Path) -> None:

@@ -86,13 +86,17 @@ def ernie_run(model, capsys):
     return call
 
 
+def params(model: FakeModel) -> SamplingParams:
+    return SamplingParams(**{name: value for name, value in model.options.items() if name != "enable_thinking"})
+
+
 def program(pieces: list[str], pause: float = 0.0) -> list[str]:
     return [sys.executable, str(PROGRAMS / "run_fake_model.py"), json.dumps(pieces), str(pause), "bundle", "Hello?"]
 
 
 def test_a_question_streams_its_answer(model, ernie_run):
     assert ernie_run("bundle", "Hello?") == (0, "one two\n", "")
-    assert model.asked == PLAIN and SamplingParams(**model.options) == SamplingParams() and model.closed
+    assert model.asked == PLAIN and params(model) == SamplingParams() and model.closed
 
 
 def test_media_keep_the_order_of_the_command_line(model, ernie_run):
@@ -111,13 +115,19 @@ def test_media_keep_the_order_of_the_command_line(model, ernie_run):
 
 def test_every_option_reaches_the_model(model, ernie_run):
     arguments = "--max-new-tokens 9 --min-new-tokens 2 --temperature 0.5 --top-k 4 --top-p 0.9 --repetition-penalty 1.2"
-    assert ernie_run("bundle", "Hello?", *arguments.split(), "--seed", 3, "--stop", "END", "--stop", "\n")[0] == 0
-    assert SamplingParams(**model.options) == SamplingParams(9, 2, 0.5, 4, 0.9, 1.2, 3, ("END", "\n"))
+    assert (
+        ernie_run(
+            "bundle", "Hello?", *arguments.split(), "--seed", 3, "--stop", "END", "--stop", "\n", "--no-thinking"
+        )[0]
+        == 0
+    )
+    assert model.options["enable_thinking"] is False
+    assert params(model) == SamplingParams(9, 2, 0.5, 4, 0.9, 1.2, 3, ("END", "\n"))
 
 
 def test_defaults_are_those_of_the_library(model, ernie_run):
     ernie_run("bundle", "Hello?")
-    assert SamplingParams(**model.options) == SamplingParams()
+    assert params(model) == SamplingParams() and model.options["enable_thinking"] is None
 
 
 def test_json_of_one_answer(model, ernie_run):

@@ -111,9 +111,11 @@ def test_the_library_reads_the_vocabulary_as_this_runtime_does(compiler, tokeniz
     assert [compiler._tokenizer.decode_bytes([id]) for id in ids] == [data(id) for id in ids]
 
 
-def test_an_answer_is_free_up_to_a_token(compiler):
+def test_up_to_a_token_an_answer_is_free_but_may_not_end(compiler, tokenizer):
     state = compiler.compile(StructuredOutputs(choice=("1",))).start(after=7)
-    assert state.mask() is None and not state.finished
+    before = state.mask()
+    assert before is not None and before.forbidden and not state.finished
+    assert before.ids.tolist() == [2]
     state.accept(5)
     state.accept(7)
     mask = state.mask()

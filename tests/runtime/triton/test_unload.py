@@ -81,7 +81,7 @@ def backend(repository: Path, monkeypatch: pytest.MonkeyPatch, log: list[str]) -
     )
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
     parameters = {"device": "cpu", "rows": "2", "waiting": "6", "kv_cache_gib": "0.2", "media_folder": ""}
-    parameters |= {"max_image_pixels": "50000000"}
+    parameters |= {"max_image_pixels": "50000000", "require_verified": "false"}
     config = {"parameters": {name: {"string_value": value} for name, value in parameters.items()}}
     model = TritonPythonModel()
     model.initialize(
