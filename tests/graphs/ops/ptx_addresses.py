@@ -3,7 +3,7 @@
 Every register has the bounds that it may lack, "low" and "high": those of what it is computed from. A number from
 global memory lacks both; `max` with a bounded operand gives it the lower one, `min` the upper one. What any thread
 stores in shared memory counts for all that is loaded from there. Conditions are not followed: a number chosen by a
-condition is one of those chosen from. Registers are not distinguished by the place in the program, so that loops need no
+condition is one of those chosen from. A register is the same at every place in the program, so that loops need no
 order. A bound is not compared with the tensor's size: the interpreter's tests do that.
 """
 
