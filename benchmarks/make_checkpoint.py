@@ -265,7 +265,10 @@ class ClonedValues(Values):
             start %= pages
             done = min(left, pages - start)
             where = struct.pack("qQQQ", self.source(scale).fileno(), start, done, file.tell())
-            fcntl.ioctl(file.fileno(), FICLONERANGE, where)
+            try:
+                fcntl.ioctl(file.fileno(), FICLONERANGE, where)
+            except OSError as e:
+                raise click.ClickException(f"--clone: {self.folder}: {e.strerror} (expected XFS or Btrfs)") from e
             file.seek(done, 1)
             start, left = start + done, left - done
 

@@ -2,6 +2,7 @@
 
 import json
 
+import click
 import numpy as np
 import pytest
 from make_checkpoint import write_checkpoint
@@ -70,6 +71,17 @@ def test_products_keep_their_size_and_no_two_tensors_are_alike(make):
             assert 0.5 < y.std() < 1.5, name
             seen.append(values.reshape(-1)[:16].tobytes())
     assert len(set(seen)) > 0.95 * len(seen)
+
+
+def test_clones_are_what_the_exporter_takes_or_refused_where_files_share_no_blocks(make):
+    """Whole pages are cloned: the widths give tensors of them. Most file systems refuse."""
+    try:
+        folder = make("float32", clone=True)
+    except click.ClickException as e:
+        assert "--clone" in e.message and "expected XFS or Btrfs" in e.message
+        return
+    check_layout(Checkpoint.open(folder), ErnieConfig.from_hf(folder))
+    assert not list(folder.glob("pool-*"))
 
 
 def test_layers_and_holes(make):
