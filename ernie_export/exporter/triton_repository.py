@@ -25,9 +25,10 @@ input [
   {{ name: "sampling_parameters" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
   {{ name: "stream" data_type: TYPE_BOOL dims: [ 1 ] optional: true }}
 ]
-# finish_reason is empty but in the last response.
+# reasoning: the thoughts of a model that thinks. finish_reason is empty but in the last response.
 output [
   {{ name: "text" data_type: TYPE_STRING dims: [ 1 ] }},
+  {{ name: "reasoning" data_type: TYPE_STRING dims: [ 1 ] }},
   {{ name: "tokens" data_type: TYPE_INT64 dims: [ -1 ] }},
   {{ name: "prompt_tokens" data_type: TYPE_INT64 dims: [ 1 ] }},
   {{ name: "finish_reason" data_type: TYPE_STRING dims: [ 1 ] }}

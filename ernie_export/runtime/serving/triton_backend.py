@@ -230,6 +230,7 @@ def relay(
         ended: Whether the client has left, or the model is unloaded.
     """
     text = ""
+    reasoning = ""
     tokens: list[int] = []
     last = False
     while not last:
@@ -242,12 +243,14 @@ def relay(
         if output.error is not None:
             raise Cancelled if ended() else output.error  # the scheduler ends what runs when the model is unloaded
         text += output.text
+        reasoning += output.reasoning
         last = bool(output.finish_reason)
         tokens += [] if output.token is None else [output.token]
         if stream or last:
             yield (
                 {
                     "text": np.array([text.encode()], np.object_),
+                    "reasoning": np.array([reasoning.encode()], np.object_),
                     "tokens": np.array(tokens, np.int64),
                     "prompt_tokens": np.array([len(request.sequence.prompt.input_ids)], np.int64),
                     "finish_reason": np.array([output.finish_reason.encode()], np.object_),
@@ -255,6 +258,7 @@ def relay(
                 last,
             )
             text = ""
+            reasoning = ""
             tokens = []
 
 

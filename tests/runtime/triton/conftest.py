@@ -83,12 +83,13 @@ class Client:
             if error is not None:
                 raise error
             name = result.get_response().id
-            text, tokens, prompt, reason = (
-                result.as_numpy(key).tolist() for key in ("text", "tokens", "prompt_tokens", "finish_reason")
-            )
-            response = {"text": text[0].decode(), "tokens": tokens, "prompt_tokens": prompt[0]}
-            pending.setdefault(name, []).append(response | {"finish_reason": reason[0].decode()})
-            if reason[0]:
+            response: dict[str, Any] = {
+                key: result.as_numpy(key)[0].decode() for key in ("text", "reasoning", "finish_reason")
+            }
+            response["tokens"] = result.as_numpy("tokens").tolist()
+            response["prompt_tokens"] = int(result.as_numpy("prompt_tokens")[0])
+            pending.setdefault(name, []).append(response)
+            if response["finish_reason"]:
                 ended[name] = pending.pop(name)
         return ended
 

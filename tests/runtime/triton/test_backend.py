@@ -55,6 +55,7 @@ def joined(responses):
     assert [bool(response["finish_reason"]) for response in responses] == [False] * (len(responses) - 1) + [True]
     return {
         "text": "".join(response["text"] for response in responses),
+        "reasoning": "".join(response["reasoning"] for response in responses),
         "tokens": tuple(token for response in responses for token in response["tokens"]),
         "prompt_tokens": responses[-1]["prompt_tokens"],
         "finish_reason": responses[-1]["finish_reason"],
