@@ -224,13 +224,18 @@ def test_pictures_share_the_pixels_of_a_request(ask, data_uri):
     ("parts", "options", "problem"),
     [
         (4, {}, "at most 3"),
-        (0, {"max_tokens": 65}, "at most 64"),
         (0, {"n": 3}, "at most 2"),
     ],
 )
 def test_counts(ask, data_uri, parts, options, problem):
     error = ask(*[image(data_uri(real_png(28)))] * parts, {"type": "text", "text": "?"}, **options)
     assert error.status_code == 400 and problem in error.message and error.code == "too_large"
+
+
+def test_an_answer_is_no_longer_than_the_server_lets_it_be(ask):
+    """As vLLM does, a longer length is cut to what there may be."""
+    answer = ask({"type": "text", "text": "?"}, max_tokens=65, extra_body={"ignore_eos": True})
+    assert answer.usage.completion_tokens == 64 and answer.choices[0].finish_reason == "length"
 
 
 def test_long_prompts(ask):

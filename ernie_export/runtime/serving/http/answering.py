@@ -77,7 +77,7 @@ async def _answer(request: Request, service: Service, parse: Callable[[bytearray
             try:
                 generation = await unless_gone(request.receive, service.generate(question.request, ticket))
             except ApiError as e:
-                raise question.renamed(e) from e
+                raise question.renamed(e) from e.__cause__  # it may be the same error: its own cause would be a cycle
             writer = question.writer(generation, service)
             streamed = question.request.stream
             del question  # frees images and videos in base64
