@@ -4,6 +4,7 @@ python tools/fuzz/attack.py bundles/mini-ernie --inputs 20000 --out benchmarks/r
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,9 @@ ROWS = 4
 QUEUE = 12
 OPTIONS = ("--model-name", "mini", "--rows", ROWS, "--queue", QUEUE, "--max-new-tokens", 64, "--max-body", 2,
            "--kv-cache", 0.05, "--feature-cache", 1)  # fmt: skip
+
+
+NO_HTTP = re.compile(r"^\S+ WARNING Invalid HTTP request received\.\n", re.MULTILINE)
 
 
 @contextmanager
@@ -44,7 +48,7 @@ def serving(bundle: Path) -> Iterator[tuple[str, int]]:
             status = server.wait()
             server.stdout.close()
             log.seek(0)
-            printed = log.read().decode(errors="replace").replace("WARNING:  Invalid HTTP request received.\n", "")
+            printed = NO_HTTP.sub("", log.read().decode(errors="replace"))
             if printed:
                 print(printed, file=sys.stderr)
         assert status == 0 and not printed, f"the server ended with {status} and printed {printed[:5000]}"

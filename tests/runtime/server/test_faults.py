@@ -102,7 +102,7 @@ def test_what_the_description_allows_and_what_not(url, mode):
     for found in schemathesis.openapi.from_url(f"{url}/openapi.json").get_all_operations():
         assert isinstance(found, Ok), found
         operation = found.ok()
-        if mode is GenerationMode.NEGATIVE and operation.method != "post":
+        if mode is GenerationMode.NEGATIVE and "requestBody" not in operation.definition.raw:
             continue  # it takes nothing: nothing can be wrong
 
         @settings(
