@@ -8,7 +8,7 @@ from typing import Any
 from ernie_export.common.errors import InvalidValue
 from ernie_export.common.json_fields import one_line
 
-# Compiling takes time and memory in proportion: a schema of all these bytes in one enum took 0.2 s on a 2.x GHz core.
+# Compiling takes time and memory in proportion.
 MAX_BYTES = 128 * 1024
 MAX_DEPTH = 48  # of a schema, objects within objects; the library's own JSON reader ends at 128 brackets
 MAX_GRAMMAR_BYTES = 32 * 1024  # of a grammar or regular expression: GBNF is read in Python, 10 ms a kilobyte

@@ -5,7 +5,6 @@ folder, of which every process has its own.
 """
 
 import base64
-import io
 import json
 import os
 import shutil
@@ -19,11 +18,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import av
 import formats
-import numpy as np
 from mutate import damage_bytes, damage_json, damage_text
-from PIL import Image
+from samples import clip, picture
 
 from ernie_export.common.errors import BuildFailed, Unavailable, UserError
 from ernie_export.common.gpu import Gpu
@@ -335,36 +332,3 @@ CLIPS: dict[str, tuple[str, tuple[str, ...], formats.Damage]] = {
     "GIF clip": ("gif", ("gif",), formats.damage_gif),
     "AVI": ("avi", ("mpeg4", "mjpeg"), formats.damage_riff),
 }
-
-
-def picture(form: str, number: int = 0) -> bytes:
-    """A small picture; the second of a form has a palette, transparency or metadata, as far as the form has them."""
-    pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels)
-    exif = image.getexif()
-    exif[0x0112] = 6  # turned by a quarter
-    options: dict[str, Any] = {}
-    if number:
-        image = image.convert("RGB" if form in ("JPEG", "BMP") else "P" if form != "WEBP" else "RGBA")
-        options = {"PNG": {"transparency": 3, "exif": exif}, "JPEG": {"progressive": True, "exif": exif}}.get(form, {})
-        if form == "GIF":
-            options = {"save_all": True, "append_images": [image.rotate(90)], "transparency": 1}
-    stream = io.BytesIO()
-    image.save(stream, form, **options)
-    return stream.getvalue()
-
-
-def clip(form: str, codec: str) -> bytes:
-    """Six frames of 48×32 at five a second."""
-    stream = io.BytesIO()
-    formats_of = {"gif": "rgb8", "mjpeg": "yuvj420p"}
-    with av.open(stream, "w", format=form) as container:
-        track = container.add_stream(codec, rate=5, options={"threads": "1"})
-        track.width = 48
-        track.height = 32
-        track.pix_fmt = formats_of.get(codec, "yuv420p")
-        for index in range(6):
-            pixels = np.random.default_rng(index).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-            container.mux(track.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(track.encode())
-    return stream.getvalue()

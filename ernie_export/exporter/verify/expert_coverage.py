@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ernie_export.exporter.verify.bundle_side import Answered, BundleSide
+from ernie_export.exporter.verify.conversations import ask
 from ernie_export.runtime.preprocess import Prepared
 
 TOKENS = 128  # of a text
@@ -87,5 +88,4 @@ def random_picture(side: BundleSide, rng: np.random.Generator) -> Prepared:
     tiles = rng.integers(-contrast, contrast + 1, (-(-height // tile), -(-width // tile), 3)) + rng.integers(0, 256, 3)
     picture = Image.fromarray(tiles.clip(0, 255).astype(np.uint8))
     picture = picture.resize((width, height), Image.Resampling.NEAREST)
-    content = [{"type": "image", "image": picture}, {"type": "text", "text": "What is it?"}]
-    return side.model.preprocessor.prepare([{"role": "user", "content": content}])
+    return side.model.preprocessor.prepare(ask("What is it?", {"type": "image", "image": picture}))

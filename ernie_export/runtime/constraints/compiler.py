@@ -18,7 +18,7 @@ from ernie_export.runtime.constraints.grammar import Grammar, refusal
 from ernie_export.runtime.preprocess.tokenizer import ChatTokenizer
 from ernie_export.runtime.structured_outputs import WHITESPACE, StructuredOutputs
 
-# The work on one mask, at most 7 ms of the lexer and 2.5 ms of the parser, and half a gigabyte of states at the worst.
+# Bounds on the work for one mask, in llguidance's units: its documentation gives their times and memory.
 LIMITS = LLParserLimits(step_lexer_fuel=100_000, step_max_items=50_000, verbose_errors=False)
 
 

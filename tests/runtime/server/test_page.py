@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -118,10 +118,15 @@ def at_length(page: Page, tokens: int = 3000) -> None:
     page.route("**/v1/chat/completions", longer)
 
 
-def says(*chunks: object, done: bool = True) -> str:
+def events(deltas: Iterable[dict[str, object]], done: bool = True) -> str:
     """The body of a stream of these deltas."""
-    events = [{"choices": [{"index": 0, "delta": {"content": chunk}, "finish_reason": None}]} for chunk in chunks]
-    return "".join(f"data: {json.dumps(e)}\n\n" for e in events) + ("data: [DONE]\n\n" if done else "")
+    chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + ("data: [DONE]\n\n" if done else "")
+
+
+def says(*texts: str, done: bool = True) -> str:
+    """The body of a stream of these texts."""
+    return events(({"content": text} for text in texts), done)
 
 
 def until(page: Page, expression: str) -> None:
@@ -296,12 +301,10 @@ def test_answers_are_text_and_never_markup(open_page):
 def streams(page: Page, *deltas: dict[str, object]) -> list[dict[str, Any]]:
     """Let the server answer with these deltas; return the requests that it got, which grow."""
     asked: list[dict[str, Any]] = []
-    events = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
-    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
 
     def fulfil(route: Route) -> None:
         asked.append(json.loads(route.request.post_data or ""))
-        route.fulfill(body=body, content_type="text/event-stream")
+        route.fulfill(body=events(deltas), content_type="text/event-stream")
 
     page.route("**/v1/chat/completions", fulfil)
     return asked

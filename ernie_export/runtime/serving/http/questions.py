@@ -54,7 +54,7 @@ class ResponsesQuestion:
         try:
             request = check_chat(conversation.document, settings.max_text)
         except ApiError as e:
-            raise conversation.renamed(e) from e
+            raise conversation.renamed(e) from e.__cause__  # it may be the same error: its own cause would be a cycle
         asked = {name: document[name] for name in ECHOED if document.get(name) is not None}
         bare = Conversation({}, conversation.origins)
         return cls(without_ignored(request, settings.ignore_tools), bare, asked)

@@ -237,9 +237,7 @@ class Service:
 
     def _check(self, request: ChatRequest | CompletionRequest) -> None:
         settings = self.settings
-        if request.model not in (None, settings.model_name):
-            problem = f"the model {request.model[:80]!r} does not exist; this server has {settings.model_name!r}"
-            raise ApiError(404, problem, "model", "model_not_found")
+        check_model(request.model, settings.model_name)
         most_choices = min(settings.max_choices, settings.max_requests)
         limits = [("n", request.n or 1, most_choices, "")]
         if isinstance(request, ChatRequest):
@@ -326,3 +324,10 @@ class Service:
 
     def _cache_usage(self) -> float:
         return self.model.scheduler.cache_usage
+
+
+def check_model(asked: str | None, served: str) -> None:
+    """Raise ApiError 404 for a request of another model than the one served; None asks for none."""
+    if asked not in (None, served):
+        problem = f"the model {asked[:80]!r} does not exist; this server has {served!r}"
+        raise ApiError(404, problem, "model", "model_not_found")

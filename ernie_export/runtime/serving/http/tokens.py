@@ -21,18 +21,25 @@ from ernie_export.runtime.serving.http.media import media_of, runtime_messages
 from ernie_export.runtime.serving.http.neutral_fields import drop_neutral
 from ernie_export.runtime.serving.http.parse import read_document, validate
 from ernie_export.runtime.serving.http.schema import MAX_ITEMS, Message, RequestPart, TemplateOptions
-from ernie_export.runtime.serving.http.service import Service
+from ernie_export.runtime.serving.http.service import Service, check_model
 from ernie_export.runtime.serving.http.stream import unless_gone
 from ernie_export.runtime.serving.http.tool_schema import MAX_TOOLS, Tool
 
-Body = TypeVar("Body")
 _OWN_FIELDS: tuple[str, ...] = ("add_special_tokens", "add_generation_prompt")  # here they have an effect
 
 
-class TokenizeRequest(RequestPart):
-    """A text, or a conversation of text alone, to be tokenized."""
+class TokenRequest(RequestPart):
+    """A request about tokens, which may name the model."""
 
     model: str | None = None
+
+
+Body = TypeVar("Body", bound=TokenRequest)
+
+
+class TokenizeRequest(TokenRequest):
+    """A text, or a conversation of text alone, to be tokenized."""
+
     prompt: str | None = None
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_ITEMS)] | None = None
     tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
@@ -42,10 +49,9 @@ class TokenizeRequest(RequestPart):
     chat_template_kwargs: TemplateOptions | None = None
 
 
-class DetokenizeRequest(RequestPart):
+class DetokenizeRequest(TokenRequest):
     """Token ids to be made text."""
 
-    model: str | None = None
     tokens: Ids
 
 
@@ -87,7 +93,7 @@ async def _compute(
         async with asyncio.timeout(service.settings.timeout):
             ticket = service.admission.admit()
             body = await read(request, service, lambda body: parse(body, service.settings.max_text), ticket)
-            _check_model(body, service.settings.model_name)
+            check_model(body.model, service.settings.model_name)
             return JSONResponse(await unless_gone(request.receive, service.in_text_thread(partial(work, body), ticket)))
     except ApiError as e:
         service.metrics.refused(e.code or str(e.status))
@@ -99,12 +105,6 @@ async def _compute(
     finally:
         if ticket is not None:
             ticket.release()
-
-
-def _check_model(body: Any, name: str) -> None:
-    if body.model not in (None, name):
-        problem = f"the model {body.model[:80]!r} does not exist; this server has {name!r}"
-        raise ApiError(404, problem, "model", "model_not_found")
 
 
 def _parse_tokenize(body: bytearray, max_text: int) -> TokenizeRequest:

@@ -9,6 +9,8 @@ import { Turn } from "./turns.js";
 const $ = (id) => document.getElementById(id);
 const KEY = "api-key"; // in the tab's storage
 
+const ACTS = { user: [["Edit", edit]], assistant: [["Regenerate", regenerate]] };
+
 let turns = [];
 let away = []; // turns of the conversation before, until the next question
 let running = null; // AbortController of the answer that comes
@@ -60,14 +62,14 @@ function submit(event) {
 
 function ask({ text, media }) {
   forgetAway();
-  addTurn(new Turn("user", text, media, [["Edit", edit]]));
+  addTurn(new Turn("user", text, media, ACTS.user));
   reply();
 }
 
 /** Let the model answer the last question. */
 async function reply() {
   const question = turns.at(-1);
-  const turn = addTurn(new Turn("assistant", "", [], [["Regenerate", regenerate]]));
+  const turn = addTurn(new Turn("assistant", "", [], ACTS.assistant));
   const controller = (running = new AbortController());
   busy(true);
   const clock = { asked: performance.now(), first: 0 };
@@ -246,8 +248,7 @@ function store() {
 
 function restore(stored) {
   if (turns.length) return; // a question was asked before they were read
-  const acts = { user: [["Edit", edit]], assistant: [["Regenerate", regenerate]] };
-  for (const turn of stored) addTurn(Turn.restored(turn, acts[turn.role]));
+  for (const turn of stored) addTurn(Turn.restored(turn, ACTS[turn.role]));
   busy(false);
 }
 
