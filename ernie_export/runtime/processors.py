@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ernie_export.common.errors import InvalidValue
-from ernie_export.runtime.constraints import Constraint
+from ernie_export.runtime.constraints import TokenMask
+from ernie_export.runtime.constraints.grammar import GrammarState
 from ernie_export.runtime.sampling_params import SamplingParams
 
 Ids = NDArray[np.int64]
@@ -28,10 +29,12 @@ class Candidates:
     Attributes:
         ids: Their ids (n,), ascending; None for the whole vocabulary.
         scores: Their logits (n,). They may be the engine's own: a processor changes a copy.
+        partial: Whether they are only the most likely tokens: that none is left says nothing of the others.
     """
 
     ids: Ids | None
     scores: Scores
+    partial: bool = False
 
     def all_ids(self) -> Ids:
         """Return the ids (n,), those of the whole vocabulary too."""
@@ -49,7 +52,8 @@ class Candidates:
 
     def keep(self, positions: Ids) -> "Candidates":
         """Return the candidates at ascending positions."""
-        return Candidates(positions if self.ids is None else self.ids[positions], self.scores[positions])
+        ids = positions if self.ids is None else self.ids[positions]
+        return Candidates(ids, self.scores[positions], self.partial)
 
     def without(self, tokens: Ids) -> "Candidates":
         """Return the candidates with the logits of `tokens` at minus infinity."""
@@ -58,23 +62,32 @@ class Candidates:
             return self
         scores = self.scores.copy()
         scores[positions] = -np.inf
-        return Candidates(self.ids, scores)
+        return Candidates(self.ids, scores, self.partial)
+
+    def masked(self, mask: TokenMask) -> "Candidates":
+        """Return the candidates that a mask allows."""
+        if self.ids is not None:
+            return self.keep(np.flatnonzero(mask.allows(self.ids)))
+        vocabulary = len(self.scores)
+        if 2 * mask.count() <= vocabulary:
+            return self.keep(mask.ids(vocabulary))
+        return Candidates(None, np.where(mask.flags(vocabulary), self.scores, np.float32(-np.inf)))
 
     @property
     def empty(self) -> bool:
-        """Whether no token is left to choose."""
-        return not len(self.scores) or bool(self.scores.max() == -np.inf)
+        """Whether no token is left to choose, of these or any others."""
+        return not self.partial and (not len(self.scores) or bool(self.scores.max() == -np.inf))
 
 
 class Processor(Protocol):
     """A step between the logits and the choice of a token. It belongs to one answer.
 
     Attributes:
-        removes: How many of the highest logits it may mask, at most, while all others keep their order; None if it may
-            do anything else. It says whether the top-k logits decide as all logits would.
+        only_masks: Whether it masks tokens and leaves all other logits as they are, so that the most likely tokens may
+            decide as all would.
     """
 
-    removes: int | None
+    only_masks: bool
 
     def __call__(self, candidates: Candidates) -> Candidates:
         """Return what is left of the candidates, with their new logits. Raises InvalidValue if no token is."""
@@ -88,18 +101,14 @@ class Processor(Protocol):
 class Constrained:
     """The mask of an answer's form."""
 
-    removes: int | None = None
+    only_masks = True
 
-    def __init__(self, constraint: Constraint) -> None:
+    def __init__(self, constraint: GrammarState) -> None:
         self._constraint = constraint
 
     def __call__(self, candidates: Candidates) -> Candidates:
         """Keep the tokens with which the answer can go on as its form says."""
-        mask = self._constraint.mask()
-        if mask is None:  # free as yet
-            return candidates
-        kept = candidates.without(mask.ids) if mask.forbidden else candidates.keep(candidates.find(mask.ids)[0])
-        return _checked(kept, self._constraint.name)
+        return _checked(candidates.masked(self._constraint.mask()), self._constraint.name)
 
     def accept(self, token: int) -> None:
         """Go on to the next state of the form."""
@@ -109,7 +118,7 @@ class Constrained:
 class AllowedTokens:
     """The mask of all but `allowed_token_ids`."""
 
-    removes: int | None = None
+    only_masks = True
 
     def __init__(self, ids: Sequence[int]) -> None:
         self._ids = np.array(sorted(ids), np.int64)
@@ -125,11 +134,12 @@ class AllowedTokens:
 class BadWords:
     """The mask of the token that would complete a word, where the answer ends with the tokens before it."""
 
+    only_masks = True
+
     def __init__(self, words: Sequence[Sequence[int]]) -> None:
         """`words`: the token ids of each word."""
         self._words = [list(word) for word in words]
         self._answer: list[int] = []
-        self.removes: int | None = len(self._words)
 
     def __call__(self, candidates: Candidates) -> Candidates:
         """Mask the last tokens of words whose other tokens the answer ends with."""
@@ -144,12 +154,13 @@ class BadWords:
 class MinTokens:
     """The mask of the ids that end an answer, as long as it is short."""
 
+    only_masks = True
+
     def __init__(self, count: int, ends: Ids, *, constrained: bool) -> None:
         """Mask `ends` (n,) in the first `count` tokens; not where the form of the answer leaves nothing else."""
         self._left = count
         self._ends = ends
         self._constrained = constrained
-        self.removes: int | None = len(ends)
 
     def __call__(self, candidates: Candidates) -> Candidates:
         """Mask the ends."""
@@ -170,7 +181,7 @@ class MinTokens:
 class LogitBias:
     """The sum of each listed token's logit and its bias."""
 
-    removes: int | None = None
+    only_masks = False
 
     def __init__(self, bias: dict[int, float]) -> None:
         self._ids = np.array(list(bias), np.int64)
@@ -190,7 +201,7 @@ class LogitBias:
 class RepetitionPenalty:
     """The division of positive logits, and multiplication of others, of tokens in the prompt and the answer so far."""
 
-    removes: int | None = None
+    only_masks = False
 
     def __init__(self, penalty: float, prompt_ids: Ids) -> None:
         self._penalty = np.float32(penalty)
@@ -215,7 +226,7 @@ class RepetitionPenalty:
 class OccurrencePenalties:
     """The subtraction of frequency_penalty · occurrences + presence_penalty, for each token of the answer so far."""
 
-    removes: int | None = None
+    only_masks = False
 
     def __init__(self, presence: float, frequency: float) -> None:
         self._presence = presence
@@ -240,7 +251,7 @@ def make_processors(
     ends: Ids,
     prompt_ids: Ids,
     bad_words: Sequence[Sequence[int]],
-    constraint: Constraint | None,
+    constraint: GrammarState | None,
 ) -> list[Processor]:
     """Return the processors that an answer needs, in their order.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ernie_export.common.errors import InvalidValue
-from ernie_export.runtime.constraints import Constraint
+from ernie_export.runtime.constraints.grammar import GrammarState
 from ernie_export.runtime.logits import Logits, TopK
 from ernie_export.runtime.processors import Candidates, make_processors
 from ernie_export.runtime.sampling_params import SamplingParams
@@ -48,7 +48,7 @@ class Sampler:
         ends: Iterable[int],
         prompt_ids: Sequence[int] | np.ndarray,
         bad_words: Sequence[Sequence[int]] = (),
-        constraint: Constraint | None = None,
+        constraint: GrammarState | None = None,
     ) -> None:
         """Start the random stream.
 
@@ -67,6 +67,10 @@ class Sampler:
             prompt_ids=np.asarray(prompt_ids, np.int64),
             bad_words=bad_words,
             constraint=constraint,
+        )
+        # Whether the most likely tokens may decide as all would; which ones do is seen once the processors have run.
+        self._few_may_decide = all(processor.only_masks for processor in self._processors) and (
+            params.greedy or params.min_p > 0 or params.top_k > 0
         )
         self._generated = 0
         self._random = np.random.Generator(np.random.PCG64(params.seed))
@@ -121,39 +125,53 @@ class Sampler:
             probabilities /= probabilities.sum()
         return ids, probabilities
 
-    def _suffices(self, best: TopK) -> bool:
-        """Return whether the top-k logits decide as all logits would.
-
-        They do if the last token kept still ranks above the last of them after masking as many as the processors may:
-        every other logit is at most equal to that last one. A processor that can reorder any token needs all logits.
-        """
-        params = self.params
-        masked = 0
-        for processor in self._processors:
-            if processor.removes is None:
-                return False
-            masked += processor.removes
-        if not np.isfinite(best.total) or masked >= len(best.values):
-            return False
-        if params.greedy:  # equal logits are in the order of their ids
-            return True
-        scaled = _scale_by_temperature(best.values, params.temperature)
-        if params.min_p > 0 and scaled[-1] - scaled[masked] < np.log(params.min_p):
-            return True  # every other token is below the threshold, wherever the masked ones stand
-        last_rank = masked + params.top_k - 1
-        return params.top_k > 0 and last_rank < len(scaled) and bool(scaled[last_rank] > scaled[-1])
-
     def _candidates(self, logits: Logits) -> Candidates:
         """Return the tokens that may be chosen with their logits, as the processors leave them."""
-        best = logits.topk()
-        if best is not None and self._suffices(best):
+        best = self._most_likely(logits) if self._few_may_decide else None
+        if best is not None and np.isfinite(best.total):
             order = np.argsort(best.ids)
-            candidates = Candidates(best.ids[order], best.values[order])
-        else:
-            candidates = Candidates(None, self._checked(logits.full()))
+            candidates = self._process(Candidates(best.ids[order], best.values[order], partial=True))
+            if self._decide(candidates.scores, best.values[-1]):
+                return candidates
+        return self._process(Candidates(None, self._checked(logits.full())))
+
+    def _most_likely(self, logits: Logits) -> TopK | None:
+        """Return the highest logits if they are at hand; the highest alone decides most greedy tokens."""
+        best = logits.topk()
+        if best is None and self.params.greedy:
+            scores = np.asarray(logits.full(), np.float32)
+            if scores.ndim != 1 or not len(scores):
+                return None
+            first = scores.argmax()  # of equal logits the first, as torch.argmax; a NaN, if there is one
+            best = TopK(np.array([first]), scores[first, None], float(scores[first]))
+        return best
+
+    def _process(self, candidates: Candidates) -> Candidates:
         for processor in self._processors:
+            if not len(candidates.scores):  # none of the most likely tokens is left
+                break
             candidates = processor(candidates)
         return candidates
+
+    def _decide(self, scores: np.ndarray, last: np.float32) -> bool:
+        """Return whether what the processors left of the most likely tokens decides as all tokens would.
+
+        Every other token's logit is at most that of the last of them.
+
+        Args:
+            scores: The logits left (n,), masked ones at minus infinity.
+            last: The lowest logit of the most likely tokens.
+        """
+        if not len(scores) or scores.max() == -np.inf:
+            return False
+        if self.params.greedy:  # equal logits are in the order of their ids
+            return True
+        left = np.sort(scores[scores > -np.inf])[::-1]
+        scaled = _scale_by_temperature(np.append(left, last), self.params.temperature)
+        if self.params.min_p > 0 and scaled[-1] - scaled[0] < np.log(self.params.min_p):
+            return True
+        k = self.params.top_k
+        return 0 < k <= len(left) and bool(scaled[k - 1] > scaled[-1])
 
     def _checked(self, logits: np.ndarray) -> np.ndarray:
         """Return logits as float32 (vocabulary,). Raises InvalidValue for a NaN, or an infinity."""

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from ernie_export.common.errors import InvalidValue
+from ernie_export.runtime.constraints import TokenMask
 from ernie_export.runtime.constraints.compiler import GrammarCompiler, without_additional_properties
-from ernie_export.runtime.constraints.grammar import Grammar, to_mask
+from ernie_export.runtime.constraints.grammar import Grammar
 from ernie_export.runtime.constraints.prefetch import MaskPrefetcher
 from ernie_export.runtime.preprocess.tokenizer import ChatTokenizer
 from ernie_export.runtime.structured_outputs import StructuredOutputs
@@ -31,8 +32,8 @@ def compiler(tokenizer) -> GrammarCompiler:
     return GrammarCompiler(tokenizer, VOCABULARY, [EOS])
 
 
-def allowed(mask) -> np.ndarray:
-    return np.setdiff1d(np.arange(VOCABULARY), mask.ids) if mask.forbidden else mask.ids
+def allowed(mask: TokenMask) -> np.ndarray:
+    return mask.ids(VOCABULARY)
 
 
 def walk(grammar: Grammar, data: TokenBytes, rng: np.random.Generator, most: int = 400) -> tuple[bytes, bool]:
@@ -114,12 +115,11 @@ def test_the_library_reads_the_vocabulary_as_this_runtime_does(compiler, tokeniz
 def test_up_to_a_token_an_answer_is_free_but_may_not_end(compiler, tokenizer):
     state = compiler.compile(StructuredOutputs(choice=("1",))).start(after=7)
     before = state.mask()
-    assert before is not None and before.forbidden and not state.finished
-    assert before.ids.tolist() == [2]
+    assert np.setdiff1d(np.arange(VOCABULARY), allowed(before)).tolist() == [EOS] and not state.finished
     state.accept(5)
     state.accept(7)
     mask = state.mask()
-    assert mask is not None and len(allowed(mask)) >= 1
+    assert len(allowed(mask)) >= 1
     state.accept(int(allowed(mask)[0]))
     assert state.finished
 
@@ -128,38 +128,52 @@ def test_answers_of_one_grammar_do_not_share_a_state(compiler):
     grammar = compiler.compile(StructuredOutputs(choice=("12",)))
     first, second = grammar.start(), grammar.start()
     first.accept(int(allowed(first.mask())[0]))
-    assert first.mask().ids.tolist() != second.mask().ids.tolist()
+    assert allowed(first.mask()).tolist() != allowed(second.mask()).tolist()
 
 
-def test_the_smaller_list_of_a_mask_is_kept():
-    bits = np.array([-2, -1], np.int32)
-    assert to_mask(bits, 60, np.zeros(0, np.int64)).ids.tolist() == [0]
-    few = to_mask(np.array([0b1010, 0], np.int32), 60, np.zeros(0, np.int64))
-    assert few.ids.tolist() == [1, 3] and not few.forbidden
-    assert to_mask(np.array([0b1010, 0], np.int32), 60, np.array([3])).ids.tolist() == [1]
-    assert to_mask(np.array([0b1000, 0], np.int32), 60, np.array([3])).ids.tolist() == [3]  # nothing else is left
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("density", [0.01, 0.5, 0.99])
+def test_a_mask_reads_its_bits_in_every_way_alike(seed, density):
+    rng = np.random.default_rng(seed)
+    vocabulary = int(rng.integers(33, 200))
+    flags = rng.random(vocabulary) < density
+    bits = np.packbits(np.append(flags, np.ones(-vocabulary % 32, bool)), bitorder="little")  # those past it are set
+    mask = TokenMask(bits.view(np.int32))
+    assert (mask.flags(vocabulary) == flags).all()
+    assert mask.ids(vocabulary).tolist() == np.flatnonzero(flags).tolist()
+    assert (mask.allows(np.arange(vocabulary)) == flags).all()
+    assert mask.count() == flags.sum() + -vocabulary % 32
 
 
-def test_masks_are_computed_ahead_and_an_error_comes_back():
-    class Slow:
-        name = "slow"
-        finished = False
-        prepared = False
+def test_ends_are_taken_out_of_a_mask_unless_nothing_else_is_left():
+    mask = TokenMask(np.array([0b1010, 1], np.int32))
+    assert mask.without(np.array([3, 31])).ids(60).tolist() == [1, 32]
+    assert mask.without(np.array([1, 3, 32])).ids(60).tolist() == [1, 3, 32]
 
-        def prepare(self) -> None:
-            time.sleep(0.05)
-            self.prepared = True
 
-        def mask(self) -> None:
-            return None
-
-        def accept(self, token: int) -> None:
+def test_masks_are_computed_ahead_and_are_those_of_each_answer(compiler):
+    grammar = compiler.compile(StructuredOutputs(json=SCHEMAS["a flat object"]))
+    rng = np.random.default_rng(0)
+    alone = [grammar.start() for _ in range(5)]
+    together = [grammar.start() for _ in range(5)]
+    prefetcher = MaskPrefetcher()
+    for _ in range(12):
+        with prefetcher.ahead(together):
             pass
+        assert all(state._next is not None for state in together)  # nothing is left to compute
+        for first, second in zip(alone, together, strict=True):
+            ids = allowed(first.mask())
+            assert allowed(second.mask()).tolist() == ids.tolist()
+            token = int(rng.choice(ids[ids != EOS] if len(ids) > 1 else ids))
+            first.accept(token)
+            second.accept(token)
 
-    slow = Slow()
-    with MaskPrefetcher().ahead([slow]):
-        assert not slow.prepared  # the block runs meanwhile
-    assert slow.prepared
+
+def test_an_error_in_computing_masks_ahead_comes_back(compiler):
+    state = compiler.compile(StructuredOutputs(choice=("1",))).start()
+    state._matcher = None
+    with pytest.raises(TypeError), MaskPrefetcher().ahead([state]):
+        pass
 
 
 def nested(depth: int) -> dict[str, Any]:

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from ernie_export.common.errors import InvalidValue
+from ernie_export.runtime.constraints.compiler import GrammarCompiler
 from ernie_export.runtime.logits import DenseLogits, TopK, TopKLogits
 from ernie_export.runtime.preprocess.tokenizer import ChatTokenizer
 from ernie_export.runtime.sampling import Sampler
 from ernie_export.runtime.sampling_params import SamplingParams
+from ernie_export.runtime.structured_outputs import StructuredOutputs
 from tests.paths import MINI
 
 EOS = (2,)
@@ -117,10 +119,37 @@ def device(logits: np.ndarray, k: int) -> tuple[TopKLogits, list[int]]:
 def test_top_k_logits_choose_the_same_token(seed, k):
     logits, prompt, answer, words, params = case(seed)
     params = replace(params, repetition_penalty=1, presence_penalty=0, frequency_penalty=0, logit_bias={})
-    params = replace(params, allowed_token_ids=None, temperature=params.temperature if seed % 2 else 0)
+    params = replace(params, temperature=params.temperature if seed % 2 else 0)
     partial, _ = device(logits, k)
     tokens = [replayed(prompt, answer, words, params).next(values) for values in (partial, DenseLogits(logits))]
     assert tokens[0] == tokens[1]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_form_of_the_answer_chooses_the_same_of_all_logits_and_of_the_most_likely(temperature):
+    """All logits are read where none of the most likely tokens has a place in the form, and else only then."""
+    tokenizer = ChatTokenizer.from_folder(MINI)
+    schema = {"type": "array", "items": {"enum": ["red", "blue"]}, "minItems": 3}
+    grammar = GrammarCompiler(tokenizer, 488, EOS).compile(StructuredOutputs.from_schema(schema, "schema"))
+    params = SamplingParams(temperature=temperature, top_k=2, max_new_tokens=99, seed=1)
+    rng = np.random.default_rng(0)
+    states = [grammar.start() for _ in range(2)]
+    of_few, of_all = (Sampler(params, EOS, [], constraint=state) for state in states)
+    fetches = []
+    for _ in range(30):
+        logits = rng.normal(size=488).astype(np.float32)
+        logits[grammar.eos] = 0
+        partial, fetched = device(logits, 60)
+        allowed = states[0].mask().ids(488)
+        assert of_few.next(partial) == of_all.next(DenseLogits(logits))
+        expected = np.intersect1d(allowed, np.argsort(-logits)[:60])
+        enough = 1 if temperature == 0 else 3  # at random the second has to be above the last of the most likely
+        if not len(expected) or len(expected) >= enough:
+            assert bool(fetched) == (not len(expected))
+        fetches.append(bool(fetched))
+        if of_few.finished:
+            break
+    assert len(set(fetches)) == 2
 
 
 def test_ends_that_are_masked_may_be_all_of_the_top_k():
@@ -142,7 +171,10 @@ def test_ends_that_are_masked_may_be_all_of_the_top_k():
         ({}, 1),
         ({"top_k": 3, "presence_penalty": 0.5}, 1),
         ({"temperature": 0.0, "logit_bias": {1: 1}}, 1),
-        ({"temperature": 0.0, "allowed_token_ids": [1, 2]}, 1),
+        ({"temperature": 0.0, "allowed_token_ids": [1, 2]}, 0),
+        ({"temperature": 0.0, "allowed_token_ids": [50]}, 1),
+        ({"top_k": 2, "allowed_token_ids": [1, 2]}, 0),
+        ({"top_k": 2, "allowed_token_ids": [1, 50]}, 1),
     ],
 )
 def test_all_logits_are_fetched_only_where_they_could_matter(options, fetches):

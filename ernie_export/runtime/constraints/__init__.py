@@ -3,11 +3,10 @@
 - `compiler`: from a form (`StructuredOutputs`) to a grammar over the tokenizer's vocabulary, by llguidance.
 - `grammar`: the state of one answer within it.
 - `faults`: where in a JSON schema that was refused the fault lies.
-- `prefetch`: masks computed while the model computes.
+- `prefetch`: the masks of a batch, computed while the model computes.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,39 +14,38 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class TokenMask:
-    """The tokens that may follow, as the smaller of two lists.
+    """The tokens that may follow, a bit for each.
 
     Attributes:
-        ids: Token ids int64 (n,), ascending.
-        forbidden: Whether `ids` are those that may not follow.
+        words: Bits int32 (ceil(vocabulary / 32),): token i is bit i % 32 of word i // 32. Those past the vocabulary
+            are not read.
     """
 
-    ids: NDArray[np.int64]
-    forbidden: bool
+    words: NDArray[np.int32]
 
+    def allows(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of the token ids (n,) may follow."""
+        flags: NDArray[np.bool_] = (self.words[ids >> 5] >> (ids & 31) & 1).astype(np.bool_)
+        return flags
 
-class Constraint(Protocol):
-    """The state of one answer within its form.
+    def count(self) -> int:
+        """Return how many bits are set."""
+        return int(np.bitwise_count(self.words.view(np.uint32)).sum())
 
-    Attributes:
-        name: How the request names the form, for errors.
-    """
+    def ids(self, vocab_size: int) -> NDArray[np.int64]:
+        """Return the ids (n,) that may follow, ascending. It takes long where they are many."""
+        used = np.flatnonzero(self.words)
+        bits = np.unpackbits(self.words[used].view(np.uint8), bitorder="little").reshape(-1, 32)
+        word, bit = np.nonzero(bits)
+        ids = 32 * used[word] + bit
+        return ids[: np.searchsorted(ids, vocab_size)]
 
-    name: str
+    def flags(self, vocab_size: int) -> NDArray[np.bool_]:
+        """Return for each token of the vocabulary (V,) whether it may follow."""
+        return np.unpackbits(self.words.view(np.uint8), count=vocab_size, bitorder="little").view(np.bool_)
 
-    @property
-    def finished(self) -> bool:
-        """Whether the answer is complete, and nothing can be added to it."""
-        ...
-
-    def prepare(self) -> None:
-        """Compute the next mask ahead, in any thread, but not while another method runs."""
-        ...
-
-    def mask(self) -> TokenMask | None:
-        """Return the tokens that may follow; None for all. Raises InvalidValue for a form that takes too long."""
-        ...
-
-    def accept(self, token: int) -> None:
-        """Go on to the state after `token`, which the mask has allowed."""
-        ...
+    def without(self, ids: NDArray[np.int64]) -> "TokenMask":
+        """Return the mask without the token ids (n,); as it is if nothing else is allowed."""
+        words = self.words.copy()
+        np.bitwise_and.at(words, ids >> 5, ~(np.int32(1) << (ids & 31).astype(np.int32)))
+        return TokenMask(words) if words.any() else self

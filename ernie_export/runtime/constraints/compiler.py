@@ -68,7 +68,7 @@ class GrammarCompiler:
             mask = state.mask()
         except InvalidValue as e:
             raise InvalidValue(state.name, "a form that some answer has", f"none ({e.found})") from e
-        if mask is None or (not mask.forbidden and not len(mask.ids)):
+        if not mask.count():
             raise InvalidValue(state.name, "a form that some token of the vocabulary can begin", "none that does")
 
     def _to_grammar(self, form: StructuredOutputs) -> str:

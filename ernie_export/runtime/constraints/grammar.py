@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-from llguidance import LLMatcher
+from llguidance import LLExecutor, LLMatcher
+from llguidance.numpy import fill_next_token_bitmask, fill_next_token_bitmask_par
 from numpy.typing import NDArray
 
 from ernie_export.common.errors import InvalidValue
@@ -12,7 +13,14 @@ from ernie_export.runtime.constraints import TokenMask
 
 
 class Grammar:
-    """A compiled form. Any number of answers may start from it."""
+    """A compiled form. Any number of answers may start from it.
+
+    Attributes:
+        matcher: llguidance's matcher at the start of an answer.
+        name: How the request names the form.
+        eos: Ids (n,) that end an answer.
+        before: The mask until the form begins: all tokens but those that end an answer.
+    """
 
     def __init__(self, matcher: LLMatcher, vocab_size: int, name: str, eos_token_ids: Sequence[int]) -> None:
         """Keep a compiled form.
@@ -24,9 +32,9 @@ class Grammar:
             eos_token_ids: Ids that end an answer.
         """
         self.matcher = matcher
-        self.vocab_size = vocab_size
         self.name = name
         self.eos = np.array(eos_token_ids, np.int64)
+        self.before = TokenMask(np.full(-(-vocab_size // 32), -1, np.int32)).without(self.eos)
 
     def start(self, after: int | None = None, ignore_eos: bool = False) -> "GrammarState":
         """Return the state of a new answer.
@@ -39,16 +47,18 @@ class Grammar:
 
 
 class GrammarState:
-    """The state of one answer within a grammar."""
+    """The state of one answer within a grammar.
+
+    Attributes:
+        name: How the request names the form, for errors.
+    """
 
     def __init__(self, grammar: Grammar, after: int | None, ignore_eos: bool) -> None:
         self.name = grammar.name
+        self._grammar = grammar
         self._matcher = grammar.matcher.deep_copy()
         self._after = after
-        self._vocab_size = grammar.vocab_size
         self._masked = grammar.eos if ignore_eos else grammar.eos[:0]
-        self._bits = np.zeros(-(-grammar.vocab_size // 32), np.int32)
-        self._before = TokenMask(np.unique(grammar.eos), forbidden=True)
         self._next: TokenMask | None = None
 
     @property
@@ -56,20 +66,17 @@ class GrammarState:
         """Whether the answer is complete, and nothing can be added to it."""
         return self._after is None and self._matcher.is_stopped() and not self._matcher.is_error()
 
-    def prepare(self) -> None:
-        """Compute the next mask ahead. Other threads run meanwhile: llguidance lets go of the interpreter's lock."""
-        if self._after is None and self._next is None and not self._matcher.is_error():
-            self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-            self._next = to_mask(self._bits, self._vocab_size, self._masked)
-
-    def mask(self) -> TokenMask | None:
+    def mask(self) -> TokenMask:
         """Return the tokens that may follow. Raises InvalidValue for a form that takes too long.
 
         Before the form begins all may but the end: an answer of thoughts alone would not have the form.
         """
         if self._after is not None:
-            return self._before
-        self.prepare()
+            return self._grammar.before
+        if self._next is None:
+            bits = np.zeros((1, len(self._grammar.before.words)), np.int32)
+            fill_next_token_bitmask(self._matcher, bits)
+            self._take(bits[0])
         if self._next is None or self._matcher.is_error():
             raise InvalidValue(self.name, "a form that can be followed step by step", refusal(self._matcher))
         return self._next
@@ -82,18 +89,23 @@ class GrammarState:
         elif token == self._after:
             self._after = None
 
+    def _take(self, words: NDArray[np.int32]) -> None:
+        mask = TokenMask(words)
+        self._next = mask.without(self._masked) if len(self._masked) else mask
 
-def to_mask(bits: NDArray[np.int32], vocab_size: int, without: NDArray[np.int64]) -> TokenMask:
-    """Return the mask of a bit for each token, the first in the lowest bit.
 
-    The ids of `without` (n,) are masked too, unless nothing else is allowed.
+def compute_masks(states: Sequence[GrammarState], executor: LLExecutor) -> None:
+    """Compute the next masks of several answers in threads of the executor; threads of Python run meanwhile.
+
+    No other method of the states may run until this returns.
     """
-    allowed = np.unpackbits(bits.view(np.uint8), count=vocab_size, bitorder="little").view(np.bool_)
-    count = int(np.count_nonzero(allowed))
-    if len(without) and count > np.count_nonzero(allowed[without]):
-        allowed[without] = False
-    forbidden = 2 * count > vocab_size
-    return TokenMask(np.flatnonzero(~allowed if forbidden else allowed), forbidden)
+    begun = [state for state in states if state._after is None and state._next is None]
+    if begun:
+        bits = np.zeros((len(begun), len(begun[0]._grammar.before.words)), np.int32)
+        matchers = [(state._matcher, row) for row, state in enumerate(begun)]
+        fill_next_token_bitmask_par(executor, matchers, bits)
+        for state, words in zip(begun, bits, strict=True):
+            state._take(words)
 
 
 def refusal(matcher: LLMatcher) -> str:
