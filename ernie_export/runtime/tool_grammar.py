@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ernie_export.runtime.closed_schema import closed
 from ernie_export.runtime.structured_outputs import WHITESPACE, StructuredOutputs
 from ernie_export.runtime.tool_calls import CLOSE, OPEN
 
@@ -41,13 +42,19 @@ def calls_form(
         function = tool["function"]
         head = json.dumps('\n{"name": ' + json.dumps(function["name"], ensure_ascii=False) + ', "arguments": ')
         lines.append(f"call{index}: {begin} {head} arguments{index} {json.dumps('}' + chr(10))} {end}")
-        lines.append(f"arguments{index}: %json {_schema({'type': 'object', **(function.get('parameters') or {})})}")
+        lines.append(f"arguments{index}: %json {_schema(_arguments(function))}")
     if otherwise is not None:
         lines.append(f"answer: %json {_schema(otherwise)}")
     return StructuredOutputs(grammar="\n".join(lines) + "\n", name=NAME)
 
 
+def _arguments(function: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of a function's arguments; a function without parameters takes none."""
+    return {"type": "object", **(function.get("parameters") or {"properties": {}})}
+
+
 def _schema(schema: Mapping[str, Any] | bool) -> str:
     """Return a schema with a bound on the whitespace between its parts, as the grammar's text holds it."""
+    schema = closed(schema)
     members = dict(schema) if isinstance(schema, Mapping) else {"allOf": [schema]}
     return json.dumps({**members, "x-guidance": {"whitespace_pattern": WHITESPACE}})

@@ -10,7 +10,7 @@ import pytest
 
 from ernie_export.common.errors import InvalidValue
 from ernie_export.runtime.constraints import TokenMask
-from ernie_export.runtime.constraints.compiler import GrammarCompiler, without_additional_properties
+from ernie_export.runtime.constraints.compiler import GrammarCompiler
 from ernie_export.runtime.constraints.grammar import Grammar
 from ernie_export.runtime.constraints.prefetch import MaskPrefetcher
 from ernie_export.runtime.preprocess.tokenizer import ChatTokenizer
@@ -282,10 +282,3 @@ def test_a_form_is_refused_by_path(compiler, form, message):
     with pytest.raises(InvalidValue) as refused:
         compiler.compile(StructuredOutputs(**form))
     assert re.search(message, str(refused.value))
-
-
-def test_objects_that_do_not_say_so_are_closed_on_request():
-    schema = {"properties": {"a": {"type": "array", "items": {"properties": {}, "additionalProperties": True}}}}
-    closed = without_additional_properties(schema)
-    assert closed["additionalProperties"] is False
-    assert closed["properties"]["a"]["items"]["additionalProperties"] is True

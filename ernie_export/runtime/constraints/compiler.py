@@ -13,6 +13,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
 
 from ernie_export.common.errors import InvalidValue
 from ernie_export.common.json_fields import one_line
+from ernie_export.runtime.closed_schema import closed, closed_throughout
 from ernie_export.runtime.constraints.faults import find_fault
 from ernie_export.runtime.constraints.grammar import Grammar, refusal
 from ernie_export.runtime.preprocess.tokenizer import ChatTokenizer
@@ -75,8 +76,7 @@ class GrammarCompiler:
         """Return the form in llguidance's own format."""
         if form.json is not None or form.json_object:
             schema = json.loads(form.json) if form.json is not None else {"type": "object"}
-            if form.disable_additional_properties:
-                schema = without_additional_properties(schema)
+            schema = closed_throughout(schema) if form.disable_additional_properties else closed(schema)
             schema = schema if isinstance(schema, dict) else {"allOf": [schema]}
             return LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults=_whitespace(form))  # type: ignore[arg-type]
         try:
@@ -101,18 +101,3 @@ def _path(form: StructuredOutputs) -> str:
         for name in ("json", "regex", "choice", "grammar", "json_object")
         if getattr(form, name) is not None
     )
-
-
-def without_additional_properties(schema: Any) -> Any:
-    """Return a JSON schema whose objects take no further properties where they do not say so.
-
-    Source: `process_for_additional_properties` (vllm/v1/structured_output/backend_guidance.py).
-    """
-    if isinstance(schema, list):
-        return [without_additional_properties(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {key: without_additional_properties(value) for key, value in schema.items()}
-    if "additionalProperties" not in closed and ("properties" in closed or "patternProperties" in closed):
-        closed["additionalProperties"] = False
-    return closed

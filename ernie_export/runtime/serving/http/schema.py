@@ -253,13 +253,16 @@ class ChatRequest(GenerationFields):
         return None if self.reasoning_effort is None else self.reasoning_effort != "none"
 
     def form(self, tags_are_tokens: bool = False) -> StructuredOutputs | None:
-        """Return the form that the answer must have: calls where one is required, either where a form is asked for."""
+        """Return the form that the answer must have: calls where one is required, either where a form is asked for.
+
+        A `response_format` is that of the answer's text: where a call is required, there is none.
+        """
         if not self.tools or self.tool_choice == "none":
             return super().form()
         answer = self.response_format.answer_schema() if self.response_format else None
         required = self.tool_choice not in (None, "auto")
-        if required and (answer is not None or self.structured_outputs is not None):
-            raise InvalidValue("response_format", "none beside a tool_choice that asks for a call", "both")
+        if required and self.structured_outputs is not None:
+            raise InvalidValue("structured_outputs", "none beside a tool_choice that asks for a call", "both")
         if not required and (answer is None or self.structured_outputs is not None):
             return super().form()
         name = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
@@ -267,7 +270,7 @@ class ChatRequest(GenerationFields):
             [tool.variable() for tool in self.tools if name in (None, tool.function.name)],
             several=name is None and self.parallel_tool_calls is not False,
             tags_are_tokens=tags_are_tokens,
-            otherwise=answer,
+            otherwise=None if required else answer,
         )
 
     @property
