@@ -5,6 +5,8 @@
 # make bench: export the small checkpoint and measure how fast it answers on this machine.
 # make docs: write the generated pages and pictures, and build the documentation's site in site/.
 # make test: everything: make check, then the tests of tests/markers.py, which need PyTorch, a browser and servers.
+# make clients: other people's clients against ernie-serve (tests/clients), each installed below CLIENTS: minutes, and
+#   gigabytes. CLIENT="langchain litellm" runs these; the table goes to CLIENTS/table.md.
 # make lock: write the versions that .venv has into constraints.txt, which every installation here takes.
 # All create .venv where it is missing; it is brought up to date when pyproject.toml or constraints.txt changes.
 
@@ -12,11 +14,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUNDLE := bundles/mini-ernie
+CLIENTS := /tmp/clients
+CLIENT :=
 
 JOBS := 2
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo check coverage docs fmt bench test lock clean
+.PHONY: demo check coverage docs fmt bench test clients lock clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -52,6 +56,11 @@ docs: $(VENV)/.with-docs
 test: $(VENV)/.with-parity check
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m '(parity or kernels or server or browser or slow) and not alone'
 	$(BIN)/pytest -m alone
+
+clients: $(VENV)/.with-parity
+	mkdir -p $(dir $(BUNDLE))
+	$(BIN)/ernie-export examples/mini-ernie -o $(BUNDLE)
+	$(BIN)/python -m tests.clients $(BUNDLE) $(CLIENT) --cache $(CLIENTS) --table $(CLIENTS)/table.md
 
 lock: $(VENV)/.with-parity
 	$(BIN)/python tools/lock.py > constraints.txt

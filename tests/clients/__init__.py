@@ -7,6 +7,7 @@ ends with exit code 1.
     clients.py      the clients: requirements, script, versions
     environments.py virtual environments and node_modules, made once for each set of requirements
     probe.py        what the scripts say their results with
+    run.py          runs a script
     results.py      results, and the table
     __main__.py     the command
     python/, node/  a script and the exact requirements of each client

@@ -1,20 +1,14 @@
 """Run the clients against ernie-serve and write the table: `python -m tests.clients BUNDLE [CLIENT...]`."""
 
-import os
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import click
 
-from tests.clients.clients import Client, chosen
-from tests.clients.environments import command_of
-from tests.clients.results import Report, table
-from tests.paths import ROOT
+from tests.clients.clients import chosen
+from tests.clients.results import table
+from tests.clients.run import run
 from tests.runtime.server.conftest import serve
-
-SECONDS = 600  # for a client's script
 
 
 @click.command()
@@ -45,45 +39,6 @@ def main(bundle: Path, names: tuple[str, ...], cache: Path, table_file: Path | N
     failed = sum(report.failed for report in reports)
     click.echo(f"{len(reports) - failed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
-
-
-def run(client: Client, cache: Path, variables: dict[str, str], seconds: float = SECONDS) -> Report:
-    """Run a client's script in its environment, which is made where it is missing."""
-    with tempfile.TemporaryDirectory(prefix="clients-") as name:
-        work = Path(name)
-        results = work / "results.jsonl"
-        (work / "home").mkdir()
-        try:
-            command = command_of(client, cache)
-        except subprocess.CalledProcessError as e:
-            return Report.read(client.name, client.versions, results, f"not installed: {e}")
-        own = {"ERNIE_CLIENTS_RESULTS": str(results), "ERNIE_CLIENTS_WORK": str(work), "HOME": str(work / "home")}
-        ended = _run(command, _environment() | variables | own, cache / f"{client.script.stem}.log", seconds)
-        return Report.read(client.name, client.versions, results, ended)
-
-
-def _run(command: list[str], environment: dict[str, str], log: Path, seconds: float) -> str | None:
-    """Run a command and return how it ended where it did not end well."""
-    with log.open("w") as file:
-        try:
-            done = subprocess.run(
-                command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=seconds
-            )
-        except subprocess.TimeoutExpired:
-            return f"not done after {seconds:g} seconds: {log}"
-    return f"exit code {done.returncode}: {log}" if done.returncode else None
-
-
-def _environment() -> dict[str, str]:
-    """Return this process's environment without what would point Python at our packages, or clients at a network."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    return kept | {
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
-        "OPENAI_API_KEY": "none",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
 
 
 main()

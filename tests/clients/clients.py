@@ -35,7 +35,7 @@ def all_clients() -> list[Client]:
     clients = []
     for script in sorted((HERE / "python").glob("*.py")):
         requirements = script.with_suffix(".txt")
-        clients.append(Client(script.stem.replace("_", "-"), script, requirements, _pinned(requirements)))
+        clients.append(Client(script.stem.replace("_", "-"), script, requirements, pinned(requirements)))
     package = HERE / "node" / "package.json"
     versions = json.loads(package.read_text())["dependencies"]
     if inexact := [f"{name} {version}" for name, version in versions.items() if not version[0].isdigit()]:
@@ -56,7 +56,8 @@ def chosen(names: tuple[str, ...]) -> list[Client]:
     return [client for client in clients if not names or client.name in names]
 
 
-def _pinned(requirements: Path) -> dict[str, str]:
+def pinned(requirements: Path) -> dict[str, str]:
+    """Return the version of each package of a requirements file. Raises ValueError for one without."""
     versions = {}
     for line in requirements.read_text().splitlines():
         requirement = line.partition("#")[0].strip()

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+os.environ.pop("PYTHONPATH", None)  # a program that the script starts looks for its own packages
+
 MINI = os.environ["ERNIE_CLIENTS_MINI"]  # the small model's server, without /v1
 SCRIPTED = os.environ["ERNIE_CLIENTS_SCRIPTED"]  # a server that answers what stands after the last "say:"
 BUNDLE = Path(os.environ["ERNIE_CLIENTS_BUNDLE"])  # its folder: a tokenizer for those that need one

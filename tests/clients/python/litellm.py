@@ -1,6 +1,7 @@
 """LiteLLM: its SDK under both names that it has for such servers, and its proxy between the openai client and us."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from socket import socket
 
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # its list of models comes from a network otherwise
 import litellm
 import openai
 from pydantic import BaseModel
@@ -50,6 +52,7 @@ TOOL = {
     },
 }
 CALL = [{"role": "user", "content": WEATHER}]
+KEY = "sk-only-for-this-run-0123456789abcdef"  # without one the proxy does not start
 litellm.suppress_debug_info = True
 
 
@@ -101,7 +104,7 @@ def proxy():
     config = WORK / "litellm.yaml"
     config.write_text(json.dumps({"model_list": models}))
     command = [str(Path(sys.executable).with_name("litellm")), "--config", str(config), "--port", str(port)]
-    process = subprocess.Popen([*command, "--host", "127.0.0.1"])
+    process = subprocess.Popen([*command, "--host", "127.0.0.1"], env={**os.environ, "LITELLM_MASTER_KEY": KEY})
     try:
         for _ in range(180):
             time.sleep(1)
@@ -110,7 +113,7 @@ def proxy():
                 break
             except OSError:
                 true(process.poll() is None, "the proxy ended")
-        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY, max_retries=0)
     finally:
         process.terminate()
         process.wait(timeout=30)
