@@ -96,7 +96,8 @@ class Batch(Generic[CacheT]):
         """
         if self.entering is not None or not self._free_slots(sequence.num_tokens_reserved()):
             return False
-        source, shared = self._longest_prefix(sequence) if self._enable_prefix_caching else (0, 0)
+        reuses = self._enable_prefix_caching and not sequence.scores_prompt
+        source, shared = self._longest_prefix(sequence) if reuses else (0, 0)
         slot = len(self.running)
         all_shared = source in self._kept and shared == len(self._kept[source])
         evicted = source if all_shared else self._least_recently_used()
@@ -125,9 +126,11 @@ class Batch(Generic[CacheT]):
         start = int(self._cache.lengths[slot])
         length = len(sequence.prompt.input_ids)
         chunk = self.prefill_chunk_while_decoding if self.running else self.prefill_chunk
-        stop = min(start + chunk, length)
+        stop = min(start + (1 if sequence.scores_prompt else chunk), length)
         logits = self._engine.prefill(self._cache, slot, sequence.prompt.chunk(start, stop))
         if stop < length:
+            if sequence.scores_prompt:
+                sequence.score(logits)
             return None
         self.entering = None
         self.running.append(sequence)

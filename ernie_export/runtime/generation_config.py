@@ -71,6 +71,8 @@ class GenerationDefaults:
             SamplingParams(**given)
         except InvalidValue as e:
             raise InvalidFile(path, e.expected, e.found, key=e.field) from e
+        if given.get("max_new_tokens") == 0:
+            raise InvalidFile(path, "a whole number of at least 1", "0", key="max_new_tokens")
         if sample is False:
             given = {key: value for key, value in given.items() if key in ("repetition_penalty", "max_new_tokens")}
         elif sample or "temperature" in given:

@@ -19,10 +19,12 @@ class Logprobs:
     Attributes:
         chosen: Log-probability of the chosen token.
         top: (id, log-probability) of the most likely tokens, the most likely first.
+        rank: One more than the number of tokens that are more likely than the chosen one.
     """
 
     chosen: float
     top: tuple[tuple[int, float], ...]
+    rank: int
 
 
 def logprobs(logits: Logits, token: int, count: int) -> Logprobs:
@@ -32,7 +34,8 @@ def logprobs(logits: Logits, token: int, count: int) -> Logprobs:
     count = min(count, len(scores))
     best = np.argpartition(scores, len(scores) - count)[len(scores) - count :] if count else np.zeros(0, np.int64)
     best = best[np.argsort(-scores[best], kind="stable")]
-    return Logprobs(float(scores[token] - total), tuple((int(id), float(scores[id] - total)) for id in best))
+    top = tuple((int(id), float(scores[id] - total)) for id in best)
+    return Logprobs(float(scores[token] - total), top, 1 + int(np.count_nonzero(scores > scores[token])))
 
 
 class Sampler:

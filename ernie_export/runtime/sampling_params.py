@@ -23,7 +23,7 @@ class SamplingParams:
     """The options that choose tokens and end an answer. Construction raises InvalidValue for a field that is wrong.
 
     Attributes:
-        max_new_tokens: Most generated tokens.
+        max_new_tokens: Most generated tokens; 0 computes the prompt alone.
         min_new_tokens: Fewest generated tokens; ids that end an answer are masked until then.
         temperature: Divides the logits; 0 is greedy, and then top_k, top_p, min_p and seed have no effect.
         top_k: Keep the k highest logits and whatever ties with the last of them; 0 keeps all.
@@ -44,6 +44,8 @@ class SamplingParams:
         skip_special_tokens: Whether special tokens are left out of the text.
         thinking_token_budget: Most tokens of thoughts before the answer; None for any number.
         structured_outputs: The form that the answer must have; None for free text.
+        prompt_logprobs: Return the log-probability of each token of the prompt but the first, and of this many most
+            likely ones; None for none. The prompt is then computed token by token, as slowly as an answer.
     """
 
     max_new_tokens: int = 128
@@ -67,10 +69,11 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     structured_outputs: StructuredOutputs | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         checked = {
-            "max_new_tokens": self._integer("max_new_tokens", minimum=1),
+            "max_new_tokens": self._integer("max_new_tokens", minimum=0),
             "min_new_tokens": self._integer("min_new_tokens", minimum=0),
             "temperature": self._number("temperature", "a finite number of at least 0", lambda x: 0 <= x < math.inf),
             "top_k": self._integer("top_k", minimum=0),
@@ -81,6 +84,7 @@ class SamplingParams:
             "seed": self._optional_integer("seed"),
             "stop": self._strings("stop", MAX_STOP_STRINGS),
             "logprobs": self._optional_integer("logprobs"),
+            "prompt_logprobs": self._optional_integer("prompt_logprobs"),
             "thinking_token_budget": self._optional_integer("thinking_token_budget"),
             "min_p": self._number("min_p", "a number from 0 to 1", lambda x: 0 <= x <= 1),
             "presence_penalty": self._penalty("presence_penalty"),

@@ -239,7 +239,7 @@ class Scheduler:
         request = self._active[sequence]
         if sequence.finish_reason:
             del self._active[sequence]
-        token = None if sequence.error else sequence.tokens[-1]
+        token = None if sequence.error or not sequence.tokens else sequence.tokens[-1]
         logprobs = sequence.logprobs[-1] if sequence.logprobs else None
         output = Output(piece.text, token, logprobs, sequence.finish_reason, sequence.error, piece.reasoning)
         self._deliver(request, output)

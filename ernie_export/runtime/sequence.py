@@ -1,10 +1,11 @@
 """One request: its prompt as the decoder takes it, and the answer generated so far."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from ernie_export.common.errors import without_frames
+from ernie_export.common.errors import InvalidValue, without_frames
 from ernie_export.runtime.answer_text import AnswerText, Piece
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.logits import Logits
@@ -52,6 +53,7 @@ class Sequence:
     Attributes:
         tokens: Generated token ids.
         logprobs: Log-probabilities of each token, if its sampling asks for them.
+        prompt_logprobs: The same of the prompt's tokens from the second on, as far as they were computed.
         entered: When it got a slot of the KV cache, by `time.monotonic()`.
         reused: Tokens of the prompt that were in the KV cache already.
         finish_reason: Empty while it runs, then "stop", "length" or "error".
@@ -75,16 +77,34 @@ class Sequence:
         self.max_new = max_new
         self.tokens: list[int] = []
         self.logprobs: list[Logprobs] = []
+        self.prompt_logprobs: list[Logprobs] = []
         self.entered = 0.0
         self.reused = 0
         self.finish_reason = ""
         self.error: BaseException | None = None
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the log-probabilities of the prompt's tokens are asked for, which needs the logits after each."""
+        return self.sampler.params.prompt_logprobs is not None
+
+    def score(self, logits: Logits) -> None:
+        """Keep the log-probabilities of the next token of the prompt. Raises InvalidValue for logits that are not."""
+        token = int(self.prompt.input_ids[len(self.prompt_logprobs) + 1])
+        scores = logprobs(logits, token, self.sampler.params.prompt_logprobs or 0)
+        if not math.isfinite(scores.chosen):
+            place = f"logits after token {len(self.prompt_logprobs)} of the prompt"
+            raise InvalidValue(place, "finite numbers", "some that are not")
+        self.prompt_logprobs.append(scores)
 
     def take(self, logits: Logits) -> Piece:
         """Choose the next token; returns what it completes. Sets `finish_reason` when it is the last.
 
         Where nothing can be chosen from the logits, `finish_reason` is "error" and `error` says why.
         """
+        if not self.max_new:
+            self.finish_reason = "length"
+            return Piece()
         try:
             forced = self.text.forced_token()
             token = self.sampler.next(logits) if forced is None else self.sampler.force(forced)

@@ -122,6 +122,30 @@ def test_same_tokens(loaded, summary, conversation):
     compare(summary, f"{name} {conversation}", result.tokens, expected, gaps)
 
 
+@pytest.mark.parametrize("conversation", ["text", "two-unequal-images", "video"])
+def test_same_log_probabilities_of_the_prompt(loaded, summary, conversation):
+    name, model, reference = loaded
+    messages = CONVERSATIONS[conversation]
+    tensors = {key: torch.from_numpy(array) for key, array in model.preprocess(messages).items()}
+    with torch.no_grad():
+        expected = reference(**tensors).logits[0].log_softmax(-1)
+    request = model.submit(messages, max_new_tokens=0, prompt_logprobs=2)
+    while not request.done:
+        model.scheduler.step()
+    scores = request.sequence.prompt_logprobs
+    tokens = tensors["input_ids"][0, 1:]
+    assert len(scores) == len(tokens) and not request.sequence.tokens
+    chosen = expected[:-1].gather(1, tokens[:, None])[:, 0].numpy()
+    where = f"{name} {conversation}"
+    ours = np.array([score.chosen for score in scores])
+    assert summary.error("log probabilities of prompts", ours, chosen, where) < 1e-4
+    ours = np.array([[value for _, value in score.top] for score in scores])
+    best = expected[:-1].topk(2).values.numpy()
+    assert summary.error("the two highest of prompts", ours, best, where) < 1e-4
+    ranks = 1 + (expected[:-1] > torch.from_numpy(chosen)[:, None] + NEAR).sum(1)
+    assert all(score.rank >= rank for score, rank in zip(scores, ranks.tolist(), strict=True))
+
+
 def left_padded(requests: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Several requests as one batch of the reference: pads on the left, pixels and grids one after the other."""
     length = max(arrays["input_ids"].shape[1] for arrays in requests)

@@ -30,7 +30,7 @@ def kept(logits: DenseLogits, **options) -> list[int]:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("max_new_tokens", 0),
+        ("max_new_tokens", -1),
         ("max_new_tokens", 1.5),
         ("max_new_tokens", True),
         ("max_new_tokens", "7"),

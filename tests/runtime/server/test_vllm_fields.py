@@ -148,7 +148,12 @@ def test_what_asks_for_nothing_is_taken(client, neutral):
 
 
 def test_what_would_change_an_answer_is_refused(client):
-    for body in ({"use_beam_search": True}, {"prompt_logprobs": 3}, {"cache_salt": "x"}, {"stream_interval": 4}):
+    for body in (
+        {"use_beam_search": True},
+        {"prompt_logprobs": 3, "stream": True},
+        {"cache_salt": "x"},
+        {"stream_interval": 4},
+    ):
         with pytest.raises(openai.BadRequestError) as refusal:
             ask(client, body=body)
         assert refusal.value.param in body

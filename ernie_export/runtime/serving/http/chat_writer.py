@@ -10,7 +10,7 @@ from ernie_export.runtime.serving.http.answer import ChoiceReader, Delta
 from ernie_export.runtime.serving.http.events import DONE, Json, dump, event
 from ernie_export.runtime.serving.http.schema import ChatRequest
 from ernie_export.runtime.serving.http.service import Generation
-from ernie_export.runtime.serving.http.token_logprobs import token_logprobs
+from ernie_export.runtime.serving.http.token_logprobs import prompt_logprobs, token_logprobs
 from ernie_export.runtime.token_bytes import TokenBytes
 from ernie_export.runtime.tool_calls import ToolCall
 
@@ -57,7 +57,12 @@ class ChatWriter:
         """Return the complete answer as JSON."""
         head = dump({**self._shared, "object": "chat.completion"})
         choices = b",".join(map(self._choice, range(len(self._choices))))
-        return b'%b,"choices":[%b],"usage":%b}' % (head[:-1], choices, dump(self.usage()))
+        count = self._chat.prompt_logprobs
+        scores = b""
+        if count is not None:
+            entries = prompt_logprobs(self._generation.requests[0].sequence, count, self._token_bytes)
+            scores = b',"prompt_logprobs":[%b]' % b",".join(map(dump, entries))
+        return b'%b,"choices":[%b],"usage":%b%b}' % (head[:-1], choices, dump(self.usage()), scores)
 
     def _choice(self, index: int) -> bytes:
         """Return a choice of a complete answer as JSON."""

@@ -20,6 +20,7 @@ class CompletionRequest(GenerationFields):
     """A request for completions of prompts: texts, or ids of tokens. No chat template is applied."""
 
     prompt: str | Ids | Texts | ListsOfIds
+    max_tokens: Whole | None = Field(None, ge=0)
     echo: bool | None = None
     logprobs: Whole | None = Field(None, ge=0, le=20)
 
@@ -37,7 +38,14 @@ class CompletionRequest(GenerationFields):
     @property
     def most_tokens(self) -> int:
         """Most tokens of an answer."""
-        return self.max_tokens or DEFAULT_TOKENS
+        return DEFAULT_TOKENS if self.max_tokens is None else self.max_tokens
+
+    @property
+    def prompt_logprob_count(self) -> int | None:
+        """Alternatives whose log probabilities are returned with those of the prompt's tokens; None for none at all."""
+        if not self.echo or self.logprobs is None:
+            return self.prompt_logprobs
+        return max(self.logprobs, self.prompt_logprobs or 0)
 
     @property
     def logprob_count(self) -> int | None:

@@ -25,7 +25,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "prediction": (),
     "priority": (0,),
-    "prompt_logprobs": (),
     "repetition_detection": (),
     "return_mm_kwargs": (True, False),
     "return_prompt_text": (False,),

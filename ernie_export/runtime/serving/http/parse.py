@@ -64,7 +64,7 @@ def check_chat(document: dict[str, Any], max_text: int) -> ChatRequest:
         raise ApiError(400, problem, "continue_final_message", "invalid_value")
     if request.top_logprobs and not request.logprobs:
         raise ApiError(400, "top_logprobs: expected logprobs true beside it", "top_logprobs", "invalid_value")
-    _check_stream_options(request)
+    _check_stream(request)
     _check_tool_choice(request)
     return request
 
@@ -74,10 +74,10 @@ def parse_completion(body: bytes | bytearray, max_text: int) -> CompletionReques
     document = read_document(body, max_text)
     echo = document.pop("echo", None)
     request = validate(CompletionRequest, {**drop_neutral(document), "echo": echo})
-    if request.echo and request.logprobs is not None:
-        problem = "echo: expected no logprobs beside it, since those of the prompt are not computed"
-        raise ApiError(400, problem, "echo", "unsupported_parameter")
-    _check_stream_options(request)
+    if request.max_tokens == 0 and not request.echo and request.prompt_logprobs is None:
+        problem = "max_tokens: expected at least 1 without echo and prompt_logprobs, found 0"
+        raise ApiError(400, problem, "max_tokens", "invalid_value")
+    _check_stream(request)
     return request
 
 
@@ -112,7 +112,10 @@ def validate(kind: type[Form], document: dict[str, Any]) -> Form:
         raise _to_api_error(e) from e
 
 
-def _check_stream_options(request: GenerationFields) -> None:
+def _check_stream(request: GenerationFields) -> None:
+    if request.stream and request.prompt_logprobs is not None:
+        problem = "prompt_logprobs: expected stream false beside it"
+        raise ApiError(400, problem, "prompt_logprobs", "invalid_value")
     if request.stream_options is not None and not request.stream:
         raise ApiError(400, "stream_options: expected stream true beside it", "stream_options", "invalid_value")
 

@@ -34,6 +34,7 @@ def sampling_params(
         seed=None if chat.seed is None else (chat.seed + index) % 2**64,
         stop=(chat.stop,) if isinstance(chat.stop, str) else tuple(chat.stop or ()),
         logprobs=chat.logprob_count,
+        prompt_logprobs=None if index else chat.prompt_logprob_count,
         thinking_token_budget=chat.thoughts_budget,
         min_p=_given(chat.min_p, defaults.min_p),
         presence_penalty=chat.presence_penalty or 0.0,

@@ -144,6 +144,7 @@ class GenerationFields(RequestPart):
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputsField | None = None
     seed: Whole | None = Field(None, ge=-(2**63), lt=2**64)
+    prompt_logprobs: Whole | None = Field(None, ge=0, le=20)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -151,6 +152,11 @@ class GenerationFields(RequestPart):
     def most_tokens(self) -> int | None:
         """Most tokens of an answer; None where the request does not say."""
         return self.max_tokens
+
+    @property
+    def prompt_logprob_count(self) -> int | None:
+        """Alternatives whose log probabilities are returned with those of the prompt's tokens; None for none at all."""
+        return self.prompt_logprobs
 
     @property
     def logprob_count(self) -> int | None:

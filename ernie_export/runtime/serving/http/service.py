@@ -264,7 +264,9 @@ class Service:
         Raises ApiError where more than that are asked for at least.
         """
         defaults = self.defaults
-        asked = chat.most_tokens or defaults.max_new_tokens or self._default_tokens(chat)
+        asked = chat.most_tokens
+        if asked is None:
+            asked = defaults.max_new_tokens or self._default_tokens(chat)
         if (chat.min_tokens or 0) > asked:
             problem = f"min_tokens: expected at most max_tokens ({asked}), found {chat.min_tokens}"
             raise ApiError(400, problem, "min_tokens", "invalid_value")

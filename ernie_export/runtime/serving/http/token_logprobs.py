@@ -1,6 +1,7 @@
 """Log probabilities of a token in OpenAI's form."""
 
 from ernie_export.runtime.scheduler import Output
+from ernie_export.runtime.sequence import Sequence
 from ernie_export.runtime.serving.http.events import Json
 from ernie_export.runtime.token_bytes import TokenBytes
 
@@ -11,6 +12,25 @@ def token_logprobs(output: Output, token_bytes: TokenBytes) -> list[Json]:
         return []
     top = [_entry(id, logprob, token_bytes) for id, logprob in output.logprobs.top]
     return [{**_entry(output.token, output.logprobs.chosen, token_bytes), "top_logprobs": top}]
+
+
+def prompt_logprobs(sequence: Sequence, count: int, token_bytes: TokenBytes) -> list[Json | None]:
+    """Return the log probabilities of a prompt's tokens in vLLM's form: objects by token id, null for the first token.
+
+    Args:
+        sequence: A sequence whose prompt was scored.
+        count: Alternatives of each token.
+        token_bytes: Bytes of the tokens.
+    """
+    entries: list[Json | None] = [None]
+    for token, scores in zip(sequence.prompt.input_ids[1:].tolist(), sequence.prompt_logprobs, strict=True):
+        ranked = [(id, logprob, rank) for rank, (id, logprob) in enumerate(scores.top[:count], 1)]
+        entry = {
+            str(id): {"logprob": logprob, "rank": rank, "decoded_token": token_bytes(id).decode(errors="replace")}
+            for id, logprob, rank in [(token, scores.chosen, scores.rank), *ranked]
+        }
+        entries.append(entry)
+    return entries
 
 
 def _entry(id: int, logprob: float, token_bytes: TokenBytes) -> Json:
