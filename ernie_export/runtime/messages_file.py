@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 from ernie_export.common.atomic_file import write_atomically
 from ernie_export.common.errors import CannotWrite, InvalidFile, InvalidValue
@@ -34,6 +34,15 @@ def read(path: Path) -> list[Messages] | Messages:
 def is_one_conversation(document: list[Messages] | Messages) -> TypeGuard[Messages]:
     """Return whether what `read` has returned is one conversation rather than a list of them."""
     return isinstance(document[0], dict)
+
+
+def is_text(document: list[Messages] | Messages) -> bool:
+    """Return whether what `read` has returned holds no image or video. Whether it is valid is not checked."""
+    conversations = cast(list[Messages], [document] if is_one_conversation(document) else document)
+    messages = [message for conversation in conversations for message in conversation if isinstance(message, dict)]
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return all(isinstance(part, dict) and part.get("type") == "text" for part in parts)
 
 
 def read_one(path: Path) -> Messages:

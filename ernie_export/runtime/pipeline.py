@@ -48,6 +48,7 @@ def load(
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     tap: Tap | None = None,
     require_verified: bool = False,
+    media: bool = True,
 ) -> "Model":
     """Load a bundle.
 
@@ -62,6 +63,8 @@ def load(
         max_image_pixels: Most pixels of an image, or of a video's frame, that is decoded.
         tap: Inner values of the graphs to read; see `find_engine`.
         require_verified: Whether to refuse a bundle without a record of ernie-verify; implies `check`.
+        media: Whether to load at once what only images and videos take: the vision encoder and the vision experts. On
+            a CPU, False puts it off until the first of them comes, which then waits for it, and text starts sooner.
 
     Returns:
         The model, which owns its engine: use it in a `with` block, or close it.
@@ -75,7 +78,7 @@ def load(
     if require_verified:
         manifest.require_verification(folder)
         check = True
-    open_engine = find_engine(folder, manifest, device, tap)
+    open_engine = find_engine(folder, manifest, device, tap, media)
     manifest.check_files(folder, hash_limit=2**63 if check else HASH_LIMIT)
     if check:
         manifest.refuse_unlisted(folder)

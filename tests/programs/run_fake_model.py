@@ -44,4 +44,4 @@ class Model:
         return [result] * len(messages) if isinstance(messages[0], list) else result
 
 
-cli.main(load_model=lambda bundle, options: Model())  # type: ignore[arg-type, return-value]  # as far as it is used
+cli.main(load_model=lambda bundle, options, media: Model())  # type: ignore[arg-type, return-value]  # as far as it is used

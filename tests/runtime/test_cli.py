@@ -77,7 +77,7 @@ def model() -> FakeModel:
 def ernie_run(model, capsys):
     """Run the command in this process, on the fake model; returns its exit code, stdout and stderr."""
 
-    def call(*arguments: object, load_model: Any = lambda bundle, options: model) -> tuple[int, str, str]:
+    def call(*arguments: object, load_model: Any = lambda bundle, options, media: model) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as end:
             cli.main([*map(str, arguments)], load_model)
         out, err = capsys.readouterr()
@@ -209,6 +209,28 @@ def test_a_folder_for_messages_is_one_line(model, ernie_run, tmp_path):
         ernie_run("b", "--messages", tmp_path)[2]
         == f"error: {tmp_path}: expected a file of messages, found Is a directory\n"
     )
+
+
+@pytest.mark.parametrize(
+    "document, media",
+    [
+        (PLAIN, False),
+        ([{"role": "user", "content": "Hello?"}], False),
+        ([{"role": "user", "content": [{"type": "image", "path": "a.png"}]}], True),
+        ([PLAIN, [{"role": "user", "content": [{"type": "video", "path": "a.mp4"}]}]], True),
+        ([PLAIN, [{"role": "assistant", "content": None}, "no message"]], False),
+    ],
+)
+def test_only_conversations_with_media_load_what_media_take(model, ernie_run, tmp_path, document, media):
+    asked: list[bool] = []
+
+    def load_fake(bundle: Path, options: Any, media: bool) -> FakeModel:
+        asked.append(media)
+        return model
+
+    (tmp_path / "messages.json").write_text(json.dumps(document))
+    ernie_run("b", "--messages", tmp_path / "messages.json", load_model=load_fake)
+    assert asked == [media]
 
 
 def test_a_bundle_that_is_none(ernie_run, tmp_path):

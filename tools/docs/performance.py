@@ -203,7 +203,8 @@ python benchmarks/full_size.py scratch/full
 The bandwidth is {result["bandwidth_bytes_per_second"] / 1e9:.1f} GB/s, measured, over
 {result["bytes_per_token"] / 1e9:.2f} GB that one token reads. The bundle is {result["bundle_bytes"] / 2**30:.2f} GiB;
 `ernie-plan` had predicted it to {100 * off:.5f} %. ONNX Runtime packs the mapped weights into memory of its own while it
-loads, on one core, which takes most of the time to the first text; the weights are in memory once. Right after the export,
+loads, which takes most of the time to the first text (on one core when this was measured; see
+[what a start takes](../guides/deploy.md#start-on-a-cpu)); the weights are in memory once. Right after the export,
 with the disk still busy, the first text took {late["seconds_to_first_text"]:.1f} s.
 
 ## Export

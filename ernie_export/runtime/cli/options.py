@@ -134,8 +134,8 @@ class AnswerOptions:
         )
 
 
-def load(bundle: Path, options: AnswerOptions) -> "Model":
-    """Load a bundle. ONNX Runtime is imported only here, so that --help comes at once."""
+def load(bundle: Path, options: AnswerOptions, media: bool = True) -> "Model":
+    """Load a bundle; `media` is that of the pipeline. ONNX Runtime is imported only here: --help comes at once."""
     from ernie_export.runtime import load as load_bundle
     from ernie_export.runtime.cli.warm_bar import WarmBar
 
@@ -148,4 +148,5 @@ def load(bundle: Path, options: AnswerOptions) -> "Model":
             on_warm=bar,
             max_image_pixels=options.max_image_pixels,
             require_verified=options.require_verified,
+            media=media,
         )

@@ -16,13 +16,13 @@ from ernie_export.common.json_fields import read_json
 from ernie_export.runtime import messages_file
 from ernie_export.runtime.answer_stats import AnswerStats
 from ernie_export.runtime.cli.options import AnswerOptions, click_options, load
-from ernie_export.runtime.messages_file import Messages, check_text, is_one_conversation
+from ernie_export.runtime.messages_file import Messages, check_text, is_one_conversation, is_text
 
 if TYPE_CHECKING:
     from ernie_export.runtime.pipeline import Model
     from ernie_export.runtime.result import Result
 
-Load = Callable[[Path, AnswerOptions], "Model"]
+Load = Callable[[Path, AnswerOptions, bool], "Model"]
 ORDER = "ernie_export.media_order"  # in a context's meta: "image" and "video" as they follow on the command line
 
 
@@ -85,7 +85,7 @@ def command(
     else:
         conversations = messages_file.read(conversation_file)
     load_model: Load = context.obj
-    with load_model(bundle, options) as model:
+    with load_model(bundle, options, not is_text(conversations)) as model:
         if not as_json and is_one_conversation(conversations):
             print_stream(model.stream(conversations, enable_thinking=options.thinking, **params))
             return

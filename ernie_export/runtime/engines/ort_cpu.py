@@ -2,11 +2,17 @@
 
 A session packs quantized weights anew for its kernels, in memory of its own: `decoder` then decodes too, in place of a
 `decode` that would hold the text experts a second time. The manifest says which graph decodes.
+
+Packing is nearly all that a start takes. What ONNX Runtime can save of it (session.save_external_prepacked_constant_
+initializers) saves memory and no time: a load packs all the same, and compares what it finds in the file with that
+(session_state.cc, PrepackConstantInitializedTensors). So packing takes all cores, and until the first image or video
+comes, an engine may leave out what text does not read: the vision experts, the vision encoder and the resampler.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Self
 from weakref import WeakKeyDictionary
 
@@ -25,6 +31,9 @@ from ernie_export.runtime.logits import DenseLogits, Logits
 
 # Attention scores of one head, queries by keys: 16 MiB in float32. A longer prefill is cut.
 MAX_SCORES = 2**22
+
+# Inputs of the `decode` graph, besides the KV cache: those of `decoder` that text has.
+TEXT_INPUTS = "input_ids", "position_ids", "past_lengths", "lengths"
 
 # NumPy has no bfloat16: features in it pass through the host as float32, which holds every one of its values.
 FLOATS: dict[str, np.dtype] = {
@@ -58,6 +67,13 @@ def rows_of_tiles(bundle: Path, manifest: Manifest) -> dict[str, ort.OrtValue]:
     return rows
 
 
+def cpu_options(threads: int | None) -> ort.SessionOptions:
+    """Return options of a session whose weights all of its threads pack: ONNX Runtime 1.32 has it, 1.31 ignores it."""
+    options = session_options(threads)
+    options.add_session_config_entry("session.prepack.enable_parallel", "1")
+    return options
+
+
 class OrtCpuEngine:
     """The engine of ONNX Runtime's CPU provider."""
 
@@ -68,8 +84,9 @@ class OrtCpuEngine:
         threads: int | None,
         tap: Tap | None = None,
         max_scores: int = MAX_SCORES,
+        media: bool = True,
     ) -> None:
-        """Open a session for each graph.
+        """Open the graphs.
 
         Args:
             bundle: Folder of the bundle.
@@ -77,6 +94,8 @@ class OrtCpuEngine:
             threads: Cores for one operator; None leaves the choice to ONNX Runtime (all physical cores).
             tap: Inner values to read.
             max_scores: Most attention scores of one head; a prefill that would form more is cut.
+            media: Whether to open all graphs; False opens `decode` alone, which knows text, and the others when the
+                first image or video comes.
 
         Raises:
             Unavailable: If ONNX Runtime's CPU provider has no kernels for the bundle's precision.
@@ -90,21 +109,37 @@ class OrtCpuEngine:
         self._info = manifest.model
         self._tap = tap
         self._max_scores = max_scores
-        self._decode_graph = manifest.cpu_decode_graph
+        self._threads = threads
         self._paths = {name: bundle / manifest.graphs[name] for name in GRAPHS}
         self._rows = rows_of_tiles(bundle, manifest)
-        self._sessions = {
-            name: self._open_session(name, threads)
-            for name in GRAPHS
-            if name != "decode" or self._decode_graph == "decode"
-        }
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._opening = Lock()  # media are encoded by other threads than the one that runs the decoder
         self._bindings: WeakKeyDictionary[HostKVCache, dict[tuple[str, int, int], ort.IOBinding]] = WeakKeyDictionary()
-        with translate_ort_errors(self._paths["resampler"]):
-            self.dtype = FLOATS[self._sessions["resampler"].get_outputs()[0].type]
+        self._media_decode_graph = manifest.cpu_decode_graph
+        self._prefill_graph = "decoder" if media else "decode"
+        self._decode_graph = manifest.cpu_decode_graph if media else "decode"
+        for name in GRAPHS:
+            if name in (self._prefill_graph, self._decode_graph) or (media and name in ("vision", "resampler")):
+                self._session(name)
+        with translate_ort_errors(self._paths[self._prefill_graph]):
+            inputs = {value.name: value.type for value in self._session(self._prefill_graph).get_inputs()}
+            self.dtype = FLOATS[inputs["past_key.0"]]
 
-    def _open_session(self, graph: str, threads: int | None) -> ort.InferenceSession:
+    @property
+    def open_graphs(self) -> set[str]:
+        """Return the names of the graphs that are open."""
+        return set(self._sessions)
+
+    def _session(self, graph: str) -> ort.InferenceSession:
+        """Return the session of a graph, opened if it is not yet."""
+        with self._opening:
+            if graph not in self._sessions:
+                self._sessions[graph] = self._open_session(graph)
+            return self._sessions[graph]
+
+    def _open_session(self, graph: str) -> ort.InferenceSession:
         path = self._paths[graph]
-        options = session_options(threads)
+        options = cpu_options(self._threads)
         for name, value in self._rows.items():
             options.add_initializer(name, value)
         model: Path | bytes = path
@@ -114,17 +149,28 @@ class OrtCpuEngine:
         with translate_ort_errors(path):
             return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
+    def _take_media(self) -> None:
+        """Go over to the graphs that know images and videos; close `decode` first where `decoder` takes its place."""
+        self._prefill_graph = "decoder"
+        self._decode_graph = self._media_decode_graph
+        if self._decode_graph != "decode":
+            for bindings in self._bindings.values():
+                for key in [key for key in bindings if key[0] == "decode"]:
+                    del bindings[key]
+            with self._opening:
+                self._sessions.pop("decode", None)
+
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         """Run the vision encoder and the resampler; see `Encoder.encode`."""
         frames = {"pixel_values": pixel_values, "coordinates": coordinates}
         tapped = self._tapped("vision")
         with translate_ort_errors(self._paths["vision"]):
-            hidden, *values = self._sessions["vision"].run(["hidden", *tapped], frames)
+            hidden, *values = self._session("vision").run(["hidden", *tapped], frames)
         self._emit(tapped, values)
         paired = {"hidden": hidden, "first": pairs[0], "second": pairs[1]}
         features: np.ndarray
         with translate_ort_errors(self._paths["resampler"]):
-            (features,) = self._sessions["resampler"].run(["features"], paired)
+            (features,) = self._session("resampler").run(["features"], paired)
             check_shape(features, (None, None, self._info.hidden_size))
         return features
 
@@ -140,13 +186,18 @@ class OrtCpuEngine:
         )
 
     def prefill(self, cache: HostKVCache, slot: int, chunk: PromptChunk) -> Logits:
-        """Append the chunk to the slot, by the `decoder` graph; returns the logits after its last token."""
+        """Append the chunk to the slot; returns the logits after its last token."""
+        if self._prefill_graph == "decode" and (chunk.token_types.any() or chunk.feature_index.any()):
+            self._take_media()
         step = max(self._max_scores // cache.max_seq_len, 1)
         for start in range(0, len(chunk.input_ids), step):
             part = chunk.part(start, start + step)
             inputs = part.decoder_inputs(int(cache.lengths[slot]))
-            inputs["features"] = part.features.astype(self.dtype, copy=False)
-            logits = self._run("decoder", inputs, cache, slice(slot, slot + 1))
+            if self._prefill_graph == "decode":
+                inputs = {name: inputs[name] for name in TEXT_INPUTS}
+            else:
+                inputs["features"] = part.features.astype(self.dtype, copy=False)
+            logits = self._run(self._prefill_graph, inputs, cache, slice(slot, slot + 1))
             cache.lengths[slot] += len(part.input_ids)
         return DenseLogits(logits[0])
 
@@ -185,7 +236,7 @@ class OrtCpuEngine:
                 binding.bind_cpu_input(name, np.ascontiguousarray(array))
             for name in tapped:
                 binding.bind_output(name, "cpu")
-            self._sessions[graph].run_with_iobinding(binding)
+            self._session(graph).run_with_iobinding(binding)
             outputs = binding.get_outputs()
             logits: np.ndarray = outputs[0].numpy()
             check_shape(logits, (slots.stop - slots.start, self._info.vocab_size))
@@ -201,7 +252,7 @@ class OrtCpuEngine:
         known = self._bindings.setdefault(cache, {})
         binding = known.get((graph, slots.start, slots.stop))
         if binding is None:
-            binding = known[graph, slots.start, slots.stop] = self._sessions[graph].io_binding()
+            binding = known[graph, slots.start, slots.stop] = self._session(graph).io_binding()
             binding.bind_output("logits", "cpu")
             for part, buffers in (("key", cache.keys), ("value", cache.values)):
                 for layer, buffer in enumerate(buffers):
@@ -215,7 +266,7 @@ class OrtCpuEngine:
         """Return the names of the graph's outputs beyond those of the bundle."""
         if self._tap is None or graph not in self._tap.graphs:
             return []
-        names = [output.name for output in self._sessions[graph].get_outputs()]
+        names = [output.name for output in self._session(graph).get_outputs()]
         return [name for name in names if name not in ("hidden", "logits") and not name.startswith("present_")]
 
     def _emit(self, names: Sequence[str], values: Sequence[np.ndarray]) -> None:

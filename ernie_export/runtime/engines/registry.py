@@ -39,7 +39,9 @@ def open_engine(bundle: Path, manifest: Manifest, device: str, threads: int | No
     return find_engine(bundle, manifest, device)(threads)
 
 
-def find_engine(bundle: Path, manifest: Manifest, device: str, tap: Tap | None = None) -> EngineOpener:
+def find_engine(
+    bundle: Path, manifest: Manifest, device: str, tap: Tap | None = None, media: bool = True
+) -> EngineOpener:
     """Find the device and the libraries that run a bundle; returns what opens its engine. No file is read yet.
 
     Args:
@@ -47,6 +49,8 @@ def find_engine(bundle: Path, manifest: Manifest, device: str, tap: Tap | None =
         manifest: Its manifest.
         device: As of `open_engine`.
         tap: Inner values of the graphs to read; engines of TensorRT give the vision encoder's output alone.
+        media: Whether to open at once what only images and videos take; on a CPU, False puts it off until the first
+            of them comes.
 
     Raises:
         UserError: If the device or a library is missing or cannot run the bundle, or the engine has no taps.
@@ -54,19 +58,15 @@ def find_engine(bundle: Path, manifest: Manifest, device: str, tap: Tap | None =
     if device not in DEVICES:
         raise InvalidValue("device", " or ".join(DEVICES), repr(device))
     kind = "tensorrt" if manifest.engines is not None else device
-    if tap is None:
-        return ENGINES[kind](bundle, manifest)
     if kind == "cpu":
-        return lambda threads: OrtCpuEngine(bundle, manifest, threads, tap)
+        check_version("onnxruntime", ort.__version__, f"pip install 'onnxruntime>={MIN_VERSION}'")
+        return lambda threads: OrtCpuEngine(bundle, manifest, threads, tap, media=media)
+    if tap is None:
+        return GPU_ENGINES[kind](bundle, manifest)
     if kind == "tensorrt":
         library = open_tensorrt(bundle, manifest)
         return lambda threads: TensorRTEngine(bundle, manifest, library, tap.on_value)
     raise InvalidValue("device", "cpu or an engine of TensorRT, which can be tapped", repr(kind))
-
-
-def _find_cpu(bundle: Path, manifest: Manifest) -> EngineOpener:
-    check_version("onnxruntime", ort.__version__, f"pip install 'onnxruntime>={MIN_VERSION}'")
-    return lambda threads: OrtCpuEngine(bundle, manifest, threads)
 
 
 def _find_cuda(bundle: Path, manifest: Manifest) -> EngineOpener:
@@ -79,8 +79,7 @@ def _find_tensorrt(bundle: Path, manifest: Manifest) -> EngineOpener:
     return lambda threads: TensorRTEngine(bundle, manifest, library)
 
 
-ENGINES: dict[str, Callable[[Path, Manifest], EngineOpener]] = {
-    "cpu": _find_cpu,
+GPU_ENGINES: dict[str, Callable[[Path, Manifest], EngineOpener]] = {
     "cuda": _find_cuda,
     "tensorrt": _find_tensorrt,
 }
