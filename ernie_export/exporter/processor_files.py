@@ -16,6 +16,7 @@ from ernie_export.common.processor_settings import (
 from ernie_export.graphs.config import ErnieConfig
 
 LONGEST_RATIO = 16  # of an image's sides: one that is longer still, and tiny, may be larger than engines take
+ROUNDING_GROWTH = math.sqrt(LONGEST_RATIO) + 1 / math.sqrt(LONGEST_RATIO)
 COPIED_SUFFIXES = (".json", ".jinja", ".ttf", ".otf", ".model")
 PROCESSOR_FILES = {  # name: required
     "config.json": True,
@@ -97,27 +98,41 @@ def limit_image_tokens(folder: Path, config: ErnieConfig, most: int) -> None:
     pixels = most * factor**2
     for kind in (IMAGE_PROCESSOR, VIDEO_PROCESSOR):
         bounds = PixelBounds.from_folder(folder, kind)
-        if bounds.maximum > pixels:
-            kind.write_bounds(folder, PixelBounds(min(bounds.minimum, enlarged_within(pixels, factor)), pixels))
+        minimum = bounds.minimum
+        if enlarged_tokens(minimum, factor) > most:
+            minimum = min(minimum, enlarged_within(pixels, factor))
+        limited = PixelBounds(minimum, min(bounds.maximum, pixels))
+        if limited != bounds:
+            kind.write_bounds(folder, limited)
+
+
+def enlarged_tokens(minimum: int, factor: int) -> int:
+    """Return the most tokens of a small image that is enlarged to `minimum` pixels, its sides rounded up to `factor`.
+
+    Each side grows by less than `factor` then: an area of a to less than (√a·√r + 1)(√a/√r + 1), in units of factor²,
+    where the sides are as r to 1. That is for images of up to LONGEST_RATIO.
+    """
+    area = minimum / factor**2
+    return math.ceil(area + math.sqrt(area) * ROUNDING_GROWTH + 1) - 1
 
 
 def enlarged_within(pixels: int, factor: int) -> int:
     """Return the most pixels that a small image may be enlarged to so that rounding its sides up ends within `pixels`.
 
-    Each side grows by less than `factor` then: an area of a by (√a·√r + 1)(√a/√r + 1), in units of factor², where the
-    sides are as r to 1. That is for images of up to LONGEST_RATIO.
+    It is what `enlarged_tokens` computes, the other way round.
     """
-    growth = math.sqrt(LONGEST_RATIO) + 1 / math.sqrt(LONGEST_RATIO)
-    side = (math.sqrt(growth**2 + 4 * (pixels / factor**2 - 1)) - growth) / 2
+    side = (math.sqrt(ROUNDING_GROWTH**2 + 4 * (pixels / factor**2 - 1)) - ROUNDING_GROWTH) / 2
     return max(int((side * factor) ** 2), 1)
 
 
 def image_token_range(folder: Path, config: ErnieConfig) -> tuple[int, int]:
     """Return the fewest and the most decoder tokens of an image or of a video's frame pair.
 
-    They follow from the pixels that the processors of `folder` resize to. Raises InvalidFile for malformed bounds.
+    They follow from the pixels that the processors of `folder` resize to; small ones are enlarged and rounded up, past
+    the largest where the bounds lie close together. Raises InvalidFile for malformed bounds.
     """
-    image = PixelBounds.from_folder(folder, IMAGE_PROCESSOR)
-    video = PixelBounds.from_folder(folder, VIDEO_PROCESSOR)
-    token = (config.vision.patch_size * config.vision.spatial_merge_size) ** 2  # its pixels
-    return -(-min(image.minimum, video.minimum) // token), max(image.maximum, video.maximum) // token
+    factor = config.vision.patch_size * config.vision.spatial_merge_size
+    both = [PixelBounds.from_folder(folder, kind) for kind in (IMAGE_PROCESSOR, VIDEO_PROCESSOR)]
+    smallest = -(-min(bounds.minimum for bounds in both) // factor**2)
+    largest = max(max(bounds.maximum // factor**2, enlarged_tokens(bounds.minimum, factor)) for bounds in both)
+    return smallest, largest

@@ -19,7 +19,7 @@ from ernie_export.common.safetensors_header import read_header
 from ernie_export.common.smart_resize import smart_resize
 from ernie_export.exporter.cli import export as cli
 from ernie_export.exporter.export import export
-from ernie_export.exporter.processor_files import limit_image_tokens
+from ernie_export.exporter.processor_files import image_token_range, limit_image_tokens
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.engines import REPORT, EngineBuilder, resolve_sizes
 from ernie_export.exporter.targets.onnx import PORTABLE_BODIES
@@ -177,18 +177,41 @@ def test_larger_images_are_scaled_down_to_what_the_engines_take(tmp_path):
     assert 0 < len(pixels) <= 8 * 4
 
 
-@pytest.mark.parametrize("tokens", [4, 8, 16, 64, 300, 1254])
-def test_no_small_image_is_enlarged_past_what_the_engines_take(tmp_path, tokens):
+@pytest.mark.parametrize(
+    ("least", "most", "tokens", "kept"),
+    [
+        *((299, 4000, tokens, False) for tokens in (4, 8, 16, 64, 300)),
+        (299, 4000, 1254, True),
+        *((16, 16, tokens, False) for tokens in (16, 17, 24)),  # mini-ernie's, which no limit below these cuts
+        (16, 16, 33, True),
+    ],
+)
+def test_no_small_image_is_enlarged_past_what_the_engines_take(tmp_path, least, most, tokens, kept):
     """A clip's smallest frame has 299 tokens in the released checkpoint: enlarged to a lower limit it went past it."""
     shutil.copytree(MINI, tmp_path / "processors")
-    VIDEO_PROCESSOR.write_bounds(tmp_path / "processors", PixelBounds(299 * 28**2, 4000 * 28**2))
+    given = PixelBounds(least * 28**2, most * 28**2)
+    VIDEO_PROCESSOR.write_bounds(tmp_path / "processors", given)
     limit_image_tokens(tmp_path / "processors", ErnieConfig.from_hf(MINI), tokens)
     bounds = PixelBounds.from_folder(tmp_path / "processors", VIDEO_PROCESSOR)
-    assert (bounds.minimum == 299 * 28**2) == (tokens == 1254), "it is no lower than it has to be"
+    assert (bounds.minimum == given.minimum) == kept, "it is no lower than it has to be"
+    assert max(enlarged(bounds, min(tokens, 16))) <= tokens
+
+
+def test_by_default_engines_take_small_clips_as_large_as_the_processors_make_them():
+    """Mini-ernie's clips have 16 tokens by both bounds, and more where enlarging them rounds up."""
+    config = ErnieConfig.from_hf(MINI)
+    image = resolve_sizes(config, RtxBuildOptions(), image_token_range(MINI, config))[1]
+    sizes = enlarged(PixelBounds.from_folder(MINI, VIDEO_PROCESSOR), 16)
+    assert 16 < max(sizes) <= image == 33
+
+
+def enlarged(bounds: PixelBounds, longest_ratio: int) -> list[int]:
+    """Return the tokens of many small images after resizing; none is empty."""
     rng = np.random.default_rng(0)
-    for short, ratio in zip(rng.integers(8, 400, 3000).tolist(), rng.uniform(1, min(tokens, 16), 3000).tolist()):
-        height, width = smart_resize(short, int(short * ratio), 28, bounds)
-        assert 0 < height * width <= tokens * 28**2, (short, ratio)
+    shorts, ratios = rng.integers(8, 400, 3000).tolist(), rng.uniform(1, longest_ratio, 3000).tolist()
+    sizes = [smart_resize(short, int(short * ratio), 28, bounds) for short, ratio in zip(shorts, ratios)]
+    assert all(height * width for height, width in sizes)
+    return [height * width // 28**2 for height, width in sizes]
 
 
 def test_without_the_library(tmp_path):
