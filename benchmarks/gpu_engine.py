@@ -110,7 +110,7 @@ def random_weights(memory: Any, path: Path, deviations: dict[str, float]) -> Any
     """
     from ernie_export.runtime.engines.device.weights import allocate_weights
 
-    weights, _ = allocate_weights(memory, path)
+    weights = allocate_weights(memory, path)
     pool = np.random.default_rng(0).standard_normal(POOL, np.float32)
     for name, weight in weights.items():
         shape = weight.entry.shape

@@ -59,6 +59,22 @@ class TensorRTInfo:
 
 
 @dataclass(frozen=True)
+class WeightBinding:
+    """Which tensors of the data file engines take as inputs, bound at load; they hold all others as constants.
+
+    One copy of an input serves every engine. Experts, the embedding, the head and quantized weights are always inputs;
+    norms, biases and routers, which are small, are constants, so that a builder knows what they are.
+
+    Attributes:
+        bakes_projections: Whether the matrices of linear layers that are not quantized are constants, too.
+        constants: Names of the constants.
+    """
+
+    bakes_projections: bool = False
+    constants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class EngineInfo:
     """How the engines of a bundle were built.
 
@@ -72,6 +88,7 @@ class EngineInfo:
         prefill_chunk: Most prompt tokens in one prefill call.
         top_k: Tokens that a decode call returns for each sequence beside the logits; 0 if it returns logits alone.
         tensorrt: Present for TensorRT, absent for TensorRT for RTX.
+        weights: Which weights they take as inputs.
     """
 
     library: str
@@ -83,6 +100,7 @@ class EngineInfo:
     prefill_chunk: int
     top_k: int
     tensorrt: TensorRTInfo | None = None
+    weights: WeightBinding = WeightBinding()
 
     @property
     def version_compatible(self) -> bool:
@@ -156,10 +174,17 @@ def read_engines(section: JsonObject) -> EngineInfo:
         compute_capabilities=section.texts("compute_capabilities"),
         top_k=section.integer("top_k", minimum=0, maximum=LIMIT),
         tensorrt=read_optional(section, "tensorrt", _read_tensorrt),
+        weights=read_optional(section, "weights", _read_weights) or WeightBinding(),
         **{key: section.integer(key, minimum=1, maximum=LIMIT) for key in sizes},
     )
     section.refuse_unknown()
     return engines
+
+
+def _read_weights(section: JsonObject) -> WeightBinding:
+    binding = WeightBinding(section.flag("bakes_projections"), section.texts("constants"))
+    section.refuse_unknown()
+    return binding
 
 
 def _read_tensorrt(section: JsonObject) -> TensorRTInfo:

@@ -19,7 +19,7 @@ from ernie_export.exporter.targets import TARGETS
 from ernie_export.exporter.targets.target import DeferredBuild
 
 WORK = ".engines"  # folder in the bundle: engines that are built, until all of them are
-HASH_LIMIT = 256 * 2**20  # bytes: of a larger file (the weights, which no engine holds) only the size is compared
+HASH_LIMIT = 256 * 2**20  # bytes: of a larger file (the weights, few of which engines hold) only the size is compared
 
 
 def resume(bundle: Path, progress: Progress = SILENT) -> Manifest:

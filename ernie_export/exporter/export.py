@@ -80,7 +80,7 @@ def export(
         processor_files = find_processor_files(source)
         graphs = build_graphs(config, precision)
         data = weights.plan(all_weights(graphs))
-        job = ExportJob(config, precision, target.check_options(options), graphs, data.offsets, source)
+        job = ExportJob(config, precision, target.check_options(options), graphs, data.offsets, source, tensors)
         planned = target.plan_engines(job)
         with writing_bundle(output, LAYOUTS[layout].bundle) as bundle:
             # Before the weights, which take longest: what the runtime or a library would refuse is refused early.

@@ -1,7 +1,7 @@
 """A small graph builder over onnx_ir: path-named nodes, checked calls of our operators, weights that stay on disk."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from onnx_ir.passes.common import CommonSubexpressionEliminationPass, InlinePass
 from ernie_export.graphs.ops.bodies import OpBodies
 from ernie_export.graphs.ops.library import OPSETS, SPECS, functions
 from ernie_export.graphs.ops.spec import DOMAIN
-from ernie_export.graphs.weight_spec import Rows, Weight
+from ernie_export.graphs.weight_spec import Role, Rows, Weight
 
 IR_VERSION = 11
 
@@ -91,14 +91,14 @@ class GraphBuilder:
         return value
 
     def tensor(
-        self, name: str, shape: Sequence[int], dtype: ir.DataType | None = None, sources: Sequence[str] = ()
+        self, name: str, shape: Sequence[int], role: Role, dtype: ir.DataType | None = None, sources: Sequence[str] = ()
     ) -> ir.Value:
         """Return the checkpoint's tensor `name`, in the graph's dtype unless another is given.
 
         With `sources` the rows of these tensors, one after the other.
         """
         pieces = tuple(Rows(source) for source in sources or (name,))
-        return self.weight(Weight(name, (dtype or self.dtype).numpy(), tuple(shape), pieces))
+        return self.weight(Weight(name, (dtype or self.dtype).numpy(), tuple(shape), pieces, role=role))
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
         """Return a small initializer kept in the graph itself, named by the scope's path."""
@@ -118,12 +118,14 @@ class GraphBuilder:
         value.shape = ir.Shape(shape)
         self.graph.outputs.append(value)
 
-    def bind_at_load(self) -> None:
-        """Make every weight an input of the graph: what runs it brings the values, and one copy serves all graphs.
+    def bind_at_load(self, constants: Collection[str] = ()) -> None:
+        """Make every weight but `constants` an input of the graph: what runs it brings the values, for all graphs once.
 
         Codes of quantised weights become int32, the same bytes in words: TensorRT's plugins take no unsigned bytes.
         """
         for name, weight in self.weights.items():
+            if name in constants:
+                continue
             value = self.graph.initializers.pop(name)
             value.const_value = None
             if weight.quantization is not None:

@@ -32,6 +32,7 @@ from ernie_export.graphs.layers.mlp import sparse, swiglu
 from ernie_export.graphs.layers.quantized import quantized
 from ernie_export.graphs.ops.mrope.reference import attention_scale, axes, inverse_frequencies
 from ernie_export.graphs.precision import Precision
+from ernie_export.graphs.weight_spec import Role
 
 INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
 
@@ -96,9 +97,10 @@ def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuild
     source = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     with g.scope("lm_head"):
         if precision.head:
-            logits = quantized(g, last, "lm_head.weight", [source], text.vocab_size, text.hidden_size, precision.head)
+            shape = text.vocab_size, text.hidden_size
+            logits = quantized(g, last, "lm_head.weight", [source], *shape, precision.head, Role.HEAD)
         else:
-            logits = g.op("Gemm", last, g.tensor(source, (text.vocab_size, text.hidden_size)), transB=1)
+            logits = g.op("Gemm", last, g.tensor(source, (text.vocab_size, text.hidden_size), Role.HEAD), transB=1)
         if dtype != FLOAT:
             logits = g.op("Cast", logits, to=FLOAT)
     # Declared outputs follow the inputs' order: logits, then every layer's cache.
@@ -112,7 +114,7 @@ def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuild
 
 def embed(g: GraphBuilder, config: ErnieConfig, vision: bool) -> ir.Value:
     """Embed the tokens as (B·S, H), and put vision features at their positions."""
-    table = g.tensor("model.embed_tokens.weight", (config.text.vocab_size, config.text.hidden_size))
+    table = g.tensor("model.embed_tokens.weight", (config.text.vocab_size, config.text.hidden_size), Role.EMBEDDING)
     with g.scope("embed_tokens"):
         flat = g.constant("flat", np.array([-1]))
         tokens = g.op("Gather", table, g.op("Reshape", g.inputs["input_ids"], flat, name="ids"), axis=0)

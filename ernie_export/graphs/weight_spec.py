@@ -7,8 +7,21 @@ through memory one expert at a time.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
+
+
+class Role(StrEnum):
+    """What a weight does in a graph."""
+
+    EXPERT = "expert"
+    EMBEDDING = "embedding"
+    HEAD = "head"
+    PROJECTION = "projection"
+    NORM = "norm"
+    BIAS = "bias"
+    ROUTER = "router"
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,8 @@ class Quantization:
 class Weight:
     """One tensor of the bundle's data file: `shape` and NumPy `dtype` as stored, `pieces` in C order.
 
-    With `quantization` the pieces' values are stored quantized, and `shape` counts bytes (uint8, or e4m3 numbers).
+    With `quantization` the pieces' values are stored quantized, and `shape` counts bytes (uint8, or e4m3 numbers). A
+    head that is tied to the embedding is one.
     """
 
     name: str
@@ -87,6 +101,12 @@ class Weight:
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
     quantization: Quantization | None = None
+    role: Role = Role.PROJECTION
+
+    @property
+    def is_quantized(self) -> bool:
+        """Return whether it is stored quantized, or is the scales of such a weight."""
+        return self.quantization is not None or any(isinstance(piece, ScalesOf) for piece in self.pieces)
 
     @property
     def nbytes(self) -> int:

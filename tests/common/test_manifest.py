@@ -13,12 +13,19 @@ from hypothesis import strategies as st
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import GRAPHS, NAME, SCHEMA, Manifest, sha256
-from ernie_export.common.manifest_sections import CalibrationInfo, EngineInfo, FileEntry, ModelInfo, TensorRTInfo
+from ernie_export.common.manifest_sections import (
+    CalibrationInfo,
+    EngineInfo,
+    FileEntry,
+    ModelInfo,
+    TensorRTInfo,
+    WeightBinding,
+)
 
 NUMBERS: dict[str, Any] = {field.name: 4 for field in fields(ModelInfo)}
 INFO = ModelInfo(**NUMBERS | {"eos_token_ids": (2,)})
 TENSORRT = TensorRTInfo("H100", "ampere-plus", True, ("sm80", "sm90"), "3f2a", 4)
-ENGINES = EngineInfo("tensorrt", "11.4", ("9.0",), 2, 64, 16, 32, 8, TENSORRT)
+ENGINES = EngineInfo("tensorrt", "11.4", ("9.0",), 2, 64, 16, 32, 8, TENSORRT, WeightBinding(True, ("norm", "bias")))
 FUZZED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
@@ -76,6 +83,10 @@ def test_engines_are_read_as_written(tmp_path):
         ("prefill_chunk", 0),
         ("top_k", -1),
         ("tensorrt", []),
+        ("weights", []),
+        ("weights.bakes_projections", 1),
+        ("weights.constants", "norm"),
+        ("weights.constants", [1]),
         ("tensorrt.hardware_compatibility", "any"),
         ("tensorrt.version_compatible", 1),
         ("tensorrt.architectures", [90]),

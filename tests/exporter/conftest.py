@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,12 +73,12 @@ def without_gpu(few_kernels):
 
 @pytest.fixture(scope="session")
 def make(tmp_path_factory, without_gpu):
-    """make(precision, arch): a bundle of the mini checkpoint that waits for engines, and what its export reported."""
+    """make(precision, arch, **options): a bundle of the mini checkpoint that waits for engines, and its reports."""
 
-    def call(precision: str, arch: str) -> tuple[Path, Manifest, Steps]:
+    def call(precision: str, arch: str, **changes: Any) -> tuple[Path, Manifest, Steps]:
         folder = tmp_path_factory.mktemp("trt") / "bundle"
         steps = Steps()
-        options = TensorRTBuildOptions(max_batch_size=3, max_seq_len=600, max_image_tokens=64, arch=arch)
+        options = TensorRTBuildOptions(max_batch_size=3, max_seq_len=600, max_image_tokens=64, arch=arch, **changes)
         return folder, export(MINI, folder, without_gpu, precision, steps, options), steps
 
     return call
@@ -87,6 +88,12 @@ def make(tmp_path_factory, without_gpu):
 def made(make):
     """Such a bundle in bf16 for two architectures."""
     return make("bf16", "sm80, sm90")
+
+
+@pytest.fixture(scope="session")
+def baked(make):
+    """Such a bundle whose engines are to hold the matrices of linear layers."""
+    return make("bf16", "sm90", bakes_projections=True)
 
 
 @pytest.fixture(scope="session", params=["int4", "fp8"])

@@ -117,6 +117,23 @@ def test_the_sizes_are_those_of_an_export_for_tensorrt(tmp_path, without_gpu, pr
     assert "without the engines" in found["notes"][-1]
 
 
+def test_what_two_engines_hold_is_counted_twice(released):
+    """Norms and the text's routers, and the decoder's projections where they are constants: in prefill and decode."""
+    kept = planned(released, "--target", "trt", "--precision", "bf16")["precisions"]["bf16"]
+    baked = planned(released, "--target", "trt", "--precision", "bf16", "--bake-projections")["precisions"]["bf16"]
+    routers = 27 * (2560 + 1) * 64 * 4
+    norms = (2 * 28 + 1) * 2560 * 2
+    assert kept["duplicate_weights"] == routers + norms
+    linear = sum(kept["weights"][part] for part in ("attention", "shared experts", "dense layers"))
+    assert baked["duplicate_weights"] == routers + norms + linear > 2 * GIB
+    assert baked["device_memory"] - kept["device_memory"] == linear
+    assert baked["longest_context"] is None and baked["weights"] == kept["weights"]
+    quantized = planned(released, "--target", "trt", "--precision", "int4", "--bake-projections")["precisions"]["int4"]
+    assert quantized["duplicate_weights"] == routers + norms
+    onnx = planned(released, "--target", "onnx", "--precision", "bf16")["precisions"]["bf16"]
+    assert onnx["duplicate_weights"] == 0
+
+
 def test_the_released_model(released):
     found = planned(released / "config.json", "--target", "onnx", "--context", 1000, "--device", "h200")
     billions = {part: round(count / 1e9, 3) for part, count in found["parameters"].items()}

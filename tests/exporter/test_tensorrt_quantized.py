@@ -21,6 +21,7 @@ from ernie_export.exporter.targets.onnx import ONNX_PORTABLE
 from ernie_export.exporter.targets.target import DATA_FILE, ExportJob
 from ernie_export.exporter.targets.tensorrt import TENSORRT_BODIES, TensorRT, TensorRTBuildOptions, plugin_sizes
 from ernie_export.graphs.build import build_graphs
+from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.ops import plugins
 from ernie_export.graphs.ops.kernels import Kernels
@@ -38,7 +39,8 @@ LIMITS = TensorRTBuildOptions(max_seq_len=600, max_image_tokens=64)
 def mini_job(precision: str) -> ExportJob:
     config = ErnieConfig.from_hf(MINI)
     how = TENSORRT[precision]
-    return ExportJob(config, how, LIMITS, build_graphs(config, how), offsets={}, processors=MINI)
+    graphs = build_graphs(config, how)
+    return ExportJob(config, how, LIMITS, graphs, offsets={}, processors=MINI, checkpoint=Checkpoint.open(MINI))
 
 
 def test_what_is_multiplied_by_plugins_and_what_is_not(coded):

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import tensorrt_rtx_bindings as rtx_module
 
@@ -271,6 +272,7 @@ def write_bundle(
     precision: Precision = ONNX["fp32"],
     filled: Callable[[bytes], bytes] = bytes,
     op_bodies: OpBodies = RTX_BODIES,
+    bakes_projections: bool = False,
 ) -> None:
     """What ernie-export writes for TensorRT for RTX, but for the engines: each is its graph, for the fake to run.
 
@@ -279,9 +281,10 @@ def write_bundle(
 
     def keep_graph(name: str, request: dict[str, Any], on_share: Any) -> dict[str, Any]:
         head = json.dumps(request["dimensions"]).encode()
-        Path(request["engine"]).write_bytes(head + b"\n" + filled(Path(request["onnx"]).read_bytes()))
+        graph = onnx.load(request["onnx"]).SerializeToString()  # with its constants
+        Path(request["engine"]).write_bytes(head + b"\n" + filled(graph))
         return {"version": rtx_module.__version__}
 
-    options = RtxBuildOptions(compute_capabilities="8.9", max_batch_size=3, max_seq_len=500, max_image_tokens=16)
+    options = RtxBuildOptions(3, 500, 16, bakes_projections, compute_capabilities="8.9")
     target = TensorRTForRtx(build_engine=keep_graph, op_bodies=op_bodies)
     export(MINI, folder, target, precision, QUIET, options)

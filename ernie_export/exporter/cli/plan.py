@@ -17,11 +17,11 @@ from rich.text import Text
 from ernie_export.common.command import run
 from ernie_export.common.errors import InvalidFile, InvalidValue, printable
 from ernie_export.common.json_fields import one_line
-from ernie_export.exporter.cli.target_options import target_option, with_target_options
+from ernie_export.exporter.cli.target_options import options_of_targets, target_option, with_target_options
 from ernie_export.exporter.plan.devices import DEVICES, Device, find_device
 from ernie_export.exporter.plan.workload import DEFAULT_CONTEXT, read_workload
 from ernie_export.exporter.processor_files import find_processor_files
-from ernie_export.exporter.targets import find_target
+from ernie_export.exporter.targets import find_target, make_options
 from ernie_export.exporter.targets.target import Target
 from ernie_export.graphs.checkpoint.original.files import as_hf_checkpoint
 from ernie_export.graphs.config import ErnieConfig
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ernie_export.exporter.plan.roofline import Estimate
 
 LARGEST_BATCH = 2**16
+COUNTED_OPTIONS = ("bakes_projections",)  # of targets, that change a device's memory
 COUNTED = ONNX["fp32"]  # parameters are counted in a precision that quantizes nothing
 ESTIMATED = ("device_memory", "activations", "engine_memory", "longest_context", "prefill", "decode")
 NOTES = (
@@ -41,12 +42,14 @@ NOTES = (
 ENGINE_MEMORY = (
     "engine memory: of ONNX Runtime's CUDA provider, 2 GiB of it estimated, and a slot of the KV cache to swap with"
 )
+DUPLICATES = "duplicate weights: constants of the prefill and of the decode engine, which hold a copy each"
 ENGINES = "bundle on disk: without the engines and kernels, a few MiB each, whose sizes are known only once built"
 
 
 def plan_options() -> list[click.Parameter]:
     """Return the options of ernie-plan that follow from the targets."""
-    return [target_option("Export target, as of ernie-export.")]
+    of_targets = {option.name: option for option in options_of_targets()}
+    return [target_option("Export target, as of ernie-export."), *(of_targets[name] for name in COUNTED_OPTIONS)]
 
 
 @click.command(cls=with_target_options(plan_options), context_settings={"show_default": True})
@@ -68,6 +71,7 @@ def command(
     images: str,
     batch: int,
     as_json: bool,
+    **target_options: Any,
 ) -> None:
     """Plan for CHECKPOINT (a folder, or its config.json): sizes, what fits, and the highest speed of a device."""
     try:
@@ -79,6 +83,7 @@ def command(
         raise InvalidFile(checkpoint, "a checkpoint folder or its config.json", "another file")
     folder = checkpoint.parent if checkpoint.name == "config.json" and not checkpoint.is_dir() else checkpoint
     chosen = find_target(target)
+    options = make_options(chosen, {name: value for name, value in target_options.items() if value is not None})
     precisions = chosen.precisions if precision is None else read_precisions(chosen, precision)
     config = ErnieConfig.from_hf(folder)
     device = find_device(device_name) if device_name is not None else None
@@ -86,7 +91,7 @@ def command(
         workload = read_workload(config, source, context, batch, images)
         copied = sum(path.stat().st_size for path in find_processor_files(source, require_all=False))
     model = Model.build(config, COUNTED).model
-    estimates = [estimate(model, chosen, precision_object, workload, device) for precision_object in precisions]
+    estimates = [estimate(model, chosen, planned, workload, device, options) for planned in precisions]
     parameters = model.parameters()
     plan: dict[str, Any] = {
         "checkpoint": str(checkpoint),
@@ -112,7 +117,7 @@ def notes(target: Target, estimates: Sequence["Estimate"]) -> list[str]:
     rates, counted = NOTES
     if any(estimate.engine_memory for estimate in estimates):
         return [rates, f"{counted.rpartition('; ')[0]}; {ENGINE_MEMORY}"]
-    return [*NOTES, ENGINES] if target.compiles_engines else [*NOTES]
+    return [*NOTES, DUPLICATES, ENGINES] if target.compiles_engines else [*NOTES]
 
 
 def read_precisions(target: Target, names: str) -> tuple[Precision, ...]:
@@ -179,6 +184,8 @@ class PlanTable:
         self._add_row("activations ≈", self._size, "activations")
         if any(estimate["engine_memory"] for estimate in self._estimates):
             self._add_row("engine memory ≈", self._size, "engine_memory")
+        if any(estimate["duplicate_weights"] for estimate in self._estimates):
+            self._add_row("duplicate weights", self._size, "duplicate_weights")
         self._add_row("device memory", self._size, "device_memory")
         self._add_row("KV bytes/token", str, "kv_per_token")
         self._add_row("bundle on disk", self._size, "bundle")

@@ -13,6 +13,7 @@ from ernie_export.common.provider_memory import provider_memory
 from ernie_export.exporter.plan.devices import Device, Work
 from ernie_export.exporter.plan.sizes import EVERY_TOKEN, Model
 from ernie_export.exporter.plan.workload import Workload
+from ernie_export.exporter.targets.options import TargetOptions
 from ernie_export.exporter.targets.target import Target
 from ernie_export.graphs.precision import Precision
 
@@ -51,7 +52,8 @@ class Estimate:
         activations: Activations, estimated.
         engine_memory: What ONNX Runtime's CUDA provider takes besides, and the KV cache's spare slot; 0 where the
             bundle is not for it, or without a GPU.
-        device_memory: Weights, KV cache, activations and engine memory.
+        duplicate_weights: Weights that more than one compiled engine holds, but for one copy of each.
+        device_memory: Weights, duplicates of them, KV cache, activations and engine memory.
         fits: Whether the device's memory holds them; None without a device.
         longest_context: Most tokens a sequence may have at this batch size and with these images, 0 if the device
             cannot hold any; None without a device.
@@ -67,6 +69,7 @@ class Estimate:
     kv_per_token: int
     activations: int
     engine_memory: int
+    duplicate_weights: int
     device_memory: int
     fits: bool | None
     longest_context: int | None
@@ -74,7 +77,14 @@ class Estimate:
     decode: Rate
 
 
-def estimate(model: Model, target: Target, precision: Precision, workload: Workload, device: Device | None) -> Estimate:
+def estimate(
+    model: Model,
+    target: Target,
+    precision: Precision,
+    workload: Workload,
+    device: Device | None,
+    options: TargetOptions | None = None,
+) -> Estimate:
     """Estimate one precision of a model.
 
     Args:
@@ -83,11 +93,12 @@ def estimate(model: Model, target: Target, precision: Precision, workload: Workl
         precision: The precision.
         workload: The workload.
         device: Device that runs it; None for sizes and work alone.
+        options: The target's own options; None for their defaults.
     """
-    exported = Model.build(model.config, precision, target)
+    exported = Model.build(model.config, precision, target, options)
     on_cuda = device is not None and device.is_gpu and "cuda" in target.devices(precision)
     provider = provider_memory(exported.model.nbytes()) if on_cuda and not target.compiles_engines else 0
-    cost = Cost(model, precision, exported.model.stored(), provider)
+    cost = Cost(model, precision, exported.model.stored(), provider, exported.duplicate_weights)
     return Estimate(
         precision=precision.name,
         data_file=exported.data_file,
@@ -97,6 +108,7 @@ def estimate(model: Model, target: Target, precision: Precision, workload: Workl
         kv_per_token=cost.kv_per_token,
         activations=cost.activations(workload),
         engine_memory=cost.engine_memory(workload),
+        duplicate_weights=cost.duplicate_weights,
         device_memory=cost.device_memory(workload),
         fits=None if device is None else cost.device_memory(workload) <= device.memory,
         longest_context=None if device is None else cost.longest_context(workload, device.memory),
@@ -114,12 +126,14 @@ class Cost:
         precision: The precision.
         stored: Bytes of each part in this precision.
         provider: Bytes that ONNX Runtime's CUDA provider takes besides; 0 for other engines.
+        duplicate_weights: Bytes of weights that are held more than once.
     """
 
     model: Model
     precision: Precision
     stored: dict[str, int]
     provider: int = 0
+    duplicate_weights: int = 0
 
     @property
     def kv_per_token(self) -> int:
@@ -141,9 +155,9 @@ class Cost:
         return self.provider + self.kv_cache(workload) // workload.batch if self.provider else 0
 
     def device_memory(self, workload: Workload) -> int:
-        """Return the bytes of weights, KV cache, activations and engine memory."""
+        """Return the bytes of weights, duplicates of them, KV cache, activations and engine memory."""
         needed = self.kv_cache(workload) + self.activations(workload) + self.engine_memory(workload)
-        return sum(self.stored.values()) + needed
+        return sum(self.stored.values()) + self.duplicate_weights + needed
 
     def longest_context(self, workload: Workload, memory: int) -> int:
         """Return the most tokens of a sequence that `memory` bytes hold, at this batch size and with these images.

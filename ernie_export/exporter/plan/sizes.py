@@ -4,10 +4,12 @@ They are exact: graphs are built and the data file is laid out, without data.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ernie_export.exporter.targets.options import TargetOptions
 from ernie_export.exporter.targets.target import DATA_FILE, Target
 from ernie_export.exporter.weights import writer
 from ernie_export.graphs.build import all_weights, build_graphs
@@ -29,7 +31,7 @@ PARTS = {
     "shared experts": (".shared_experts.",),
     "attention": (".self_attn.",),
     "routers": (".mlp.gate.", ".moe_statics."),
-    "dense layers": (".mlp.gate_proj.", ".mlp.up_proj.", ".mlp.down_proj."),
+    "dense layers": (".mlp.gate_up_proj.", ".mlp.down_proj."),
     "norms": ("norm.weight",),
     "embedding": ("embed_tokens.",),
     "head": ("lm_head.",),
@@ -39,11 +41,19 @@ EVERY_TOKEN = ("shared experts", "attention", "dense layers", "norms")
 
 @dataclass(frozen=True)
 class ExportedSizes:
-    """What an export writes: the weights by part, and the exact bytes of its data file and of its ONNX files."""
+    """What an export writes.
+
+    Attributes:
+        model: The weights by part.
+        data_file: Bytes of the data file.
+        graph_files: Bytes of the ONNX files.
+        duplicate_weights: Bytes of the weights that more than one engine holds, but for one copy of each.
+    """
 
     model: "Model"
     data_file: int
     graph_files: int
+    duplicate_weights: int
 
 
 @dataclass(frozen=True)
@@ -54,13 +64,19 @@ class Model:
     weights: dict[str, list[Weight]]
 
     @staticmethod
-    def build(config: ErnieConfig, precision: Precision, target: Target | None = None) -> ExportedSizes:
+    def build(
+        config: ErnieConfig,
+        precision: Precision,
+        target: Target | None = None,
+        options: TargetOptions | None = None,
+    ) -> ExportedSizes:
         """Build the model as it is exported.
 
         Args:
             config: The model's configuration.
             precision: Precision of the weights.
             target: Target whose ONNX files are counted; none are without one, nor for targets that compile engines.
+            options: The target's own options; None for their defaults.
         """
         graphs = build_graphs(config, precision)
         layout = writer.plan(all_weights(graphs))
@@ -73,7 +89,13 @@ class Model:
         parts: dict[str, list[Weight]] = {part: [] for part in PARTS}
         for weight in layout.weights:
             parts[part_of(weight.name)].append(weight)
-        return ExportedSizes(Model(config, parts), layout.nbytes, graph_files)
+        duplicates = 0
+        binding = target and target.weight_binding(layout.weights, target.check_options(options))
+        if binding:
+            holders = Counter(name for graph in graphs.values() for name in graph.weights)
+            constants = frozenset(binding.constants)
+            duplicates = sum(w.nbytes * (holders[w.name] - 1) for w in layout.weights if w.name in constants)
+        return ExportedSizes(Model(config, parts), layout.nbytes, graph_files, duplicates)
 
     def parameters(self) -> dict[str, int]:
         """Return the parameters of each part of a model whose weights are not quantized."""

@@ -1,13 +1,14 @@
 """What the targets of compiled engines share: options, the graphs' last changes, profiles, and the building process.
 
-The engines hold no weights. Every weight is an input, bound from the bundle's data file when it is loaded: prefill and
-decode share one copy on the GPU, an engine is a few megabytes whatever the model's size, and building one reads no
-checkpoint. A KV cache must have a fixed length (the libraries' KV-cache update asks for it): `max_seq_len`.
+Nearly all weights are inputs of the engines, bound from the bundle's data file when it is loaded: prefill and decode
+share one copy on the GPU, and an engine is some megabytes whatever the model's size. `choose_binding` says which are. A
+KV cache must have a fixed length (the libraries' KV-cache update asks for it): `max_seq_len`.
 """
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,17 +17,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ernie_export.common.errors import BuildFailed, InvalidValue, NodeRefused
-from ernie_export.common.manifest_sections import EngineInfo
+from ernie_export.common.manifest_sections import EngineInfo, WeightBinding
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.onnx import target_for_cpu
 from ernie_export.exporter.targets.options import CommandLineOption, TargetOptions, option
-from ernie_export.exporter.targets.target import Target
+from ernie_export.exporter.targets.target import ExportJob, Target
 from ernie_export.exporter.targets.workers.process import PYTHON, WorkerCrashed, call_worker
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.precision import Precision
 
 if TYPE_CHECKING:
     from ernie_export.graphs.builder import GraphBuilder
+    from ernie_export.graphs.weight_spec import Weight
 
 PREFILL_CHUNK = 512  # prompt tokens in one call, at most
 MAX_SEQ_LEN = 8192  # of a slot of the KV cache, unless the user or the model says otherwise
@@ -34,6 +36,7 @@ CACHE_MULTIPLE = 64  # tokens: every slot of a buffer then begins at a multiple 
 USUAL_PATCHES = 4096  # of an image: kernels are chosen for this size, where images may be as large
 SCORE_BYTES = 3 * 2**29  # 1.5 GiB: the most that an attention of the largest image forms by default
 REPORT = "engines.json"
+CONSTANTS_FILE = "constants.safetensors"  # of weights that engines hold, while they are built within an export
 WITHOUT_PLUGINS = ("vision", "resampler")  # graphs of standard operators for every target
 BUILDER = (*PYTHON, "ernie_export.exporter.targets.workers.engine_build")
 
@@ -51,6 +54,7 @@ class BuildOptions(TargetOptions):
         max_batch_size: Sequences of one decode step.
         max_seq_len: Tokens of one conversation, prompt and answer.
         max_image_tokens: Decoder tokens of one image.
+        bakes_projections: Whether engines hold the matrices of linear layers.
     """
 
     max_batch_size: int = option(
@@ -68,6 +72,14 @@ class BuildOptions(TargetOptions):
             "--max-image-tokens",
             "decoder tokens of one picture; larger ones are scaled down.  [default: as attention of 1.5 GiB allows]",
             click.IntRange(1),
+        ),
+    )
+    bakes_projections: bool = option(
+        False,
+        CommandLineOption(
+            "--bake-projections",
+            "engines hold linear layers' matrices, for a library that mishandles them as inputs.",
+            is_flag=True,
         ),
     )
 
@@ -159,6 +171,11 @@ class EngineTarget(Target):
         """Return CUDA: engines run nowhere else."""
         return ("cuda",)
 
+    def weight_binding(self, weights: "Iterable[Weight]", options: TargetOptions) -> WeightBinding:
+        """Return which weights the engines take as inputs."""
+        assert isinstance(options, BuildOptions)  # `export` holds them to options_type
+        return choose_binding(weights, options.bakes_projections)
+
     def cpu_target(self, config: ErnieConfig) -> Target:
         """Return the target for ONNX Runtime: the quantized weights are the same."""
         return target_for_cpu(config)
@@ -202,6 +219,46 @@ def usual_image_tokens(config: ErnieConfig) -> int:
     return patches // vision.spatial_merge_size**2
 
 
+def choose_binding(weights: "Iterable[Weight]", bakes_projections: bool) -> WeightBinding:
+    """Return which of `weights` engines take as inputs: those whose copies would count, and what plugins read.
+
+    As constants, prefill and decode would have a copy each, and two engines of the released model's experts fit no GPU.
+    Norms, biases and routers are small, and a builder fuses what it knows.
+    """
+    from ernie_export.graphs.weight_spec import Role
+
+    bound = (Role.EXPERT, Role.EMBEDDING, Role.HEAD) + (() if bakes_projections else (Role.PROJECTION,))
+    names = [weight.name for weight in weights if weight.role not in bound and not weight.is_quantized]
+    return WeightBinding(bakes_projections, tuple(names))
+
+
+@contextmanager
+def written_constants(
+    folder: Path, job: ExportJob, engines: EngineInfo, progress: Progress
+) -> Iterator[Mapping[str, int]]:
+    """Write the weights that engines hold to CONSTANTS_FILE, which is there until the block ends.
+
+    Engines are built before the data file is written, so that a refused graph is found before that has taken its time.
+
+    Yields:
+        The weights' offsets in the file.
+
+    Raises:
+        CannotWrite: The disk is full.
+        UserError: The checkpoint cannot be read.
+    """
+    from ernie_export.exporter.weights import writer
+    from ernie_export.graphs.build import all_weights
+
+    names = frozenset(engines.weights.constants)
+    layout = writer.plan([weight for weight in all_weights(job.graphs) if weight.name in names])
+    progress.begin("Writing the engines' constants", layout.nbytes)
+    path = folder / CONSTANTS_FILE
+    writer.write(layout, job.checkpoint, path, progress.advance)
+    yield layout.offsets
+    path.unlink()
+
+
 def bind_weights(graphs: "dict[str, GraphBuilder]", engines: EngineInfo) -> None:
     """Make weights inputs, and fix the sizes that may not be dynamic: the cache's length, one token a decode step."""
     # A chunk is padded to CACHE_MULTIPLE tokens at least, and the padding of the last one needs a place, too.
@@ -211,7 +268,7 @@ def bind_weights(graphs: "dict[str, GraphBuilder]", engines: EngineInfo) -> None
         "decode": {"sequence": 1},
     }
     for name, graph in graphs.items():
-        graph.bind_at_load()
+        graph.bind_at_load(engines.weights.constants)
         graph.fix_dimensions({"capacity": cache_len} | fixed.get(name, {}))
 
 

@@ -4,14 +4,14 @@ To add one, subclass `Target` and register an instance (`ernie_export.exporter.t
 registered targets in their --help, so a target's module imports onnx and onnx_ir within functions only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ernie_export.common.errors import InvalidValue
 from ernie_export.common.gpu import Gpu
-from ernie_export.common.manifest_sections import EngineInfo
+from ernie_export.common.manifest_sections import EngineInfo, WeightBinding
 from ernie_export.exporter.processor_files import image_token_range
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.options import TargetOptions
@@ -21,6 +21,8 @@ from ernie_export.graphs.precision import Precision
 
 if TYPE_CHECKING:
     from ernie_export.graphs.builder import GraphBuilder
+    from ernie_export.graphs.checkpoint.reader import Checkpoint
+    from ernie_export.graphs.weight_spec import Weight
 
 DATA_FILE = "weights.safetensors"
 
@@ -36,6 +38,7 @@ class ExportJob:
         graphs: The graphs by name. The target may change them: they are its own.
         offsets: Byte offset of each weight in DATA_FILE.
         processors: Folder with the settings of the image processors.
+        checkpoint: The checkpoint's tensors.
     """
 
     config: ErnieConfig
@@ -44,6 +47,7 @@ class ExportJob:
     graphs: "dict[str, GraphBuilder]"
     offsets: Mapping[str, int]
     processors: Path
+    checkpoint: "Checkpoint"
 
     def image_tokens(self) -> tuple[int, int]:
         """Return the decoder tokens of the smallest and of the largest image that the processors let through.
@@ -152,6 +156,10 @@ class Target:
         """Return the devices that run a bundle in `precision`."""
         return precision.devices
 
+    def weight_binding(self, weights: "Iterable[Weight]", options: TargetOptions) -> WeightBinding | None:
+        """Return which weights its engines take as inputs; None without engines: all graphs read one file."""
+        return None
+
     def cpu_target(self, config: ErnieConfig) -> "Target":
         """Return the target whose graphs of this model ONNX Runtime runs on a CPU: calibration runs those."""
         return self
@@ -185,11 +193,13 @@ class Target:
             BuildFailed: A library refuses a graph, fails or crashes.
             OSError: A file cannot be written.
         """
-        self.save_graphs(folder, job, progress)
+        self.save_graphs(folder, job, progress, DATA_FILE, job.offsets)
         return engines
 
-    def save_graphs(self, folder: Path, job: ExportJob, progress: Progress) -> None:
-        """Write each graph as NAME.onnx into `folder`."""
+    def save_graphs(
+        self, folder: Path, job: ExportJob, progress: Progress, data_file: str, offsets: Mapping[str, int]
+    ) -> None:
+        """Write each graph as NAME.onnx into `folder`, its weights by their byte offsets in `data_file`."""
         progress.begin("Writing graphs")
         for name, graph in job.graphs.items():
-            graph.save(folder / f"{name}.onnx", self.op_bodies, DATA_FILE, job.offsets)
+            graph.save(folder / f"{name}.onnx", self.op_bodies, data_file, offsets)

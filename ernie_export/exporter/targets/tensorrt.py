@@ -20,14 +20,16 @@ from ernie_export.common.manifest_sections import HARDWARE_COMPATIBILITY, Engine
 from ernie_export.exporter.processor_files import limit_image_tokens
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.engines import (
+    CONSTANTS_FILE,
     PREFILL_CHUNK,
     BuildOptions,
     EngineTarget,
     bind_weights,
     resolve_sizes,
+    written_constants,
 )
 from ernie_export.exporter.targets.options import CommandLineOption, TargetOptions, option
-from ernie_export.exporter.targets.target import DeferredBuild, ExportJob
+from ernie_export.exporter.targets.target import DATA_FILE, DeferredBuild, ExportJob
 from ernie_export.exporter.targets.tensorrt_engines import (
     AMPERE_PLUS,
     TensorRTBuild,
@@ -117,6 +119,7 @@ class TensorRT(EngineTarget):
 
     def plan_engines(self, job: ExportJob) -> EngineInfo:
         """Return what the engines are to be built for. Raises Unavailable without the compiler, InvalidValue."""
+        from ernie_export.graphs.build import all_weights
         from ernie_export.graphs.ops import plugins
 
         if importlib.util.find_spec(self.compiler) is None:
@@ -144,6 +147,7 @@ class TensorRT(EngineTarget):
                 plugin_version=plugins.version(),
                 workspace_gib=options.workspace_gib,
             ),
+            weights=self.weight_binding(all_weights(job.graphs), options),
         )
 
     def choose_architectures(self, options: TensorRTBuildOptions, precision: Precision) -> tuple[str, ...]:
@@ -169,14 +173,16 @@ class TensorRT(EngineTarget):
         self.write_kernels(folder, job, engines, progress)
         bind_weights(job.graphs, engines)
         add_top_k(job.graphs["decode"], engines.top_k)
-        self.save_graphs(folder, job, progress)
         try:
             machine = self.deferred_build.find_machine(engines)
         except Unavailable as e:
             progress.on_engines_deferred(str(e))
+            self.save_graphs(folder, job, progress, DATA_FILE, job.offsets)
             return engines
         merge = job.config.vision.spatial_merge_size
-        built = self.deferred_build.build(folder, folder, engines, machine, merge=merge, progress=progress)
+        with written_constants(folder, job, engines, progress) as offsets:
+            self.save_graphs(folder, job, progress, CONSTANTS_FILE, offsets)
+            built = self.deferred_build.build(folder, folder, engines, machine, merge=merge, progress=progress)
         for name in self.deferred_build.input_files(engines):
             (folder / name).unlink()
         return built

@@ -14,17 +14,20 @@ from ernie_export.common.manifest_sections import EngineInfo
 from ernie_export.exporter.processor_files import limit_image_tokens
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.engines import (
+    CONSTANTS_FILE,
     PREFILL_CHUNK,
     WITHOUT_PLUGINS,
     Attempt,
     BuildOptions,
     EngineTarget,
+    Report,
     Request,
     bind_weights,
     build_first,
     profile_dimensions,
     resolve_sizes,
     write_report,
+    written_constants,
 )
 from ernie_export.exporter.targets.options import CommandLineOption, TargetOptions, option
 from ernie_export.exporter.targets.target import ExportJob
@@ -66,6 +69,8 @@ class TensorRTForRtx(EngineTarget):
 
     def plan_engines(self, job: ExportJob) -> EngineInfo:
         """Return what the engines are to be built for. Raises Unavailable without the library, InvalidValue."""
+        from ernie_export.graphs.build import all_weights
+
         if importlib.util.find_spec(self.library) is None:
             extra = f"expected the extra '{self.name}' (pip install .[export,{self.name}])"
             raise Unavailable(f"--target {self.name}: {extra}, found no {self.library}")
@@ -85,6 +90,7 @@ class TensorRTForRtx(EngineTarget):
             max_image_tokens=image,
             prefill_chunk=min(PREFILL_CHUNK, tokens),
             top_k=0,
+            weights=self.weight_binding(all_weights(job.graphs), options),
         )
 
     def write(self, folder: Path, job: ExportJob, engines: EngineInfo | None, progress: Progress) -> EngineInfo:
@@ -92,7 +98,14 @@ class TensorRTForRtx(EngineTarget):
         assert engines is not None  # `plan_engines` returns no None
         limit_image_tokens(folder, job.config, engines.max_image_tokens)
         bind_weights(job.graphs, engines)
-        self.save_graphs(folder, job, progress)
+        with written_constants(folder, job, engines, progress) as offsets:
+            self.save_graphs(folder, job, progress, CONSTANTS_FILE, offsets)
+            reports = self.build_engines(folder, job, engines, progress)
+        write_report(folder, reports)
+        return replace(engines, version=reports[GRAPHS[0]]["version"])
+
+    def build_engines(self, folder: Path, job: ExportJob, engines: EngineInfo, progress: Progress) -> dict[str, Report]:
+        """Build NAME.engine in place of each NAME.onnx; return the reports by name."""
         reports = {}
         for name in GRAPHS:
             graph = folder / f"{name}.onnx"
@@ -105,8 +118,7 @@ class TensorRTForRtx(EngineTarget):
             }
             reports[name] = build_first(self.build_engine, name, ways_to_build(name, request), progress)
             graph.unlink()
-        write_report(folder, reports)
-        return replace(engines, version=reports[GRAPHS[0]]["version"])
+        return reports
 
 
 def ways_to_build(name: str, request: Request) -> list[Attempt]:

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.layers.quantized import quantized
+from ernie_export.graphs.weight_spec import Role
 
 
 def linear(
@@ -19,8 +20,8 @@ def linear(
         return dense(g, x, tensor, outputs, inputs, bias, parts)
     weights, biases = ([f"{part}.{kind}" for part in parts or (tensor,)] for kind in ("weight", "bias"))
     with g.scope(tensor.rsplit(".", 1)[-1]):
-        y = quantized(g, x, f"{tensor}.weight", weights, outputs, inputs, g.bits)
-        return g.op("Add", y, g.tensor(f"{tensor}.bias", (outputs,), sources=biases)) if bias else y
+        y = quantized(g, x, f"{tensor}.weight", weights, outputs, inputs, g.bits, Role.PROJECTION)
+        return g.op("Add", y, g.tensor(f"{tensor}.bias", (outputs,), Role.BIAS, sources=biases)) if bias else y
 
 
 def dense(
@@ -31,9 +32,9 @@ def dense(
     Gemm with transB reads the weight as the checkpoint stores it, so nothing is transposed at export.
     """
     weights, biases = ([f"{part}.{kind}" for part in parts or (tensor,)] for kind in ("weight", "bias"))
-    operands = [x, g.tensor(f"{tensor}.weight", (outputs, inputs), sources=weights)]
+    operands = [x, g.tensor(f"{tensor}.weight", (outputs, inputs), Role.PROJECTION, sources=weights)]
     if bias:
-        operands.append(g.tensor(f"{tensor}.bias", (outputs,), sources=biases))
+        operands.append(g.tensor(f"{tensor}.bias", (outputs,), Role.BIAS, sources=biases))
     with g.scope(tensor.rsplit(".", 1)[-1]):
         return g.op("Gemm", *operands, transB=1)
 
@@ -41,12 +42,13 @@ def dense(
 def rms_norm(g: GraphBuilder, x: ir.Value, tensor: str, width: int, eps: float) -> ir.Value:
     """Compute x / sqrt(mean(x²) + eps) in float32, cast back, times the weight: the order that the reference keeps."""
     with g.scope(tensor.rsplit(".", 1)[-1]):
-        return g.op("RMSNormalization", x, g.tensor(f"{tensor}.weight", (width,)), axis=-1, epsilon=eps, stash_type=1)
+        weight = g.tensor(f"{tensor}.weight", (width,), Role.NORM)
+        return g.op("RMSNormalization", x, weight, axis=-1, epsilon=eps, stash_type=1)
 
 
 def layer_norm(g: GraphBuilder, x: ir.Value, tensor: str, width: int, eps: float) -> ir.Value:
     """Normalize the last axis to mean 0 and variance 1, then scale and shift it."""
-    weight = g.tensor(f"{tensor}.weight", (width,))
-    bias = g.tensor(f"{tensor}.bias", (width,))
+    weight = g.tensor(f"{tensor}.weight", (width,), Role.NORM)
+    bias = g.tensor(f"{tensor}.bias", (width,), Role.NORM)
     with g.scope(tensor.rsplit(".", 1)[-1]):
         return g.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=eps)

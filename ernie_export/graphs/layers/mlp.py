@@ -7,16 +7,17 @@ from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.config import TextConfig
 from ernie_export.graphs.layers.linear import linear
 from ernie_export.graphs.layers.quantized import group_size, quantized_weight, storage
-from ernie_export.graphs.weight_spec import Interleaved, Quantization, Rows, SourceSlice, Weight
+from ernie_export.graphs.weight_spec import Interleaved, Quantization, Role, Rows, SourceSlice, Weight
 
 FLOAT = ir.DataType.FLOAT
 
 
 def swiglu(g: GraphBuilder, x: ir.Value, tensor: str, hidden: int, width: int, bias: bool) -> ir.Value:
-    """Compute down(silu(gate(x)) · up(x)) for x (T, hidden)."""
+    """Compute down(silu(gate(x)) · up(x)) for x (T, hidden); gate and up are one matrix, so that x is read once."""
+    parts = [f"{tensor}.{name}_proj" for name in ("gate", "up")]
     with g.scope(tensor.rsplit(".", 1)[-1]):
-        gate = linear(g, x, f"{tensor}.gate_proj", width, hidden, bias)
-        up = linear(g, x, f"{tensor}.up_proj", width, hidden, bias)
+        both = linear(g, x, f"{tensor}.gate_up_proj", 2 * width, hidden, bias, parts)
+        gate, up = g.op_outputs("Split", both, axis=1, num_outputs=2, outputs=2, name="gate_up")
         silu = g.op("Mul", gate, g.op("Sigmoid", gate), name="silu")
         return linear(g, g.op("Mul", silu, up), f"{tensor}.down_proj", hidden, width, bias)
 
@@ -64,8 +65,8 @@ def expert_group(g: GraphBuilder, mlp: str, group: str, text: TextConfig, how: Q
     gate_up = tuple(Interleaved(f"{s}.gate_proj.weight", f"{s}.up_proj.weight") for s in sources)
     down = tuple(Rows(f"{s}.down_proj.weight") for s in sources)
     values = [
-        g.tensor(f"{mlp}.gate.weight" + "_1" * index, (hidden, experts), FLOAT),
-        g.weight(Weight(f"{correction}.{group}", np.dtype(np.float32), (experts,), of_group)),
+        g.tensor(f"{mlp}.gate.weight" + "_1" * index, (hidden, experts), Role.ROUTER, FLOAT),
+        g.weight(Weight(f"{correction}.{group}", np.dtype(np.float32), (experts,), of_group, role=Role.ROUTER)),
     ]
     for name, shape, pieces in (
         ("gate_up_proj", (experts, 2 * width, hidden), gate_up),
@@ -73,7 +74,8 @@ def expert_group(g: GraphBuilder, mlp: str, group: str, text: TextConfig, how: Q
     ):
         stacked = f"{mlp}.experts.{group}.{name}"
         if how is None:
-            values.append(g.weight(Weight(stacked, g.dtype.numpy(), shape, pieces)))
+            values.append(g.weight(Weight(stacked, g.dtype.numpy(), shape, pieces, role=Role.EXPERT)))
         else:
-            values += quantized_weight(g, stacked, (*shape[:-1], shape[-1] * how.bits // 8), shape, pieces, how)
+            stored = (*shape[:-1], shape[-1] * how.bits // 8)
+            values += quantized_weight(g, stacked, stored, shape, pieces=pieces, how=how, role=Role.EXPERT)
     return values

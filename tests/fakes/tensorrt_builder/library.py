@@ -157,6 +157,11 @@ class OnnxParser(Checked, genuine=real.OnnxParser):
 
     def parse_from_file(self, model: str) -> bool:
         self._network._model = parsed = onnx.load(model, load_external_data=False)
+        for tensor in parsed.graph.initializer:  # of a file beside the graph, which has to hold them
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                place = {entry.key: entry.value for entry in tensor.external_data}
+                size = os.path.getsize(os.path.join(os.path.dirname(model), place["location"]))
+                assert int(place["offset"]) + int(place["length"]) <= size, tensor.name
         assert not parsed.functions, "a function by a plugin's name would be inlined in its place"
         for node in parsed.graph.node:
             known = node.domain == "ernie" and find_creator(node) is not None

@@ -38,6 +38,14 @@ def bundle(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def baked(tmp_path_factory) -> Path:
+    """The same, whose engines hold the matrices of linear layers."""
+    folder = tmp_path_factory.mktemp("baked") / "bundle"
+    write_bundle(folder, bakes_projections=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def bundles(bundle, tmp_path_factory) -> dict[str, Path]:
     """A bundle by target: the same graphs, of which the full library's fake finds candidates besides."""
     full = shutil.copytree(bundle, tmp_path_factory.mktemp("trt") / "bundle")

@@ -24,7 +24,7 @@ from ernie_export.common.safetensors_header import read_header
 from ernie_export.runtime import load
 from ernie_export.runtime.batch import Batch
 from ernie_export.runtime.engines import PromptChunk
-from ernie_export.runtime.engines.device import find_gpu, memory
+from ernie_export.runtime.engines.device import find_gpu
 from ernie_export.runtime.engines.device.memory import CudaMemory, HostMemory
 from ernie_export.runtime.engines.ort_common import MIN_VERSION, check_version
 from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
@@ -359,8 +359,11 @@ def test_copies_are_waited_for(fake_cuda, tmp_path):
     content = np.random.default_rng(0).integers(0, 256, 4321, np.uint8)
     (tmp_path / "file").write_bytes(content.tobytes())
     address = gpu.allocate(8000)
-    memory.read_file(gpu, address, tmp_path / "file", 21)
+    with (tmp_path / "file").open("rb", buffering=0) as file:
+        gpu.fill(file, [(address, 21, 1500), (address + 1500, 1521, 1), (address + 1501, 1522, 2799)])
+        gpu.fill(file, [(address + 6000, 300, 40), (address + 6040, 4000, 10)])
     assert gpu.read(address, 4300) == content[21:].tobytes()
+    assert gpu.read(address + 6000, 50) == content[300:340].tobytes() + content[4000:4010].tobytes()
     gpu.copy([(address + 4300, address + 5, 100), (address + 4400, address + 4300, 50)])
     assert gpu.read(address + 4300, 150) == content[26:126].tobytes() + content[26:76].tobytes()
     gpu.write(address, content)

@@ -55,20 +55,13 @@ class Memory(Protocol):
         """Copy pieces within the device, in order: (target, source, bytes) of each."""
         ...
 
-    def fill(self, address: int, file: FileIO, nbytes: int) -> None:
-        """Copy the next `nbytes` of a file to the device."""
+    def fill(self, file: FileIO, pieces: Iterable[tuple[int, int, int]]) -> None:
+        """Copy pieces of a file to the device: (target, offset in the file, bytes) of each."""
         ...
 
     def close(self) -> None:
         """Free every block that is left."""
         ...
-
-
-def read_file(memory: Memory, address: int, path: Path, start: int) -> None:
-    """Copy a file from `start` on to `address`."""
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        memory.fill(address, file, path.stat().st_size - start)
 
 
 class HostMemory:
@@ -103,11 +96,13 @@ class HostMemory:
         for target, source, nbytes in pieces:
             ctypes.memmove(target, source, nbytes)
 
-    def fill(self, address: int, file: FileIO, nbytes: int) -> None:
-        """Copy the next `nbytes` of a file to the device."""
-        left = memoryview((ctypes.c_ubyte * nbytes).from_address(address))
-        while left and (count := file.readinto(left)):
-            left = left[count:]
+    def fill(self, file: FileIO, pieces: Iterable[tuple[int, int, int]]) -> None:
+        """Copy pieces of a file to the device."""
+        for address, offset, nbytes in pieces:
+            file.seek(offset)
+            left = memoryview((ctypes.c_ubyte * nbytes).from_address(address))
+            while left and (count := file.readinto(left)):
+                left = left[count:]
 
     def close(self) -> None:
         """Free every block that is left."""
@@ -166,9 +161,17 @@ class CudaMemory:
         return int(self._stream)
 
     def check_fits(self, bundle: Path, manifest: Manifest, working: int = WORKING_MEMORY) -> None:
-        """Raise Unavailable if the bundle's weights, and the `working` bytes that it takes besides, do not fit."""
+        """Raise Unavailable if the bundle's weights, and the `working` bytes that it takes besides, do not fit.
+
+        Weights that engines hold count with the engines.
+        """
         free, total = self.available()
         weights = manifest.files[manifest.data_file].bytes
+        if manifest.engines is not None:
+            weights += sum(manifest.files[name].bytes for name in manifest.graphs.values())
+            constants = manifest.engines.weights.constants
+            entries = read_header(bundle / manifest.data_file) if constants else {}
+            weights -= sum(entries[name].nbytes for name in constants if name in entries)
         if weights + working > free:
             raise Unavailable(
                 f"{bundle}: expected {(weights + working) / 2**30:.1f} GiB free on the GPU (weights "
@@ -226,23 +229,28 @@ class CudaMemory:
             self._copy(target, source, nbytes, "DeviceToDevice", self._stream)
         self._call("cudaStreamSynchronize", self._stream)
 
-    def fill(self, address: int, file: FileIO, nbytes: int) -> None:
-        """Copy the next `nbytes` of a file: one pinned buffer is read into while another is copied to the device."""
-        size = min(self._staging_bytes, nbytes)
+    def fill(self, file: FileIO, pieces: Iterable[tuple[int, int, int]]) -> None:
+        """Copy pieces of a file: one pinned buffer is read into while another is copied to the device."""
+        pieces = list(pieces)
+        size = min(self._staging_bytes, max((nbytes for _, _, nbytes in pieces), default=0))
         lanes: list[tuple[Any, int]] = []
         try:
             for _ in range(2):
                 (buffer,) = self._call("cudaMallocHost", size)
                 (stream,) = self._call("cudaStreamCreate")
                 lanes.append((stream, int(buffer)))
-            for stream, buffer in cycle(lanes):
-                self._call("cudaStreamSynchronize", stream)
-                count = file.readinto((ctypes.c_ubyte * min(size, nbytes)).from_address(buffer))
-                if not count:
-                    break
-                self._copy(address, buffer, count, "HostToDevice", stream)
-                address = address + count
-                nbytes = nbytes - count
+            turns = cycle(lanes)
+            for address, offset, nbytes in pieces:
+                file.seek(offset)
+                end = address + nbytes
+                while address < end:
+                    stream, buffer = next(turns)
+                    self._call("cudaStreamSynchronize", stream)
+                    count = file.readinto((ctypes.c_ubyte * min(size, end - address)).from_address(buffer))
+                    if not count:
+                        break
+                    self._copy(address, buffer, count, "HostToDevice", stream)
+                    address += count
             for stream, _ in lanes:
                 self._call("cudaStreamSynchronize", stream)
         finally:

@@ -1,11 +1,11 @@
-"""Weights of a bundle in device memory: the data file in one piece."""
+"""Weights of a bundle in device memory: the data file in one piece, without what engines hold themselves."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_export.common.safetensors_header import TensorEntry, read_header
-from ernie_export.runtime.engines.device.memory import ALIGNMENT, Memory, read_file
+from ernie_export.runtime.engines.device.memory import ALIGNMENT, Memory
 from ernie_export.runtime.engines.device.step import aligned_offsets
 
 
@@ -22,29 +22,40 @@ class DeviceWeight:
     entry: TensorEntry
 
 
-def load_weights(memory: Memory, path: Path) -> dict[str, DeviceWeight]:
-    """Copy a safetensors file to the device; returns its tensors by name.
+def load_weights(memory: Memory, path: Path, without: Collection[str] = ()) -> dict[str, DeviceWeight]:
+    """Copy a safetensors file's tensors to the device, but for those named in `without`; returns them by name.
 
     Raises UserError if the file is malformed or there is too little memory.
     """
-    weights, begin = allocate_weights(memory, path)
-    if weights:
-        first = next(iter(weights.values()))
-        read_file(memory, first.address, path, begin)
+    weights = allocate_weights(memory, path, without)
+    pieces: list[tuple[int, int, int]] = []
+    for weight in weights.values():
+        address, offset, nbytes = pieces[-1] if pieces else (0, 0, 0)
+        if pieces and offset + nbytes == weight.entry.offset:
+            pieces[-1] = address, offset, nbytes + weight.entry.nbytes
+        else:
+            pieces.append((weight.address, weight.entry.offset, weight.entry.nbytes))
+    with path.open("rb", buffering=0) as file:
+        memory.fill(file, pieces)
     return weights
 
 
-def allocate_weights(memory: Memory, path: Path) -> tuple[dict[str, DeviceWeight], int]:
-    """Allocate memory for a safetensors file's tensors; returns them by name, and where they begin in the file.
+def allocate_weights(memory: Memory, path: Path, without: Collection[str] = ()) -> dict[str, DeviceWeight]:
+    """Allocate memory for a safetensors file's tensors, but for those named in `without`; returns them by name.
+
+    They lie as in the file, which orders them so that most begin aligned, and any choice of them does.
 
     Raises UserError if the file is malformed or there is too little memory.
     """
-    entries = read_header(path)
+    entries = [entry for name, entry in read_header(path).items() if name not in without]
     if not entries:
-        return {}, path.stat().st_size
-    begin = next(iter(entries.values())).offset
-    start = memory.allocate(path.stat().st_size - begin)
-    return {name: DeviceWeight(start + entry.offset - begin, entry) for name, entry in entries.items()}, begin
+        return {}
+    address = memory.allocate(sum(entry.nbytes for entry in entries))
+    weights = {}
+    for entry in entries:
+        weights[entry.name] = DeviceWeight(address, entry)
+        address += entry.nbytes
+    return weights
 
 
 def aligned_addresses(memory: Memory, weights: Mapping[str, DeviceWeight]) -> dict[str, int]:

@@ -4,9 +4,10 @@ The weights lie once in device memory, bound to every engine; the KV cache is up
 graphs.
 
 Every engine input that is a tensor of the bundle's data file is a weight: its address is given when the bundle is
-loaded and never changes. All else is bound for each call, or once for each number of sequences that decode together.
-One stream runs everything, one call at a time. Where the decode engine finds the top-k logits, the host reads those;
-all logits of a sequence leave the device only if a sampler needs them.
+loaded and never changes. The manifest names the few tensors that engines hold instead, which are not loaded. All else
+is bound for each call, or once for each number of sequences that decode together. One stream runs everything, one call
+at a time. Where the decode engine finds the top-k logits, the host reads those; all logits of a sequence leave the
+device only if a sampler needs them.
 
 Not yet run on a GPU: tests run the same calls on fakes of the libraries, over the host's memory.
 """
@@ -23,6 +24,7 @@ import numpy as np
 from ernie_export.common import bfloat16
 from ernie_export.common.errors import InvalidFile, InvalidMedia
 from ernie_export.common.manifest import GRAPHS, Manifest
+from ernie_export.common.manifest import NAME as MANIFEST
 from ernie_export.common.manifest_sections import EngineInfo, ModelInfo
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.device.kv_cache import DeviceKVCache, KVCacheLayout, KVCachePool, KVCacheStore
@@ -88,7 +90,10 @@ class TensorRTEngine:
         try:
             self._engine_info = _engine_info(manifest)
             self._engines = {name: library.load(bundle / manifest.graphs[name]) for name in GRAPHS}
-            self._weights = aligned_addresses(self._memory, load_weights(self._memory, bundle / manifest.data_file))
+            constants = frozenset(self._engine_info.weights.constants)
+            weights = load_weights(self._memory, bundle / manifest.data_file, without=constants)
+            self._weights = aligned_addresses(self._memory, weights)
+            self._check_weights(bundle, manifest, constants)
             self._check_caches(bundle, manifest)
             self._contexts = {name: self._new_context(name) for name in ("vision", "resampler")}
             chunk = self._engine_info.prefill_chunk
@@ -116,6 +121,18 @@ class TensorRTEngine:
         for tensor in self._tensors(name) & self._weights.keys():
             context.set_address(tensor, self._weights[tensor])
         return context
+
+    def _check_weights(self, bundle: Path, manifest: Manifest, constants: frozenset[str]) -> None:
+        """Raise InvalidFile for engines that take other weights as inputs than the manifest says."""
+        taken: set[str] = set()
+        for graph, file in manifest.graphs.items():
+            taken |= (tensors := self._tensors(graph))
+            for name in sorted(tensors & constants):
+                raise InvalidFile(bundle / file, f"{name} to be a constant, as {MANIFEST} says", "an input")
+        for name in self._weights:
+            if name not in taken:
+                expected = f"{name} to be an input of an engine, as {MANIFEST} says"
+                raise InvalidFile(bundle / manifest.data_file, expected, "none that takes it")
 
     def _check_caches(self, bundle: Path, manifest: Manifest) -> None:
         """Raise InvalidFile for an engine whose caches are not updated in place."""
