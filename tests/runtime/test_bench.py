@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from make_checkpoint import SHAPES, write_settings
 
 from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import Manifest
@@ -167,6 +168,17 @@ def test_prompts_have_exactly_the_tokens_asked_for(model, tokens, images):
         assert arrays["input_ids"].shape[1] == workload.prompt_tokens + prompts.image_tokens
         assert not set(chat.tokenizer.encode(messages[0]["content"][-1]["text"])) & special
     assert len(texts) == 5
+
+
+@pytest.mark.parametrize("tokens", [17, 333])
+def test_fillers_of_a_vocabulary_do_not_keep_prompts_from_their_length(model, tmp_path, tokens):
+    """Texts of the benchmarks' checkpoints: of 16,384 tokens nearly all are fillers, which no merge makes."""
+    write_settings(tmp_path, SHAPES["m600"], layers=2)
+    other = Model(model.manifest, Preprocessor.from_folder(tmp_path), model.engine, scheduler_config(WORKLOAD))
+    prompts = Prompts(other, replace(WORKLOAD, prompt_tokens=tokens))
+    messages = [prompts.next() for _ in range(3)]
+    assert {len(other.preprocess(one)["input_ids"][0]) for one in messages} == {tokens}
+    assert len({one[0]["content"][-1]["text"] for one in messages}) == 3
 
 
 def test_equal_seeds_make_equal_prompts(model):

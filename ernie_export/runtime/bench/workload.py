@@ -10,6 +10,7 @@ from ernie_export.runtime.pipeline import Messages, Model
 from ernie_export.runtime.preprocess.positions import token_types
 
 TRIES = 1000  # to meet a length in tokens; a text of any vocabulary seen so far took fewer than ten
+PIECES = 8192  # of a vocabulary, at most, that texts are made of: tokenizing each of 100,000 takes seconds
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Prompts:
         chat = model.preprocessor.chat
         backend = chat.tokenizer.backend
         special = chat.byte_tokens | set(backend.get_added_tokens_decoder())
-        self._vocabulary = np.array(sorted(set(backend.get_vocab(with_added_tokens=False).values()) - special))
+        ids = np.array(sorted(set(backend.get_vocab(with_added_tokens=False).values()) - special))
+        self._vocabulary = self._plain(self._random.permutation(ids)[:PIECES])
         max_pixels = model.preprocessor.images.max_source_pixels
         for width, height in workload.images:
             if width * height > max_pixels:
@@ -72,6 +74,16 @@ class Prompts:
                 f"{workload.output_tokens} of the answer"
             )
             raise InvalidValue("--prompt-tokens", f"prompt and answer within the model's {limit} positions", found)
+
+    def _plain(self, ids: np.ndarray) -> np.ndarray:
+        """Return those of some token ids whose text is one token again; all of them if there are none.
+
+        What merges do not make, such as a vocabulary's fillers, comes out as many tokens: texts of them meet no length.
+        """
+        backend = self._preprocessor.chat.tokenizer.backend
+        texts = backend.decode_batch([[int(token)] for token in ids])
+        lengths = np.array([len(text.ids) for text in backend.encode_batch(texts, add_special_tokens=False)])
+        return ids[lengths == 1] if (lengths == 1).any() else ids
 
     def next(self) -> Messages:
         """Return one more prompt as messages: the images, then text."""
