@@ -208,7 +208,7 @@ def write_header(file: BinaryIO, shard: dict[str, tuple[int, ...]], dtype: np.dt
 
 
 class Values:
-    """Random values: matrices scaled so that products keep their size, norms around 1, other vectors near 0."""
+    """Random values: matrices scaled so that products keep their size, norms around 1, other vectors and biases near 0."""
 
     def __init__(self, dtype: np.dtype, size: int) -> None:
         self.dtype = dtype
@@ -225,6 +225,8 @@ class Values:
         # Routers are stored as (hidden, experts), all other matrices as (out, in).
         summed = size[0] if name.endswith(("mlp.gate.weight", "mlp.gate.weight_1")) else size[-1]
         scale = 1 / math.sqrt(summed) if len(size) > 1 else 0.02
+        if name.endswith("e_score_correction_bias"):  # below a probability of one of 64 experts
+            scale = 0.01
         start = int(self.rng.integers(self.size)) * self.dtype.itemsize
         self.append(file, scale, start, math.prod(size) * self.dtype.itemsize)
 

@@ -74,10 +74,34 @@ class GraphBuilder:
 
     def custom(self, op_type: str, *inputs: ir.Value, **attrs: Any) -> tuple[ir.Value, ...]:
         """Append a call of one of our operators; its declaration settles inputs, attributes and outputs."""
+        return self.call(op_type, inputs, attrs)
+
+    def call(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        attributes: Mapping[str, Any],
+        name: str | None = None,
+        outputs: int | None = None,
+    ) -> tuple[ir.Value, ...]:
+        """Append a call of one of our operators; see `custom`.
+
+        Args:
+            op_type: The operator.
+            inputs: As declared.
+            attributes: As declared.
+            name: The node's name in the scope; None for the operator's.
+            outputs: How many of the first outputs the graph has a use for; None for all.
+
+        Returns:
+            The outputs.
+        """
         spec = SPECS[op_type]
-        if len(inputs) != len(spec.inputs) or set(attrs) != set(spec.attributes):
-            raise ValueError(f"{op_type} takes {spec.inputs} and {spec.attributes}, was given {len(inputs)}, {attrs}")
-        return self.op_outputs(op_type, *inputs, domain=DOMAIN, outputs=len(spec.outputs), **attrs)
+        if len(inputs) != len(spec.inputs) or set(attributes) != set(spec.attributes):
+            given = f"{len(inputs)}, {attributes}"
+            raise ValueError(f"{op_type} takes {spec.inputs} and {spec.attributes}, was given {given}")
+        count = len(spec.outputs) if outputs is None else outputs
+        return self.op_outputs(op_type, *inputs, name=name, domain=DOMAIN, outputs=count, **attributes)
 
     def weight(self, weight: Weight) -> ir.Value:
         """Return the initializer of this name in the data file; it is made once, however often it is asked for."""
@@ -162,11 +186,24 @@ class GraphBuilder:
         for function in bodies.values():
             if function.name in used:
                 model.functions[function.identifier()] = function
+        drop_unused_outputs(model)
         drop_unused_inputs(model)
         if op_bodies.inlined:
             inline(model)
         RemoveUnusedNodesPass()(model)
         onnx.save_model(ir.to_proto(model), str(path))
+
+
+def drop_unused_outputs(model: ir.Model) -> None:
+    """Leave out the last outputs of each function that no call has: ONNX Runtime computes what nobody reads."""
+    wanted: Counter[str] = Counter()
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for body in bodies:
+        for node in ir.traversal.RecursiveGraphIterator(body):
+            if node.domain == DOMAIN:
+                wanted[node.op_type] = max(wanted[node.op_type], len(node.outputs))
+    for function in model.functions.values():
+        del function.outputs[wanted[function.name] :]
 
 
 def drop_unused_inputs(model: ir.Model) -> None:

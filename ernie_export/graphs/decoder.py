@@ -27,7 +27,7 @@ import onnx_ir as ir
 
 from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.config import ErnieConfig, TextConfig
-from ernie_export.graphs.layers.linear import linear, rms_norm
+from ernie_export.graphs.layers.linear import add_rms_norm, linear, rms_norm
 from ernie_export.graphs.layers.mlp import sparse, swiglu
 from ernie_export.graphs.layers.quantized import quantized
 from ernie_export.graphs.ops.mrope.reference import attention_scale, axes, inverse_frequencies
@@ -89,9 +89,7 @@ def build(config: ErnieConfig, precision: Precision, vision: bool) -> GraphBuild
         if vision:
             token_types = g.op("Reshape", g.inputs["token_types"], g.constant("flat", np.array([-1])), name="types")
         shared = shared_values(g, text, g.op("Shape", g.inputs["input_ids"]), token_types, g.inputs["past_key.0"])
-        for index in range(text.num_layers):
-            with g.scope(f"layers.{index}"):
-                hidden = layer(g, text, index, hidden, shared)
+        hidden = layers(g, text, hidden, shared)
         last = last_tokens(g, hidden, shared.split)
         last = rms_norm(g, last, "model.norm", text.hidden_size, text.rms_norm_eps)
     source = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
@@ -152,19 +150,46 @@ def shared_values(
     return SharedInputs(split, token_types, rotary, tables, capacity, mask)
 
 
-def layer(g: GraphBuilder, text: TextConfig, index: int, hidden: ir.Value, shared: SharedInputs) -> ir.Value:
-    """Add one pre-norm decoder layer over hidden (B·S, H)."""
+def layers(g: GraphBuilder, text: TextConfig, hidden: ir.Value, shared: SharedInputs) -> ir.Value:
+    """Add all decoder layers over hidden (B·S, H); each sum is normalized for the layer that comes next."""
+    with g.scope("layers.0"):
+        x = rms_norm(g, hidden, "model.layers.0.input_layernorm", text.hidden_size, text.rms_norm_eps)
+    for index in range(text.num_layers):
+        with g.scope(f"layers.{index}"):
+            hidden, fed = layer(g, text, index, hidden, x, shared)
+            if index + 1 == text.num_layers:
+                return g.op("Add", hidden, fed, name="after_mlp")
+            norm = f"model.layers.{index + 1}.input_layernorm"
+            hidden, x = add_rms_norm(g, hidden, fed, norm, text.hidden_size, text.rms_norm_eps, name="after_mlp")
+    return hidden
+
+
+def layer(
+    g: GraphBuilder, text: TextConfig, index: int, hidden: ir.Value, x: ir.Value, shared: SharedInputs
+) -> tuple[ir.Value, ir.Value]:
+    """Add one pre-norm decoder layer over hidden (B·S, H) and x, the input norm of it.
+
+    Args:
+        g: The graph.
+        text: The decoder's configuration.
+        index: The layer's number.
+        hidden: The residual stream.
+        x: Its norm by the layer's `input_layernorm`.
+        shared: What all layers share.
+
+    Returns:
+        The two values whose sum is the layer's output: the stream after attention, and what the MLP computes.
+    """
     prefix = f"model.layers.{index}"
-    x = rms_norm(g, hidden, f"{prefix}.input_layernorm", text.hidden_size, text.rms_norm_eps)
     with g.scope("self_attn"):
         attended = attention(g, text, index, x, shared)
-    hidden = g.op("Add", hidden, attended, name="after_attention")
-    x = rms_norm(g, hidden, f"{prefix}.post_attention_layernorm", text.hidden_size, text.rms_norm_eps)
+    norm = f"{prefix}.post_attention_layernorm"
+    hidden, x = add_rms_norm(g, hidden, attended, norm, text.hidden_size, text.rms_norm_eps, name="after_attention")
     if text.layer_types[index] == "sparse":
         fed = sparse(g, x, shared.token_types, f"{prefix}.mlp", text)
     else:
         fed = swiglu(g, x, f"{prefix}.mlp", text.hidden_size, text.intermediate_size, text.use_bias)
-    return g.op("Add", hidden, fed, name="after_mlp")
+    return hidden, fed
 
 
 def attention(g: GraphBuilder, text: TextConfig, index: int, x: ir.Value, shared: SharedInputs) -> ir.Value:

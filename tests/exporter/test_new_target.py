@@ -24,6 +24,7 @@ from ernie_export.graphs.ops.cached_attention import function as cached_attentio
 from ernie_export.graphs.ops.moe_dispatch import function as moe_dispatch
 from ernie_export.graphs.ops.mrope import function as mrope
 from ernie_export.graphs.ops.quantized_linear import function as quantized_linear
+from ernie_export.graphs.ops.residual_norm import function as residual_norm
 from ernie_export.graphs.ops.vision_attention import function as vision_attention
 from ernie_export.graphs.precision import Precision, Tolerance
 from ernie_export.runtime import load
@@ -38,6 +39,7 @@ TOY_BODIES = OpBodies(
         moe_dispatch.onnxruntime,
         mrope.standard,
         quantized_linear.portable,
+        residual_norm.standard,
         vision_attention.portable,
     ),
 )

@@ -10,13 +10,13 @@ import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from ernie_export.exporter.targets.onnx import FUSED_BODIES, PORTABLE_BODIES
+from ernie_export.exporter.targets.onnx import FUSED_BODIES, FUSED_BODIES_WITHOUT_MINIMUM, PORTABLE_BODIES
 from ernie_export.exporter.targets.trt_rtx import RTX_BODIES
 from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.ops.bodies import OpBodies
 
 Run = Callable[..., list[np.ndarray]]
-BODIES = {bodies.name: bodies for bodies in (FUSED_BODIES, PORTABLE_BODIES, RTX_BODIES)}
+BODIES = {bodies.name: bodies for bodies in (FUSED_BODIES, FUSED_BODIES_WITHOUT_MINIMUM, PORTABLE_BODIES, RTX_BODIES)}
 
 
 @pytest.fixture

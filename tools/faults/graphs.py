@@ -129,9 +129,17 @@ def other_norm(bundle: Path, rng: np.random.Generator) -> Planted:
     """Exchange the weights of the two norms of one layer."""
 
     def change(model: Any) -> Planted:
-        node = pick(rng, [node for node in model.graph.node if node.name.endswith("input_layernorm/RMSNormalization")])
-        node.input[1] = node.input[1].replace("input_layernorm", "post_attention_layernorm")
-        return Planted(node.name, f"layer {of_layer(node)} attention{FIRST}the norm before attention")
+        norms = [
+            (node, index)
+            for node in model.graph.node
+            for index, name in enumerate(node.input)
+            if "input_layernorm" in name
+        ]
+        node, index = norms[int(rng.integers(len(norms)))]
+        norm = str(node.input[index])
+        number = norm.split(".")[2]
+        node.input[index] = norm.replace("input_layernorm", "post_attention_layernorm")
+        return Planted(node.name, f"layer {number} attention{FIRST}the norm before attention")
 
     return edited(bundle, "decoder", change)
 

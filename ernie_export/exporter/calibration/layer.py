@@ -19,6 +19,7 @@ from ernie_export.graphs.builder import GraphBuilder
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import TextConfig
 from ernie_export.graphs.decoder import layer, shared_values
+from ernie_export.graphs.layers.linear import rms_norm
 from ernie_export.graphs.ops.bodies import OpBodies
 
 INT64, FLOAT = ir.DataType.INT64, ir.DataType.FLOAT
@@ -60,7 +61,9 @@ def build(text: TextConfig, index: int) -> LayerGraph:
     )
     shape = g.op("Shape", g.inputs["position_ids"], start=1)
     shared = shared_values(g, text, shape, g.inputs["token_types"], g.inputs[f"past_key.{index}"])
-    after = layer(g, text, index, g.inputs["hidden"], shared)
+    hidden = g.inputs["hidden"]
+    normalized = rms_norm(g, hidden, f"model.layers.{index}.input_layernorm", text.hidden_size, text.rms_norm_eps)
+    after = g.op("Add", *layer(g, text, index, hidden, normalized, shared), name="after_mlp")
     multiplied: dict[ir.Value, list[str]] = {}
     experts = None
     for node in g.graph:

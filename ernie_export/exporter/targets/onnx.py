@@ -1,16 +1,19 @@
 """ONNX graphs over one data file: for ONNX Runtime's fused kernels, or in standard operators for any ONNX runtime."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ernie_export.common.errors import InvalidFile
-from ernie_export.exporter.targets.target import Target
+from ernie_export.exporter.targets.target import ExportJob, Target
 from ernie_export.graphs import precision
-from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.checkpoint.reader import Checkpoint
+from ernie_export.graphs.config import ErnieConfig, TextConfig
 from ernie_export.graphs.ops.bodies import OpBodies
 from ernie_export.graphs.ops.cached_attention import function as cached_attention
 from ernie_export.graphs.ops.moe_dispatch import function as moe_dispatch
+from ernie_export.graphs.ops.moe_dispatch.minimum import minimum_has_effect
 from ernie_export.graphs.ops.mrope import function as mrope
 from ernie_export.graphs.ops.quantized_linear import function as quantized_linear
+from ernie_export.graphs.ops.residual_norm import function as residual_norm
 from ernie_export.graphs.ops.vision_attention import function as vision_attention
 from ernie_export.graphs.precision import Precision
 
@@ -21,7 +24,16 @@ FUSED_BODIES = OpBodies(
         moe_dispatch.onnxruntime,
         mrope.standard,
         quantized_linear.onnxruntime,
+        residual_norm.onnxruntime,
         vision_attention.onnxruntime,
+    ),
+)
+FUSED_BODIES_WITHOUT_MINIMUM = replace(
+    FUSED_BODIES,
+    name="onnxruntime-without-minimum",
+    functions=tuple(
+        moe_dispatch.onnxruntime_without_minimum if functions is moe_dispatch.onnxruntime else functions
+        for functions in FUSED_BODIES.functions
     ),
 )
 PORTABLE_BODIES = OpBodies(
@@ -31,6 +43,7 @@ PORTABLE_BODIES = OpBodies(
         moe_dispatch.portable,
         mrope.standard,
         quantized_linear.portable,
+        residual_norm.standard,
         vision_attention.portable,
     ),
 )
@@ -81,6 +94,10 @@ class OnnxRuntimeTarget(Target):
                 expected = f"a multiple of {multiple} for --precision {precision.name} (CUDA's kernels for experts)"
                 raise InvalidFile("config.json", expected, width, key=f"text_config.{key}", hint=other)
 
+    def bodies(self, job: ExportJob) -> OpBodies:
+        """Return the bodies: shorter ones where norm_min has no effect."""
+        return self.op_bodies if norm_min_has_effect(job.checkpoint, job.config.text) else FUSED_BODIES_WITHOUT_MINIMUM
+
     def takes(self, config: ErnieConfig) -> bool:
         """Return whether the fused attention takes the model's head size."""
         return config.text.head_dim % HEAD_DIM_MULTIPLE == 0
@@ -98,6 +115,21 @@ class PortableTarget(Target):
     def devices(self, precision: Precision) -> tuple[str, ...]:
         """Return the CPU: ONNX Runtime's CUDA provider lacks kernels for some of the standard operators."""
         return ("cpu",)
+
+
+def norm_min_has_effect(checkpoint: Checkpoint, text: TextConfig) -> bool:
+    """Return whether the smallest divisor of routing weights can have an effect in any layer of a checkpoint.
+
+    Raises InvalidFile for biases that are missing, of another shape, or cannot be read.
+    """
+    for layer, kind in enumerate(text.layer_types):
+        if kind == "sparse":
+            name = f"model.layers.{layer}.mlp.moe_statics.e_score_correction_bias"
+            checkpoint.require(name, (2, text.num_experts))
+            for bias in checkpoint.read_rows(name, 0, 2):
+                if minimum_has_effect(bias, text.experts_per_token, text.norm_min):
+                    return True
+    return False
 
 
 ONNX = OnnxRuntimeTarget()

@@ -170,6 +170,10 @@ class Target:
     def check_precision(self, config: ErnieConfig, precision: Precision) -> None:
         """Raise UserError, naming the key, if the target's operators cannot run the model in `precision`."""
 
+    def bodies(self, job: ExportJob) -> OpBodies:
+        """Return the function bodies of our operators in the graphs of `job`."""
+        return self.op_bodies
+
     def plan_engines(self, job: ExportJob) -> EngineInfo | None:
         """Return how the engines are going to be built; None if there are none.
 
@@ -202,4 +206,4 @@ class Target:
         """Write each graph as NAME.onnx into `folder`, its weights by their byte offsets in `data_file`."""
         progress.begin("Writing graphs")
         for name, graph in job.graphs.items():
-            graph.save(folder / f"{name}.onnx", self.op_bodies, data_file, offsets)
+            graph.save(folder / f"{name}.onnx", self.bodies(job), data_file, offsets)

@@ -43,6 +43,7 @@ from ernie_export.graphs.ops.moe_dispatch import function_tensorrt as moe_dispat
 from ernie_export.graphs.ops.mrope import function_tensorrt as mrope
 from ernie_export.graphs.ops.ptx import TARGETS as ARCHITECTURES
 from ernie_export.graphs.ops.quantized_linear.plugin import has_float8
+from ernie_export.graphs.ops.residual_norm import function as residual_norm
 from ernie_export.graphs.ops.vision_attention import function as vision_attention
 from ernie_export.graphs.precision import TENSORRT, Precision
 
@@ -54,7 +55,13 @@ if TYPE_CHECKING:
 # What is not named here is a plugin as it stands.
 TENSORRT_BODIES = OpBodies(
     "tensorrt",
-    (cached_attention.portable, moe_dispatch.tensorrt, mrope.tensorrt, vision_attention.portable),
+    (
+        cached_attention.portable,
+        moe_dispatch.tensorrt,
+        mrope.tensorrt,
+        residual_norm.standard,
+        vision_attention.portable,
+    ),
     inlined=True,
 )
 TOP_K = 64  # best tokens of a decode step: a top-k of 50, the usual one, leaves some for ties and suppressed tokens

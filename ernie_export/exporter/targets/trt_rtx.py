@@ -35,11 +35,14 @@ from ernie_export.graphs.ops.bodies import OpBodies
 from ernie_export.graphs.ops.cached_attention import function as cached_attention
 from ernie_export.graphs.ops.moe_dispatch import function_rtx as moe_dispatch
 from ernie_export.graphs.ops.mrope import function_rtx as mrope
+from ernie_export.graphs.ops.residual_norm import function as residual_norm
 from ernie_export.graphs.ops.vision_attention import function as vision_attention
 from ernie_export.graphs.precision import TENSORRT, Precision
 
 RTX_BODIES = OpBodies(
-    "rtx", (cached_attention.portable, moe_dispatch.rtx, mrope.rtx, vision_attention.portable), inlined=True
+    "rtx",
+    (cached_attention.portable, moe_dispatch.rtx, mrope.rtx, residual_norm.standard, vision_attention.portable),
+    inlined=True,
 )
 # What the library builds for, but for 7.5: Turing has neither bfloat16 nor, in this library, a float32 matrix product.
 CAPABILITIES = {"8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120", "12.1": "SM121"}

@@ -46,6 +46,15 @@ def rms_norm(g: GraphBuilder, x: ir.Value, tensor: str, width: int, eps: float) 
         return g.op("RMSNormalization", x, weight, axis=-1, epsilon=eps, stash_type=1)
 
 
+def add_rms_norm(
+    g: GraphBuilder, residual: ir.Value, x: ir.Value, tensor: str, width: int, eps: float, name: str
+) -> tuple[ir.Value, ir.Value]:
+    """Compute residual + x, as the node `name`, and its `rms_norm`; returns both."""
+    weight = g.tensor(f"{tensor}.weight", (width,))
+    total, y = g.call("AddRMSNormalization", [residual, x, weight], {"epsilon": eps}, name)
+    return total, y
+
+
 def layer_norm(g: GraphBuilder, x: ir.Value, tensor: str, width: int, eps: float) -> ir.Value:
     """Normalize the last axis to mean 0 and variance 1, then scale and shift it."""
     weight = g.tensor(f"{tensor}.weight", (width,), Role.NORM)

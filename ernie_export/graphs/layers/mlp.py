@@ -38,7 +38,7 @@ def sparse(g: GraphBuilder, x: ir.Value, token_types: ir.Value | None, mlp: str,
     with g.scope("mlp"):
         experts = expert_group(g, mlp, "text", text, how)
         if token_types is None:
-            routed, _ = g.custom(f"{prefix}ExpertGroup", x, *experts, **routing)
+            (routed,) = g.call(f"{prefix}ExpertGroup", [x, *experts], routing, outputs=1)
         else:
             experts += expert_group(g, mlp, "vision", text, how)
             routed, _ = g.custom(f"{prefix}MoEDispatch", x, token_types, *experts, **routing)

@@ -15,12 +15,14 @@ from ernie_export.graphs.ops.moe_dispatch.spec import (
 )
 from ernie_export.graphs.ops.mrope.spec import MROPE, ROTARY_TABLES
 from ernie_export.graphs.ops.quantized_linear.spec import FLOAT8_LINEAR, QUANTIZED_LINEAR
+from ernie_export.graphs.ops.residual_norm.spec import ADD_RMS_NORM
 from ernie_export.graphs.ops.spec import DOMAIN, OPSET, OpSpec
 from ernie_export.graphs.ops.vision_attention.spec import VISION_ATTENTION
 
 SPECS: dict[str, OpSpec] = {
     spec.name: spec
     for spec in (
+        ADD_RMS_NORM,
         EXPERT_GROUP,
         MOE_DISPATCH,
         QUANTIZED_EXPERT_GROUP,

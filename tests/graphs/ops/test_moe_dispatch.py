@@ -12,7 +12,14 @@ from ernie_export.graphs.ops.moe_dispatch import function, reference, spec
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8
 
 NAMES = ("gate", "bias", "gate_up", "down")
-BODIES = [("portable", "onnxruntime"), ("onnxruntime", "onnxruntime"), ("portable", "onnx"), ("rtx", "onnxruntime")]
+SHORT = "onnxruntime-without-minimum"
+BODIES = [
+    ("portable", "onnxruntime"),
+    ("onnxruntime", "onnxruntime"),
+    (SHORT, "onnxruntime"),
+    ("portable", "onnx"),
+    ("rtx", "onnxruntime"),
+]
 MIXES = {"mixed": lambda t: t % 3, "text only": lambda t: t * 0, "vision only": lambda t: t * 0 + 2}
 
 Experts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # gate, bias, gate_up, down
@@ -97,6 +104,8 @@ STORED = [
     ("portable", None, 2e-6),
     ("onnxruntime", 4, 0.02),
     ("onnxruntime", 8, 0.02),
+    (SHORT, 4, 0.02),
+    (SHORT, 8, 0.02),
     ("onnxruntime", None, 2e-6),
 ]
 

@@ -35,12 +35,14 @@ CHOICE = """
     axis = Constant <value_ints = [-1]> ()
     k_1d = Unsqueeze (k, zero_1d)
     best, experts = TopK <axis = -1, largest = 1, sorted = 1> (scores, k_1d)
+"""
+TOTAL = """
     chosen = GatherElements <axis = 1> (probs, experts)
     total = ReduceSum <keepdims = 1> (chosen, axis)
     least = Constant <value_float: float = @norm_min> ()
     divisor = Max (total, least)
 """
-ROUTING = f"""{CHOICE}
+ROUTING = f"""{CHOICE}{TOTAL}
     weights = Div (chosen, divisor)
 """
 
@@ -61,28 +63,10 @@ SHARE = """
     share = CastLike (share32, x)
     y = Mul (mixed, share)
 """
-EXPERTS_ONNXRUNTIME = f"""{ROUTER}
-    mixed = com.microsoft.MoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
-        activation_beta = 0.0, normalize_routing_weights = 0> (x, router, gate_up, , down)
-{SHARE}"""
-# Accuracy level 4: see the package quantized_linear. In float32, on a CPU: one operator fewer a step.
-QUANTIZED_EXPERTS_ONNXRUNTIME = """
-    choose_by = CastLike (scores, x)
-    weigh_by = CastLike (probs, x)
-    mixed = com.microsoft.QMoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
-        activation_beta = 0.0, normalize_routing_weights = 0, expert_weight_bits: int = @bits,
-        block_size: int = @group, accuracy_level = 4>
-        (x, choose_by, gate_up, gate_up_scales, , down, down_scales, , , , , , , , weigh_by)
+OVER = """
     over = CastLike (divisor, x)
     y = Div (mixed, over)
 """
-# For graphs in 16 bits, which may run on CUDA, whose kernels are given that the weights lie as they read them already
-# (common/expert_layout.py): laid out by the provider, each session would hold them besides those that it is given.
-QUANTIZED_EXPERTS_CUDA = f"""{ROUTER}
-    mixed = com.microsoft.QMoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
-        activation_beta = 0.0, normalize_routing_weights = 0, expert_weight_bits: int = @bits,
-        block_size: int = @group, weights_prepacked = -1> (x, router, gate_up, gate_up_scales, , down, down_scales)
-{SHARE}"""
 
 EXPERTS_PORTABLE = """
     count = Shape <start = 1, end = 2> (gate)
@@ -228,13 +212,65 @@ def portable(dtype: str) -> list[str]:
 
 def onnxruntime(dtype: str) -> list[str]:
     """Return the bodies with ONNX Runtime's fused operators, for graphs of `dtype` (float, float16, bfloat16)."""
+    quantized = fused_quantized_experts("mixed", normalize=False) + OVER
+    if dtype != "float":
+        quantized = fused_experts_on_cuda("mixed") + SHARE
+    return fused_bodies(dtype, CHOICE + TOTAL + fused_experts("mixed") + SHARE, CHOICE + TOTAL + quantized)
+
+
+def onnxruntime_without_minimum(dtype: str) -> list[str]:
+    """Return those of `onnxruntime` for layers in which norm_min has no effect, as `minimum.py` finds out.
+
+    The fused operators' own normalization is then all: five operators fewer in each layer.
+    """
+    quantized = fused_quantized_experts("y", normalize=True) if dtype == "float" else fused_experts_on_cuda("y")
+    return fused_bodies(dtype, CHOICE + fused_experts("y"), CHOICE + quantized)
+
+
+def fused_experts(y: str) -> str:
+    """Return the lines that run experts by MoE; `y` names its output."""
+    return f"""{ROUTER}
+    {y} = com.microsoft.MoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
+        activation_beta = 0.0, normalize_routing_weights = 0> (x, router, gate_up, , down)
+"""
+
+
+def fused_quantized_experts(y: str, normalize: bool) -> str:
+    """Return the lines that run quantized experts by QMoE in float32, on a CPU; `y` names its output.
+
+    With `normalize` the operator divides the weights by their sum. Accuracy level 4: see the package quantized_linear.
+    """
+    return f"""
+    choose_by = CastLike (scores, x)
+    weigh_by = CastLike (probs, x)
+    {y} = com.microsoft.QMoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
+        activation_beta = 0.0, normalize_routing_weights = {int(normalize)}, expert_weight_bits: int = @bits,
+        block_size: int = @group, accuracy_level = 4>
+        (x, choose_by, gate_up, gate_up_scales, , down, down_scales, , , , , , , , weigh_by)
+"""
+
+
+def fused_experts_on_cuda(y: str) -> str:
+    """Return the lines that run quantized experts by QMoE in graphs of 16 bits, which may run on CUDA.
+
+    Its kernels are given that the weights lie as they read them already (common/expert_layout.py): laid out by the
+    provider, each session would hold them besides those that it is given.
+    """
+    return f"""{ROUTER}
+    {y} = com.microsoft.QMoE <k: int = @k, activation_type = "swiglu", swiglu_fusion = 1, activation_alpha = 1.0,
+        activation_beta = 0.0, normalize_routing_weights = 0, expert_weight_bits: int = @bits,
+        block_size: int = @group, weights_prepacked = -1> (x, router, gate_up, gate_up_scales, , down, down_scales)
+"""
+
+
+def fused_bodies(dtype: str, experts: str, quantized: str) -> list[str]:
+    """Return the bodies whose expert groups are the lines `experts`, or `quantized` where weights are."""
     # Graphs in 16 bits are those that may run on CUDA.
     expert_groups = GROUPS_IF_ANY if dtype == "float" else GROUPS_OF_SOME
-    quantized = QUANTIZED_EXPERTS_ONNXRUNTIME if dtype == "float" else QUANTIZED_EXPERTS_CUDA
     return [
-        group_body(EXPERT_GROUP, CHOICE + EXPERTS_ONNXRUNTIME),
+        group_body(EXPERT_GROUP, experts),
         dispatch_body(MOE_DISPATCH, EXPERT_GROUP, expert_groups),
-        group_body(QUANTIZED_EXPERT_GROUP, CHOICE + quantized),
+        group_body(QUANTIZED_EXPERT_GROUP, quantized),
         dispatch_body(QUANTIZED_MOE_DISPATCH, QUANTIZED_EXPERT_GROUP, expert_groups),
         *float8_bodies(dtype, expert_groups),
     ]
