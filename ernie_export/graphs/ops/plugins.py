@@ -4,10 +4,9 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import onnx_ir as ir
 
 from ernie_export.graphs.ops.kernel_plugin import Attributes, KernelPlugin, Shapes
 from ernie_export.graphs.ops.moe_dispatch.plugin import check, kernel_plugins
@@ -15,6 +14,9 @@ from ernie_export.graphs.ops.mrope.plugin import kernel_plugin as rope_plugin
 from ernie_export.graphs.ops.quantized_linear.plugin import check_storage
 from ernie_export.graphs.ops.quantized_linear.plugin import kernel_plugin as linear_plugin
 from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
+
+if TYPE_CHECKING:  # the workers that build engines import this module, and onnx_ir takes a second
+    import onnx_ir as ir
 
 GROUPS = ("text", "vision")
 
@@ -65,7 +67,7 @@ class Stored:
     group: int
 
     @staticmethod
-    def of(node: ir.Node, operator: str) -> "Stored":
+    def of(node: "ir.Node", operator: str) -> "Stored":
         """Read the storage of the weights of a node, whose type is `operator` with the storage as prefix."""
         attributes = node.attributes
         bits = attributes["bits"].as_int() if "bits" in attributes else 8
@@ -116,7 +118,7 @@ class Sizes:
     linears: tuple[Linear, ...] = ()
 
     @staticmethod
-    def of(text: DecoderConfig, dtype: str, nodes: Iterable[ir.Node] = (), archs: Sequence[str] = ()) -> "Sizes":
+    def of(text: DecoderConfig, dtype: str, nodes: "Iterable[ir.Node]" = (), archs: Sequence[str] = ()) -> "Sizes":
         """Collect the sizes of a decoder.
 
         Args:
