@@ -208,7 +208,7 @@ def write_header(file: BinaryIO, shard: dict[str, tuple[int, ...]], dtype: np.dt
 
 
 class Values:
-    """Random values: matrices scaled so that products keep their size, norms around 1, other vectors and biases near 0."""
+    """Random values: matrices scaled so that products keep their size, norms around 1, others near 0."""
 
     def __init__(self, dtype: np.dtype, size: int) -> None:
         self.dtype = dtype

@@ -16,15 +16,13 @@ MARKERS = {
     "slow": "takes seconds, or whole processes",
     "alone": "measures time: runs after the others, with nothing beside it",
 }
-ALONE = (
-    "tests/runtime/server/test_availability.py",
-    "tests/runtime/server/test_page.py",
-)
+ALONE = ("tests/runtime/server/test_availability.py",)
 # Files that take a minute or more, the longest first. They begin first, so that none is left for one worker at the end.
 LONGEST = (
     "tests/test_install.py",
     "tests/docs/test_pages.py",
     "tests/exporter/test_resume.py",
+    "tests/runtime/server/test_page.py",
     "tests/exporter/test_bundle.py",
     "tests/exporter/test_calibrate.py",
     "tests/benchmarks/test_gpu_dry.py",

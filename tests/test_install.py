@@ -124,10 +124,8 @@ def test_the_wheel_has_the_package_its_data_and_the_demo(wheel):
     assert wheel.stat().st_size < 7 * 2**20  # what the quickstart says
 
 
-def test_a_first_run_needs_no_clone(wheel, tmp_path):
-    environment = Environment.make(tmp_path / "environment")
-    environment.install(f"{wheel}[export]")
-    environment.run("python", "-m", "pip", "check")
+def test_a_first_run_needs_no_clone(wheel, install_with_uv):
+    environment = install_with_uv("--constraint", str(ROOT / "constraints.txt"), f"{wheel}[export]")
     check_demo(environment)
     for name in PROJECT["project"]["scripts"]:
         assert environment.run(name, "--version").startswith(f"{name} ")
