@@ -50,7 +50,7 @@ def add_rms_norm(
     g: GraphBuilder, residual: ir.Value, x: ir.Value, tensor: str, width: int, eps: float, name: str
 ) -> tuple[ir.Value, ir.Value]:
     """Compute residual + x, as the node `name`, and its `rms_norm`; returns both."""
-    weight = g.tensor(f"{tensor}.weight", (width,))
+    weight = g.tensor(f"{tensor}.weight", (width,), Role.NORM)
     total, y = g.call("AddRMSNormalization", [residual, x, weight], {"epsilon": eps}, name)
     return total, y
 

@@ -20,8 +20,8 @@ def chosen_sum(probabilities: np.ndarray, bias: np.ndarray, k: int) -> float:
 
 def worst(bias: np.ndarray, k: int) -> np.ndarray:
     """Return probabilities that lie on the experts of low biases, as much as leaves those of high ones chosen."""
-    room = np.maximum(0, np.sort(bias)[-k] - bias)
-    return np.asarray(room / room.sum()) if room.sum() >= 1 else room
+    gaps = np.maximum(0, np.sort(bias)[-k] - bias)
+    return np.asarray(gaps / gaps.sum()) if gaps.sum() >= 1 else gaps
 
 
 @pytest.mark.parametrize("seed", range(200))
