@@ -1,6 +1,7 @@
 """Find the calls of tools in an answer's text: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`."""
 
 import json
+import re
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,9 @@ from ernie_export.runtime.text_stream import longest_ending
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MAX_CALL_LENGTH = 2**18  # characters of one call; more are text
 MAX_DEPTH = 64  # of objects and lists within the arguments
+PIECE = 4096  # characters of a text that are searched together
+_IN_STRING = re.compile(r'\\.|"', re.DOTALL)  # what matters within a string of JSON
+_OUTSIDE = re.compile(f'"|{CLOSE}')
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,14 @@ class ToolCall:
 def find_tool_calls(text: str) -> tuple[str, list[ToolCall]]:
     """Return the text of an answer without the calls in it, and the calls. A malformed call stays text."""
     stream = ToolCallStream()
-    first, calls = stream.push(text)
+    shown: list[str] = []
+    calls: list[ToolCall] = []
+    for start in range(0, len(text), PIECE):
+        piece, found = stream.push(text[start : start + PIECE])
+        shown.append(piece)
+        calls += found
     rest, last = stream.finish()
-    return first + rest, calls + last
+    return "".join(shown) + rest, calls + last
 
 
 class ToolCallStream:
@@ -65,49 +74,48 @@ class ToolCallStream:
     """
 
     def __init__(self) -> None:
-        self._text = ""  # held back: white space and the beginning of a tag, or of a call
-        self._inside = False
+        self._text = ""  # outside a call, held back: white space and the beginning of a tag
+        self._call: _CallText | None = None
         self._after_call = False
-        self._scanned = 0  # characters of the call that the search for its end has passed
 
     def push(self, text: str) -> tuple[str, list[ToolCall]]:
         """Take more text; returns what can be shown, and the calls that it completes."""
-        self._text += text
         shown = ""
         calls: list[ToolCall] = []
         while True:
-            if not self._inside:
-                before, tag, after = self._text.partition(OPEN)
+            if self._call is None:
+                self._text += text
+                before, tag, text = self._text.partition(OPEN)
                 if not tag:
                     return shown + self._show(self._certain()), calls
                 shown += self._show(before.rstrip())
-                self._begin(after)
-            end = self._find_end()
-            if end < 0 and len(self._text) <= MAX_CALL_LENGTH + len(CLOSE):
+                self._text = ""
+                self._call = _CallText()
+            rest = self._call.push(text)
+            if rest is None and self._call.length <= MAX_CALL_LENGTH:
                 return shown, calls
-            call = ToolCall.parse(self._text[:end]) if end >= 0 else None
-            if call is None:  # its tag is text; what follows may hold another call
-                shown += self._show(OPEN)
-                self._inside = False
+            body = self._call.text()
+            self._call = None
+            call = None if rest is None else ToolCall.parse(body)
+            if call is None:  # its tag is text, and all of it that is too long; what follows may hold another call
+                text = body if rest is None else f"{body}{CLOSE}{rest}"
+                skipped = MAX_CALL_LENGTH + 1 if len(body) > MAX_CALL_LENGTH else 0
+                shown += self._show(OPEN + text[:skipped])
+                text = text[skipped:]
             else:
                 calls.append(call)
-                self._text = self._text[end + len(CLOSE) :]
-                self._inside = False
                 self._after_call = True
+                text = rest or ""
 
     def finish(self) -> tuple[str, list[ToolCall]]:
         """Return the rest of the text, and a call that is complete but for its last tag."""
-        rest, self._text = self._text, ""
-        if not self._inside:
+        if self._call is None:
+            rest, self._text = self._text, ""
             return ("" if self._after_call and not rest.strip() else rest), []
-        self._inside = False
-        call = ToolCall.parse(rest)
-        return ("", [call]) if call else (OPEN + rest, [])
-
-    def _begin(self, text: str) -> None:
-        self._inside = True
-        self._text = text
-        self._scanned = 0
+        body = self._call.text()
+        self._call = None
+        call = ToolCall.parse(body)
+        return ("", [call]) if call else (OPEN + body, [])
 
     def _show(self, text: str) -> str:
         """Return text that is shown; white space after a call is not."""
@@ -122,28 +130,43 @@ class ToolCallStream:
         self._text = self._text[len(certain) :]
         return certain
 
-    def _find_end(self) -> int:
-        """Return where the closing tag of the call begins; -1 where it is not there yet. In a string it is text."""
-        start = max(self._scanned - len(CLOSE), 0)
-        while (end := self._text.find(CLOSE, start)) >= 0:
-            if not _ends_in_string(self._text[:end]):
-                return end
-            start = end + len(CLOSE)
-        self._scanned = len(self._text)
-        return -1
 
+class _CallText:
+    """The text of a call after its opening tag, up to the closing one, which is text within a string of its JSON.
 
-def _ends_in_string(text: str) -> bool:
-    """Return whether JSON text ends within a string."""
-    inside = escaped = False
-    for character in text:
-        if escaped:
-            escaped = False
-        elif inside and character == "\\":
-            escaped = True
-        elif character == '"':
-            inside = not inside
-    return inside
+    Attributes:
+        length: Characters so far.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._read: list[str] = []
+        self._left = ""  # what may be the beginning of a tag, or of an escaped character
+        self._in_string = False
+
+    def push(self, text: str) -> str | None:
+        """Take more text; returns what stands after the closing tag, None where that has not come."""
+        self.length += len(text)
+        text = self._left + text
+        position = 0
+        while True:
+            mark = (_IN_STRING if self._in_string else _OUTSIDE).search(text, position)
+            if mark is None:
+                break
+            if mark[0] == CLOSE:
+                self._read.append(text[: mark.start()])
+                self._left = ""
+                return text[mark.end() :]
+            position = mark.end()
+            self._in_string ^= mark[0] == '"'
+        uncertain = int(text.endswith("\\", position)) if self._in_string else longest_ending(text, CLOSE)
+        self._read.append(text[: len(text) - uncertain])
+        self._left = text[len(text) - uncertain :]
+        return None
+
+    def text(self) -> str:
+        """Return the text so far."""
+        return "".join(self._read) + self._left
 
 
 def _depth(value: Any) -> int:

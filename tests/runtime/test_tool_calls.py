@@ -1,6 +1,7 @@
 """Calls in an answer's text: found whole and in pieces alike, and what is no call stays text."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -75,6 +76,25 @@ def test_arguments_are_bounded_in_size_and_depth():
         f'<tool_call>{{"name": "f", "arguments": {{"a": "{"x" * MAX_CALL_LENGTH}"}}}}</tool_call>',
     ):
         assert find_tool_calls(text) == (text, [])
+
+
+@pytest.mark.parametrize("size", [37, 4096, 2**21])
+@pytest.mark.parametrize(
+    ("argument", "is_call"),
+    [
+        ("</tool_call>" * 20_000, True),
+        ('\\" </tool_call>' * 12_000, True),
+        ("</tool_call>" * 90_000, False),  # longer than a call may be
+        ("<tool_call>" * 90_000, False),
+    ],
+    ids=["tags", "tags and escapes", "a megabyte of tags", "a megabyte of opening tags"],
+)
+def test_the_time_for_a_call_grows_with_its_length_alone(argument, is_call, size):
+    text = f'<tool_call>{{"name": "f", "arguments": {{"a": "{argument}"}}}}</tool_call>'
+    began = time.process_time()
+    rest, calls = in_pieces(text, size)
+    assert time.process_time() - began < 5
+    assert (rest == "" and len(calls) == 1) if is_call else not calls
 
 
 def test_every_call_has_an_id_of_its_own():
