@@ -95,7 +95,7 @@ class AnswerFormat:
         return AnswerText(
             text,
             think=self.think,
-            thoughts=TextStream(decode, (), self.byte_tokens),
+            thoughts=TextStream(decode, params.stop, self.byte_tokens, include_stop=params.include_stop_str_in_output),
             thinking=self._ends_in_thoughts(prompt, self.think),
             budget=params.thinking_token_budget,
         )
@@ -126,7 +126,7 @@ class AnswerText:
         Args:
             text: The stream of the answer's text, which ends at a stop string.
             think: The tokens around thoughts; None for a model that does not think.
-            thoughts: The stream of the thoughts; stop strings do not end these.
+            thoughts: The stream of the thoughts, which end the answer at a stop string, as in vLLM.
             thinking: Whether the prompt ends within thoughts.
             budget: Most tokens of thoughts; None for any number.
         """
@@ -142,8 +142,13 @@ class AnswerText:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string has ended the text."""
-        return self._text.stopped
+        """Whether a stop string has ended the answer, or its thoughts."""
+        return bool(self.stop_string)
+
+    @property
+    def stop_string(self) -> str:
+        """The stop string that has ended the answer, or its thoughts; empty if none has."""
+        return (self._thoughts.stop_string if self._thoughts is not None else "") or self._text.stop_string
 
     @property
     def text(self) -> str:

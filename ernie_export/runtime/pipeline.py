@@ -277,7 +277,14 @@ class Model:
             constraint=None if grammar is None else grammar.start(text.end_of_thoughts, params.ignore_eos),
         )
         positions_left = self.manifest.model.max_positions - len(prompt.input_ids)
-        return Sequence(prompt, sampler, text, ends, min(params.max_new_tokens, positions_left))
+        return Sequence(
+            prompt=prompt,
+            sampler=sampler,
+            text=text,
+            ends=ends,
+            max_new=min(params.max_new_tokens, positions_left),
+            stop_tokens=frozenset(params.stop_token_ids) - set(eos),
+        )
 
     def prompt(self, prepared: Prepared, check: Callable[[], None] = go_on) -> Prompt:
         """Encode the media of a preprocessed conversation and return the decoder's inputs.

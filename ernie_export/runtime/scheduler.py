@@ -36,6 +36,7 @@ class Output:
         finish_reason: "stop", "length", "cancelled", "timeout", or "error" and then `error` is the cause.
         error: The exception that ended the answer.
         reasoning: Thoughts before the answer that can be shown now.
+        stop_reason: The stop string or the id of `stop_token_ids` that ended the answer; None where neither did.
     """
 
     text: str
@@ -44,6 +45,7 @@ class Output:
     finish_reason: str = ""
     error: BaseException | None = None
     reasoning: str = ""
+    stop_reason: str | int | None = None
 
 
 class Request:
@@ -241,7 +243,15 @@ class Scheduler:
             del self._active[sequence]
         token = None if sequence.error or not sequence.tokens else sequence.tokens[-1]
         logprobs = sequence.logprobs[-1] if sequence.logprobs else None
-        output = Output(piece.text, token, logprobs, sequence.finish_reason, sequence.error, piece.reasoning)
+        output = Output(
+            text=piece.text,
+            token=token,
+            logprobs=logprobs,
+            finish_reason=sequence.finish_reason,
+            error=sequence.error,
+            reasoning=piece.reasoning,
+            stop_reason=sequence.stop_reason,
+        )
         self._deliver(request, output)
 
     def _end(self, request: Request, reason: str, error: BaseException | None = None) -> None:

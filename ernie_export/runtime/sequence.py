@@ -57,10 +57,19 @@ class Sequence:
         entered: When it got a slot of the KV cache, by `time.monotonic()`.
         reused: Tokens of the prompt that were in the KV cache already.
         finish_reason: Empty while it runs, then "stop", "length" or "error".
+        stop_reason: The stop string or stop token id that ended it; None where neither did.
         error: What ended it, if `finish_reason` is "error".
     """
 
-    def __init__(self, prompt: Prompt, sampler: Sampler, text: AnswerText, ends: frozenset[int], max_new: int) -> None:
+    def __init__(
+        self,
+        prompt: Prompt,
+        sampler: Sampler,
+        text: AnswerText,
+        ends: frozenset[int],
+        max_new: int,
+        stop_tokens: frozenset[int] = frozenset(),
+    ) -> None:
         """Start an answer.
 
         Args:
@@ -69,18 +78,21 @@ class Sequence:
             text: What makes text and thoughts of the tokens.
             ends: Ids that end the answer.
             max_new: Most generated tokens.
+            stop_tokens: Those of `ends` that are no end-of-sequence ids.
         """
         self.prompt = prompt
         self.sampler = sampler
         self.text = text
         self.ends = ends
         self.max_new = max_new
+        self.stop_tokens = stop_tokens
         self.tokens: list[int] = []
         self.logprobs: list[Logprobs] = []
         self.prompt_logprobs: list[Logprobs] = []
         self.entered = 0.0
         self.reused = 0
         self.finish_reason = ""
+        self.stop_reason: str | int | None = None
         self.error: BaseException | None = None
 
     @property
@@ -122,6 +134,7 @@ class Sequence:
             rest = self.text.finish()  # which may meet a stop string in what was held back
             piece = Piece(piece.text + rest.text, piece.reasoning + rest.reasoning)
             self.finish_reason = "stop" if last or self.sampler.finished or self.text.stopped else "length"
+            self.stop_reason = token if token in self.stop_tokens else self.text.stop_string or None
         return piece
 
     def num_tokens_reserved(self) -> int:

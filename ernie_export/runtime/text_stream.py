@@ -49,7 +49,7 @@ class TextStream:
             shown: Texts of the special tokens that are part of the text all the same, by their ids.
             include_stop: Whether the stop string is part of the text.
         """
-        self.stopped = False
+        self.stop_string = ""  # that has ended the text
         self._shown = shown
         self._decode = decode
         self._byte_tokens = byte_tokens
@@ -59,6 +59,11 @@ class TextStream:
         self._finder = _StopFinder(tuple(stop))
         self._held = ""  # taken, not shown: the beginning of a stop string
         self._pieces: list[str] = []
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended the text."""
+        return bool(self.stop_string)
 
     @property
     def text(self) -> str:
@@ -111,7 +116,7 @@ class TextStream:
         found = self._finder.feed(new)
         text = self._held + new
         if found is not None:
-            self.stopped = True
+            self.stop_string = text[len(self._held) + found.start : len(self._held) + found.stop]
             cut = len(self._held) + (found.stop if self._include_stop else found.start)
         else:
             cut = len(text) if last else len(text) - self._finder.partial

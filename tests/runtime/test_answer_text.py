@@ -77,7 +77,10 @@ def test_a_budget_forces_the_end(chat):
     assert begin(chat, "Assistant: ", budget=0).forced_token() is None
 
 
-def test_a_stop_string_ends_the_text_alone(chat):
+def test_a_stop_string_ends_thoughts_as_well_as_the_text(chat):
     answer = begin(chat, "Assistant: <think>", stop=("END",))
-    assert read(answer, ids(chat, "an END</think>red END blue")) == ("red ", "an END")
-    assert answer.stopped and answer.push(5) == Piece()
+    assert read(answer, ids(chat, "an E</think>red END blue")) == ("red ", "an E")
+    assert answer.stop_string == "END" and answer.stopped and answer.push(5) == Piece()
+    answer = begin(chat, "Assistant: <think>", stop=("END",))
+    assert read(answer, ids(chat, "an END of it")) == ("", "an ")
+    assert answer.stop_string == "END" and answer.stopped

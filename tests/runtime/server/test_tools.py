@@ -187,14 +187,14 @@ def test_thoughts_can_be_left_out(client):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_stop_string_does_not_end_thoughts(client, stream):
+def test_a_stop_string_ends_thoughts(client, stream):
     options = {"stop": ["END"], **THINK}
     text = "the END of it</think>red END blue"
     if stream:
         message, reason = streamed(client, text, **options)
-        assert (message["reasoning"], message["content"], reason) == ("the END of it", "red ", "stop")
+        assert (message["reasoning"], message["content"], reason) == ("the ", "", "stop")
     else:
-        assert say(client, text, **options).message.content == "red "
+        assert say(client, text, **options).message.content is None
 
 
 def test_log_probabilities_of_thoughts(client):

@@ -147,6 +147,29 @@ def test_what_asks_for_nothing_is_taken(client, neutral):
     assert text(ask(client, body=neutral)) == text(ask(client))
 
 
+def reasons(client, alone, stream: bool, **options: Any) -> list[tuple[str, str | int | None]]:
+    """Finish and stop reason of an answer of each interface."""
+    chat = {"messages": ASKED, "model": "mini", "stream": stream}
+    ids = alone.preprocess(ASKED)["input_ids"][0].tolist()
+    plain = {"prompt": ids, "model": "mini", "stream": stream}
+    answers = [client.chat.completions.create(**chat, **options), client.completions.create(**plain, **options)]
+    parts = [[choice for part in (answer if stream else [answer]) for choice in part.choices] for answer in answers]
+    return [(choices[-1].finish_reason, choices[-1].stop_reason) for choices in parts]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_the_stop_reason_is_the_string_or_token_that_ended_the_answer(client, alone, stream):
+    (first, *_) = alone.generate(ASKED).tokens
+    eos = alone.manifest.model.eos_token_ids[0]
+    assert reasons(client, alone, stream, stop=["x", "ree"]) == [("stop", "ree")] * 2
+    assert reasons(client, alone, stream, extra_body={"stop_token_ids": [first]}) == [("stop", first)] * 2
+    assert reasons(client, alone, stream, extra_body={"stop_token_ids": [eos]}) == [("stop", None)] * 2
+    ignoring = {"stop_token_ids": [eos], "ignore_eos": True}
+    assert reasons(client, alone, stream, extra_body=ignoring) == [("stop", eos)] * 2
+    assert reasons(client, alone, stream) == [("stop", None)] * 2
+    assert reasons(client, alone, stream, max_tokens=1) == [("length", None)] * 2
+
+
 def test_what_would_change_an_answer_is_refused(client):
     for body in (
         {"use_beam_search": True},

@@ -15,12 +15,14 @@ class Delta:
         reasoning: Text of the thoughts before it.
         calls: Calls of tools that are complete now.
         finish_reason: Why the choice has ended: "stop", "length" or "tool_calls"; empty where it goes on.
+        stop_reason: The stop string or the id of `stop_token_ids` that ended it; None where neither did.
     """
 
     text: str = ""
     reasoning: str = ""
     calls: tuple[ToolCall, ...] = ()
     finish_reason: str = ""
+    stop_reason: str | int | None = None
 
 
 class ChoiceReader:
@@ -53,4 +55,5 @@ class ChoiceReader:
             calls = calls[: self._most_calls - self._count]
         self._count += len(calls)
         reason = "tool_calls" if self._count and output.finish_reason == "stop" else output.finish_reason
-        return Delta(text, output.reasoning if self._show_reasoning else "", tuple(calls), reason)
+        reasoning = output.reasoning if self._show_reasoning else ""
+        return Delta(text, reasoning, tuple(calls), reason, output.stop_reason)

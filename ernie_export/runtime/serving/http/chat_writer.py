@@ -70,11 +70,12 @@ class ChatWriter:
         logprobs = b"null"
         if self._chat.logprobs:
             logprobs = b'{"content":[%b],"refusal":null}' % b",".join(choice.logprobs)
-        return b'{"index":%d,"message":%b,"logprobs":%b,"finish_reason":%b}' % (
+        return b'{"index":%d,"message":%b,"logprobs":%b,"finish_reason":%b,"stop_reason":%b}' % (
             index,
             dump(choice.message(self._beginning)),
             logprobs,
             dump(choice.finish_reason),
+            dump(choice.stop_reason),
         )
 
     def opening(self) -> Iterator[bytes]:
@@ -94,7 +95,7 @@ class ChatWriter:
         for call in delta.calls:
             yield from self._call_chunks(index, call)
         if delta.finish_reason:
-            yield self._chunk(index, {}, reason=delta.finish_reason)
+            yield self._chunk(index, {}, reason=delta.finish_reason, stop_reason=delta.stop_reason)
 
     def _call_chunks(self, index: int, call: ToolCall) -> Iterator[bytes]:
         """Yield a call as OpenAI streams it: its name, then its arguments."""
@@ -115,13 +116,22 @@ class ChatWriter:
         """Return the token counts so far."""
         return usage(self._generation)
 
-    def _chunk(self, index: int, delta: Json, logprobs: list[Json] | None = None, reason: str | None = None) -> bytes:
-        choice = {
+    def _chunk(
+        self,
+        index: int,
+        delta: Json,
+        logprobs: list[Json] | None = None,
+        reason: str | None = None,
+        stop_reason: str | int | None = None,
+    ) -> bytes:
+        choice: Json = {
             "index": index,
             "delta": delta,
             "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
             "finish_reason": reason,
         }
+        if reason:
+            choice["stop_reason"] = stop_reason
         content: Json = {**self._shared, "object": "chat.completion.chunk", "choices": [choice]}
         options = self._chat.stream_options
         if options and options.continuous_usage_stats:
@@ -157,6 +167,7 @@ class _Choice:
     def __init__(self, reader: ChoiceReader) -> None:
         self.reader = reader
         self.finish_reason = ""
+        self.stop_reason: str | int | None = None
         self.streamed_calls = 0
         # Each token's as JSON at once: with many choices and alternatives, objects would take hundreds of megabytes,
         # and writing them at the end would take seconds, in which the event loop serves nobody.
@@ -167,6 +178,7 @@ class _Choice:
         """Keep what an output adds."""
         delta = self.reader.read(output)
         self.finish_reason = delta.finish_reason
+        self.stop_reason = delta.stop_reason
         if delta.text or delta.reasoning or delta.calls:
             self._deltas.append(delta)
 

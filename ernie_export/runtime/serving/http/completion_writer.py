@@ -47,12 +47,14 @@ class CompletionWriter:
         self._echoes_logprobs = bool(request.echo) and request.logprobs is not None
         self._begun = [False] * count
         self._reasons = [""] * count
+        self._stop_reasons: list[str | int | None] = [None] * count
 
     def take(self, index: int, output: Output) -> None:
         """Keep an output of a choice for `completion`."""
         self._texts[index].append(output.text)
         self._logprobs[index] += self._logprobs_of_echo(index) + self._token_logprobs(index, output)
         self._reasons[index] = output.finish_reason
+        self._stop_reasons[index] = output.stop_reason
 
     def completion(self) -> bytes:
         """Return the complete answer as JSON."""
@@ -60,6 +62,8 @@ class CompletionWriter:
             self._choice(index, "".join(texts), self._logprobs[index], self._reasons[index])
             for index, texts in enumerate(self._texts)
         ]
+        for choice, stop_reason in zip(choices, self._stop_reasons, strict=True):
+            choice["stop_reason"] = stop_reason
         count = self._request.prompt_logprobs
         if count is not None:
             for index, choice in enumerate(choices):
@@ -79,7 +83,8 @@ class CompletionWriter:
             yield self._chunk(self._choice(index, self._texts[index][0], prompt, None))
         logprobs = self._token_logprobs(index, output)
         if output.text or logprobs or output.finish_reason:
-            yield self._chunk(self._choice(index, output.text, logprobs, output.finish_reason or None))
+            choice = self._choice(index, output.text, logprobs, output.finish_reason or None)
+            yield self._chunk(choice | ({"stop_reason": output.stop_reason} if output.finish_reason else {}))
 
     def closing(self) -> Iterator[bytes]:
         """Yield the usage if the request asks for it, and the end of the stream."""

@@ -57,6 +57,6 @@ def event(content: Json) -> bytes:
     return b"data: " + dump(content) + b"\n\n"
 
 
-def dump(content: Json | str | None) -> bytes:
+def dump(content: Json | str | int | None) -> bytes:
     """Return JSON in UTF-8, without spaces."""
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
