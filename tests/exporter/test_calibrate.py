@@ -59,7 +59,7 @@ MIXED = [user("What is in the picture?", PICTURE), {"role": "assistant", "conten
 def bundles(tmp_path_factory):
     """mini-ernie in fp32, in int4, and in int4 calibrated on scenes of its own kind."""
     folder = tmp_path_factory.mktemp("calibrated")
-    calibration_file.write(folder / "scenes.json", 3, 500, plain_scenes.KINDS, plain_scenes.heldout)
+    calibration_file.write(folder / "scenes.json", 3, 200, plain_scenes.KINDS, plain_scenes.heldout)
     return three(MINI, folder, folder / "scenes.json")
 
 
