@@ -22,14 +22,14 @@ from typing import Any, Self
 import numpy as np
 
 from ernie_export.common import bfloat16
-from ernie_export.common.errors import InvalidFile, InvalidMedia
+from ernie_export.common.errors import InvalidMedia
 from ernie_export.common.manifest import GRAPHS, Manifest
-from ernie_export.common.manifest import NAME as MANIFEST
 from ernie_export.common.manifest_sections import EngineInfo, ModelInfo
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.device.kv_cache import DeviceKVCache, KVCacheLayout, KVCachePool, KVCacheStore
 from ernie_export.runtime.engines.device.step import DeviceTensor, Step
 from ernie_export.runtime.engines.device.weights import aligned_addresses, load_weights
+from ernie_export.runtime.engines.tensorrt.checks import check_caches, check_weights, tensor_names
 from ernie_export.runtime.engines.tensorrt.context import EngineContext
 from ernie_export.runtime.engines.tensorrt.library import TensorRT
 from ernie_export.runtime.logits import DenseLogits, Logits
@@ -84,17 +84,16 @@ class TensorRTEngine:
         self._busy = threading.Lock()  # images are encoded in other threads than the one that decodes
         self._decode_graphs: dict[tuple[int, int], DecodeGraph] = {}  # by the cache's address and number of sequences
         self._buffers: dict[tuple[str, str], DeviceTensor] = {}  # by graph and tensor; shape (bytes,)
-        self._spare_contexts: dict[
-            int, list[EngineContext]
-        ] = {}  # of steps whose cache is gone, by number of sequences
+        # Of steps whose cache is gone, by number of sequences.
+        self._spare_contexts: dict[int, list[EngineContext]] = {}
         try:
             self._engine_info = _engine_info(manifest)
             self._engines = {name: library.load(bundle / manifest.graphs[name]) for name in GRAPHS}
             constants = frozenset(self._engine_info.weights.constants)
             weights = load_weights(self._memory, bundle / manifest.data_file, without=constants)
             self._weights = aligned_addresses(self._memory, weights)
-            self._check_weights(bundle, manifest, constants)
-            self._check_caches(bundle, manifest)
+            check_weights(self._engines, self._weights.keys(), bundle, manifest)
+            check_caches(self._engines, bundle, manifest)
             self._contexts = {name: self._new_context(name) for name in ("vision", "resampler")}
             chunk = self._engine_info.prefill_chunk
             buckets = [*(size for size in PREFILL_BUCKETS if size < chunk), chunk]
@@ -118,32 +117,9 @@ class TensorRTEngine:
     def _new_context(self, name: str) -> EngineContext:
         """Return a context with the weights bound."""
         context = EngineContext(name, self._library.new_context(self._engines[name], name))
-        for tensor in self._tensors(name) & self._weights.keys():
+        for tensor in tensor_names(self._engines[name]) & self._weights.keys():
             context.set_address(tensor, self._weights[tensor])
         return context
-
-    def _check_weights(self, bundle: Path, manifest: Manifest, constants: frozenset[str]) -> None:
-        """Raise InvalidFile for engines that take other weights as inputs than the manifest says."""
-        taken: set[str] = set()
-        for graph, file in manifest.graphs.items():
-            taken |= (tensors := self._tensors(graph))
-            for name in sorted(tensors & constants):
-                raise InvalidFile(bundle / file, f"{name} to be a constant, as {MANIFEST} says", "an input")
-        for name in self._weights:
-            if name not in taken:
-                expected = f"{name} to be an input of an engine, as {MANIFEST} says"
-                raise InvalidFile(bundle / manifest.data_file, expected, "none that takes it")
-
-    def _check_caches(self, bundle: Path, manifest: Manifest) -> None:
-        """Raise InvalidFile for an engine whose caches are not updated in place."""
-        for graph in ("decoder", "decode"):
-            for layer in range(self._info.num_layers):
-                for part in ("key", "value"):
-                    past, present = f"past_{part}.{layer}", f"present_{part}.{layer}"
-                    aliased = self._engines[graph].get_aliased_input_tensor(present)
-                    if aliased != past:
-                        expected = f"{present} to lie where {past} lies"
-                        raise InvalidFile(bundle / manifest.graphs[graph], expected, aliased or "memory of its own")
 
     @property
     def shape_changes(self) -> int:
@@ -151,11 +127,6 @@ class TensorRTEngine:
         spare = [context for contexts in self._spare_contexts.values() for context in contexts]
         decoding = [decode_graph.context for decode_graph in self._decode_graphs.values()]
         return sum(context.shape_changes for context in (*self._prefill_contexts.values(), *decoding, *spare))
-
-    def _tensors(self, name: str) -> set[str]:
-        """Return the names of an engine's inputs and outputs."""
-        engine = self._engines[name]
-        return {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
 
     def encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         """Run the vision encoder and the resampler pair by pair, since the engines were built for that.
