@@ -9,7 +9,7 @@ from typing import Any, Self, cast, overload
 
 import numpy as np
 
-from ernie_export.common.errors import ContextLengthExceeded
+from ernie_export.common.errors import ContextLengthExceeded, InvalidValue
 from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.answer_text import AnswerFormat
@@ -165,6 +165,8 @@ class Model:
 
         `options` are the fields of `SamplingParams`, and the arguments of `chat_variables`: `enable_thinking`, and
         `tools` for a chat template that has a place for them. `find_tool_calls` reads the calls in an answer's text.
+        With `continue_final_message` the answer goes on with the last message; without `add_generation_prompt` the
+        prompt ends with that message, as a chat template closes it.
         With `schema` (a JSON schema as a dict or JSON text, or a pydantic model class) the answer is JSON that matches
         it, unless `max_new_tokens` cuts it off.
 
@@ -226,9 +228,17 @@ class Model:
             UserError: The messages or options are invalid, or the prompt is too long.
         """
         variables = chat_variables(options.pop("enable_thinking", None), options.pop("tools", None))
+        continues = _switch(options, "continue_final_message", default=False)
+        begins = _switch(options, "add_generation_prompt", default=not continues)
+        if continues and begins:
+            raise InvalidValue("continue_final_message", "no add_generation_prompt beside it", "both")
         params = SamplingParams.from_options(options)
         with self.scheduler.reserve(timeout) as reservation:
-            return reservation.submit(self.sequence(messages, params, variables), on_output)
+            grammar = self.grammar(params)
+            prepared = self.preprocessor.prepare(
+                messages, variables=variables, add_generation_prompt=begins, continue_final_message=continues
+            )
+            return reservation.submit(self.begin(self.prompt(prepared), params, grammar), on_output)
 
     def _submit_when_possible(
         self, messages: Messages, options: dict[str, Any], on_output: Callable[[Output], None] = lambda output: None
@@ -339,6 +349,14 @@ class Model:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _switch(options: dict[str, Any], name: str, default: bool) -> bool:
+    """Take an option that is True or False. Raises InvalidValue for another value."""
+    value = options.pop(name, default)
+    if not isinstance(value, bool):
+        raise InvalidValue(name, "True or False", repr(value)[:200])
+    return value
 
 
 def _content(digest: bytes, tokens: int) -> np.ndarray:

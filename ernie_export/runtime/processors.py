@@ -8,7 +8,7 @@ is the same; its order is the repetition penalty, the mask of `min_new_tokens`, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,14 +80,7 @@ class Candidates:
 
 
 class Processor(Protocol):
-    """A step between the logits and the choice of a token. It belongs to one answer.
-
-    Attributes:
-        only_masks: Whether it masks tokens and leaves all other logits as they are, so that the most likely tokens may
-            decide as all would.
-    """
-
-    only_masks: bool
+    """A step between the logits and the choice of a token. It belongs to one answer."""
 
     def __call__(self, candidates: Candidates) -> Candidates:
         """Return what is left of the candidates, with their new logits. Raises InvalidValue if no token is."""
@@ -98,10 +91,17 @@ class Processor(Protocol):
         ...
 
 
+@runtime_checkable
+class Mask(Processor, Protocol):
+    """A processor that masks tokens and leaves all other logits as they are, so that the most likely may decide."""
+
+    def allows(self, token: int) -> bool:
+        """Return whether a token may be chosen, as far as it can be said without the others."""
+        ...
+
+
 class Constrained:
     """The mask of an answer's form."""
-
-    only_masks = True
 
     def __init__(self, constraint: GrammarState) -> None:
         self._constraint = constraint
@@ -109,6 +109,10 @@ class Constrained:
     def __call__(self, candidates: Candidates) -> Candidates:
         """Keep the tokens with which the answer can go on as its form says."""
         return _checked(candidates.masked(self._constraint.mask()), self._constraint.name)
+
+    def allows(self, token: int) -> bool:
+        """Return whether the answer can go on with the token."""
+        return self._constraint.mask().allows_one(token)
 
     def accept(self, token: int) -> None:
         """Go on to the next state of the form."""
@@ -118,14 +122,17 @@ class Constrained:
 class AllowedTokens:
     """The mask of all but `allowed_token_ids`."""
 
-    only_masks = True
-
     def __init__(self, ids: Sequence[int]) -> None:
         self._ids = np.array(sorted(ids), np.int64)
+        self._known = frozenset(ids)
 
     def __call__(self, candidates: Candidates) -> Candidates:
         """Keep the allowed tokens."""
         return _checked(candidates.keep(candidates.find(self._ids)[0]), "allowed_token_ids")
+
+    def allows(self, token: int) -> bool:
+        """Return whether the token is listed."""
+        return token in self._known
 
     def accept(self, token: int) -> None:
         """Do nothing."""
@@ -134,8 +141,6 @@ class AllowedTokens:
 class BadWords:
     """The mask of the token that would complete a word, where the answer ends with the tokens before it."""
 
-    only_masks = True
-
     def __init__(self, words: Sequence[Sequence[int]]) -> None:
         """`words`: the token ids of each word."""
         self._words = [list(word) for word in words]
@@ -143,8 +148,14 @@ class BadWords:
 
     def __call__(self, candidates: Candidates) -> Candidates:
         """Mask the last tokens of words whose other tokens the answer ends with."""
-        masked = {word[-1] for word in self._words if len(word) == 1 or self._answer[1 - len(word) :] == word[:-1]}
-        return _checked(candidates.without(np.array(sorted(masked), np.int64)), "bad_words")
+        return _checked(candidates.without(np.array(sorted(self._masked()), np.int64)), "bad_words")
+
+    def allows(self, token: int) -> bool:
+        """Return whether the token completes no word."""
+        return token not in self._masked()
+
+    def _masked(self) -> set[int]:
+        return {word[-1] for word in self._words if len(word) == 1 or self._answer[1 - len(word) :] == word[:-1]}
 
     def accept(self, token: int) -> None:
         """Append the token to the answer."""
@@ -153,8 +164,6 @@ class BadWords:
 
 class MinTokens:
     """The mask of the ids that end an answer, as long as it is short."""
-
-    only_masks = True
 
     def __init__(self, count: int, ends: Ids, *, constrained: bool) -> None:
         """Mask `ends` (n,) in the first `count` tokens; not where the form of the answer leaves nothing else."""
@@ -173,6 +182,10 @@ class MinTokens:
             raise InvalidValue("min_new_tokens", "a token besides the end-of-sequence ids", "none to choose")
         return others
 
+    def allows(self, token: int) -> bool:
+        """Return whether the token does not end an answer that is too short."""
+        return self._left <= 0 or token not in self._ends
+
     def accept(self, token: int) -> None:
         """Count the token."""
         self._left -= 1
@@ -180,8 +193,6 @@ class MinTokens:
 
 class LogitBias:
     """The sum of each listed token's logit and its bias."""
-
-    only_masks = False
 
     def __init__(self, bias: dict[int, float]) -> None:
         self._ids = np.array(list(bias), np.int64)
@@ -200,8 +211,6 @@ class LogitBias:
 
 class RepetitionPenalty:
     """The division of positive logits, and multiplication of others, of tokens in the prompt and the answer so far."""
-
-    only_masks = False
 
     def __init__(self, penalty: float, prompt_ids: Ids) -> None:
         self._penalty = np.float32(penalty)
@@ -225,8 +234,6 @@ class RepetitionPenalty:
 
 class OccurrencePenalties:
     """The subtraction of frequency_penalty · occurrences + presence_penalty, for each token of the answer so far."""
-
-    only_masks = False
 
     def __init__(self, presence: float, frequency: float) -> None:
         self._presence = presence

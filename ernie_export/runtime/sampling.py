@@ -1,5 +1,6 @@
 """Choose the next token from logits, greedily or at random: `processors`, then temperature, min_p, top_k, top_p."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import numpy as np
 from ernie_export.common.errors import InvalidValue
 from ernie_export.runtime.constraints.grammar import GrammarState
 from ernie_export.runtime.logits import Logits, TopK
-from ernie_export.runtime.processors import Candidates, make_processors
+from ernie_export.runtime.processors import Candidates, Mask, make_processors
 from ernie_export.runtime.sampling_params import SamplingParams
 
 
@@ -71,8 +72,9 @@ class Sampler:
             bad_words=bad_words,
             constraint=constraint,
         )
+        self._masks = [processor for processor in self._processors if isinstance(processor, Mask)]
         # Whether the most likely tokens may decide as all would; which ones do is seen once the processors have run.
-        self._few_may_decide = all(processor.only_masks for processor in self._processors) and (
+        self._few_may_decide = len(self._masks) == len(self._processors) and (
             params.greedy or params.min_p > 0 or params.top_k > 0
         )
         self._generated = 0
@@ -89,6 +91,9 @@ class Sampler:
         The top-k logits serve wherever all logits would give the same token; where they might not, all are fetched.
         Raises InvalidValue if the logits hold a NaN or an infinity, or if no token is left to choose.
         """
+        first = self._first_allowed(logits) if self.params.greedy and self._few_may_decide else None
+        if first is not None:
+            return self.force(first)
         candidates = self._candidates(logits)
         if self.params.greedy:
             best = candidates.scores.argmax()  # the first of equal logits, as torch.argmax
@@ -137,6 +142,16 @@ class Sampler:
             if self._decide(candidates.scores, best.values[-1]):
                 return candidates
         return self._process(Candidates(None, self._checked(logits.full())))
+
+    def _first_allowed(self, logits: Logits) -> int | None:
+        """Return the most likely token of those allowed, the greedy choice; None if it is not among the few at hand."""
+        best = self._most_likely(logits)
+        if best is None or not math.isfinite(best.total):
+            return None
+        for token in best.ids[:8].tolist():
+            if all(mask.allows(token) for mask in self._masks):
+                return int(token)
+        return None
 
     def _most_likely(self, logits: Logits) -> TopK | None:
         """Return the highest logits if they are at hand; the highest alone decides most greedy tokens."""

@@ -281,3 +281,25 @@ def test_a_chunk_is_cut_where_attentions_scores_would_take_much_memory(bundle, m
     assert lengths == [40, 16, 16, 8]
     for whole, parts in zip(*found, strict=True):
         np.testing.assert_allclose(parts, whole, rtol=0, atol=2e-5 * np.abs(whole).max())
+
+
+def test_an_answer_goes_on_with_the_last_message_or_begins_nowhere(model):
+    begun = [*TEXT, {"role": "assistant", "content": [{"type": "text", "text": "three "}]}]
+    lengths = {}
+    for name, options in {
+        "continued": {"continue_final_message": True},
+        "closed": {"add_generation_prompt": False},
+        "answered": {},
+    }.items():
+        result = model.generate(begun, max_new_tokens=1, **options)
+        prompt = model.preprocessor.prepare(begun, **({"add_generation_prompt": False} | options if options else {}))
+        lengths[name] = result.prompt_tokens
+        assert result.prompt_tokens == prompt.arrays["input_ids"].shape[1]
+    assert lengths["continued"] < lengths["closed"] < lengths["answered"]
+    wrong: list[dict[str, Any]] = [
+        {"continue_final_message": True, "add_generation_prompt": True},
+        {"continue_final_message": 1},
+    ]
+    for options in wrong:
+        with pytest.raises(UserError, match="^continue_final_message: expected"):
+            model.generate(begun, **options)

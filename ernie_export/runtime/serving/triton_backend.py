@@ -209,9 +209,10 @@ class TritonPythonModel:
         outputs: SimpleQueue[Output] = SimpleQueue()
         with self.model.scheduler.reserve(triton_request.timeout) as reservation:
             params = SamplingParams.from_options(triton_request.options)
+            grammar = self.model.grammar(params)  # before media are decoded
             prompt = self.prepare(triton_request, ended).prompt
             with self.features.hold(prompt.features.nbytes):
-                request = reservation.submit(self.model.begin(prompt, params), outputs.put)
+                request = reservation.submit(self.model.begin(prompt, params, grammar), outputs.put)
                 try:
                     yield from relay(request, outputs, triton_request.stream, ended)
                 finally:

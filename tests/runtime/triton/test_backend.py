@@ -83,6 +83,19 @@ def test_answers_are_the_models_own(client, model, source, options):
     assert all(len(r["tokens"]) == 1 for responses in answers.values() for r in responses)
 
 
+def test_an_answer_has_the_form_that_is_asked_for(client):
+    """Structured output by the parameters of a request, beside a free answer in the same batch."""
+    schema = {"type": "array", "items": {"enum": ["red", "blue"]}, "minItems": 2, "maxItems": 2}
+    client.ask("form", TEXT, structured_outputs={"json": schema, "disable_any_whitespace": True}, max_new_tokens=64)
+    client.ask("choice", TEXT, structured_outputs={"choice": ["left", "right"]}, max_new_tokens=64)
+    client.ask("free", TEXT, max_new_tokens=8)
+    answers = client.answers(3)
+    texts = {name: joined(responses)["text"] for name, responses in answers.items()}
+    assert set(json.loads(texts["form"])) <= {"red", "blue"} and len(json.loads(texts["form"])) == 2
+    assert texts["choice"] in ("left", "right") and texts["free"] not in ("left", "right")
+    assert answers["form"][-1]["finish_reason"] == "stop"
+
+
 def test_one_response_where_no_stream_is_wanted(client, server, model):
     """Over gRPC, and over HTTP as well, where a request has one response."""
     expected = model.generate(TEXT, max_new_tokens=8)
