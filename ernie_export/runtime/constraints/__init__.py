@@ -34,7 +34,7 @@ class TokenMask:
 
     def count(self) -> int:
         """Return how many bits are set."""
-        return int(np.bitwise_count(self.words.view(np.uint32)).sum())
+        return int.from_bytes(self.words.tobytes(), "little").bit_count()  # NumPy 1, in Triton, has no bitwise_count
 
     def ids(self, vocab_size: int) -> NDArray[np.int64]:
         """Return the ids (n,) that may follow, ascending. It takes long where they are many."""
