@@ -32,6 +32,7 @@ def test_a_client_that_is_not_known_is_refused():
         chosen(("nobody",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "states"),
     [
@@ -46,7 +47,7 @@ def test_a_client_that_is_not_known_is_refused():
 def test_results_are_what_a_script_says_and_how_it_ends(tmp_path, program, states):
     client = made(tmp_path, "from tests.clients.probe import *\n" + program)
     servers = {"ERNIE_CLIENTS_MINI": "x", "ERNIE_CLIENTS_SCRIPTED": "x", "ERNIE_CLIENTS_BUNDLE": "x"}
-    report = run(client, tmp_path, servers, seconds=5 if "sleep" in program else 60)
+    report = run(client, tmp_path, servers, seconds=2 if "sleep" in program else 60)
     assert [result.state for result in report.results] == states
     assert report.failed == ("failed" in states)
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RUN = ("console", "bash", "python")
-SHOWN = ("text", "json", "ini", "http")
+SHOWN = ("text", "json", "ini", "yaml", "http")
 ANY = "…"
 MAKE_VARIABLES = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")  # set by `make test`; a make below it would print its folder
 _FENCE = re.compile(

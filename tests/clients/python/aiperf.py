@@ -1,0 +1,38 @@
+"""AIPerf: load by each interface that it shares with us, with images, and usage in every chunk."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.clients.probe import BUNDLE, MINI, MODEL, WORK, check, equal, true
+
+COUNT = 6
+os.environ.pop("HF_HUB_OFFLINE", None)  # with it, a folder is no name of a tokenizer
+
+
+def load(name: str, *options: str) -> None:
+    """Run a benchmark of COUNT requests, and raise AssertionError unless each was answered in full."""
+    folder = WORK / name
+    command = [str(Path(sys.executable).with_name("aiperf")), "profile", "--model", MODEL, "--url", MINI]
+    command += ["--tokenizer", str(BUNDLE), "--request-count", str(COUNT), "--concurrency", "2", "--ui", "none"]
+    command += ["--isl", "48", "--osl", "16", "--extra-inputs", "ignore_eos:true", "--artifact-dir", str(folder)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=280)
+    print(done.stdout[-3000:], done.stderr[-3000:])
+    (found,) = folder.rglob("profile_export_aiperf.json")
+    report = json.loads(found.read_text())
+    true(not report.get("error_summary"), report.get("error_summary"))
+    equal(report["request_count"]["avg"], COUNT)
+    equal(report["output_sequence_length"]["avg"], 16)
+
+
+with check("chat, streamed, usage in every chunk"):
+    load("chat", "--endpoint-type", "chat", "--streaming", "--use-server-token-count", "--per-chunk-usage")
+with check("images"):
+    size = ("--image-width-mean", "64", "--image-height-mean", "64", "--image-batch-size", "1")
+    load("images", "--endpoint-type", "chat", "--streaming", "--use-server-token-count", *size)
+with check("completions"):
+    load("completions", "--endpoint-type", "completions", "--streaming", "--use-server-token-count")
+with check("responses"):
+    load("responses", "--endpoint-type", "responses", "--streaming", "--use-server-token-count")
