@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from collections.abc import Sequence as Several
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast, overload
 
@@ -15,7 +14,8 @@ from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.answer_text import AnswerFormat
 from ernie_export.runtime.constraints.compiler import GrammarCompiler
 from ernie_export.runtime.constraints.grammar import Grammar
-from ernie_export.runtime.engines import Engine, Warmable
+from ernie_export.runtime.engine_setup import fit_to_engines, ignore, warmed
+from ernie_export.runtime.engines import Engine
 from ernie_export.runtime.engines.ort_cpu import Tap
 from ernie_export.runtime.engines.registry import find_engine
 from ernie_export.runtime.feature_cache import FeatureCache, go_on
@@ -32,10 +32,6 @@ from ernie_export.runtime.sequence import Prompt, Sequence
 HASH_LIMIT = 256 * 2**20
 
 Messages = list[dict[str, Any]]
-
-
-def ignore(fraction: float) -> None:
-    """Take no note of how far the engine's first calls are."""
 
 
 def load(
@@ -86,24 +82,6 @@ def load(
     preprocessor.check(folder, manifest.model)
     config = fit_to_engines(manifest, scheduler_config)
     return Model(manifest, preprocessor, warmed(open_engine(threads), config, on_warm), config)
-
-
-def warmed(engine: Engine[Any], config: SchedulerConfig, on_warm: Callable[[float], None]) -> Engine[Any]:
-    """Return `engine` after the calls that it makes before the first request; close it if one of them fails."""
-    if isinstance(engine, Warmable):
-        try:
-            engine.warm(config.max_num_seqs, on_warm)
-        except BaseException:
-            engine.close()
-            raise
-    return engine
-
-
-def fit_to_engines(manifest: Manifest, config: SchedulerConfig) -> SchedulerConfig:
-    """Return `config` with no more sequences than the bundle's compiled engines, if it has any, decode together."""
-    if manifest.engines is None:
-        return config
-    return replace(config, max_num_seqs=min(config.max_num_seqs, manifest.engines.max_batch_size))
 
 
 class Model:

@@ -1,21 +1,23 @@
 """ONNX graphs over one data file: for ONNX Runtime's fused kernels, or in standard operators for any ONNX runtime."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ernie_export.common.errors import InvalidFile
 from ernie_export.exporter.targets.target import ExportJob, Target
 from ernie_export.graphs import precision
-from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig, TextConfig
 from ernie_export.graphs.ops.bodies import OpBodies
 from ernie_export.graphs.ops.cached_attention import function as cached_attention
 from ernie_export.graphs.ops.moe_dispatch import function as moe_dispatch
-from ernie_export.graphs.ops.moe_dispatch.minimum import minimum_has_effect
 from ernie_export.graphs.ops.mrope import function as mrope
 from ernie_export.graphs.ops.quantized_linear import function as quantized_linear
 from ernie_export.graphs.ops.residual_norm import function as residual_norm
 from ernie_export.graphs.ops.vision_attention import function as vision_attention
 from ernie_export.graphs.precision import Precision
+
+if TYPE_CHECKING:
+    from ernie_export.graphs.checkpoint.reader import Checkpoint
 
 FUSED_BODIES = OpBodies(
     "onnxruntime",
@@ -117,11 +119,13 @@ class PortableTarget(Target):
         return ("cpu",)
 
 
-def norm_min_has_effect(checkpoint: Checkpoint, text: TextConfig) -> bool:
+def norm_min_has_effect(checkpoint: "Checkpoint", text: TextConfig) -> bool:
     """Return whether the smallest divisor of routing weights can have an effect in any layer of a checkpoint.
 
     Raises InvalidFile for biases that are missing, of another shape, or cannot be read.
     """
+    from ernie_export.graphs.ops.moe_dispatch.minimum import minimum_has_effect
+
     for layer, kind in enumerate(text.layer_types):
         if kind == "sparse":
             name = f"model.layers.{layer}.mlp.moe_statics.e_score_correction_bias"

@@ -23,6 +23,7 @@ from ernie_export.common.provider_memory import WORKING_MEMORY, provider_memory
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.runtime import load
 from ernie_export.runtime.batch import Batch
+from ernie_export.runtime.engine_setup import warmed
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.device import find_gpu
 from ernie_export.runtime.engines.device.memory import CudaMemory, HostMemory
@@ -30,7 +31,7 @@ from ernie_export.runtime.engines.ort_common import MIN_VERSION, check_version
 from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
 from ernie_export.runtime.engines.ort_cuda import TOPK_GRAPH, OrtCudaEngine
 from ernie_export.runtime.logits import Logits
-from ernie_export.runtime.pipeline import Model, warmed
+from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from tests.fakes.installation import CUDA_LIBRARIES, DRIVER, FakeInstallation

@@ -23,12 +23,13 @@ from ernie_export.common.safetensors_header import read_header
 from ernie_export.exporter.export import export
 from ernie_export.runtime import load
 from ernie_export.runtime.batch import Batch
+from ernie_export.runtime.engine_setup import fit_to_engines
 from ernie_export.runtime.engines import PromptChunk
 from ernie_export.runtime.engines.device.memory import ALIGNMENT, CudaMemory
 from ernie_export.runtime.engines.device.step import DeviceTensor
 from ernie_export.runtime.engines.device.weights import aligned_addresses, load_weights
 from ernie_export.runtime.engines.tensorrt.engine import TensorRTEngine
-from ernie_export.runtime.pipeline import Model, fit_to_engines
+from ernie_export.runtime.pipeline import Model
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from tests.fakes.tensorrt_runtime import FAKES, LIBRARIES, OURS, FakeContext
