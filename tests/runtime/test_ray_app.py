@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from ernie_export.common.errors import InvalidFile, UserError
 from ernie_export.runtime import load
+from ernie_export.runtime.generation_config import GenerationDefaults
 from ernie_export.runtime.serving.media_limits import MediaLimits
 from ernie_export.runtime.serving.ray_app import Options, Replica, build
 
@@ -169,6 +170,19 @@ def test_the_limit_on_an_images_pixels_reaches_what_decodes(bundle):
     assert settings.media == MediaLimits(max_image_pixels=300_000_000, max_pixels=300_000_000)
     assert replica.model.preprocessor.images.max_source_pixels == 300_000_000
     assert Options(bundle=bundle).max_image_pixels == 50_000_000
+
+
+def test_the_sampling_of_requests_that_do_not_say_is_the_chosen_files(bundle, tmp_path):
+    path = tmp_path / "sampling.json"
+    path.write_text('{"temperature": 0.5, "max_new_tokens": 7}')
+
+    def defaults(**options: Any) -> GenerationDefaults:
+        replica = Replica(Options(bundle=bundle, kv_cache_gib=0.1, **options))
+        return replica.__serve_build_asgi_app__().state.service.defaults
+
+    assert defaults() == GenerationDefaults.choose("auto", bundle)
+    assert defaults(generation_config="vllm") == GenerationDefaults(temperature=1.0)
+    assert defaults(generation_config=str(path)) == GenerationDefaults.read(path, is_limit=True)
 
 
 def test_a_bundle_that_was_not_verified_is_refused_where_that_is_required(bundle):

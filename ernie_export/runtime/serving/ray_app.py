@@ -39,6 +39,8 @@ class Options(BaseModel):
         queue: Requests of a replica that wait; more are refused with 429.
         kv_cache_gib: Most memory of a replica's KV cache, in GiB.
         max_image_pixels: Most pixels of one image.
+        generation_config: Sampling of requests that do not say: "auto", as the bundle's generation_config.json; "vllm",
+            neutral; or a file at the same path on every machine.
         require_verified: Refuse a bundle without a record of `ernie-verify --record`.
         api_key_file: File of API keys, at the same path on every machine.
         allowed_hosts: Names by which clients call the proxy, besides localhost; any if there are keys and none is
@@ -60,6 +62,7 @@ class Options(BaseModel):
     queue: int = Field(default=64, ge=1)
     kv_cache_gib: float = Field(default=4, gt=0)
     max_image_pixels: int = Field(default=MediaLimits.max_image_pixels, ge=1)
+    generation_config: str = Settings.generation_config
     require_verified: bool = False
     api_key_file: Path | None = None
     allowed_hosts: tuple[str, ...] = ()
@@ -125,6 +128,7 @@ class Replica:
             hosts=None if any_host else (*LOOPBACK_HOSTS, *(name.lower() for name in options.allowed_hosts)),
             max_requests=options.rows + options.queue,
             media=MediaLimits.with_image_pixels(options.max_image_pixels),
+            generation_config=options.generation_config,
         )
         self.application = create_app(self.model, settings)
         return self.application
