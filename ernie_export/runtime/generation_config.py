@@ -1,7 +1,7 @@
 """The sampling that a checkpoint's authors recommend: generation_config.json, as vLLM's `--generation-config` reads it.
 
-A server takes these values for requests that do not say. `generate`, ernie-run and ernie-chat do not: what they answer
-is compared with other runs, and a default that changes with the checkpoint, or draws at random, is none to compare.
+A server takes these values for requests that do not say. ernie-run and ernie-chat take the length alone, `generate`
+nothing: what they answer is compared with other runs, and a default that draws at random is none to compare.
 """
 
 from dataclasses import dataclass

@@ -264,13 +264,16 @@ class Model:
             bad_words=[ids for word in params.bad_words for ids in tokenizer.bad_word_ids(word)],
             constraint=None if grammar is None else grammar.start(text.end_of_thoughts, params.ignore_eos),
         )
-        positions_left = self.manifest.model.max_positions - len(prompt.input_ids)
+        left = self.manifest.model.max_positions - len(prompt.input_ids)
+        most = params.max_new_tokens
+        if most is None:
+            most = max(self.scheduler.max_cached_tokens - len(prompt.input_ids), 1)
         return Sequence(
             prompt=prompt,
             sampler=sampler,
             text=text,
             ends=ends,
-            max_new=min(params.max_new_tokens, positions_left),
+            max_new=min(most, left),
             stop_tokens=frozenset(params.stop_token_ids) - set(eos),
         )
 

@@ -23,7 +23,8 @@ class SamplingParams:
     """The options that choose tokens and end an answer. Construction raises InvalidValue for a field that is wrong.
 
     Attributes:
-        max_new_tokens: Most generated tokens; 0 computes the prompt alone.
+        max_new_tokens: Most generated tokens; 0 computes the prompt alone, None takes what the context and the KV cache
+            leave, and other answers then wait for this one.
         min_new_tokens: Fewest generated tokens; ids that end an answer are masked until then.
         temperature: Divides the logits; 0 is greedy, and then top_k, top_p, min_p and seed have no effect.
         top_k: Keep the k highest logits and whatever ties with the last of them; 0 keeps all.
@@ -48,7 +49,7 @@ class SamplingParams:
             likely ones; None for none. The prompt is then computed token by token, as slowly as an answer.
     """
 
-    max_new_tokens: int = 128
+    max_new_tokens: int | None = 128
     min_new_tokens: int = 0
     temperature: float = 0.0
     top_k: int = 0
@@ -73,7 +74,7 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         checked = {
-            "max_new_tokens": self._integer("max_new_tokens", minimum=0),
+            "max_new_tokens": self._optional_integer("max_new_tokens"),
             "min_new_tokens": self._integer("min_new_tokens", minimum=0),
             "temperature": self._number("temperature", "a finite number of at least 0", lambda x: 0 <= x < math.inf),
             "top_k": self._integer("top_k", minimum=0),
@@ -102,7 +103,7 @@ class SamplingParams:
                 raise InvalidValue(name, "True or False", repr(getattr(self, name))[:200])
         if self.allowed_token_ids == ():
             raise InvalidValue("allowed_token_ids", "at least one token id, or None for all", "none")
-        if self.min_new_tokens > self.max_new_tokens:
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise InvalidValue("min_new_tokens", f"at most max_new_tokens ({self.max_new_tokens})", self.min_new_tokens)
 
     @classmethod

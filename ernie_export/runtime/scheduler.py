@@ -114,6 +114,11 @@ class Scheduler:
         return len(self._waiting) + self._reserved
 
     @property
+    def max_cached_tokens(self) -> int:
+        """The most tokens that the KV cache may hold, all requests together."""
+        return self._batch.max_cached_tokens
+
+    @property
     def cache_usage(self) -> float:
         """The fraction of the KV cache that running requests have filled, 0 to 1."""
         tokens = sum(len(sequence.prompt.input_ids) + len(sequence.tokens) for sequence in list(self._active))

@@ -1,6 +1,7 @@
 """A model that answers what it is asked to say, by the real template, tokenizer, scheduler and server."""
 
 import re
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class EchoSampler(Sampler):
 
     def __init__(self, params: SamplingParams, end: int, prompt: Prompt, tokens: list[int]) -> None:
         super().__init__(params, (end,), prompt.input_ids)
-        self._left = iter([*tokens, *[end] * (params.max_new_tokens + 1)])
+        self._left = chain(tokens, repeat(end))
 
     def next(self, logits: Any) -> int:
         return self.force(next(self._left))

@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ernie_export.runtime.cli import run as cli
@@ -26,6 +28,8 @@ class Result:
 
 class Model:
     """As the pipeline's, as far as ernie-run uses it."""
+
+    preprocessor = SimpleNamespace(folder=Path("nowhere"), chat=SimpleNamespace(thinks=bool))
 
     def __enter__(self) -> "Model":
         return self

@@ -289,6 +289,31 @@ def test_thoughts_are_kept_with_the_answer_and_not_printed_through_a_pipe(piped,
     assert answer["reasoning_content"] and answer["reasoning_content"] not in "".join(out)
 
 
+def test_a_system_prompt_begins_every_conversation_in_place_of_a_saved_one(piped, tmp_path):
+    code, out, err = piped(
+        "What is red?", "/save one.json", "/reset", "/save two.json", options=("--system", "Be brief.")
+    )
+    assert (code, len(out)) == (2, 1) and err == ["error: /save: expected a conversation, found no answer yet"]
+    saved = json.loads((tmp_path / "one.json").read_text())
+    assert saved[0] == {"role": "system", "content": "Be brief."}
+    assert [message["role"] for message in saved[1:]] == ["user", "assistant"]
+    options = ("--messages", "one.json", "--system", "Be long.")
+    code, _, err = piped("What is blue?", "/save one.json", "/reset", "What is red?", "/save two.json", options=options)
+    assert (code, err) == (0, [])
+    for name, roles in (("one.json", ["user", "assistant"] * 2), ("two.json", ["user", "assistant"])):
+        resumed = json.loads((tmp_path / name).read_text())
+        assert resumed[0] == {"role": "system", "content": "Be long."}
+        assert [message["role"] for message in resumed[1:]] == roles
+
+
+def test_answers_of_a_chat_match_a_schema(piped, tmp_path):
+    (tmp_path / "schema.json").write_text(json.dumps({"enum": ["one", "two"]}))
+    code, out, err = piped("What is red?", "What is blue?", options=("--json-schema", "schema.json"))
+    assert (code, err) == (0, []) and len(out) == 2 and {json.loads(line) for line in out} <= {"one", "two"}
+    code, out, err = piped("What is red?", options=("--json-schema", "gone.json"))
+    assert (code, out) == (2, []) and err == ["error: gone.json: expected a JSON file, found no file"]
+
+
 def test_thoughts_of_one_answer_as_json(bundle):
     options = ["--thinking", "--thinking-token-budget", "4", "--min-new-tokens", "8", "--max-new-tokens", "8", "--json"]
     done = subprocess.run([*RUN, str(bundle), "What is red?", *options], capture_output=True, text=True)

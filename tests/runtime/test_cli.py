@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,6 +43,9 @@ class FakeModel:
     options: dict = field(default_factory=dict)
     closed: bool = False
     error: Exception | None = None
+    preprocessor: Any = field(
+        default_factory=lambda: SimpleNamespace(folder=Path("nowhere"), chat=SimpleNamespace(thinks=bool))
+    )
 
     def __enter__(self):
         return self
@@ -96,7 +100,7 @@ def program(pieces: list[str], pause: float = 0.0) -> list[str]:
 
 def test_a_question_streams_its_answer(model, ernie_run):
     assert ernie_run("bundle", "Hello?") == (0, "one two\n", "")
-    assert model.asked == PLAIN and params(model) == SamplingParams() and model.closed
+    assert model.asked == PLAIN and params(model) == SamplingParams(max_new_tokens=1024) and model.closed
 
 
 def test_media_keep_the_order_of_the_command_line(model, ernie_run):
@@ -125,9 +129,53 @@ def test_every_option_reaches_the_model(model, ernie_run):
     assert params(model) == SamplingParams(9, 2, 0.5, 4, 0.9, 1.2, 3, ("END", "\n"))
 
 
-def test_defaults_are_those_of_the_library(model, ernie_run):
+@pytest.mark.parametrize(
+    ("option", "field", "value"),
+    [
+        (("--min-p", "0.25"), "min_p", 0.25),
+        (("--presence-penalty", "1.5"), "presence_penalty", 1.5),
+        (("--frequency-penalty", "-0.5"), "frequency_penalty", -0.5),
+        (("--stop-token-id", "7", "--stop-token-id", "9"), "stop_token_ids", (7, 9)),
+        (("--ignore-eos",), "ignore_eos", True),
+    ],
+)
+def test_an_option_that_is_named_as_a_field_of_requests_sets_that_field(model, ernie_run, option, field, value):
+    assert ernie_run("bundle", "Hello?", *option)[0] == 0
+    assert params(model) == SamplingParams(**{"max_new_tokens": 1024, field: value})
+
+
+def test_defaults_are_those_of_the_library_but_for_the_length(model, ernie_run):
     ernie_run("bundle", "Hello?")
-    assert params(model) == SamplingParams() and model.options["enable_thinking"] is None
+    assert params(model) == SamplingParams(max_new_tokens=1024) and model.options["enable_thinking"] is None
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "expected"),
+    [
+        (None, (), 1024),
+        (None, ("--min-new-tokens", 3000), 3000),
+        (None, ("--thinking",), None),
+        (None, ("--thinking", "--max-new-tokens", 5), 5),
+        ({"do_sample": True, "temperature": 0.5, "max_new_tokens": 77}, (), 77),
+        ({"max_new_tokens": 77}, ("--thinking",), 77),
+        ({"max_new_tokens": 77}, ("--max-new-tokens", 200), 200),
+        ({"temperature": 0.5}, (), 1024),
+    ],
+    ids=str,
+)
+def test_the_longest_answer_suits_the_model_where_no_option_says(model, ernie_run, tmp_path, config, options, expected):
+    if config is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(config))
+    model.preprocessor.folder = tmp_path
+    assert ernie_run("bundle", "Hello?", *options)[0] == 0
+    assert params(model).max_new_tokens == expected and params(model).greedy
+
+
+def test_a_recommended_length_below_the_shortest_answer_is_one_line(model, ernie_run, tmp_path):
+    (tmp_path / "generation_config.json").write_text('{"max_new_tokens": 77}')
+    model.preprocessor.folder = tmp_path
+    code, out, err = ernie_run("bundle", "Hello?", "--min-new-tokens", 78)
+    assert (code, out) == (2, "") and "min_new_tokens: expected at most max_new_tokens (77), found 78" in err
 
 
 def test_json_of_one_answer(model, ernie_run):

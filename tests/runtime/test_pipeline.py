@@ -303,3 +303,22 @@ def test_an_answer_goes_on_with_the_last_message_or_begins_nowhere(model):
     for options in wrong:
         with pytest.raises(UserError, match="^continue_final_message: expected"):
             model.generate(begun, **options)
+
+
+def test_an_answer_without_a_length_gets_what_the_context_and_the_kv_cache_leave(model):
+    prompt = model.sequence(TEXT, SamplingParams()).prompt
+    length = len(prompt.input_ids)
+    open_ended = SamplingParams(max_new_tokens=None, min_new_tokens=3000)
+    context = model.manifest.model.max_positions
+    assert model.begin(prompt, open_ended).max_new == min(context, model.scheduler.max_cached_tokens) - length
+    answer = model.generate(TEXT, max_new_tokens=None)
+    assert answer == model.generate(TEXT, max_new_tokens=64) and answer.finish_reason == "stop"
+
+
+def test_a_small_kv_cache_bounds_an_answer_without_a_length(mini_bundle):
+    config = SchedulerConfig(kv_cache_bytes=2**20)
+    with load(mini_bundle, scheduler_config=config) as model:
+        longest = model.scheduler.max_cached_tokens
+        assert longest < model.manifest.model.max_positions
+        answer = model.generate(TEXT, max_new_tokens=None, ignore_eos=True)
+        assert (answer.finish_reason, answer.prompt_tokens + len(answer.tokens)) == ("length", longest)

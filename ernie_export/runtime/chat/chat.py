@@ -23,10 +23,24 @@ class Chat:
     A question that fails, or is stopped before the first text of its answer, leaves the conversation as it was before.
     """
 
-    def __init__(self, model: "Model", params: "SamplingParams", variables: Mapping[str, Any] | None = None) -> None:
-        """Start an empty conversation. `variables`: those of the chat template."""
+    def __init__(
+        self,
+        model: "Model",
+        params: "SamplingParams",
+        variables: Mapping[str, Any] | None = None,
+        system: str | None = None,
+    ) -> None:
+        """Start an empty conversation.
+
+        Args:
+            model: Answers.
+            params: The options of every answer.
+            variables: Those of the chat template.
+            system: The system prompt, which every conversation begins with; None for none.
+        """
         self._variables = variables
-        self.messages: Messages = []
+        self._system: Messages = [] if system is None else [{"role": "system", "content": system}]
+        self.messages: Messages = list(self._system)
         self._attached: list[dict[str, Any]] = []
         self._model = model
         self._params = params
@@ -39,6 +53,8 @@ class Chat:
         InvalidMedia for an image or video that cannot be read.
         """
         messages = messages_file.read_one(path)
+        if self._system:
+            messages = [*self._system, *(message for message in messages if message["role"] != "system")]
         self._model.preprocess(messages)
         if messages[-1]["role"] != "assistant":
             raise InvalidFile(path, "a conversation that ends with an answer", messages[-1]["role"])
@@ -70,8 +86,8 @@ class Chat:
         return f"{name}: {size if kind == 'image' else f'{frames} frames of {size}'}, {tokens} tokens"
 
     def reset(self) -> None:
-        """Forget the conversation and what is attached."""
-        self.messages = []
+        """Forget the conversation and what is attached; the system prompt stays."""
+        self.messages = list(self._system)
         self._attached = []
 
     def save(self, path: Path) -> None:
@@ -79,7 +95,7 @@ class Chat:
 
         Raises InvalidValue if there is nothing to write, InvalidFile for a file of something else, and CannotWrite.
         """
-        if not self.messages:
+        if len(self.messages) == len(self._system):
             raise InvalidValue("/save", "a conversation", "no answer yet")
         if path.absolute() not in self._own_files and path.exists():
             raise InvalidFile(path, "a new file", "one that is not this conversation's")

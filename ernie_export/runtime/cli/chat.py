@@ -15,6 +15,7 @@ from ernie_export.common.command import print_error, run
 from ernie_export.common.errors import InvalidValue, UserError, printable, text_for
 from ernie_export.runtime.chat.chat import Chat
 from ernie_export.runtime.cli.options import AnswerOptions, click_options, load
+from ernie_export.runtime.messages_file import check_text
 
 # Command: its argument, and what it does.
 COMMANDS = {
@@ -36,19 +37,22 @@ COMMANDS = {
     metavar="FILE.json",
     help="Go on with a conversation that /save has written.",
 )
+@click.option("--system", metavar="TEXT", help="The system prompt, in place of that of --messages.")
 @click_options(AnswerOptions)
-def command(bundle: Path, conversation: Path | None, options: AnswerOptions) -> None:
+def command(bundle: Path, conversation: Path | None, system: str | None, options: AnswerOptions) -> None:
     """Talk with the model in the folder BUNDLE.
 
     Every line is a question, or a command: /help lists them. Ctrl-C stops an answer, Ctrl-D leaves. Lines may come from
     a pipe, too; the exit code is then 2 if one of them failed.
     """
     params = options.sampling_params()  # refuses a bad option before anything is loaded
+    if system is not None:
+        check_text(system, "--system")
     with load(bundle, options) as model:
         threading.Thread(target=model.scheduler.run, name="scheduler", daemon=True).start()  # until the model closes
         from ernie_export.runtime.preprocess.chat import chat_variables
 
-        chat = Chat(model, params, chat_variables(options.thinking))
+        chat = Chat(model, options.fit_length(params, model), chat_variables(options.thinking), system)
         if conversation is not None:
             chat.resume(conversation)
         print_status(f"{bundle} ({model.manifest.target}, {model.manifest.precision}): a question, or /help")

@@ -1,7 +1,7 @@
 """Command-line options that a dataclass declares, and those that the answering commands share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
@@ -10,6 +10,8 @@ import click
 
 from ernie_export.common.command import as_bytes
 from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
+from ernie_export.common.json_fields import read_json
+from ernie_export.runtime.answer_length import DEFAULT_NEW_TOKENS, default_new_tokens
 from ernie_export.runtime.devices import DEVICES
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 
@@ -87,14 +89,33 @@ VERIFIED = Flag("Refuse a bundle without a record of ernie-verify (--record) tha
 class AnswerOptions:
     """The options of ernie-run and ernie-chat: how tokens are sampled, and where the model runs."""
 
-    max_new_tokens: Annotated[int, Flag("Longest answer.")] = 128
+    max_new_tokens: Annotated[
+        int | None,
+        Flag(
+            "Longest answer, thoughts included.  [default: the bundle's generation_config.json's; else what the "
+            f"context and --kv-cache leave to a model that thinks, {DEFAULT_NEW_TOKENS} to others]",
+            click.INT,
+        ),
+    ] = None
     min_new_tokens: Annotated[int, Flag("Shortest answer.")] = 0
     temperature: Annotated[float, Flag("Above 0: sample; 0: the most likely token each time.")] = 0.0
     top_k: Annotated[int, Flag("Sample among the K most likely tokens; 0: all.")] = 0
     top_p: Annotated[float, Flag("Sample among the most likely tokens of this total probability.")] = 1.0
+    min_p: Annotated[float, Flag("Sample among tokens at least this much as likely as the most likely one.")] = 0.0
     repetition_penalty: Annotated[float, Flag("Above 1: avoid tokens that have occurred.")] = 1.0
+    presence_penalty: Annotated[float, Flag("Above 0: avoid tokens that the answer has.")] = 0.0
+    frequency_penalty: Annotated[float, Flag("Above 0: avoid tokens by how often the answer has them.")] = 0.0
     seed: Annotated[int | None, Flag("Equal seeds sample equal answers.", click.INT)] = None
     stop: Annotated[tuple[str, ...], Flag("End the answer before this text. May be repeated.", metavar="TEXT")] = ()
+    stop_token_ids: Annotated[
+        tuple[int, ...],
+        Flag("End the answer at this token. May be repeated.", click.INT, names=("--stop-token-id",), metavar="ID"),
+    ] = ()
+    ignore_eos: Annotated[bool, Flag("Go on after the tokens that end an answer.")] = False
+    json_schema: Annotated[
+        Path | None,
+        Flag("Answer with JSON that matches this JSON schema.", click.Path(path_type=Path), metavar="FILE.json"),
+    ] = None
     thinking: Annotated[
         bool | None,
         Flag(
@@ -112,26 +133,41 @@ class AnswerOptions:
     max_image_pixels: Annotated[int, Flag("Of one image, or of a video's frame.", click.IntRange(1))] = MAX_IMAGE_PIXELS
     require_verified: Annotated[bool, VERIFIED] = False
 
-    def sampling_params(self, schema: dict[str, Any] | None = None) -> "SamplingParams":
-        """Return the sampling parameters, for an answer that matches a JSON schema if there is one.
+    def sampling_params(self) -> "SamplingParams":
+        """Return the sampling parameters; see `fit_length` for their length.
 
-        Raises InvalidValue for an option out of range.
+        Raises InvalidValue for an option out of range, InvalidFile for a schema that cannot be read.
         """
         from ernie_export.runtime.sampling_params import SamplingParams
         from ernie_export.runtime.structured_outputs import StructuredOutputs
 
+        schema = None if self.json_schema is None else read_json(self.json_schema)
         return SamplingParams(
             max_new_tokens=self.max_new_tokens,
             min_new_tokens=self.min_new_tokens,
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
+            min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             seed=self.seed,
             stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
+            ignore_eos=self.ignore_eos,
             thinking_token_budget=self.thinking_token_budget,
             structured_outputs=None if schema is None else StructuredOutputs.from_schema(schema, "--json-schema"),
         )
+
+    def fit_length(self, params: "SamplingParams", model: "Model") -> "SamplingParams":
+        """Return the parameters with the length that suits the model where no option says one.
+
+        Raises InvalidFile for a malformed generation_config.json, InvalidValue for a length below --min-new-tokens.
+        """
+        if self.max_new_tokens is not None:
+            return params
+        return replace(params, max_new_tokens=default_new_tokens(model, self.thinking, self.min_new_tokens))
 
 
 def load(bundle: Path, options: AnswerOptions, media: bool = True) -> "Model":

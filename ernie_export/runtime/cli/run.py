@@ -12,7 +12,6 @@ import click
 
 from ernie_export.common.command import run
 from ernie_export.common.errors import InvalidValue, text_for
-from ernie_export.common.json_fields import read_json
 from ernie_export.runtime import messages_file
 from ernie_export.runtime.answer_stats import AnswerStats
 from ernie_export.runtime.cli.options import AnswerOptions, click_options, load
@@ -49,13 +48,6 @@ class MediaInOrder(click.Command):
     help="A conversation (a list of messages), or a list of conversations, in place of QUESTION.",
 )
 @click_options(AnswerOptions)
-@click.option(
-    "--json-schema",
-    "schema_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE.json",
-    help="Answer with JSON that matches this JSON schema.",
-)
 @click.option("--json", "as_json", is_flag=True, help="Print the answer, its tokens and their counts as JSON.")
 @click.pass_context
 def command(
@@ -67,7 +59,6 @@ def command(
     video: tuple[str, ...],
     conversation_file: Path | None,
     options: AnswerOptions,
-    schema_file: Path | None,
     as_json: bool,
 ) -> None:
     """Ask the model in the folder BUNDLE a QUESTION and print its answer as it comes.
@@ -76,8 +67,7 @@ def command(
     file has them: {"role": "user", "content": [{"type": "image", "path": "cat.png"}, {"type": "text", "text": "What
     is it?"}]}. Relative paths start from the current folder, in a file of messages too.
     """
-    schema = None if schema_file is None else read_json(schema_file)
-    params = vars(options.sampling_params(schema))  # refuses a bad option before anything is loaded
+    params = options.sampling_params()  # refuses a bad option before anything is loaded
     if conversation_file is None:
         conversations: list[Messages] | Messages = user_message(question, image, video, context.meta[ORDER])
     elif question is not None or image or video:
@@ -86,10 +76,11 @@ def command(
         conversations = messages_file.read(conversation_file)
     load_model: Load = context.obj
     with load_model(bundle, options, not is_text(conversations)) as model:
+        asked = {"enable_thinking": options.thinking} | vars(options.fit_length(params, model))
         if not as_json and is_one_conversation(conversations):
-            print_stream(model.stream(conversations, enable_thinking=options.thinking, **params))
+            print_stream(model.stream(conversations, **asked))
             return
-        answer = model.generate(conversations, enable_thinking=options.thinking, **params)
+        answer = model.generate(conversations, **asked)
     if as_json:
         print_json([asdict(result) for result in answer] if isinstance(answer, list) else asdict(answer))
     elif isinstance(answer, list):

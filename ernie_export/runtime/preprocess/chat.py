@@ -134,6 +134,10 @@ class ChatProcessor:
                 return self.render([{"role": "user", "content": content}]).rstrip().endswith("<think>")
         return False
 
+    def thinks(self, enable_thinking: bool | None) -> bool:
+        """Return whether the model thinks where a request says so, or says nothing (None)."""
+        return self.thinks_by_default if enable_thinking is None else enable_thinking
+
     @cached_property
     def renders_tools(self) -> bool:
         """Whether the chat template has a place for tools: it writes the name of one that it is given."""

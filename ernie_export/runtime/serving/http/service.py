@@ -278,9 +278,8 @@ class Service:
 
         An answer that is cut within its thoughts says nothing.
         """
-        chat = self.model.preprocessor.chat
         thinking = request.thinking if isinstance(request, ChatRequest) else False
-        thinks = chat.thinks_by_default if thinking is None else thinking
+        thinks = self.model.preprocessor.chat.thinks(thinking)
         return self.settings.max_new_tokens if thinks else self.settings.default_new_tokens
 
     def _prepare(
