@@ -1,4 +1,4 @@
-"""lm-eval: generation by chat completions and by completions, multiple choice, and questions about images."""
+"""lm-eval: generation by chat completions and by completions, and multiple choice."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from typing import Any
 import lm_eval
 from lm_eval.tasks import TaskManager
 
-from tests.clients.probe import ANSWER, BUNDLE, MINI, MODEL, QUESTION, SCRIPTED, WORK, check, equal, true
+from tests.clients.probe import ANSWER, BUNDLE, MINI, MODEL, SCRIPTED, WORK, check, equal, true
 
 COMMON = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(WORK / "data.jsonl")}}}
 COMMON |= {"test_split": "test"}
@@ -15,13 +15,6 @@ EXACT = [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": Tr
 GENERATES = {"output_type": "generate_until", "doc_to_target": "{{answer}}", "metric_list": EXACT}
 GENERATES |= {"generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 16}}
 SAID: dict[str, Any] = {"task": "said", "doc_to_text": "say:{{answer}}", **COMMON, **GENERATES}
-SEEN: dict[str, Any] = {
-    "task": "seen",
-    "doc_to_text": "<image>" + QUESTION,
-    "doc_to_image": ["image"],
-    **COMMON,
-    **GENERATES,
-}
 CHOICE: dict[str, Any] = {
     "task": "choice",
     "doc_to_text": "What is red?",
