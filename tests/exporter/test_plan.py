@@ -96,8 +96,11 @@ def test_the_sizes_are_those_of_an_export(tmp_path, kind, target, precision):
     found = planned(checkpoint, "--target", target, "--precision", precision, "--context", 64)
     sizes = found["precisions"][precision]
     assert sizes["data_file"] == (tmp_path / "bundle" / DATA_FILE).stat().st_size
-    assert sizes["graph_files"] == sum(path.stat().st_size for path in (tmp_path / "bundle").glob("*.onnx"))
-    assert sizes["bundle"] == sum(entry.bytes for entry in manifest.files.values())
+    written = sum(path.stat().st_size for path in (tmp_path / "bundle").glob("*.onnx"))
+    # A plan reads no weights: it counts operators that an export leaves out where the checkpoint's biases allow it.
+    left_out = sizes["graph_files"] - written
+    assert 0 <= left_out < 0.01 * written
+    assert sizes["bundle"] - left_out == sum(entry.bytes for entry in manifest.files.values())
     count = sum(int(np.prod(s)) for s in expected_tensors(ErnieConfig.from_hf(checkpoint)).values())
     assert found["parameters"]["total"] == count
     if precision == "fp32":
