@@ -22,7 +22,9 @@ from ernie_export.graphs.ops.kernel_plugin import Attributes, KernelPlugin, Shap
 from ernie_export.graphs.ops.ptx import TARGETS, CompiledKernel, assemble, compile_kernel, fits
 from ernie_export.graphs.ops.quantized_linear.plugin import has_float8
 
-ERNIE = plugins.Sizes(hidden=2560, experts=64, widths=(1536, 512), k=6, norm_min=1e-12, heads=(20, 4), head_dim=128)
+ERNIE = plugins.Sizes(
+    hidden=2560, experts=64, widths=(1536, 512), k=6, norm_min=1e-12, heads=(20, 4), head_dim=128, capacity=8256
+)
 GROUP = 128  # values that share a scale
 # Storage of weights and bits a value, by the names of this tool's option; plain: the graph's dtype.
 WEIGHTS = {"plain": ("", 0), "int4": ("Quantized", 4), "int8": ("Quantized", 8), "fp8": ("Float8", 8)}

@@ -105,15 +105,15 @@ def test_a_graph_is_reduced_to_what_fails(rtx, rtx_environment, tmp_path):
     assert [node.op_type for node in onnx.load(tmp_path / "reduced.onnx").graph.node] == ["Gelu"]
 
 
-@pytest.mark.parametrize("graph", ["vision", "decode"])
+@pytest.mark.parametrize("graph", ["vision", "decoder"])
 def test_plugins_are_registered_and_attention_is_marked(made, environment, graph):
     program = [sys.executable, str(PROGRAMS / "load_for_polygraphy.py"), SCRIPT]
     env = os.environ | environment | {"ERNIE_BUNDLE": str(made[0]), "ERNIE_GRAPH": graph}
     process = subprocess.run(program, capture_output=True, text=True, env=env)
     assert process.returncode == 0, process.stderr
     found = json.loads(process.stdout.splitlines()[-1])
-    assert found["attention"] == [graph == "decode"] * 4 and found["configured"] == "BuilderConfig"
-    assert {"vision": "pixel_values", "decode": "past_key.0"}[graph] in found["inputs"]
+    assert found["attention"] == [graph == "decoder"] * 4 and found["configured"] == "BuilderConfig"
+    assert {"vision": "pixel_values", "decoder": "past_key.0"}[graph] in found["inputs"]
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

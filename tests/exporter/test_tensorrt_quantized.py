@@ -84,7 +84,7 @@ def test_kernels_are_those_of_each_linear_layer(coded):
     job = mini_job(manifest.precision)
     config = job.config
     precision = job.precision
-    sizes = plugin_sizes(job, ("sm90",))
+    sizes = plugin_sizes(job, ("sm90",), 600)
     seen = set()
     for plugin, shapes, attributes in plugins.kernel_specs(sizes):
         (kernel,) = found.of(plugin, shapes, attributes).values()

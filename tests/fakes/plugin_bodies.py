@@ -256,6 +256,82 @@ Rope <num_heads, kv_num_heads, plugin_namespace> (q, k, position_ids, inv_freq, 
     k_rotated = CastLike (k_turned, k)
 }
 """
+# All that a row attends to is in the first split; the others have no tokens.
+DECODE_ATTEND = """
+DecodeAttend <num_heads, plugin_namespace> (q, present_key, present_value, past_lengths)
+        => (weighted, highest, total) {
+    first = Constant <value_ints = [0]> ()
+    second = Constant <value_ints = [1]> ()
+    third = Constant <value_ints = [2]> ()
+    last = Constant <value_ints = [-1]> ()
+    rows_heads = Shape <end = 2> (present_key)
+    dim = Shape <start = 3> (present_key)
+    grouped_shape = Concat <axis = 0> (rows_heads, last, dim)
+    grouped = Reshape (q, grouped_shape)
+    q32 = Cast <to = 1> (grouped)
+    k32 = Cast <to = 1> (present_key)
+    v32 = Cast <to = 1> (present_value)
+    k_turned = Transpose <perm = [0, 1, 3, 2]> (k32)
+    scores = MatMul (q32, k_turned)
+    zero = Constant <value_int = 0> ()
+    one = Constant <value_int = 1> ()
+    capacity_1d = Shape <start = 2, end = 3> (present_key)
+    capacity = Squeeze (capacity_1d, first)
+    places = Range (zero, capacity, one)
+    row_axes = Constant <value_ints = [1, 2, 3]> ()
+    past = Unsqueeze (past_lengths, row_axes)
+    there = LessOrEqual (places, past)
+    low = Constant <value_float = -1e30> ()
+    held = Where (there, scores, low)
+    best = ReduceMax <keepdims = 1> (held, last)
+    shifted = Sub (held, best)
+    weights = Exp (shifted)
+    mass = ReduceSum <keepdims = 1> (weights, last)
+    values = MatMul (weights, v32)
+    least = Constant <value_int = 64> ()
+    most = Constant <value_int = 32> ()
+    more = Sub (least, one)
+    rounded = Add (capacity, more)
+    blocks = Div (rounded, least)
+    count = Min (blocks, most)
+    others = Sub (count, one)
+    others_1d = Unsqueeze (others, first)
+    split_axis = Constant <value_ints = [1]> ()
+    none_before = Constant <value_ints = [0]> ()
+    pads = Concat <axis = 0> (none_before, others_1d)
+    nothing = Constant <value_float = 0.0> ()
+    heads_0d = Constant <value_int: int = @num_heads> ()
+    heads = Unsqueeze (heads_0d, first)
+    rows = Shape <end = 1> (present_key)
+    row_shape = Concat <axis = 0> (rows, second, heads)
+    whole_shape = Concat <axis = 0> (rows, second, heads, dim)
+    weighted_one = Reshape (values, whole_shape)
+    weighted = Pad (weighted_one, pads, nothing, split_axis)
+    best_one = Reshape (best, row_shape)
+    highest = Pad (best_one, pads, low, split_axis)
+    mass_one = Reshape (mass, row_shape)
+    total = Pad (mass_one, pads, nothing, split_axis)
+}
+"""
+DECODE_MERGE = """
+DecodeMerge <num_heads, plugin_namespace> (q, present_key, weighted, highest, total, past_lengths) => (y) {
+    split_axis = Constant <value_ints = [1]> ()
+    last = Constant <value_ints = [-1]> ()
+    best = ReduceMax <keepdims = 1> (highest, split_axis)
+    shifted = Sub (highest, best)
+    shares = Exp (shifted)
+    masses = Mul (shares, total)
+    mass = ReduceSum <keepdims = 0> (masses, split_axis)
+    shares_column = Unsqueeze (shares, last)
+    parts = Mul (weighted, shares_column)
+    sums = ReduceSum <keepdims = 0> (parts, split_axis)
+    mass_column = Unsqueeze (mass, last)
+    y32 = Div (sums, mass_column)
+    shape = Shape (q)
+    y_rows = Reshape (y32, shape)
+    y = CastLike (y_rows, q)
+}
+"""
 # A weight (..., N, K) in the scales' dtype from its quantized values in words of 32 bits, the lowest first.
 WEIGHT = """
     NAME_bits = Constant <value_int = 32> ()
@@ -347,6 +423,8 @@ def bodies() -> list[onnx.FunctionProto]:
         COMBINE.replace("NAME", "ExpertsCombine"),
         COMBINE.replace("NAME", "DispatchCombine"),
         ROPE,
+        DECODE_ATTEND,
+        DECODE_MERGE,
     ]
     imports = ", ".join(f'"{domain}": {version}' for domain, version in OPSETS.items())
     header = f'<opset_import: [{imports}], domain: "ernie">\n'

@@ -7,6 +7,7 @@ waits for the stream; they have no method that the real bindings lack.
 import ctypes
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ import onnxruntime as ort
 import tensorrt_rtx_bindings as rtx_module
 
 from ernie_export.exporter.export import export
+from ernie_export.exporter.targets.target import ExportJob
 from ernie_export.exporter.targets.trt_rtx import RTX_BODIES, RtxBuildOptions, TensorRTForRtx
 from ernie_export.graphs.ops.bodies import OpBodies
 from ernie_export.graphs.precision import ONNX, Precision
@@ -267,12 +269,23 @@ def changed(bundle: Path, target: str, **engines: Any) -> Path:
     return bundle
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoweredTarget(TensorRTForRtx):
+    """TensorRT for RTX with other bodies, and with those of `decode_bodies` in the decode graph."""
+
+    decode_bodies: OpBodies = RTX_BODIES
+
+    def bodies(self, job: ExportJob, graph: str) -> OpBodies:
+        return self.decode_bodies if graph == "decode" else self.op_bodies
+
+
 def write_bundle(
     folder: Path,
     precision: Precision = ONNX["fp32"],
     filled: Callable[[bytes], bytes] = bytes,
     op_bodies: OpBodies = RTX_BODIES,
     bakes_projections: bool = False,
+    decode_bodies: OpBodies = RTX_BODIES,
 ) -> None:
     """What ernie-export writes for TensorRT for RTX, but for the engines: each is its graph, for the fake to run.
 
@@ -286,5 +299,5 @@ def write_bundle(
         return {"version": rtx_module.__version__}
 
     options = RtxBuildOptions(3, 500, 16, bakes_projections, compute_capabilities="8.9")
-    target = TensorRTForRtx(build_engine=keep_graph, op_bodies=op_bodies)
+    target = LoweredTarget(build_engine=keep_graph, op_bodies=op_bodies, decode_bodies=decode_bodies)
     export(MINI, folder, target, precision, QUIET, options)

@@ -21,9 +21,11 @@ from onnx import load_model, save_model
 from transformers import Ernie4_5_VLMoeConfig, Ernie4_5_VLMoeForConditionalGeneration
 
 from ernie_export.exporter.export import export
-from ernie_export.exporter.targets.onnx import ONNX_PORTABLE
-from ernie_export.exporter.targets.tensorrt import TENSORRT_BODIES
+from ernie_export.exporter.targets.onnx import PortableTarget
+from ernie_export.exporter.targets.target import ExportJob
+from ernie_export.exporter.targets.tensorrt import DECODE_BODIES, TENSORRT_BODIES
 from ernie_export.exporter.targets.trt_rtx import RTX_BODIES
+from ernie_export.graphs.ops.bodies import OpBodies
 from tests.fakes import plugin_bodies
 from tests.paths import MINI
 from tests.progress import QUIET
@@ -36,7 +38,23 @@ PROCESSOR_FILES = (
 TARGETS = ("onnx", "onnx-portable")
 # What TensorRT for RTX and TensorRT are given, where ONNX Runtime can run it: plugins' bodies are filled in.
 # Those for TensorRT for RTX stay functions here: inlined, what nothing takes is dropped, the chosen experts too.
-LOWERED = {"rtx": replace(RTX_BODIES, inlined=False), "trt": TENSORRT_BODIES}
+ROWS = replace(RTX_BODIES, inlined=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoweredTarget(PortableTarget):
+    """The portable target with other bodies, and with those of `decode_bodies` in the decode graph."""
+
+    decode_bodies: OpBodies
+
+    def bodies(self, job: ExportJob, graph: str) -> OpBodies:
+        return self.decode_bodies if graph == "decode" else self.op_bodies
+
+
+LOWERED = {
+    "rtx": LoweredTarget(op_bodies=ROWS, decode_bodies=ROWS),
+    "trt": LoweredTarget(op_bodies=TENSORRT_BODIES, decode_bodies=DECODE_BODIES),
+}
 
 
 @dataclass
@@ -198,8 +216,7 @@ def make_exported() -> Callable[..., Exported]:
         fit_processors(checkpoint, model.config.vision_config)
         bundles = {target: folder / target for target in targets}
         for target, bundle in bundles.items():
-            lowered = replace(ONNX_PORTABLE, op_bodies=LOWERED[target]) if target in LOWERED else target
-            export(checkpoint, bundle, lowered, "fp32", QUIET)
+            export(checkpoint, bundle, LOWERED.get(target, target), "fp32", QUIET)
             if target == "trt":
                 fill_plugins(bundle)
         # Read back: what is compared is the checkpoint on the disk, rounded to bf16 where it was saved so.

@@ -46,8 +46,16 @@ def build(kernel_plugin, shapes, attributes, dtype, arch, sizes):
 def main() -> None:
     found = {}
     sizes = {"Rope": [2, 40, 2, 40, 2, 40], "Combine": [480], "Down": [480, 480], "GateUp": [80, 480, 80]}
+    sizes["DecodeMerge"] = [80] * 6
     dispatch = ("Logits", "Route", "Sort", "GateUp", "Down", "Combine")
-    only = {"Rope", "ExpertsLogits", "ExpertsGateUp", *(f"Dispatch{name}" for name in dispatch)}
+    only = {
+        "Rope",
+        "DecodeAttend",
+        "DecodeMerge",
+        "ExpertsLogits",
+        "ExpertsGateUp",
+        *(f"Dispatch{name}" for name in dispatch),
+    }
     for kernel_plugin, shapes, attributes in kernel_specs():
         if kernel_plugin.name in only:
             # GateUp with its first tactic, and its last, which asks for more shared memory than sm89 has.

@@ -259,17 +259,23 @@ def written_constants(
     path.unlink()
 
 
+def cache_capacity(max_seq_len: int) -> int:
+    """Return the tokens of a slot of the KV cache.
+
+    A chunk is padded to CACHE_MULTIPLE tokens at least, and the padding of the last one needs a place, too.
+    """
+    return (-(-max_seq_len // CACHE_MULTIPLE) + 1) * CACHE_MULTIPLE
+
+
 def bind_weights(graphs: "dict[str, GraphBuilder]", engines: EngineInfo) -> None:
     """Make weights inputs, and fix the sizes that may not be dynamic: the cache's length, one token a decode step."""
-    # A chunk is padded to CACHE_MULTIPLE tokens at least, and the padding of the last one needs a place, too.
-    cache_len = (-(-engines.max_seq_len // CACHE_MULTIPLE) + 1) * CACHE_MULTIPLE
     fixed: dict[str, dict[str, int]] = {
         "decoder": {"batch": 1, "features": engines.prefill_chunk},
         "decode": {"sequence": 1},
     }
     for name, graph in graphs.items():
         graph.bind_at_load(engines.weights.constants)
-        graph.fix_dimensions({"capacity": cache_len} | fixed.get(name, {}))
+        graph.fix_dimensions({"capacity": cache_capacity(engines.max_seq_len)} | fixed.get(name, {}))
 
 
 def profile_dimensions(graph: str, engines: EngineInfo, merge: int) -> dict[str, tuple[int, int, int]]:

@@ -96,7 +96,7 @@ class OnnxRuntimeTarget(Target):
                 expected = f"a multiple of {multiple} for --precision {precision.name} (CUDA's kernels for experts)"
                 raise InvalidFile("config.json", expected, width, key=f"text_config.{key}", hint=other)
 
-    def bodies(self, job: ExportJob) -> OpBodies:
+    def bodies(self, job: ExportJob, graph: str) -> OpBodies:
         """Return the bodies: shorter ones where norm_min has no effect."""
         return self.op_bodies if norm_min_has_effect(job.checkpoint, job.config.text) else FUSED_BODIES_WITHOUT_MINIMUM
 

@@ -170,8 +170,8 @@ class Target:
     def check_precision(self, config: ErnieConfig, precision: Precision) -> None:
         """Raise UserError, naming the key, if the target's operators cannot run the model in `precision`."""
 
-    def bodies(self, job: ExportJob) -> OpBodies:
-        """Return the function bodies of our operators in the graphs of `job`."""
+    def bodies(self, job: ExportJob, graph: str) -> OpBodies:
+        """Return the function bodies of our operators in the graph `graph` of `job`."""
         return self.op_bodies
 
     def plan_engines(self, job: ExportJob) -> EngineInfo | None:
@@ -206,4 +206,4 @@ class Target:
         """Write each graph as NAME.onnx into `folder`, its weights by their byte offsets in `data_file`."""
         progress.begin("Writing graphs")
         for name, graph in job.graphs.items():
-            graph.save(folder / f"{name}.onnx", self.bodies(job), data_file, offsets)
+            graph.save(folder / f"{name}.onnx", self.bodies(job, name), data_file, offsets)

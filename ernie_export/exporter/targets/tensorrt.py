@@ -7,7 +7,7 @@ the export where TensorRT and its GPU are, or later with `ernie-export --resume`
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from ernie_export.exporter.targets.engines import (
     BuildOptions,
     EngineTarget,
     bind_weights,
+    cache_capacity,
     resolve_sizes,
     written_constants,
 )
@@ -39,6 +40,7 @@ from ernie_export.exporter.targets.tensorrt_engines import (
 )
 from ernie_export.graphs.ops.bodies import OpBodies
 from ernie_export.graphs.ops.cached_attention import function as cached_attention
+from ernie_export.graphs.ops.cached_attention import function_tensorrt as cached_attention_tensorrt
 from ernie_export.graphs.ops.moe_dispatch import function_tensorrt as moe_dispatch
 from ernie_export.graphs.ops.mrope import function_tensorrt as mrope
 from ernie_export.graphs.ops.ptx import TARGETS as ARCHITECTURES
@@ -64,6 +66,8 @@ TENSORRT_BODIES = OpBodies(
     ),
     inlined=True,
 )
+# One token of each row attends to the tokens that are there, where the library's attention reads the whole cache.
+DECODE_BODIES = replace(TENSORRT_BODIES, functions=(cached_attention_tensorrt.decode, *TENSORRT_BODIES.functions[1:]))
 TOP_K = 64  # best tokens of a decode step: a top-k of 50, the usual one, leaves some for ties and suppressed tokens
 
 
@@ -136,7 +140,7 @@ class TensorRT(EngineTarget):
         assert isinstance(options, TensorRTBuildOptions)  # `export` holds them to options_type
         tokens, image = resolve_sizes(job.config, options, job.image_tokens())
         architectures = self.choose_architectures(options, job.precision)
-        plugin_sizes(job, architectures)
+        plugin_sizes(job, architectures, tokens)
         return EngineInfo(
             library=self.library,
             version="",
@@ -156,6 +160,10 @@ class TensorRT(EngineTarget):
             ),
             weights=self.weight_binding(all_weights(job.graphs), options),
         )
+
+    def bodies(self, job: ExportJob, graph: str) -> OpBodies:
+        """Return the function bodies of a graph: the decode graph has attention of its own."""
+        return DECODE_BODIES if graph == "decode" else self.op_bodies
 
     def choose_architectures(self, options: TensorRTBuildOptions, precision: Precision) -> tuple[str, ...]:
         """Return the architectures to compile kernels for. Raises InvalidValue for an unknown one."""
@@ -200,7 +208,7 @@ class TensorRT(EngineTarget):
 
         architectures = tensorrt_info(engines).architectures
         compiled = compile_kernels(
-            plugin_sizes(job, architectures),
+            plugin_sizes(job, architectures, engines.max_seq_len),
             job.precision.float_type,
             architectures,
             partial(progress.update, "Compiling kernels"),
@@ -210,12 +218,13 @@ class TensorRT(EngineTarget):
             kernels.write(folder / kernels_file(arch))
 
 
-def plugin_sizes(job: ExportJob, architectures: tuple[str, ...]) -> "Sizes":
+def plugin_sizes(job: ExportJob, architectures: tuple[str, ...], max_seq_len: int) -> "Sizes":
     """Return the sizes that plugins' kernels are compiled for. Raises UserError for what they can't serve."""
     from ernie_export.graphs.ops.plugins import Sizes
 
     nodes = (node for graph in job.graphs.values() for node in graph.graph)
-    return Sizes.of(job.config.text, job.precision.float_type, nodes, architectures)
+    capacity = cache_capacity(max_seq_len)
+    return Sizes.of(job.config.text, job.precision.float_type, nodes, architectures, capacity)
 
 
 def add_top_k(graph: "GraphBuilder", top_k: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ernie_export.graphs.ops.cached_attention.plugin import kernel_plugins as attention_plugins
 from ernie_export.graphs.ops.kernel_plugin import Attributes, KernelPlugin, Shapes
 from ernie_export.graphs.ops.moe_dispatch.plugin import check, kernel_plugins
 from ernie_export.graphs.ops.mrope.plugin import kernel_plugin as rope_plugin
@@ -105,6 +106,7 @@ class Sizes:
         head_dim: The head size.
         stored: How the experts' weights are stored; None in the graphs' dtype.
         linears: The distinct quantized linear layers.
+        capacity: Tokens of a row of the KV cache; 0 leaves a decode step's attention out.
     """
 
     hidden: int
@@ -116,9 +118,16 @@ class Sizes:
     head_dim: int
     stored: Stored | None = None
     linears: tuple[Linear, ...] = ()
+    capacity: int = 0
 
     @staticmethod
-    def of(text: DecoderConfig, dtype: str, nodes: "Iterable[ir.Node]" = (), archs: Sequence[str] = ()) -> "Sizes":
+    def of(
+        text: DecoderConfig,
+        dtype: str,
+        nodes: "Iterable[ir.Node]" = (),
+        archs: Sequence[str] = (),
+        capacity: int = 0,
+    ) -> "Sizes":
         """Collect the sizes of a decoder.
 
         Args:
@@ -126,6 +135,7 @@ class Sizes:
             dtype: The graphs' dtype.
             nodes: The graphs' nodes, which say which weights are quantized.
             archs: Architectures that kernels are compiled for, e.g. "sm89".
+            capacity: Tokens of a row of the KV cache.
 
         Raises:
             UserError: The kernels cannot serve the model on one of `archs`.
@@ -152,6 +162,7 @@ class Sizes:
             head_dim=text.head_dim,
             stored=stored,
             linears=tuple(linears),
+            capacity=capacity,
         )
         if "sparse" in text.layer_types:
             check(
@@ -181,6 +192,8 @@ def kernel_specs(sizes: Sizes) -> Iterator[tuple[KernelPlugin, Shapes, Attribute
     pairs = (sizes.head_dim // 2,)
     rope = {"q": (-1, -1, q), "k": (-1, -1, k), "position_ids": (3, -1, -1), "inv_freq": pairs, "axes": pairs}
     yield rope_plugin(), rope, {"num_heads": sizes.heads[0], "kv_num_heads": sizes.heads[1]}
+    if sizes.capacity:
+        yield from attention_specs(sizes)
     for linear in sizes.linears:
         stored_as = linear.stored
         groups = (linear.outputs, linear.inputs // stored_as.group)
@@ -205,11 +218,27 @@ def kernel_specs(sizes: Sizes) -> Iterator[tuple[KernelPlugin, Shapes, Attribute
             shapes |= {o.name: tuple(max(size, -1) for size in o.shape) for o in plugin.outputs(inputs, attributes)}
 
 
+def attention_specs(sizes: Sizes) -> Iterator[tuple[KernelPlugin, Shapes, Attributes]]:
+    """Yield the plugins of a decode step's attention as `kernel_specs` does."""
+    heads, kv_heads = sizes.heads
+    cache = (-1, kv_heads, sizes.capacity, sizes.head_dim)
+    shapes: dict[str, tuple[int, ...]] = {"q": (-1, 1, heads * sizes.head_dim), "past_lengths": (-1,)}
+    shapes |= {"present_key": cache, "present_value": cache}
+    for plugin in attention_plugins():
+        inputs = {name: shapes[name] for name in plugin.inputs}
+        attributes = dict.fromkeys(plugin.attributes, heads)
+        yield plugin, inputs, attributes
+        shapes |= {output.name: output.shape for output in plugin.outputs(inputs, attributes)}
+
+
 def all_plugins() -> tuple[KernelPlugin, ...]:
     """Return every plugin that there is, each once."""
     chains = (kernel_plugins(vision, storage) for storage in STORAGES for vision in (False, True))
     linears = (linear_plugin(storage) for storage in STORAGES if storage)
-    by_name = {plugin.name: plugin for plugin in (rope_plugin(), *linears, *(p for chain in chains for p in chain))}
+    by_name = {
+        plugin.name: plugin
+        for plugin in (rope_plugin(), *attention_plugins(), *linears, *(p for chain in chains for p in chain))
+    }
     return tuple(by_name.values())
 
 

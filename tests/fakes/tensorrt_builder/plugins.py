@@ -110,7 +110,9 @@ def drive(model: onnx.ModelProto, find_creator: Callable[[onnx.NodeProto], Any])
     waiting = [node for node in model.graph.node if node.domain == "ernie"]
     while waiting:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=False).graph
-        known = {value.name: value.type.tensor_type for value in (*inferred.input, *inferred.value_info)}
+        known = {
+            value.name: value.type.tensor_type for value in (*inferred.input, *inferred.output, *inferred.value_info)
+        }
         shaped = {name for name, kind in known.items() if kind.HasField("shape")}
         ready = [node for node in waiting if shaped.issuperset(node.input)]
         assert ready, f"no shapes for {waiting[0].name}: {[n for n in waiting[0].input if n not in known]}"

@@ -28,7 +28,9 @@ FILLS: dict[str, Callable[[Any, tuple[int, ...]], np.ndarray]] = {
     "huge": lambda rng, shape: np.full(shape, BIG),
 }
 TOKENS = 3
-SIZES = plugins.Sizes(hidden=32, experts=5, widths=(24, 16), k=3, norm_min=1e-12, heads=(3, 1), head_dim=12)
+SIZES = plugins.Sizes(
+    hidden=32, experts=5, widths=(24, 16), k=3, norm_min=1e-12, heads=(3, 1), head_dim=12, capacity=200
+)
 STORED = plugins.Stored("Quantized", 4, 16)
 QUANTIZED = plugins.Sizes(
     hidden=32, experts=5, widths=(16, 32), k=3, norm_min=1e-12, heads=(3, 1), head_dim=12, stored=STORED,

@@ -48,6 +48,16 @@ def test_matrix_kernels_compile_for_every_architecture(tmp_path):
     assert units == {arch: special.get(arch, {"mma.sync"}) for arch in TARGETS}
 
 
+def test_attention_of_a_decode_step_compiles_for_every_architecture(tmp_path):
+    """Within 48 KiB of shared memory: a program has 16 rows, which is the small matrix units' job everywhere."""
+    process = compile_kernels("--plugins", "DecodeAttend,DecodeMerge", cache=tmp_path)
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
+    assert lines[-1] == f"{2 * len(TARGETS)} kernels compiled and assembled"
+    assert all(" 0 B spilled" in line and int(line.split()[7]) <= 48 * 1024 for line in lines[:-1])
+    assert {line.split()[-1] for line in lines[:-1:2]} == {"mma.sync"}
+
+
 @pytest.mark.parametrize("weights", ["int4", "fp8"])
 def test_kernels_of_stored_weights_compile_for_every_architecture(tmp_path, weights):
     """GateUp stands for the three: the same product with a loop around it."""
@@ -69,7 +79,7 @@ def test_every_plugin_compiles(tmp_path):
     process = compile_kernels(*arguments, cache=tmp_path)
     assert process.returncode == 0, process.stderr
     files = sorted((tmp_path / "ptx" / "sm80").iterdir())
-    assert len(files) == 12
+    assert len(files) == 14
     for path in files:
         text = path.read_text()
         assert text.count(".visible .entry") == 1
@@ -81,7 +91,16 @@ def test_every_plugin_compiles(tmp_path):
 # likes of Dispatch are not among them: an expert or a place is counted by comparisons and passes through shared memory,
 # where this check cannot tell it from the numbers that were compared. What holds for these is what
 # test_kernel_bounds.py shows by running them on integers of any value, every access held to its tensors.
-BOUNDED = ("Rope", "ExpertsLogits", "DispatchLogits", "DispatchSort", "ExpertsCombine", "DispatchCombine")
+BOUNDED = (
+    "Rope",
+    "ExpertsLogits",
+    "DispatchLogits",
+    "DispatchSort",
+    "ExpertsCombine",
+    "DispatchCombine",
+    "DecodeAttend",
+    "DecodeMerge",
+)
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,9 @@ INT = "u32"
 # outputs, their dtypes, grid, kernel parameters: inputs, scalar, outputs
 EXPECTED = {
     "Rope": ([[2, 40, 2560], [2, 40, 512]], ["BF16"] * 2, (80, 6, 1), [POINTER] * 5 + [INT] + [POINTER] * 2),
+    # a cache of 8256 tokens is read in 32 splits
+    "DecodeAttend": ([[80, 32, 20, 128], *[[80, 32, 20]] * 2], ["FLOAT"] * 3, (32, 4, 80), [POINTER] * 7),
+    "DecodeMerge": ([[80, 1, 2560]], ["BF16"], (20, 80, 1), [POINTER] * 7),
     "ExpertsLogits": ([[16, 80, 64]], ["FLOAT"], (5, 16, 1), [POINTER] * 2 + [INT, POINTER]),
     "DispatchLogits": ([[16, 80, 64]], ["FLOAT"], (5, 16, 1), [POINTER] * 4 + [INT, POINTER]),
     "DispatchRoute": ([[80, 6]] * 3, ["INT64", "INT32", "FLOAT"], (20, 1, 1), [POINTER] * 4 + [INT] + [POINTER] * 3),
@@ -75,6 +78,7 @@ def test_every_tactic_has_a_kernel_of_its_own(found):
 def test_formats_are_those_that_the_kernels_were_compiled_for(found):
     """One combination: bfloat16 in all tensors of the graph's dtype; all else is fixed."""
     assert found["DispatchLogits"]["formats"] == ["BF16", "INT64", "FLOAT", "FLOAT", "FLOAT"]
+    assert found["DecodeAttend"]["formats"] == ["BF16", "BF16", "BF16", "INT64", "FLOAT", "FLOAT", "FLOAT"]
     assert found["Rope"]["formats"] == ["BF16", "BF16", "INT64", "FLOAT", "INT32", "BF16", "BF16"]
 
 

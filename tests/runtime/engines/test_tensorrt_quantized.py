@@ -11,7 +11,7 @@ import pytest
 
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.export import export
-from ernie_export.exporter.targets.tensorrt import TENSORRT_BODIES
+from ernie_export.exporter.targets.tensorrt import DECODE_BODIES, TENSORRT_BODIES
 from ernie_export.graphs.precision import TENSORRT
 from ernie_export.runtime import load
 from ernie_export.runtime.pipeline import Model
@@ -42,7 +42,7 @@ def test_answers_are_those_of_the_same_quantized_weights_in_standard_operators(n
         return loaded.SerializeToString()
 
     folder = tmp_path / "engines"
-    write_bundle(folder, in_float, filled, TENSORRT_BODIES)
+    write_bundle(folder, in_float, filled, TENSORRT_BODIES, decode_bodies=DECODE_BODIES)
     engine, cuda = opened(folder)
     with engine:
         model = Model(Manifest.read(folder), Preprocessor.from_folder(folder), engine, SchedulerConfig(max_num_seqs=3))
