@@ -18,6 +18,8 @@ CLIENTS := /tmp/clients
 CLIENT :=
 
 JOBS := 2
+# Slow tests wait for processes and servers now and then: a third worker keeps two cores busy.
+SLOW_JOBS := 3
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo check coverage docs fmt bench test clients lock clean
@@ -54,7 +56,7 @@ docs: $(VENV)/.with-docs
 # The longest files begin first (tests/markers.py); xdist would begin with those of most tests, and end with one worker.
 # Tests that measure time run after the others, with nothing beside them.
 test: $(VENV)/.with-parity check
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m '(parity or kernels or server or browser or slow) and not alone'
+	$(BIN)/pytest -n $(SLOW_JOBS) --dist loadfile --no-loadscope-reorder -m '(parity or kernels or server or browser or slow) and not alone'
 	$(BIN)/pytest -m alone
 
 clients: $(VENV)/.with-parity
