@@ -157,24 +157,25 @@ def layers(g: GraphBuilder, text: TextConfig, hidden: ir.Value, shared: SharedIn
     for index in range(text.num_layers):
         with g.scope(f"layers.{index}"):
             hidden, fed = layer(g, text, index, hidden, x, shared)
-            if index + 1 == text.num_layers:
-                return g.op("Add", hidden, fed, name="after_mlp")
-            norm = f"model.layers.{index + 1}.input_layernorm"
-            hidden, x = add_rms_norm(g, hidden, fed, norm, text.hidden_size, text.rms_norm_eps, name="after_mlp")
+            if index + 1 < text.num_layers:
+                norm = f"model.layers.{index + 1}.input_layernorm"
+                hidden, x = add_rms_norm(g, hidden, fed, norm, text.hidden_size, text.rms_norm_eps, name="after_mlp")
+            else:
+                hidden = g.op("Add", hidden, fed, name="after_mlp")
     return hidden
 
 
 def layer(
     g: GraphBuilder, text: TextConfig, index: int, hidden: ir.Value, x: ir.Value, shared: SharedInputs
 ) -> tuple[ir.Value, ir.Value]:
-    """Add one pre-norm decoder layer over hidden (B·S, H) and x, the input norm of it.
+    """Add one pre-norm decoder layer, without its first norm and its last sum, which layers have in common.
 
     Args:
         g: The graph.
         text: The decoder's configuration.
         index: The layer's number.
-        hidden: The residual stream.
-        x: Its norm by the layer's `input_layernorm`.
+        hidden: The residual stream (B·S, H).
+        x: `hidden` after the layer's `input_layernorm`.
         shared: What all layers share.
 
     Returns:

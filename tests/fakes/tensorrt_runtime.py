@@ -275,8 +275,8 @@ class LoweredTarget(TensorRTForRtx):
 
     decode_bodies: OpBodies = RTX_BODIES
 
-    def bodies(self, job: ExportJob, graph: str) -> OpBodies:
-        return self.decode_bodies if graph == "decode" else self.op_bodies
+    def bodies(self, job: ExportJob) -> dict[str, OpBodies]:
+        return super().bodies(job) | {"decode": self.decode_bodies}
 
 
 def write_bundle(

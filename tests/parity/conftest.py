@@ -47,8 +47,8 @@ class LoweredTarget(PortableTarget):
 
     decode_bodies: OpBodies
 
-    def bodies(self, job: ExportJob, graph: str) -> OpBodies:
-        return self.decode_bodies if graph == "decode" else self.op_bodies
+    def bodies(self, job: ExportJob) -> dict[str, OpBodies]:
+        return super().bodies(job) | {"decode": self.decode_bodies}
 
 
 LOWERED = {

@@ -1,6 +1,6 @@
 """ONNX graphs over one data file: for ONNX Runtime's fused kernels, or in standard operators for any ONNX runtime."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ernie_export.common.errors import InvalidFile
@@ -30,13 +30,8 @@ FUSED_BODIES = OpBodies(
         vision_attention.onnxruntime,
     ),
 )
-FUSED_BODIES_WITHOUT_MINIMUM = replace(
-    FUSED_BODIES,
-    name="onnxruntime-without-minimum",
-    functions=tuple(
-        moe_dispatch.onnxruntime_without_minimum if functions is moe_dispatch.onnxruntime else functions
-        for functions in FUSED_BODIES.functions
-    ),
+FUSED_BODIES_WITHOUT_MINIMUM = FUSED_BODIES.replacing(
+    "onnxruntime-without-minimum", moe_dispatch.onnxruntime, moe_dispatch.onnxruntime_without_minimum
 )
 PORTABLE_BODIES = OpBodies(
     "portable",
@@ -96,9 +91,10 @@ class OnnxRuntimeTarget(Target):
                 expected = f"a multiple of {multiple} for --precision {precision.name} (CUDA's kernels for experts)"
                 raise InvalidFile("config.json", expected, width, key=f"text_config.{key}", hint=other)
 
-    def bodies(self, job: ExportJob, graph: str) -> OpBodies:
-        """Return the bodies: shorter ones where norm_min has no effect."""
-        return self.op_bodies if norm_min_has_effect(job.checkpoint, job.config.text) else FUSED_BODIES_WITHOUT_MINIMUM
+    def bodies(self, job: ExportJob) -> dict[str, OpBodies]:
+        """Return the bodies by graph: shorter ones where norm_min has no effect."""
+        needed = norm_min_has_effect(job.checkpoint, job.config.text)
+        return dict.fromkeys(job.graphs, self.op_bodies if needed else FUSED_BODIES_WITHOUT_MINIMUM)
 
     def takes(self, config: ErnieConfig) -> bool:
         """Return whether the fused attention takes the model's head size."""

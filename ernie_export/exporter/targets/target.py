@@ -170,9 +170,9 @@ class Target:
     def check_precision(self, config: ErnieConfig, precision: Precision) -> None:
         """Raise UserError, naming the key, if the target's operators cannot run the model in `precision`."""
 
-    def bodies(self, job: ExportJob, graph: str) -> OpBodies:
-        """Return the function bodies of our operators in the graph `graph` of `job`."""
-        return self.op_bodies
+    def bodies(self, job: ExportJob) -> dict[str, OpBodies]:
+        """Return the function bodies of our operators in each graph of `job`, by the graph's name."""
+        return dict.fromkeys(job.graphs, self.op_bodies)
 
     def plan_engines(self, job: ExportJob) -> EngineInfo | None:
         """Return how the engines are going to be built; None if there are none.
@@ -205,5 +205,6 @@ class Target:
     ) -> None:
         """Write each graph as NAME.onnx into `folder`, its weights by their byte offsets in `data_file`."""
         progress.begin("Writing graphs")
+        bodies = self.bodies(job)
         for name, graph in job.graphs.items():
-            graph.save(folder / f"{name}.onnx", self.bodies(job, name), data_file, offsets)
+            graph.save(folder / f"{name}.onnx", bodies[name], data_file, offsets)

@@ -7,7 +7,7 @@ the export where TensorRT and its GPU are, or later with `ernie-export --resume`
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +67,9 @@ TENSORRT_BODIES = OpBodies(
     inlined=True,
 )
 # One token of each row attends to the tokens that are there, where the library's attention reads the whole cache.
-DECODE_BODIES = replace(TENSORRT_BODIES, functions=(cached_attention_tensorrt.decode, *TENSORRT_BODIES.functions[1:]))
+DECODE_BODIES = TENSORRT_BODIES.replacing(
+    "tensorrt-decode", cached_attention.portable, cached_attention_tensorrt.decode
+)
 TOP_K = 64  # best tokens of a decode step: a top-k of 50, the usual one, leaves some for ties and suppressed tokens
 
 
@@ -161,9 +163,9 @@ class TensorRT(EngineTarget):
             weights=self.weight_binding(all_weights(job.graphs), options),
         )
 
-    def bodies(self, job: ExportJob, graph: str) -> OpBodies:
-        """Return the function bodies of a graph: the decode graph has attention of its own."""
-        return DECODE_BODIES if graph == "decode" else self.op_bodies
+    def bodies(self, job: ExportJob) -> dict[str, OpBodies]:
+        """Return the bodies by graph: the decode graph has attention of its own."""
+        return super().bodies(job) | {"decode": DECODE_BODIES}
 
     def choose_architectures(self, options: TensorRTBuildOptions, precision: Precision) -> tuple[str, ...]:
         """Return the architectures to compile kernels for. Raises InvalidValue for an unknown one."""

@@ -1,7 +1,7 @@
 """Which ONNX function bodies of our operators a target's graphs carry."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Takes the graph's dtype in ONNX's text form (float, float16, bfloat16); returns functions in that form.
 FunctionTexts = Callable[[str], list[str]]
@@ -20,6 +20,10 @@ class OpBodies:
     name: str
     functions: tuple[FunctionTexts, ...]
     inlined: bool = False
+
+    def replacing(self, name: str, old: FunctionTexts, new: FunctionTexts) -> "OpBodies":
+        """Return these bodies under another name, with one package's functions exchanged."""
+        return replace(self, name=name, functions=tuple(new if each is old else each for each in self.functions))
 
     def texts(self, dtype: str) -> list[str]:
         """Return the functions' texts for graphs of `dtype`."""

@@ -131,7 +131,9 @@ class OrtCpuEngine:
         return set(self._sessions)
 
     def _session(self, graph: str) -> ort.InferenceSession:
-        """Return the session of a graph, opened if it is not yet."""
+        """Return the session of a graph, opened if it is not yet: a decode step waits for no other graph's opening."""
+        if (session := self._sessions.get(graph)) is not None:
+            return session
         with self._opening:
             if graph not in self._sessions:
                 self._sessions[graph] = self._open_session(graph)
