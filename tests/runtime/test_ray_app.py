@@ -35,7 +35,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.fixture(scope="module")
 def client(bundle):
     """Ray and Ray Serve on this machine alone, with a small object store, and two replicas of the bundle."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "120"}
+    # A busy machine starts a process in longer than the 5 seconds after which Serve kills its proxy and starts anew.
+    os.environ |= {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "120",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    }
     import ray
     from ray import serve
 
