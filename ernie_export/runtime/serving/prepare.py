@@ -8,13 +8,32 @@ from typing import Any
 import numpy as np
 
 from ernie_export.runtime.pipeline import Model
-from ernie_export.runtime.preprocess import MediaItem
+from ernie_export.runtime.preprocess import MediaItem, Prepared, Preprocessor
 from ernie_export.runtime.preprocess.messages import Message
 from ernie_export.runtime.sequence import Prompt
 from ernie_export.runtime.serving.media_limits import MediaLimits
 from ernie_export.runtime.serving.media_options import AS_THE_BUNDLE, MediaOptions
 from ernie_export.runtime.serving.media_pool import Cancelled, MediaPool, PooledDecoder
 from ernie_export.runtime.serving.untrusted_media import count_media, limit_media
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The messages of a request, and how a prompt is made of them.
+
+    Attributes:
+        messages: The conversation. Its media are bytes, as `confine` leaves them.
+        template_variables: Variables of the chat template.
+        add_generation_prompt: Whether the prompt ends where the assistant's answer begins.
+        continue_final_message: Whether the answer goes on with the last message.
+        media_options: How the images and videos are processed.
+    """
+
+    messages: Sequence[Message]
+    template_variables: Mapping[str, Any] | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    media_options: MediaOptions = AS_THE_BUNDLE
 
 
 @dataclass(frozen=True)
@@ -27,32 +46,24 @@ class PreparedRequest:
 
 def prepare_request(
     model: Model,
-    messages: Sequence[Message],
+    conversation: Conversation,
     limits: MediaLimits,
     deadline: float,
     pool: MediaPool,
     *,
     cancelled: Callable[[], bool] = lambda: False,
     max_prompt_tokens: int | None = None,
-    template_variables: Mapping[str, Any] | None = None,
-    add_generation_prompt: bool = True,
-    continue_final_message: bool = False,
-    media_options: MediaOptions = AS_THE_BUNDLE,
 ) -> PreparedRequest:
     """Decode, tokenize and encode the messages of one request, for as many answers as it asks for.
 
     Args:
         model: The model that will answer.
-        messages: The conversation. Its media are bytes, as `confine` leaves them.
+        conversation: The messages.
         limits: What the media may amount to.
         deadline: The time by `time.monotonic()` at which decoding is given up.
         pool: Processes that decode the media.
         cancelled: Whether the request has ended in the meantime.
         max_prompt_tokens: The longest prompt; None for the model's own limit alone.
-        template_variables: Variables of the chat template.
-        add_generation_prompt: Whether the prompt ends where the assistant's answer begins.
-        continue_final_message: Whether the answer goes on with the last message.
-        media_options: How the images and videos are processed.
 
     Raises:
         InvalidMedia: An image or video cannot be decoded or exceeds a limit; `field` names it.
@@ -60,12 +71,48 @@ def prepare_request(
         ContextLengthExceeded: The prompt is too long.
         Cancelled: The request has ended.
     """
-    media_count = count_media(messages)
+    longest = model.manifest.model.max_positions - 1  # an answer has one token at least
+    most = longest if max_prompt_tokens is None else min(max_prompt_tokens, longest)
+    prepared = preprocess_request(
+        model.preprocessor, conversation, limits, deadline, pool, cancelled=cancelled, max_tokens=most
+    )
+    prompt = model.prompt(prepared, partial(_raise_if, cancelled))
+    descriptions = tuple(replace(item, pixels=np.empty((0, 0), np.float32)) for item in prepared.items)
+    return PreparedRequest(prompt, descriptions)
+
+
+def preprocess_request(
+    preprocessor: Preprocessor,
+    conversation: Conversation,
+    limits: MediaLimits,
+    deadline: float,
+    pool: MediaPool,
+    *,
+    cancelled: Callable[[], bool],
+    max_tokens: int,
+) -> Prepared:
+    """Decode and tokenize the messages of one request: `prepare_request` but for the vision encoder.
+
+    Args:
+        preprocessor: The model's.
+        conversation: The messages.
+        limits: What the media may amount to.
+        deadline: The time by `time.monotonic()` at which decoding is given up.
+        pool: Processes that decode the media.
+        cancelled: Whether the request has ended in the meantime.
+        max_tokens: The longest prompt.
+
+    Raises:
+        UserError: See `prepare_request`.
+        Cancelled: The request has ended.
+    """
+    options = conversation.media_options
+    media_count = count_media(conversation.messages)
     limits.check_count(media_count)
-    limited = limit_media(media_options.apply(model.preprocessor), limits, media_count, deadline)
+    limited = limit_media(options.apply(preprocessor), limits, media_count, deadline)
     decoder = PooledDecoder(
         pool=pool,
-        options=media_options,
+        options=options,
         images=limited.images,
         videos=limited.videos,
         image_seconds=limits.image_seconds,
@@ -73,17 +120,13 @@ def prepare_request(
         deadline=deadline,
         cancelled=cancelled,
     )
-    longest = model.manifest.model.max_positions - 1  # an answer has one token at least
-    prepared = replace(limited, decoder=decoder).prepare(
-        messages,
-        variables=template_variables,
-        add_generation_prompt=add_generation_prompt,
-        continue_final_message=continue_final_message,
-        max_tokens=longest if max_prompt_tokens is None else min(max_prompt_tokens, longest),
+    return replace(limited, decoder=decoder).prepare(
+        conversation.messages,
+        variables=conversation.template_variables,
+        add_generation_prompt=conversation.add_generation_prompt,
+        continue_final_message=conversation.continue_final_message,
+        max_tokens=max_tokens,
     )
-    prompt = model.prompt(prepared, partial(_raise_if, cancelled))
-    descriptions = tuple(replace(item, pixels=np.empty((0, 0), np.float32)) for item in prepared.items)
-    return PreparedRequest(prompt, descriptions)
 
 
 def prepare_text(model: Model, text: str | Sequence[int], max_prompt_tokens: int | None = None) -> PreparedRequest:

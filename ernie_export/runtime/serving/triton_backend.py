@@ -28,7 +28,7 @@ from ernie_export.runtime.scheduler_config import SchedulerConfig
 from ernie_export.runtime.serving.body_size import check_size
 from ernie_export.runtime.serving.media_limits import MediaLimits
 from ernie_export.runtime.serving.media_pool import Cancelled, MediaPool
-from ernie_export.runtime.serving.prepare import PreparedRequest, prepare_request
+from ernie_export.runtime.serving.prepare import Conversation, PreparedRequest, prepare_request
 from ernie_export.runtime.serving.untrusted_media import confine, count_media
 
 POLL = 0.05  # seconds between two checks whether a request was cancelled
@@ -187,7 +187,7 @@ class TritonPythonModel:
         with self.turn(deadline, ended) if count_media(request.messages) else nullcontext():
             media = self.settings.media
             messages = confine(request.messages, self.settings.media_folder, media.max_file_bytes)
-            return prepare_request(self.model, messages, media, deadline, self.pool, cancelled=ended)
+            return prepare_request(self.model, Conversation(messages), media, deadline, self.pool, cancelled=ended)
 
     @contextmanager
     def turn(self, deadline: float, ended: Callable[[], bool]) -> Iterator[None]:

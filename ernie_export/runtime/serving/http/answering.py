@@ -13,8 +13,9 @@ from ernie_export.runtime.serving.http.errors import ApiError, ClientGone
 from ernie_export.runtime.serving.http.events import Writer, write_events, write_whole
 from ernie_export.runtime.serving.http.guard import read_body
 from ernie_export.runtime.serving.http.logs import note
+from ernie_export.runtime.serving.http.preparation import T
 from ernie_export.runtime.serving.http.schema import ChatRequest
-from ernie_export.runtime.serving.http.service import Generation, Service, T
+from ernie_export.runtime.serving.http.service import Generation, Service
 from ernie_export.runtime.serving.http.stream import CompleteResponse, EventStream, unless_gone
 
 BODY_SECONDS = 60.0  # longest time for a body to arrive

@@ -2,37 +2,31 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime.constraints.grammar import Grammar
 from ernie_export.runtime.generation_config import GenerationDefaults
 from ernie_export.runtime.pipeline import Model
-from ernie_export.runtime.preprocess.chat import chat_variables
 from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request
 from ernie_export.runtime.sequence import Prompt
 from ernie_export.runtime.sequence import Sequence as SequenceState
-from ernie_export.runtime.serving.http.abilities import check_abilities
 from ernie_export.runtime.serving.http.admission import Admission, Ticket
-from ernie_export.runtime.serving.http.completion_schema import CompletionRequest, TextPrompt
+from ernie_export.runtime.serving.http.completion_schema import CompletionRequest
 from ernie_export.runtime.serving.http.errors import ApiError, from_user_error, internal_error
 from ernie_export.runtime.serving.http.fetch import Fetcher
 from ernie_export.runtime.serving.http.listener import Listener, LongestAnswer
-from ernie_export.runtime.serving.http.media import fetch_all, media_of, runtime_messages
 from ernie_export.runtime.serving.http.metrics import Metrics
+from ernie_export.runtime.serving.http.preparation import Preparation, T, check_most, in_thread
 from ernie_export.runtime.serving.http.request_params import sampling_params
 from ernie_export.runtime.serving.http.schema import ChatRequest, GenerationFields
 from ernie_export.runtime.serving.http.settings import Settings
-from ernie_export.runtime.serving.media_pool import Cancelled, MediaPool
-from ernie_export.runtime.serving.prepare import PreparedRequest, prepare_request, prepare_text
+from ernie_export.runtime.serving.prepare import PreparedRequest
 from ernie_export.runtime.token_bytes import TokenBytes
 from ernie_export.runtime.tool_calls import OPEN
-
-T = TypeVar("T")
 
 
 class Generation:
@@ -99,31 +93,26 @@ class Service:
         self._live: set[Generation] = set()
         self.defaults = GenerationDefaults.choose(settings.generation_config, model.preprocessor.folder)
         self.token_bytes = TokenBytes(model.preprocessor.chat.tokenizer)
-        self._fetcher = fetcher
+        self.preparation = Preparation(model, settings, fetcher)
         # One large body after another: each holds the interpreter's lock for a while, together they would for longer.
         self._parse_thread = ThreadPoolExecutor(1, "parse")
         # A form that takes long to compile keeps those behind it waiting, and no other request.
         self._compile_thread = ThreadPoolExecutor(1, "compile")
-        # Requests of text alone take milliseconds and must not wait for videos: they have threads of their own.
-        self._text_threads = ThreadPoolExecutor(2, "text")
-        self._media_threads = ThreadPoolExecutor(settings.preprocessors, "media")
-        self._pool = MediaPool(model.preprocessor.folder, settings.preprocessors, settings.media.worker_memory)
-        self._preparing: set[threading.Event] = set()  # set where a request that is being prepared has ended
         self._stepper = threading.Thread(target=model.scheduler.run, name="stepper", daemon=True)
 
     def start(self) -> None:
         """Start the threads and the processes that decode media."""
-        self._pool.start()
+        self.preparation.start()
         self._stepper.start()
         self._compile_thread.submit(self.model.grammars.warm)
 
     def stop(self) -> None:
         """End what still runs, and the threads. The owner of the model closes it."""
-        self._cancel_preparing()
-        self._pool.close()
+        self.preparation.cancel()
         self.model.scheduler.close()
         self._stepper.join()
-        for threads in (self._parse_thread, self._compile_thread, self._text_threads, self._media_threads):
+        self.preparation.stop()
+        for threads in (self._parse_thread, self._compile_thread):
             threads.shutdown(wait=True, cancel_futures=True)
 
     def end(self, generation: Generation) -> None:
@@ -133,13 +122,9 @@ class Service:
 
     def abandon(self) -> None:
         """Cancel all that runs; its clients are sent an error."""
-        self._cancel_preparing()
+        self.preparation.cancel()
         for generation in self._live:
             generation.close()
-
-    def _cancel_preparing(self) -> None:
-        for ended in self._preparing:
-            ended.set()
 
     @property
     def alive(self) -> bool:
@@ -154,14 +139,12 @@ class Service:
         """Check, prepare and queue a request. Raises ApiError."""
         self._check(request)
         params = [self._params(request, index) for index in range(request.n or 1)]
-        if isinstance(request, ChatRequest):
-            check_abilities(request, self.model)
         ticket.take(choices=len(params) * (1 if isinstance(request, ChatRequest) else len(request.prompts)))
         grammar = await self._compile(params[0], ticket)
         if isinstance(request, ChatRequest):
-            prompts = [await self._prepare_chat(request, ticket)]
+            prompts = [await self.preparation.chat(request, ticket)]
         else:
-            prompts = await self.in_text_thread(partial(self._prepare_texts, request.prompts), ticket)
+            prompts = await self.preparation.texts(request.prompts, ticket)
         ticket.drop_bytes()
         ticket.take(feature_size=sum(prepared.prompt.features.nbytes for prepared in prompts))
         begin = partial(self.model.begin, grammar=grammar, split_thoughts=isinstance(request, ChatRequest))
@@ -174,25 +157,7 @@ class Service:
                 return self.model.grammar(params)
             except UserError as e:
                 raise from_user_error(e) from e
-        return await self._in_thread(self._compile_thread, partial(self.model.grammar, params), ticket)
-
-    async def _prepare_chat(self, chat: ChatRequest, ticket: Ticket) -> PreparedRequest:
-        """Fetch the media of a conversation and prepare its prompt."""
-        fetched = await fetch_all(chat.messages, self._fetcher, self.settings.max_body)
-        ticket.take(size=sum(map(len, fetched.values())))
-        ended = threading.Event()
-        prepare = partial(self._prepare, chat, fetched, ticket.began + self.settings.timeout, ended)
-        self._preparing.add(ended)
-        try:
-            threads = self._media_threads if media_of(chat.messages) else self._text_threads
-            return await self._in_thread(threads, prepare, ticket)
-        finally:
-            ended.set()  # ends the processes that still decode for it
-            self._preparing.discard(ended)
-
-    def _prepare_texts(self, prompts: Sequence[TextPrompt]) -> list[PreparedRequest]:
-        """Tokenize prompts of text, in a thread. Raises UserError."""
-        return [prepare_text(self.model, prompt, self.settings.max_prompt_tokens) for prompt in prompts]
+        return await in_thread(self._compile_thread, partial(self.model.grammar, params), ticket)
 
     def _submit(
         self,
@@ -239,16 +204,11 @@ class Service:
         settings = self.settings
         check_model(request.model, settings.model_name)
         most_choices = min(settings.max_choices, settings.max_requests)
-        limits = [("n", request.n or 1, most_choices, "")]
+        check_most("n", request.n or 1, most_choices)
         if isinstance(request, ChatRequest):
-            media = len(media_of(request.messages))
-            limits.append(("messages", media, settings.media.max_items, " images and videos"))
+            self.preparation.check(request)
         else:
-            limits.append(("prompt", (request.n or 1) * len(request.prompts), most_choices, " prompts, times n"))
-        for param, value, maximum, noun in limits:
-            if value > maximum:
-                problem = f"{param}: expected at most {maximum}{noun}, found {value}"
-                raise ApiError(400, problem, param, "too_large")
+            check_most("prompt", (request.n or 1) * len(request.prompts), most_choices, " prompts, times n")
 
     def _params(self, chat: GenerationFields, index: int) -> SamplingParams:
         """Return the sampling parameters of choice `index`. Its seed is `seed + index`: choices differ, yet repeat."""
@@ -281,41 +241,6 @@ class Service:
         thinking = request.thinking if isinstance(request, ChatRequest) else False
         thinks = self.model.preprocessor.chat.thinks(thinking)
         return self.settings.max_new_tokens if thinks else self.settings.default_new_tokens
-
-    def _prepare(
-        self, chat: ChatRequest, fetched: dict[str, bytes], deadline: float, ended: threading.Event
-    ) -> PreparedRequest:
-        """Decode, tokenize and encode, in a thread. Raises ApiError, UserError, Cancelled."""
-        tools = [tool.variable() for tool in chat.tools or ()] if chat.may_call else None
-        return prepare_request(
-            self.model,
-            runtime_messages(chat.messages, fetched),
-            self.settings.media,
-            deadline,
-            self._pool,
-            cancelled=ended.is_set,
-            max_prompt_tokens=self.settings.max_prompt_tokens,
-            template_variables=chat_variables(chat.thinking, tools),
-            add_generation_prompt=chat.begins_answer,
-            continue_final_message=bool(chat.continue_final_message),
-            media_options=chat.media_options(),
-        )
-
-    async def in_text_thread(self, work: Callable[[], T], ticket: Ticket) -> T:
-        """Return what `work` returns, in a thread for text. Raises ApiError for a UserError of it."""
-        return await self._in_thread(self._text_threads, work, ticket)
-
-    async def _in_thread(self, threads: ThreadPoolExecutor, work: Callable[[], T], ticket: Ticket) -> T:
-        future = threads.submit(work)
-        ticket.keep_until(future)  # a thread cannot be stopped: what it holds counts until it is done
-        try:
-            return await asyncio.wrap_future(future)
-        except Cancelled as e:
-            raise ApiError(503, "the server is shutting down", code="shutting_down") from e
-        except UserError as e:
-            raise from_user_error(e) from e
-        finally:
-            del future  # holds the exception, whose traceback leads here: the body would stay until a collection
 
     def _running(self) -> float:
         return self.model.scheduler.running

@@ -1,57 +1,64 @@
 """The routes about tokens, as vLLM has them: /tokenize, /detokenize and /tokenizer_info."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from pydantic import Field
 
 from ernie_export.common.json_fields import read_json
-from ernie_export.runtime.pipeline import Model
-from ernie_export.runtime.preprocess.chat import chat_variables
 from ernie_export.runtime.preprocess.tokenizer_settings import CONFIG_FILE
+from ernie_export.runtime.serving.http.abilities import without_ignored
 from ernie_export.runtime.serving.http.admission import Ticket
 from ernie_export.runtime.serving.http.answering import read
 from ernie_export.runtime.serving.http.completion_schema import Ids
 from ernie_export.runtime.serving.http.errors import ApiError
-from ernie_export.runtime.serving.http.media import media_of, runtime_messages
 from ernie_export.runtime.serving.http.neutral_fields import drop_neutral
-from ernie_export.runtime.serving.http.parse import read_document, validate
-from ernie_export.runtime.serving.http.schema import MAX_ITEMS, Message, RequestPart, TemplateOptions
+from ernie_export.runtime.serving.http.parse import check_chat, read_document, validate
+from ernie_export.runtime.serving.http.schema import ChatRequest, RequestPart
 from ernie_export.runtime.serving.http.service import Service, check_model
 from ernie_export.runtime.serving.http.stream import unless_gone
-from ernie_export.runtime.serving.http.tool_schema import MAX_TOOLS, Tool
 
-_OWN_FIELDS: tuple[str, ...] = ("add_special_tokens", "add_generation_prompt")  # here they have an effect
+Body = TypeVar("Body", bound="TextTokens | ChatTokens | Detokenize")
 
 
-class TokenRequest(RequestPart):
-    """A request about tokens, which may name the model."""
+class TokenOptions(RequestPart):
+    """How tokens are written, and whether those are added that a tokenizer puts around a text.
+
+    By default a text has these, and a conversation has what the chat template writes.
+    """
+
+    add_special_tokens: bool | None = None
+    return_token_strs: bool = False
+
+
+class TextTokens(TokenOptions):
+    """A text to be tokenized."""
 
     model: str | None = None
+    prompt: str
 
 
-Body = TypeVar("Body", bound=TokenRequest)
+@dataclass(frozen=True)
+class ChatTokens:
+    """A conversation to be tokenized, as a chat completion has it: the same prompt with the same number of tokens."""
+
+    chat: ChatRequest
+    options: TokenOptions
+
+    @property
+    def model(self) -> str | None:
+        """The model that is asked for."""
+        return self.chat.model
 
 
-class TokenizeRequest(TokenRequest):
-    """A text, or a conversation of text alone, to be tokenized."""
-
-    prompt: str | None = None
-    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_ITEMS)] | None = None
-    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
-    add_special_tokens: bool = True
-    add_generation_prompt: bool = True
-    return_token_strs: bool = False
-    chat_template_kwargs: TemplateOptions | None = None
-
-
-class DetokenizeRequest(TokenRequest):
+class Detokenize(RequestPart):
     """Token ids to be made text."""
 
+    model: str | None = None
     tokens: Ids
 
 
@@ -61,14 +68,13 @@ def add_token_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/tokenize")
     async def tokenize(request: Request) -> JSONResponse:
-        """Return the tokens of a text, or of the prompt that the chat template makes of a conversation."""
-        limit = service.settings.max_prompt_tokens
-        return await _compute(request, service, _parse_tokenize, partial(_tokenize, model, limit))
+        """Return the tokens of a text, or of the prompt of a conversation with its images and videos."""
+        return await _compute(request, service, partial(_parse_tokenize, service), partial(_tokenize, service))
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> JSONResponse:
         """Return the text of tokens, special ones included."""
-        return await _compute(request, service, _parse_detokenize, partial(_detokenize, model))
+        return await _compute(request, service, partial(_parse_detokenize, service), partial(_detokenize, service))
 
     @app.get("/tokenizer_info")
     async def tokenizer_info() -> dict[str, Any]:
@@ -84,21 +90,21 @@ def add_token_routes(app: FastAPI, service: Service) -> None:
 
 
 async def _compute(
-    request: Request, service: Service, parse: Callable[[bytearray, int], Body], work: Callable[[Body], dict[str, Any]]
+    request: Request,
+    service: Service,
+    parse: Callable[[bytearray], Body],
+    work: Callable[[Body, Ticket], Coroutine[Any, Any, dict[str, Any]]],
 ) -> JSONResponse:
-    """Admit and read a request, and return what `work` makes of it in a thread. Raises ApiError."""
+    """Admit and read a request, and return what `work` makes of it. Raises ApiError."""
     ticket: Ticket | None = None
-    body: Body | None = None
     try:
         async with asyncio.timeout(service.settings.timeout):
             ticket = service.admission.admit()
-            body = await read(request, service, lambda body: parse(body, service.settings.max_text), ticket)
+            body = await read(request, service, parse, ticket)
             check_model(body.model, service.settings.model_name)
-            return JSONResponse(await unless_gone(request.receive, service.in_text_thread(partial(work, body), ticket)))
+            return JSONResponse(await unless_gone(request.receive, work(body, ticket)))
     except ApiError as e:
         service.metrics.refused(e.code or str(e.status))
-        if e.param == "messages" and getattr(body, "prompt", None) is not None:
-            e.param = "prompt"
         raise
     except TimeoutError as e:
         raise ApiError(504, f"no answer within {service.settings.timeout:g} seconds", code="timeout") from e
@@ -107,45 +113,67 @@ async def _compute(
             ticket.release()
 
 
-def _parse_tokenize(body: bytearray, max_text: int) -> TokenizeRequest:
-    document = read_document(body, max_text)
-    kept = {name: document.pop(name) for name in _OWN_FIELDS if name in document}
-    request = validate(TokenizeRequest, {**drop_neutral(document), **kept})
-    if (request.prompt is None) == (request.messages is None):
+def _parse_tokenize(service: Service, body: bytearray) -> TextTokens | ChatTokens:
+    settings = service.settings
+    document = {name: value for name, value in read_document(body, settings.max_text).items() if value is not None}
+    if ("prompt" in document) == ("messages" in document):
         raise ApiError(400, "prompt: expected it or messages, and not both", "prompt", "invalid_value")
-    if media := media_of(request.messages or []):
-        param = next(iter(media))
-        raise ApiError(400, f"{param}: expected text alone, found an image or video", param, "invalid_value")
-    return request
+    own = {name: document.pop(name) for name in TokenOptions.model_fields if name in document}
+    if "prompt" in document:
+        return validate(TextTokens, {**drop_neutral(document), **own})
+    options = validate(TokenOptions, own)
+    adds = service.model.preprocessor.chat.tokenizer.backend.num_special_tokens_to_add(False)
+    if options.add_special_tokens and adds:
+        problem = "add_special_tokens: expected false, the chat template writes these tokens"
+        raise ApiError(400, problem, "add_special_tokens", "unsupported_parameter")
+    chat = without_ignored(check_chat(document, settings.max_text), settings.ignore_tools)
+    return ChatTokens(chat, options)
 
 
-def _parse_detokenize(body: bytearray, max_text: int) -> DetokenizeRequest:
-    return validate(DetokenizeRequest, read_document(body, max_text))
+def _parse_detokenize(service: Service, body: bytearray) -> Detokenize:
+    return validate(Detokenize, read_document(body, service.settings.max_text))
 
 
-def _tokenize(model: Model, max_tokens: int, request: TokenizeRequest) -> dict[str, Any]:
-    """Return the tokens. Raises UserError, ContextLengthExceeded for more than `max_tokens` among these."""
-    preprocessor = model.preprocessor
-    text = request.prompt
-    if text is None:
-        options = request.chat_template_kwargs or TemplateOptions()
-        variables = chat_variables(options.thinking, [tool.variable() for tool in request.tools or ()])
-        messages = runtime_messages(request.messages or [], {})
-        text = preprocessor.chat.render(messages, request.add_generation_prompt, variables)
-    preprocessor.check_length(text, max_tokens)
-    ids = preprocessor.chat.tokenizer.encode(text, request.add_special_tokens)
-    pieces = [preprocessor.chat.tokenizer.backend.id_to_token(id) for id in ids]
+async def _tokenize(service: Service, asked: TextTokens | ChatTokens, ticket: Ticket) -> dict[str, Any]:
+    """Return the tokens. Raises ApiError, also for more of them than the server reads in one prompt."""
+    model = service.model
+    if isinstance(asked, ChatTokens):
+        service.preparation.check(asked.chat)
+        ids = await service.preparation.tokens(asked.chat, ticket)
+        strings = asked.options.return_token_strs
+    else:
+        ids = await _text_tokens(service, asked, ticket)
+        strings = asked.return_token_strs
     return {
         "count": len(ids),
         "max_model_len": model.manifest.model.max_positions,
         "tokens": ids,
-        "token_strs": pieces if request.return_token_strs else None,
+        "token_strs": [model.preprocessor.chat.tokenizer.backend.id_to_token(id) for id in ids] if strings else None,
     }
 
 
-def _detokenize(model: Model, request: DetokenizeRequest) -> dict[str, Any]:
-    backend = model.preprocessor.chat.tokenizer.backend
-    unknown = next((id for id in request.tokens if backend.id_to_token(id) is None), None)
-    if unknown is not None:
-        raise ApiError(400, f"tokens: expected ids of the vocabulary, found {unknown}", "tokens", "invalid_value")
-    return {"prompt": backend.decode(list(request.tokens), skip_special_tokens=False)}
+async def _text_tokens(service: Service, asked: TextTokens, ticket: Ticket) -> list[int]:
+    preprocessor = service.model.preprocessor
+
+    def encode() -> list[int]:
+        preprocessor.check_length(asked.prompt, service.settings.max_prompt_tokens)
+        return preprocessor.chat.tokenizer.encode(asked.prompt, asked.add_special_tokens is not False)
+
+    try:
+        return await service.preparation.in_text_thread(encode, ticket)
+    except ApiError as e:
+        if e.param == "messages":  # as the runtime calls a prompt
+            e.param = "prompt"
+        raise
+
+
+async def _detokenize(service: Service, asked: Detokenize, ticket: Ticket) -> dict[str, Any]:
+    backend = service.model.preprocessor.chat.tokenizer.backend
+
+    def decode() -> str:
+        unknown = next((id for id in asked.tokens if backend.id_to_token(id) is None), None)
+        if unknown is not None:
+            raise ApiError(400, f"tokens: expected ids of the vocabulary, found {unknown}", "tokens", "invalid_value")
+        return backend.decode(list(asked.tokens), skip_special_tokens=False)
+
+    return {"prompt": await service.preparation.in_text_thread(decode, ticket)}
