@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import click
 
-from ernie_export.runtime.serving.http.metrics import Metrics
+from ernie_export.runtime.serving.http.metrics import CacheSize, Metrics
 from tools.docs.tables import ROOT, table
 
 _DEFAULT = re.compile(r"\s*\[default: (.*?)\]")  # of an option whose default click cannot show itself
@@ -62,7 +62,9 @@ def default(option: click.Option) -> str:
 
 def metrics_page() -> str:
     """Return the page of Prometheus metrics."""
-    registry = Metrics("model", lambda: 0, lambda: 0, lambda: 0, SimpleNamespace(queries=0, hits=0)).registry
+    features = SimpleNamespace(queries=0, hits=0)
+    cache = CacheSize(tokens=1, max_model_len=1, bytes=1, prefix_caching=True)
+    registry = Metrics("model", lambda: 0, lambda: 0, lambda: 0, features, cache).registry
     rows = [
         [f"`{family.name}`", family.type, family.documentation]
         for family in registry.collect()
@@ -73,5 +75,8 @@ def metrics_page() -> str:
         "(`process_resident_memory_bytes` and so on). Names that vLLM has mean the same, so its dashboards work. Counters end\n"
         "in `_total`, histograms in `_bucket`, `_sum` and `_count`. All carry the label `model_name`.\n\n"
         + table(["name", "kind", "meaning"], rows)
-        + "\n"
+        + "\n\nThe labels of `vllm:cache_config_info` are those of vLLM's that mean something here: "
+        + ", ".join(f"`{name}`" for name in cache.labels())
+        + ".\nThe cache has no blocks, on a GPU or elsewhere; its tokens are counted as blocks of one, so that `num_gpu_blocks` times\n"
+        "`block_size` is what it holds.\n"
     )

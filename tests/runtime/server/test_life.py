@@ -194,6 +194,8 @@ def test_figures(serving):
             "vllm:generation_tokens_total": sum(usage.completion_tokens for usage in usages) + 2,
             "vllm:prefix_cache_queries_total": 4 * prompt,
             "vllm:prefix_cache_hits_total": 3 * (prompt - 1),
+            "vllm:prompt_tokens_cached_total": 2 * (prompt - 1),
+            "vllm:num_preemptions_total": 0,
             "vllm:time_to_first_token_seconds_count": 3,
             "vllm:e2e_request_latency_seconds_count": 4,
             "vllm:request_prompt_tokens_sum": 3 * prompt,

@@ -127,3 +127,18 @@ def test_the_series_of_vllms_dashboard(bundle, data_uri):
     assert found["vllm:request_max_num_generation_tokens_count"] == 2
     assert found["vllm:request_prefill_time_seconds_sum"] > 0
     assert (found["vllm:mm_cache_queries_total"], found["vllm:mm_cache_hits_total"]) == (2, 1)
+
+
+def test_the_size_of_the_cache_is_the_one_that_refuses(bundle):
+    with serve(bundle, "--kv-cache", 0.001) as server:
+        families = text_string_to_metric_families(httpx2.get(f"{server.url}/metrics").text)
+        (sample,) = (s for family in families for s in family.samples if s.name == "vllm:cache_config_info")
+        body = {"messages": [{"role": "user", "content": "red " * 3000}], "max_tokens": 1}
+        error = httpx2.post(f"{server.url}/v1/chat/completions", json=body).json()["error"]
+        longest = httpx2.get(f"{server.url}/v1/models").json()["data"][0]["max_model_len"]
+    tokens = int(sample.labels["num_gpu_blocks"]) * int(sample.labels["block_size"])
+    assert f"expected at most {tokens} tokens" in error["message"] and error["code"] == "context_length_exceeded"
+    assert sample.labels["kv_cache_size_tokens"] == str(tokens) and sample.value == 1
+    assert float(sample.labels["kv_cache_max_concurrency"]) == pytest.approx(tokens / longest)
+    assert int(sample.labels["kv_cache_memory_bytes"]) == int(0.001 * 2**30)
+    assert sample.labels["enable_prefix_caching"] == "True" and sample.labels["model_name"] == "mini"

@@ -36,6 +36,7 @@ class Listener:
         metrics: Metrics,
         began: float,
         longest: LongestAnswer,
+        leads: bool,
     ) -> None:
         """Start to listen.
 
@@ -47,6 +48,7 @@ class Listener:
             metrics: What is measured.
             began: When the request's head came, by `time.monotonic()`.
             longest: Of the request's choices.
+            leads: Whether it is the first choice of its prompt, whose tokens are counted once.
         """
         self._index = index
         self._sequence = sequence
@@ -55,6 +57,7 @@ class Listener:
         self._metrics = metrics
         self._began = began
         self._longest = longest
+        self._leads = leads
         self._queued = time.monotonic()
         self._first = 0.0  # time of the first token
         self._last = 0.0  # time of the last token
@@ -79,6 +82,8 @@ class Listener:
         self._first = now
         self._metrics.prefix_queries.inc(len(self._sequence.prompt.input_ids))
         self._metrics.prefix_hits.inc(self._sequence.reused)
+        if self._leads:
+            self._metrics.cached_tokens.inc(self._sequence.reused)
         self._metrics.queue_time.observe(self._sequence.entered - self._queued)
         self._metrics.prefill_time.observe(now - self._sequence.entered)
         if self._index == 0:

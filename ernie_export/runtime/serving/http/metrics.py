@@ -1,6 +1,7 @@
 """Prometheus metrics, under vLLM's names where they mean the same, so that its dashboards work here too."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -23,6 +24,38 @@ class CacheCounts(Protocol):
     hits: int
 
 
+@dataclass(frozen=True)
+class CacheSize:
+    """What does not change of the KV cache.
+
+    Attributes:
+        tokens: Most tokens that it holds, all choices together.
+        max_model_len: Most tokens of one prompt and its answer.
+        bytes: Most bytes that it takes.
+        prefix_caching: Whether prompts reuse what it holds of earlier ones.
+    """
+
+    tokens: int
+    max_model_len: int
+    bytes: int
+    prefix_caching: bool
+
+    def labels(self) -> dict[str, str]:
+        """Return the labels of vLLM's `cache_config_info` that mean something here.
+
+        The cache has no blocks: a token is one, so that their number times their size is what the cache holds, as
+        autoscalers and routers reckon.
+        """
+        return {
+            "block_size": "1",
+            "num_gpu_blocks": str(self.tokens),
+            "kv_cache_size_tokens": str(self.tokens),
+            "kv_cache_max_concurrency": str(self.tokens / self.max_model_len),
+            "kv_cache_memory_bytes": str(self.bytes),
+            "enable_prefix_caching": str(self.prefix_caching),
+        }
+
+
 class Metrics:
     """The metrics of one server, in a registry of their own."""
 
@@ -33,6 +66,7 @@ class Metrics:
         waiting: Callable[[], float],
         cache_usage: Callable[[], float],
         features: CacheCounts,
+        cache: CacheSize,
     ) -> None:
         """Register the metrics. The callbacks are called at each scrape.
 
@@ -42,6 +76,7 @@ class Metrics:
             waiting: Returns the number of choices admitted without a slot.
             cache_usage: Returns the fraction of the KV cache in use, 0 to 1.
             features: The cache of features, whose counts are read.
+            cache: The size of the KV cache.
         """
         self._model_name = model_name
         self.registry = CollectorRegistry()
@@ -49,10 +84,15 @@ class Metrics:
         self._gauge("vllm:num_requests_running", "Choices that have a slot of the KV cache.", running)
         self._gauge("vllm:num_requests_waiting", "Choices admitted that have no slot yet.", waiting)
         self._gauge("vllm:kv_cache_usage_perc", "Fraction of the KV cache that running choices fill.", cache_usage)
+        self._info("vllm:cache_config_info", "Always 1; the labels say what the KV cache holds.", cache.labels())
         self.prompt_tokens = self._counter("vllm:prompt_tokens", "Prompt tokens of admitted requests.")
+        self.cached_tokens = self._counter(
+            "vllm:prompt_tokens_cached", "Those of them that the KV cache held, so that they were not computed."
+        )
         self.generation_tokens = self._counter("vllm:generation_tokens", "Tokens generated.")
         self.prefix_queries = self._counter("vllm:prefix_cache_queries", "Prompt tokens looked up.")
         self.prefix_hits = self._counter("vllm:prefix_cache_hits", "Prompt tokens found in the KV cache.")
+        self._counter("vllm:num_preemptions", "Always 0: what has a slot of the KV cache keeps it to its end.")
         self.registry.register(_FeatureCounts(features, model_name))
         self.first_token = self._histogram(
             "vllm:time_to_first_token_seconds", "From a request's head to its first token.", _SECONDS
@@ -107,6 +147,10 @@ class Metrics:
 
     def _gauge(self, name: str, about: str, function: Callable[[], float]) -> None:
         Gauge(name, about, ["model_name"], registry=self.registry).labels(self._model_name).set_function(function)
+
+    def _info(self, name: str, about: str, labels: dict[str, str]) -> None:
+        labels = {"model_name": self._model_name, **labels}
+        Gauge(name, about, list(labels), registry=self.registry).labels(**labels).set(1)
 
     def _counter(self, name: str, about: str) -> Counter:
         return Counter(name, about, ["model_name"], registry=self.registry).labels(self._model_name)

@@ -19,7 +19,7 @@ from ernie_export.runtime.serving.http.completion_schema import CompletionReques
 from ernie_export.runtime.serving.http.errors import ApiError, from_user_error, internal_error
 from ernie_export.runtime.serving.http.fetch import Fetcher
 from ernie_export.runtime.serving.http.listener import Listener, LongestAnswer
-from ernie_export.runtime.serving.http.metrics import Metrics
+from ernie_export.runtime.serving.http.metrics import CacheSize, Metrics
 from ernie_export.runtime.serving.http.preparation import Preparation, T, check_most, in_thread
 from ernie_export.runtime.serving.http.request_params import sampling_params
 from ernie_export.runtime.serving.http.schema import ChatRequest, GenerationFields
@@ -89,7 +89,14 @@ class Service:
         self.admission = Admission(
             settings.max_requests, settings.max_waiting_bytes, settings.max_feature_bytes, max_num_seqs
         )
-        self.metrics = Metrics(settings.model_name, self._running, self._waiting, self._cache_usage, model.features)
+        self.metrics = Metrics(
+            settings.model_name,
+            running=self._running,
+            waiting=self._waiting,
+            cache_usage=self._cache_usage,
+            features=model.features,
+            cache=_cache_size(model),
+        )
         self._live: set[Generation] = set()
         self.defaults = GenerationDefaults.choose(settings.generation_config, model.preprocessor.folder)
         self.token_bytes = TokenBytes(model.preprocessor.chat.tokenizer)
@@ -175,7 +182,7 @@ class Service:
         try:
             for prepared in prompts:
                 longest = LongestAnswer(len(params), self.metrics)
-                for choice in params:
+                for number, choice in enumerate(params):
                     with self.model.scheduler.reserve() as reservation:
                         sequence = begin(prepared.prompt, choice)
                         listener = Listener(
@@ -186,6 +193,7 @@ class Service:
                             metrics=self.metrics,
                             began=ticket.began,
                             longest=longest,
+                            leads=number == 0,
                         )
                         requests.append(reservation.submit(sequence, listener))
         except BaseException as e:
@@ -250,6 +258,16 @@ class Service:
 
     def _cache_usage(self) -> float:
         return self.model.scheduler.cache_usage
+
+
+def _cache_size(model: Model) -> CacheSize:
+    config = model.scheduler.config
+    return CacheSize(
+        tokens=model.scheduler.max_cached_tokens,
+        max_model_len=model.manifest.model.max_positions,
+        bytes=config.kv_cache_bytes,
+        prefix_caching=config.enable_prefix_caching,
+    )
 
 
 def check_model(asked: str | None, served: str) -> None:
