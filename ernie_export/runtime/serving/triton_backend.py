@@ -20,9 +20,9 @@ import numpy as np
 
 from ernie_export.common.errors import InvalidValue, Unavailable, UserError
 from ernie_export.common.json_fields import parse_json, parse_json_list
+from ernie_export.runtime.answer_length import served_params
 from ernie_export.runtime.pipeline import load
 from ernie_export.runtime.preprocess.messages import normalise
-from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.scheduler import Output, QueueFull, Request
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from ernie_export.runtime.serving.body_size import check_size
@@ -208,7 +208,7 @@ class TritonPythonModel:
 
         outputs: SimpleQueue[Output] = SimpleQueue()
         with self.model.scheduler.reserve(triton_request.timeout) as reservation:
-            params = SamplingParams.from_options(triton_request.options)
+            params = served_params(self.model, triton_request.options)
             grammar = self.model.grammar(params)  # before media are decoded
             prompt = self.prepare(triton_request, ended).prompt
             with self.features.hold(prompt.features.nbytes):

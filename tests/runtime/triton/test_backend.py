@@ -13,6 +13,7 @@ from PIL import Image
 
 from ernie_export.common.errors import UserError
 from ernie_export.runtime import load
+from ernie_export.runtime.answer_length import DEFAULT_NEW_TOKENS
 from ernie_export.runtime.scheduler import QueueFull
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from ernie_export.runtime.serving.media_limits import MediaLimits
@@ -94,6 +95,12 @@ def test_an_answer_has_the_form_that_is_asked_for(client):
     assert set(json.loads(texts["form"])) <= {"red", "blue"} and len(json.loads(texts["form"])) == 2
     assert texts["choice"] in ("left", "right") and texts["free"] not in ("left", "right")
     assert answers["form"][-1]["finish_reason"] == "stop"
+
+
+def test_an_answer_is_as_long_as_elsewhere_where_nobody_says(client):
+    client.ask("long", TEXT, stream=False, ignore_eos=True)
+    (response,) = client.answers(1)["long"]
+    assert (len(response["tokens"]), response["finish_reason"]) == (DEFAULT_NEW_TOKENS, "length")
 
 
 def test_one_response_where_no_stream_is_wanted(client, server, model):

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from ernie_export.common.errors import InvalidValue
-from ernie_export.runtime.answer_length import DEFAULT_NEW_TOKENS
+from ernie_export.runtime.answer_length import DEFAULT_NEW_TOKENS, MAX_NEW_TOKENS
 from ernie_export.runtime.serving.body_size import MAX_BODY, MAX_TEXT
 from ernie_export.runtime.serving.media_limits import MediaLimits, check_positive
 
@@ -61,7 +61,7 @@ class Settings:
     max_text: int = MAX_TEXT
     media: MediaLimits = MediaLimits()
     max_prompt_tokens: int = 131_072
-    max_new_tokens: int = 4096
+    max_new_tokens: int = MAX_NEW_TOKENS
     default_new_tokens: int = DEFAULT_NEW_TOKENS
     generation_config: str = "auto"
     max_choices: int = 8
