@@ -208,7 +208,7 @@ def large_kernels(waiting):
     return waiting
 
 
-SECOND = {"BLOCK_T": 64, "BLOCK_H": 32}  # of the second tactic
+SECOND = {"BLOCK_T": 64, "BLOCK_H": 64}  # of the second tactic
 
 
 def test_attention_is_marked_and_counted(finished):

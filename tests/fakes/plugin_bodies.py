@@ -23,14 +23,13 @@ BY_TYPE = """
     vision_1d = Cast <to = 9> (token_types)
     is_vision = Unsqueeze (vision_1d, last)
 """
-SHARES = """
-    sixteenth = Constant <value_float = 0.0625> ()
-    share = Mul (logits, sixteenth)
-    splits = Constant <value_ints = [16]> ()
-    logits_shape = Shape (logits)
-    shape = Concat <axis = 0> (splits, logits_shape)
-    one_share = Unsqueeze (share, first)
-    partial = Expand (one_share, shape)
+# All of a token's logits are in the first split; the others have none of the hidden size.
+SPLIT = """
+    one_split = Unsqueeze (logits, first)
+    others = Sub (splits, second)
+    pads = Concat <axis = 0> (first, others)
+    nothing = Constant <value_float = 0.0> ()
+    partial = Pad (one_split, pads, nothing, first)
 """
 LOGITS = (
     f"""
@@ -38,7 +37,12 @@ ExpertsLogits <plugin_namespace> (x, text_gate) => (partial) {{
     {CONSTANTS}
     x32 = Cast <to = 1> (x)
     logits = MatMul (x32, text_gate)
-    {SHARES}
+    each = Constant <value_ints = [64]> ()
+    before = Sub (each, second)
+    hidden = Shape <start = 1> (x)
+    rounded = Add (hidden, before)
+    splits = Div (rounded, each)
+    {SPLIT}
 }}
 """,
     f"""
@@ -48,7 +52,8 @@ DispatchLogits <plugin_namespace> (x, token_types, text_gate, vision_gate) => (p
     text = MatMul (x32, text_gate)
     vision = MatMul (x32, vision_gate)
     logits = Where (is_vision, vision, text)
-    {SHARES}
+    splits = Constant <value_ints = [16]> ()
+    {SPLIT}
 }}
 """,
 )

@@ -162,9 +162,12 @@ def test_chain_equals_reference(run, data):
 
 
 @pytest.mark.parametrize("tactics", [DECODE, PREFILL], ids=["decode", "prefill"])
-@pytest.mark.parametrize(("tokens", "k"), [(1, 3), (9, 5), (66, 2)])
+@pytest.mark.parametrize(("tokens", "k"), [(1, 3), (2, 4), (9, 5), (66, 2)])
 def test_one_expert_group_equals_reference(run, tokens, k, tactics):
-    """Tiles are found in the slots themselves: 132 slots are more than one block of them."""
+    """Tiles are found in the slots themselves: 132 slots are more than one block of them.
+
+    Up to two tokens' are a tile each: here 8, where 5 experts' would be 5.
+    """
     text: Experts
     x, text = case(tokens, tokens, 33, 5, (21,))
     check(run(x, None, text, None, k, tactics), *reference.expert_group(x, *text, k=k, norm_min=NORM_MIN))

@@ -35,7 +35,7 @@ EXPECTED = {
     # a cache of 8256 tokens is read in 32 splits
     "DecodeAttend": ([[80, 32, 20, 128], *[[80, 32, 20]] * 2], ["FLOAT"] * 3, (32, 4, 80), [POINTER] * 7),
     "DecodeMerge": ([[80, 1, 2560]], ["BF16"], (20, 80, 1), [POINTER] * 7),
-    "ExpertsLogits": ([[16, 80, 64]], ["FLOAT"], (5, 16, 1), [POINTER] * 2 + [INT, POINTER]),
+    "ExpertsLogits": ([[40, 80, 64]], ["FLOAT"], (5, 40, 1), [POINTER] * 2 + [INT, POINTER]),
     "DispatchLogits": ([[16, 80, 64]], ["FLOAT"], (5, 16, 1), [POINTER] * 4 + [INT, POINTER]),
     "DispatchRoute": ([[80, 6]] * 3, ["INT64", "INT32", "FLOAT"], (20, 1, 1), [POINTER] * 4 + [INT] + [POINTER] * 3),
     "DispatchSort": ([[129], [480]], ["INT32"] * 2, (128, 1, 1), [POINTER] * 3 + [INT] + [POINTER] * 2),

@@ -3,8 +3,9 @@
 Text and vision experts share one launch. A tile is up to BLOCK_M slots of one expert by a block of its weight rows, and
 a grid is the most tiles that any routing can need. With BLOCK_M at least the number of tokens every chosen expert has
 one row of tiles: its weights are read exactly once (decode). A program finds its tile in `offsets` and `order`, or,
-where few slots make a launch for sorting expensive, in `slots` itself: `offsets` is None then. How weights are stored,
-and SWAP and UPCAST: see quantized_linear/kernel_product.py; scales are None where weights have the graph's dtype.
+where few slots make a launch for sorting expensive, in `slots` itself: `offsets` is None then. Up to FEW slots are a
+tile each, and none has to be searched for. How weights are stored, and SWAP and UPCAST: see
+quantized_linear/kernel_product.py; scales are None where weights have the graph's dtype.
 """
 
 import triton
@@ -22,8 +23,8 @@ def _number(index, tiles):
 
 
 @triton.jit
-def _tile(index, slots, offsets, order, count, EXPERTS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_M: tl.constexpr,
-          BLOCK_S: tl.constexpr):  # fmt: skip
+def _tile(index, slots, offsets, order, count, FEW: tl.constexpr, EXPERTS: tl.constexpr, BLOCK_X: tl.constexpr,
+          BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr):  # fmt: skip
     """Expert of tile number `index` (EXPERTS or more: there is no such tile) and its slots, -1 where it has fewer.
 
     Slots are within the tensors whatever `offsets` and `order` hold: TensorRT times kernels on inputs of its own.
@@ -39,6 +40,10 @@ def _tile(index, slots, offsets, order, count, EXPERTS: tl.constexpr, BLOCK_X: t
         end = tl.minimum(tl.load(offsets + known + 1), count)
         slot = tl.load(order + place, mask=(place >= 0) & (place < end), other=-1)
         slot = tl.where(slot < count, slot, -1)
+    elif count <= FEW:
+        expert = tl.load(slots + index, mask=index < count, other=EXPERTS)
+        expert = tl.where((expert >= 0) & (expert < EXPERTS), expert, EXPERTS)
+        slot = tl.where(m == 0, index, -1)
     else:
         lane = tl.arange(0, BLOCK_S)
         counts = tl.zeros((BLOCK_X,), tl.int32)
@@ -83,8 +88,9 @@ def _gate_up_tile(x, w, scales, expert, slot, weights, act, block, WIDTH: tl.con
 def gate_up(x, slots, offsets, order, weights, text_gate_up, text_gate_up_scales, vision_gate_up,
             vision_gate_up_scales, T, act, H: tl.constexpr, I_TEXT: tl.constexpr, I_VISION: tl.constexpr,
             K: tl.constexpr, E: tl.constexpr, EXPERTS: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
-            FLOAT8: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr,
-            BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
+            FLOAT8: tl.constexpr, FEW: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_S: tl.constexpr,
+            BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SWAP: tl.constexpr,
+            UPCAST: tl.constexpr):  # fmt: skip
     """act (T·K, max(I)), by slot: weight · silu(gate) · up, rounded once; weight rows of gate and up in turn.
 
     The routing weight goes in here, in float32, because the down projection is linear. Grid (tiles · blocks of I,).
@@ -92,7 +98,8 @@ def gate_up(x, slots, offsets, order, weights, text_gate_up, text_gate_up_scales
     WIDEST: tl.constexpr = I_TEXT if I_TEXT > I_VISION else I_VISION
     BLOCKS: tl.constexpr = (WIDEST + BLOCK_N - 1) // BLOCK_N
     block = tl.program_id(0) % BLOCKS
-    expert, slot = _tile(tl.program_id(0) // BLOCKS, slots, offsets, order, T * K, EXPERTS, BLOCK_X, BLOCK_M, BLOCK_S)
+    expert, slot = _tile(tl.program_id(0) // BLOCKS, slots, offsets, order, T * K, FEW, EXPERTS, BLOCK_X, BLOCK_M,
+                         BLOCK_S)  # fmt: skip
     if expert < E:
         _gate_up_tile(x, text_gate_up, text_gate_up_scales, expert, slot, weights, act, block, I_TEXT, H, K, WIDEST,
                       BITS, GROUP, FLOAT8, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip
@@ -117,14 +124,15 @@ def _down_tile(act, w, scales, expert, slot, out, block, WIDTH: tl.constexpr, H:
 @triton.jit(do_not_specialize=["T"])
 def down(act, slots, offsets, order, text_down, text_down_scales, vision_down, vision_down_scales, T, out,
          H: tl.constexpr, I_TEXT: tl.constexpr, I_VISION: tl.constexpr, K: tl.constexpr, E: tl.constexpr,
-         EXPERTS: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, FLOAT8: tl.constexpr, BLOCK_X: tl.constexpr,
-         BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-         SWAP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
+         EXPERTS: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, FLOAT8: tl.constexpr, FEW: tl.constexpr,
+         BLOCK_X: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+         BLOCK_K: tl.constexpr, SWAP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
     """out (T·K, H), by slot: the down projection of act. Grid (tiles · blocks of H,)."""
     WIDEST: tl.constexpr = I_TEXT if I_TEXT > I_VISION else I_VISION
     BLOCKS: tl.constexpr = (H + BLOCK_N - 1) // BLOCK_N
     block = tl.program_id(0) % BLOCKS
-    expert, slot = _tile(tl.program_id(0) // BLOCKS, slots, offsets, order, T * K, EXPERTS, BLOCK_X, BLOCK_M, BLOCK_S)
+    expert, slot = _tile(tl.program_id(0) // BLOCKS, slots, offsets, order, T * K, FEW, EXPERTS, BLOCK_X, BLOCK_M,
+                         BLOCK_S)  # fmt: skip
     if expert < E:
         _down_tile(act, text_down, text_down_scales, expert, slot, out, block, I_TEXT, H, WIDEST,
                    BITS, GROUP, FLOAT8, BLOCK_M, BLOCK_N, BLOCK_K, SWAP, UPCAST)  # fmt: skip

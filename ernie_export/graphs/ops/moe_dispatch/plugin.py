@@ -10,7 +10,7 @@ call them. Intermediate tensors, of T tokens, S = T·k slots, X experts over all
 
 | tensor | shape | dtype | |
 | --- | --- | --- | --- |
-| partial | (16, T, E) | float32 | router logits, the hidden size cut into shares |
+| partial | (splits, T, E) | float32 | router logits, the hidden size cut into splits |
 | slots, weights | (T, k) | int32, float32 | each token's experts in ascending order, and their weights |
 | offsets, order | (X + 1,), (S,) | int32 | slots grouped by expert |
 | act | (S, widest I) | the graph's | weight · silu(gate) · up, by slot |
@@ -47,8 +47,12 @@ from ernie_export.graphs.ops.kernel_plugin import (
 from ernie_export.graphs.ops.quantized_linear.plugin import check_storage, depth, storage_constants
 from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
 
-SPLITS = 16  # programs that share the router's product: enough to read its weights at speed for one token
-
+# Splits of the router's product. Those of a decode step are programs that read once and wait once; those of many tokens
+# have so many programs anyway, and write every token's logits once for each split.
+HIDDEN_OF_SPLIT = 64
+SPLITS = 16
+# Tokens whose slots are a tile each: two choose 11.4 of 64 experts, six each: one byte in 20 is read twice.
+FEW = 2
 
 # (slots, rows of output, depth), weight rows first, warps, stages. GateUp reads two weight rows for one of output.
 # For one token 6 experts make 288 programs of GateUp: tiles of 60 KiB let three share a multiprocessor of an H100 or
@@ -112,6 +116,10 @@ class _Experts:
         attributes.update(dict.fromkeys(STORAGES[self.storage], int))
         return attributes
 
+    def splits(self, hidden: Size) -> Size:
+        """Return the number of splits of the router's product."""
+        return SPLITS if self.vision else ceil_div(hidden, HIDDEN_OF_SPLIT)
+
     def inputs(self, name: str, dtype: str) -> dict[str, str]:
         """Return input `name` of each group of experts, with its dtype."""
         return {f"{group}_{name}": dtype for group in (("text", "vision") if self.vision else ("text",))}
@@ -129,7 +137,9 @@ class _Experts:
         """Return the number of experts of a group and of all, and how `weight` is stored."""
         experts = shapes[f"text_{weight}"][0]
         total = experts * (1 + self.vision)
-        counts = {"E": experts, "EXPERTS": total, "BLOCK_X": power_of_two(total), "BLOCK_S": 128, "K": attributes["k"]}
+        k = attributes["k"]
+        counts = {"E": experts, "EXPERTS": total, "BLOCK_X": power_of_two(total), "BLOCK_S": 128, "K": k}
+        counts["FEW"] = FEW * k
         return counts | storage_constants(self.storage, attributes)
 
     def gate_up_widths(self, shapes: Shapes) -> tuple[Size, Size]:
@@ -144,22 +154,28 @@ class _Experts:
 
 
 def _logits(experts: _Experts) -> KernelPlugin:
-    """Return the plugin that computes router logits, the hidden size cut into SPLITS parts."""
+    """Return the plugin that computes router logits, the hidden size cut into splits."""
+    depth_of_step = 32 if experts.vision else HIDDEN_OF_SPLIT
     return KernelPlugin(
         f"{experts.prefix}Logits",
         {"x": GRAPH_DTYPE} | experts.types | experts.inputs("gate", "float32"),
         {},
         partial(_routing_kernel, "logits"),
-        outputs=lambda s, a: (Output("partial", (SPLITS, s["x"][0], s["text_gate"][1]), "float32"),),
+        outputs=lambda s, a: (
+            Output("partial", (experts.splits(s["text_gate"][0]), s["x"][0], s["text_gate"][1]), "float32"),
+        ),
         size=lambda s, a: s["x"][0],
         constants=lambda s, a: {
             "H": s["text_gate"][0],
             "E": s["text_gate"][1],
-            "SPLITS": SPLITS,
+            "SPLITS": experts.splits(s["text_gate"][0]),
             "BLOCK_E": max(16, power_of_two(s["text_gate"][1])),
         },
-        grid=lambda n, c: (ceil_div(n, c["BLOCK_T"]), SPLITS, 1),
-        tactics=(Tactic({"BLOCK_T": 16, "BLOCK_H": 32}, 4, 2), Tactic({"BLOCK_T": 64, "BLOCK_H": 32}, 8, 2)),
+        grid=lambda n, c: (ceil_div(n, c["BLOCK_T"]), c["SPLITS"], 1),
+        tactics=(
+            Tactic({"BLOCK_T": 16, "BLOCK_H": depth_of_step}, 4, 2),
+            Tactic({"BLOCK_T": 64, "BLOCK_H": depth_of_step}, 8, 2),
+        ),
     )
 
 
@@ -181,7 +197,7 @@ def _route(experts: _Experts) -> KernelPlugin:
             "E": s["text_bias"][0],
             "K": a["k"],
             "NORM_MIN": a["norm_min"],
-            "SPLITS": SPLITS,
+            "SPLITS": s["partial"][0],
             "BLOCK_E": power_of_two(s["text_bias"][0]),
         },
         grid=lambda n, c: (ceil_div(n, c["BLOCK_T"]), 1, 1),
@@ -324,7 +340,8 @@ def _expert_kernel(name: str) -> Any:
 def _tiles(tokens: Size, c: Constants) -> Size:
     """Return the most tiles that tokens can need: every chosen expert may leave one tile partly empty."""
     slots = tokens * c["K"]
-    return (slots + minimum(slots, c["EXPERTS"]) * (c["BLOCK_M"] - 1)) // c["BLOCK_M"]
+    few = minimum(slots, c["FEW"])  # a tile each
+    return maximum(few, (slots + minimum(slots, c["EXPERTS"]) * (c["BLOCK_M"] - 1)) // c["BLOCK_M"])
 
 
 def _blocks(rows: int, c: Constants) -> int:
