@@ -45,6 +45,12 @@ def is_text(document: list[Messages] | Messages) -> bool:
     return all(isinstance(part, dict) and part.get("type") == "text" for part in parts)
 
 
+def with_system(conversation: Messages, system: str | None) -> Messages:
+    """Return a conversation that begins with a system prompt, in place of its own; None: with none."""
+    others = [message for message in conversation if not isinstance(message, dict) or message.get("role") != "system"]
+    return others if system is None else [{"role": "system", "content": system}, *others]
+
+
 def read_one(path: Path) -> Messages:
     """Read a file of one conversation. Raises InvalidFile as `read` does, and for a file of several."""
     document = read(path)

@@ -113,7 +113,7 @@ def test_what_cannot_be_served_is_one_line_and_the_chat_goes_on(piped, tmp_path)
         f"/video {MEDIA}": "expected a video, found a folder",
         "/image": "/image: expected PATH after it, found nothing",
         "/reset now": "/reset: expected nothing after it, found now",
-        "/img a.png": "/img: expected one of /image /video /reset /save /help /quit, found another command",
+        "/img a.png": "/img: expected one of /image /video /system /reset /save /help /quit, found another command",
         "/save chat.json": "/save: expected a conversation, found no answer yet",
         os.fsdecode(b"What \xff?"): r"question: expected text in UTF-8, found 'What \udcff?'",
         "a " * 5000: "prompt: expected fewer than 4096 tokens",
@@ -304,6 +304,23 @@ def test_a_system_prompt_begins_every_conversation_in_place_of_a_saved_one(piped
         resumed = json.loads((tmp_path / name).read_text())
         assert resumed[0] == {"role": "system", "content": "Be long."}
         assert [message["role"] for message in resumed[1:]] == roles
+
+
+def test_another_system_prompt_from_now_on(piped, tmp_path):
+    code, out, err = piped(
+        "What is red?", "/system Be  brief. ", "What is blue?", "/save one.json", "/reset", "What is red?",
+        "/save two.json", "/system", "What is blue?", "/save three.json", options=("--system", "Be long."),
+    )  # fmt: skip
+    assert (code, err, len(out)) == (0, [], 4)
+    one, two, three = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two", "three"))
+    assert [message["role"] for message in one] == ["system", *["user", "assistant"] * 2]
+    assert one[0] == two[0] == {"role": "system", "content": "Be  brief."}
+    assert [message["role"] for message in three] == ["user", "assistant"] * 2
+
+
+def test_a_system_prompt_that_is_no_text(piped):
+    code, out, err = piped(b"/system \xff", "What is red?")
+    assert (code, len(out)) == (2, 1) and err[0].startswith("error: /system: expected text in UTF-8, found ")
 
 
 def test_answers_of_a_chat_match_a_schema(piped, tmp_path):

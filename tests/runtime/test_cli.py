@@ -103,6 +103,26 @@ def test_a_question_streams_its_answer(model, ernie_run):
     assert model.asked == PLAIN and params(model) == SamplingParams(max_new_tokens=1024) and model.closed
 
 
+def test_a_system_prompt_stands_before_the_question(model, ernie_run):
+    assert ernie_run("bundle", "Hello?", "--system", "Be brief.")[0] == 0
+    assert model.asked == [{"role": "system", "content": "Be brief."}, *PLAIN]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_system_prompt_replaces_those_of_a_file(model, ernie_run, tmp_path, several):
+    conversation = [{"role": "system", "content": "Be long."}, *PLAIN]
+    file = tmp_path / "messages.json"
+    file.write_text(json.dumps([conversation, PLAIN] if several else conversation))
+    assert ernie_run("bundle", "--messages", file, "--system", "Be brief.")[0] == 0
+    expected = [{"role": "system", "content": "Be brief."}, *PLAIN]
+    assert model.asked == ([expected, expected] if several else expected)
+
+
+def test_a_system_prompt_of_bytes_that_are_no_text_is_refused_before_loading(ernie_run):
+    code, _, err = ernie_run("bundle", "Hello?", "--system", "\udcff", load_model=None)
+    assert code == 2 and err.startswith("error: --system: expected text in UTF-8, found ")
+
+
 def test_media_keep_the_order_of_the_command_line(model, ernie_run):
     arguments = ["--image", "a.png", "bundle", "--video=b.mp4", "--image", "c.png", "Which?", "--video", "d.mp4"]
     assert ernie_run(*arguments)[0] == 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ernie_export.common.errors import InvalidFile, InvalidValue
 from ernie_export.runtime import messages_file
 from ernie_export.runtime.answer_stats import AnswerStats
-from ernie_export.runtime.messages_file import Messages, check_text
+from ernie_export.runtime.messages_file import Messages, check_text, with_system
 
 if TYPE_CHECKING:
     from ernie_export.runtime.pipeline import Model
@@ -39,8 +39,8 @@ class Chat:
             system: The system prompt, which every conversation begins with; None for none.
         """
         self._variables = variables
-        self._system: Messages = [] if system is None else [{"role": "system", "content": system}]
-        self.messages: Messages = list(self._system)
+        self._system = system
+        self.messages: Messages = with_system([], system)
         self._attached: list[dict[str, Any]] = []
         self._model = model
         self._params = params
@@ -53,8 +53,8 @@ class Chat:
         InvalidMedia for an image or video that cannot be read.
         """
         messages = messages_file.read_one(path)
-        if self._system:
-            messages = [*self._system, *(message for message in messages if message["role"] != "system")]
+        if self._system is not None:
+            messages = with_system(messages, self._system)
         self._model.preprocess(messages)
         if messages[-1]["role"] != "assistant":
             raise InvalidFile(path, "a conversation that ends with an answer", messages[-1]["role"])
@@ -87,15 +87,25 @@ class Chat:
 
     def reset(self) -> None:
         """Forget the conversation and what is attached; the system prompt stays."""
-        self.messages = list(self._system)
+        self.messages = with_system([], self._system)
         self._attached = []
+
+    def set_system(self, system: str | None) -> None:
+        """Begin this conversation and all later ones with another system prompt; None: with none.
+
+        Raises InvalidValue for bytes that are no text.
+        """
+        if system is not None:
+            check_text(system, "/system")
+        self._system = system
+        self.messages = with_system(self.messages, system)
 
     def save(self, path: Path) -> None:
         """Write the conversation as `ernie-run --messages` takes it. It may replace only a file of this conversation.
 
         Raises InvalidValue if there is nothing to write, InvalidFile for a file of something else, and CannotWrite.
         """
-        if len(self.messages) == len(self._system):
+        if not with_system(self.messages, None):
             raise InvalidValue("/save", "a conversation", "no answer yet")
         if path.absolute() not in self._own_files and path.exists():
             raise InvalidFile(path, "a new file", "one that is not this conversation's")

@@ -41,7 +41,7 @@ class CommandCompleter(Completer):
                 if name and command.startswith(name):
                     end = " " if metavar else ""
                     yield Completion(command + end, -len(name), display=command, display_meta=text)
-        elif self._commands.get(name, ("", ""))[0]:
+        elif self._commands.get(name, ("", ""))[0] in ("PATH", "FILE"):
             yield from self._paths.get_completions(Document(rest), complete_event)
 
 

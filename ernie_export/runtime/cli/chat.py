@@ -15,12 +15,12 @@ from ernie_export.common.command import print_error, run
 from ernie_export.common.errors import InvalidValue, UserError, printable, text_for
 from ernie_export.runtime.chat.chat import Chat
 from ernie_export.runtime.cli.options import AnswerOptions, click_options, load
-from ernie_export.runtime.messages_file import check_text
 
 # Command: its argument, and what it does.
 COMMANDS = {
     "/image": ("PATH", "attach an image to the next question"),
     "/video": ("PATH", "attach a video to the next question"),
+    "/system": ("[TEXT]", "answer by this system prompt from now on; without TEXT, by none"),
     "/reset": ("", "forget the conversation and what is attached"),
     "/save": ("FILE", "write the conversation for --messages of ernie-chat and ernie-run"),
     "/help": ("", "this list"),
@@ -37,22 +37,19 @@ COMMANDS = {
     metavar="FILE.json",
     help="Go on with a conversation that /save has written.",
 )
-@click.option("--system", metavar="TEXT", help="The system prompt, in place of that of --messages.")
 @click_options(AnswerOptions)
-def command(bundle: Path, conversation: Path | None, system: str | None, options: AnswerOptions) -> None:
+def command(bundle: Path, conversation: Path | None, options: AnswerOptions) -> None:
     """Talk with the model in the folder BUNDLE.
 
     Every line is a question, or a command: /help lists them. Ctrl-C stops an answer, Ctrl-D leaves. Lines may come from
     a pipe, too; the exit code is then 2 if one of them failed.
     """
     params = options.sampling_params()  # refuses a bad option before anything is loaded
-    if system is not None:
-        check_text(system, "--system")
     with load(bundle, options) as model:
         threading.Thread(target=model.scheduler.run, name="scheduler", daemon=True).start()  # until the model closes
         from ernie_export.runtime.preprocess.chat import chat_variables
 
-        chat = Chat(model, options.fit_length(params, model), chat_variables(options.thinking), system)
+        chat = Chat(model, options.fit_length(params, model), chat_variables(options.thinking), options.system)
         if conversation is not None:
             chat.resume(conversation)
         print_status(f"{bundle} ({model.manifest.target}, {model.manifest.precision}): a question, or /help")
@@ -113,10 +110,13 @@ def run_command(chat: Chat, line: str) -> None:
     if name not in COMMANDS:
         raise InvalidValue(name, f"one of {' '.join(COMMANDS)}", "another command")
     metavar = COMMANDS[name][0]
-    if bool(arguments) != bool(metavar):
+    if bool(arguments) != bool(metavar) and not metavar.startswith("["):
         raise InvalidValue(name, f"{metavar or 'nothing'} after it", arguments[0] if arguments else "nothing")
     if name in ("/image", "/video"):
         print_status(chat.attach(name[1:], parse_source(arguments[0])))
+    elif name == "/system":
+        chat.set_system(arguments[0] if arguments else None)
+        print_status("another system prompt" if arguments else "no system prompt")
     elif name == "/save":
         chat.save(parse_path(arguments[0]))
         print_status(f"{arguments[0]}: written")

@@ -13,6 +13,7 @@ from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.common.json_fields import read_json
 from ernie_export.runtime.answer_length import DEFAULT_NEW_TOKENS, default_new_tokens
 from ernie_export.runtime.devices import DEVICES
+from ernie_export.runtime.messages_file import check_text
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 
 if TYPE_CHECKING:
@@ -112,6 +113,9 @@ class AnswerOptions:
         Flag("End the answer at this token. May be repeated.", click.INT, names=("--stop-token-id",), metavar="ID"),
     ] = ()
     ignore_eos: Annotated[bool, Flag("Go on after the tokens that end an answer.")] = False
+    system: Annotated[
+        str | None, Flag("The system prompt, in place of that of --messages.", click.STRING, metavar="TEXT")
+    ] = None
     json_schema: Annotated[
         Path | None,
         Flag("Answer with JSON that matches this JSON schema.", click.Path(path_type=Path), metavar="FILE.json"),
@@ -132,6 +136,10 @@ class AnswerOptions:
     )
     max_image_pixels: Annotated[int, Flag("Of one image, or of a video's frame.", click.IntRange(1))] = MAX_IMAGE_PIXELS
     require_verified: Annotated[bool, VERIFIED] = False
+
+    def __post_init__(self) -> None:
+        if self.system is not None:
+            check_text(self.system, "--system")
 
     def sampling_params(self) -> "SamplingParams":
         """Return the sampling parameters; see `fit_length` for their length.

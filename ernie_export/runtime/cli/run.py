@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -15,7 +15,7 @@ from ernie_export.common.errors import InvalidValue, text_for
 from ernie_export.runtime import messages_file
 from ernie_export.runtime.answer_stats import AnswerStats
 from ernie_export.runtime.cli.options import AnswerOptions, click_options, load
-from ernie_export.runtime.messages_file import Messages, check_text, is_one_conversation, is_text
+from ernie_export.runtime.messages_file import Messages, check_text, is_one_conversation, is_text, with_system
 
 if TYPE_CHECKING:
     from ernie_export.runtime.pipeline import Model
@@ -74,6 +74,8 @@ def command(
         raise click.UsageError("--messages cannot be combined with QUESTION, --image or --video")
     else:
         conversations = messages_file.read(conversation_file)
+    if options.system is not None:
+        conversations = with_system_prompt(conversations, options.system)
     load_model: Load = context.obj
     with load_model(bundle, options, not is_text(conversations)) as model:
         asked = {"enable_thinking": options.thinking} | vars(options.fit_length(params, model))
@@ -111,6 +113,13 @@ def user_message(question: str | None, images: tuple[str, ...], videos: tuple[st
     paths = {"image": iter(images), "video": iter(videos)}
     media = [{"type": kind, "path": next(paths[kind])} for kind in order]
     return [{"role": "user", "content": [*media, {"type": "text", "text": question}]}]
+
+
+def with_system_prompt(document: list[Messages] | Messages, system: str) -> list[Messages] | Messages:
+    """Return one conversation or several, each beginning with a system prompt in place of its own."""
+    if is_one_conversation(document):
+        return with_system(document, system)
+    return [with_system(conversation, system) for conversation in cast(list[Messages], document)]
 
 
 def print_stream(pieces: Generator[str, None, "Result"]) -> None:

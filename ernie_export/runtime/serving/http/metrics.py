@@ -120,17 +120,9 @@ class Metrics:
         self.longest_answer = self._histogram(
             "vllm:request_max_num_generation_tokens", "Tokens of the longest choice of a request.", _TOKENS
         )
-        self._finished = Counter(
-            "vllm:request_success",
-            "Choices that came to an end.",
-            ["model_name", "finished_reason"],
-            registry=self.registry,
-        )
-        self._refused = Counter(
-            "ernie:requests_refused",
-            "Requests answered with an error, by its code.",
-            ["model_name", "code"],
-            registry=self.registry,
+        self._finished = self._counter_by("finished_reason", "vllm:request_success", "Choices that came to an end.")
+        self._refused = self._counter_by(
+            "code", "ernie:requests_refused", "Requests answered with an error, by its code."
         )
 
     def finished(self, reason: str) -> None:
@@ -154,6 +146,9 @@ class Metrics:
 
     def _counter(self, name: str, about: str) -> Counter:
         return Counter(name, about, ["model_name"], registry=self.registry).labels(self._model_name)
+
+    def _counter_by(self, label: str, name: str, about: str) -> Counter:
+        return Counter(name, about, ["model_name", label], registry=self.registry)
 
     def _histogram(self, name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
         histogram = Histogram(name, about, ["model_name"], registry=self.registry, buckets=buckets)
