@@ -15,6 +15,7 @@ from ernie_export.common.errors import InvalidFile
 from ernie_export.exporter.export import export
 from ernie_export.exporter.verify.files import compare_files
 from ernie_export.runtime.preprocess import Preprocessor
+from tests.mini import CONFIG
 from tests.paths import MINI
 from tests.progress import QUIET
 
@@ -166,7 +167,7 @@ BROKEN: dict[str, tuple[Damage, str, str]] = {
     "another image_token": (
         edit("tokenizer_config.json", image_token="<|IMAGE_START|>"),
         "tokenizer_config.json",
-        "image_token: expected the token of id 470",
+        f"image_token: expected the token of id {CONFIG['image_token_id']}",
     ),
     "a font that is none": (write("Roboto-Regular.ttf", "a font"), "Roboto-Regular.ttf", "font"),
     "a font that is a pointer": (write("Roboto-Regular.ttf", POINTER), "Roboto-Regular.ttf", "git-lfs pointer"),

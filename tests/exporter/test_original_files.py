@@ -19,6 +19,7 @@ from ernie_export.graphs.config import ErnieConfig
 from ernie_export.runtime import load
 from ernie_export.runtime.preprocess.image import ImageProcessor
 from ernie_export.runtime.preprocess.video import VideoProcessor
+from tests.mini import MEDIA_IDS, TOKEN_COUNT, VOCABULARY
 from tests.paths import MEDIA, MINI
 from tests.progress import QUIET
 
@@ -129,6 +130,7 @@ def content(name: str, data: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(data)
 
 
+IMAGE_ID = MEDIA_IDS["image_token_id"]
 IMAGE = "preprocessor_config.json"
 OPTIONS = "processor_config.json"
 TOKENS = "tokenizer_config.json"
@@ -174,14 +176,23 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "contradictory map": (change("special_tokens_map.json", eos_token="<eos>"), ("special_tokens_map.json", "<eos>")),
     "unknown named token": (change("special_tokens_map.json", odd="<o>"), ("special_tokens_map.json", "odd")),
     "special tokens of a kind": (change(TOKENS, additional_special_tokens=[3]), (TOKENS, "additional_special_tokens")),
-    "a gap in the ids": (spoil_tokens("<|LOC_0|>", 900), ("<|LOC_0|>", "expected id 483, found 900")),
+    "a gap in the ids": (spoil_tokens("<|LOC_0|>", 9000), ("<|LOC_0|>", f"expected id {TOKEN_COUNT}, found 9000")),
     "no id": (spoil_tokens("<think>", "x"), ("added_tokens.json", "<think>", "expected an id")),
-    "a missing media token": (spoil_tokens("<|IMAGE_PLACEHOLDER|>", None), ("expected id 470, found 471",)),
-    "more tokens than rows": (add_tokens(483, 489), ("at most vocab_size 488 tokens", "found 489")),
+    "a missing media token": (
+        spoil_tokens("<|IMAGE_PLACEHOLDER|>", None),
+        (f"expected id {IMAGE_ID}, found {IMAGE_ID + 1}",),
+    ),
+    "more tokens than rows": (
+        add_tokens(TOKEN_COUNT, VOCABULARY + 1),
+        (f"at most vocab_size {VOCABULARY} tokens", f"found {VOCABULARY + 1}"),
+    ),
     "tokens that are none": (change(TOKENS, added_tokens_decoder={"x": 1}), (TOKENS, "added_tokens_decoder")),
     "no template": (change(TOKENS, chat_template=None), (TOKENS, "chat_template: expected a chat template")),
     "template without marks": (change(TOKENS, chat_template="{{ messages }}"), (TOKENS, "<|image@placeholder|>")),
-    "another id in the config": (change("config.json", video_token_id=477), ("<|VIDEO_PLACEHOLDER|>", "477", "473")),
+    "another id in the config": (
+        change("config.json", video_token_id=IMAGE_ID + 7),
+        ("<|VIDEO_PLACEHOLDER|>", f"{IMAGE_ID + 7}", f"{IMAGE_ID + 3}"),
+    ),
 }
 
 

@@ -29,6 +29,7 @@ from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.precision import ONNX
 from ernie_export.runtime.preprocess.image import ImageProcessor
 from tests.manifests import engine_info
+from tests.mini import VOCABULARY
 from tests.paths import MEDIA, MINI, PROGRAMS
 
 DTYPES = {"BF16": "bf16", "F32": "float"}
@@ -105,7 +106,7 @@ def test_profiles_follow_the_limits(exported):
     assert inputs["decode"]["input_ids"]["profile"] == [[1, 1], [1, 1], [3, 1]]
     assert inputs["decoder"]["past_key.0"] == {"name": "past_key.0", "dtype": "bf16", "shape": [1, 2, 704, 32]}
     assert inputs["decode"]["past_value.3"]["profile"][2] == [3, 2, 704, 32]
-    assert outputs["decode"]["logits"] == {"name": "logits", "dtype": "float", "shape": [-1, 488]}
+    assert outputs["decode"]["logits"] == {"name": "logits", "dtype": "float", "shape": [-1, VOCABULARY]}
     assert outputs["resampler"]["features"]["dtype"] == "bf16"
     assert {f"present_key.{i}" for i in range(4)} < outputs["decoder"].keys()
 

@@ -28,6 +28,7 @@ from ernie_export.graphs.ops.ptx import TARGETS
 from ernie_export.graphs.precision import TENSORRT
 from ernie_export.runtime import load
 from tests.manifests import engine_info, tensorrt_info
+from tests.mini import VOCABULARY
 from tests.paths import MINI
 from tests.progress import QUIET
 
@@ -138,7 +139,7 @@ def test_the_best_tokens_of_a_decode_step(made, tmp_path):
     graph = onnx.load(made[0] / "decode.onnx").graph
     names = {"candidate_ids", "candidate_values", "logit_total"}
     nodes = [node for node in graph.node if node.name.startswith("/candidates/")]
-    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 488])
+    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", VOCABULARY])
     constants = [tensor for tensor in graph.initializer if tensor.name.startswith("/candidates/")]
     outputs = [output for output in graph.output if output.name in names]
     opset = [onnx.helper.make_opsetid("", 24)]
@@ -146,7 +147,7 @@ def test_the_best_tokens_of_a_decode_step(made, tmp_path):
         onnx.helper.make_graph(nodes, "best", [logits], outputs, constants), opset_imports=opset
     )
     model.ir_version = 10
-    rows = np.random.default_rng(5).standard_normal((3, 488)).astype(np.float32)
+    rows = np.random.default_rng(5).standard_normal((3, VOCABULARY)).astype(np.float32)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     ids, values, totals = session.run(["candidate_ids", "candidate_values", "logit_total"], {"logits": rows})
     assert np.array_equal(ids, np.argsort(-rows, axis=-1)[:, :64])

@@ -27,6 +27,7 @@ from ernie_export.exporter.targets.tensorrt import DECODE_BODIES, TENSORRT_BODIE
 from ernie_export.exporter.targets.trt_rtx import RTX_BODIES
 from ernie_export.graphs.ops.bodies import OpBodies
 from tests.fakes import plugin_bodies
+from tests.mini import MEDIA_IDS, VOCABULARY
 from tests.paths import MINI
 from tests.progress import QUIET
 
@@ -108,7 +109,7 @@ def random_config(seed: int, text: dict[str, Any], vision: dict[str, Any], **top
     experts = int(rng.integers(3, 9))
     layers = int(rng.integers(2, 5))
     drawn_text = {
-        "vocab_size": 488,
+        "vocab_size": VOCABULARY,
         "hidden_size": heads * pick(16, 24),
         "intermediate_size": pick(40, 72),
         "num_hidden_layers": layers,
@@ -138,9 +139,7 @@ def random_config(seed: int, text: dict[str, Any], vision: dict[str, Any], **top
         "patch_size": 14,
     }
     drawn_vision |= vision
-    media = dict(zip(("image_token_id", "image_start_token_id", "image_end_token_id"), (470, 471, 472)))
-    media |= dict(zip(("video_token_id", "video_start_token_id", "video_end_token_id"), (473, 474, 475)))
-    drawn = media | {"tie_word_embeddings": pick(False, True)} | top
+    drawn = MEDIA_IDS | {"tie_word_embeddings": pick(False, True)} | top
     return Ernie4_5_VLMoeConfig(text_config=drawn_text, vision_config=drawn_vision, **drawn)
 
 

@@ -19,13 +19,13 @@ from ernie_export.common.manifest import Manifest
 from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
 from ernie_export.runtime.feature_cache import encode_media
 from ernie_export.runtime.preprocess.positions import rope_positions, token_types, vision_coordinates
+from tests.mini import MEDIA_IDS, TEXT, TOKEN_COUNT
 
 TOLERANCE = 1e-5
 # Router logits of about 5 carry the hidden states' 2e-6, so a probability (slope at most 1/4) carries 2.5e-6.
 GAP = 4e-6
 
-MEDIA = {"image_token": 470, "image_start_token": 471, "image_end_token": 472}
-MEDIA |= {"video_token": 473, "video_start_token": 474, "video_end_token": 475}
+MEDIA = {name.removesuffix("_id"): number for name, number in MEDIA_IDS.items()}
 
 # text, vision and top-level keys that a case fixes; everything else is drawn from its seed.
 CASES: dict[str, dict[str, Any]] = {
@@ -44,7 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
     "head-dim-explicit": {
         "text": {"head_dim": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 40}
     },
-    "tied": {"tie_word_embeddings": True, "text": {"vocab_size": 483}},
+    "tied": {"tie_word_embeddings": True, "text": {"vocab_size": TOKEN_COUNT}},
     "deep-vit": {"vision": {"depth": 6, "hidden_size": 48, "num_heads": 4}},
     "one-vit-block-small-patch": {"vision": {"depth": 1, "patch_size": 6}},
     "merge-3": {"vision": {"spatial_merge_size": 3}},
@@ -142,7 +142,7 @@ def media_prompt(stages: Stages, seed: int) -> tuple[dict[str, np.ndarray], dict
     rng = np.random.default_rng(seed)
 
     def words(count: int) -> list[int]:
-        return [int(id) for id in rng.integers(3, 470, count)]
+        return [int(id) for id in rng.choice(TEXT, count)]
 
     ids = words(3)
     ordered = []
@@ -312,7 +312,7 @@ def test_far_positions(make_exported, tmp_path, summary, target, offset):
     """Angles of thousands of radians: cos and sin must reduce them as PyTorch's do."""
     case = make_exported(tmp_path, 3, {"num_hidden_layers": 3}, targets=(target,))
     stages = Stages(f"offset {offset}, {target}", case.bundles[target], case.reference, summary)
-    ids = np.random.default_rng(offset).integers(3, 470, (1, 24))
+    ids = np.random.default_rng(offset).choice(TEXT, (1, 24))
     inputs = {"input_ids": ids, "moe_mm_token_type_ids": np.zeros_like(ids)}
     positions = offset + np.stack([np.arange(24), np.arange(24) * 7 % 50, np.arange(24) * 11 % 60])[:, None]
     reference = Reference(case.reference, inputs, positions)

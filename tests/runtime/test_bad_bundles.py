@@ -13,6 +13,7 @@ from ernie_export.common.errors import UserError
 from ernie_export.common.manifest import NAME as MANIFEST
 from ernie_export.common.manifest import sha256
 from ernie_export.runtime import load
+from tests.mini import VOCABULARY
 from tests.paths import MEDIA
 
 SHAPES = str(MEDIA / "shapes.png")
@@ -53,7 +54,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "the decoder as encoder": (lambda b: shutil.copyfile(b / "decode.onnx", b / "vision.onnx"), "vision.onnx: exp"),
     "the output by another name": (drop_output, "decoder.onnx: expected a graph"),
     "weights of another model": (lambda b: (b / "weights.safetensors").write_bytes(b"x" * 1000), ".onnx: expected"),
-    "more tokens than the embedding": (more_tokens, "tokenizer.json: expected ids below 488, the model's"),
+    "more tokens than the embedding": (more_tokens, f"tokenizer.json: expected ids below {VOCABULARY}, the model's"),
     "another patch": (edit_json("preprocessor_config.json", patch_size=16), "patch_size: expected 14"),
     "another patch of clips": (edit_json("video_preprocessor_config.json", patch_size=28), "patch_size: expected 14"),
 }  # fmt: skip

@@ -13,6 +13,7 @@ from ernie_export.runtime.preprocess.tokenizer import ChatTokenizer
 from ernie_export.runtime.sampling import Sampler
 from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.structured_outputs import StructuredOutputs
+from tests.mini import VOCABULARY
 from tests.paths import MINI
 
 EOS = (2,)
@@ -130,17 +131,17 @@ def test_a_form_of_the_answer_chooses_the_same_of_all_logits_and_of_the_most_lik
     """All logits are read where none of the most likely tokens has a place in the form, and else only then."""
     tokenizer = ChatTokenizer.from_folder(MINI)
     schema = {"type": "array", "items": {"enum": ["red", "blue"]}, "minItems": 3}
-    grammar = GrammarCompiler(tokenizer, 488, EOS).compile(StructuredOutputs.from_schema(schema, "schema"))
+    grammar = GrammarCompiler(tokenizer, VOCABULARY, EOS).compile(StructuredOutputs.from_schema(schema, "schema"))
     params = SamplingParams(temperature=temperature, top_k=2, max_new_tokens=99, seed=1)
     rng = np.random.default_rng(0)
     states = [grammar.start() for _ in range(2)]
     of_few, of_all = (Sampler(params, EOS, [], constraint=state) for state in states)
     fetches = []
     for _ in range(30):
-        logits = rng.normal(size=488).astype(np.float32)
+        logits = rng.normal(size=VOCABULARY).astype(np.float32)
         logits[grammar.eos] = 0
         partial, fetched = device(logits, 60)
-        allowed = states[0].mask().ids(488)
+        allowed = states[0].mask().ids(VOCABULARY)
         assert of_few.next(partial) == of_all.next(DenseLogits(logits))
         expected = np.intersect1d(allowed, np.argsort(-logits)[:60])
         enough = 1 if temperature == 0 else 3  # at random the second has to be above the last of the most likely

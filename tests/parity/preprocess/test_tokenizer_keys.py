@@ -23,6 +23,7 @@ from ernie_export.common.errors import InvalidFile
 from ernie_export.runtime.preprocess.chat import ChatProcessor
 from ernie_export.runtime.preprocess.tokenizer_classes import OTHER_CLASSES
 from ernie_export.runtime.preprocess.tokenizer_settings import AS_IT_STANDS, LLAMA
+from tests.mini import MEDIA_IDS, VOCABULARY
 from tests.paths import MINI
 
 CONFIG = "tokenizer_config.json"
@@ -46,9 +47,9 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "added_tokens_decoder": (
         {},
         {"3": {**TOKEN, "special": True}},
-        {"488": {"content": "[NEW]", "special": False}},
-        {"488": {"content": "[NEW]", "special": True, "lstrip": True, "rstrip": True}},
-        {"488": "[NEW]"},
+        {f"{VOCABULARY}": {"content": "[NEW]", "special": False}},
+        {f"{VOCABULARY}": {"content": "[NEW]", "special": True, "lstrip": True, "rstrip": True}},
+        {f"{VOCABULARY}": "[NEW]"},
         None,
     ),
     "additional_special_tokens": (["<|extra|>"], [], None),
@@ -240,13 +241,13 @@ FILES: dict[str, dict[str, str]] = {
     "a map of another picture": {"special_tokens_map.json": '{"image_token": "<unk>"}'},
     "an empty map": {"special_tokens_map.json": "{}"},
     "a map that is a list": {"special_tokens_map.json": "[]"},
-    "added tokens": {"added_tokens.json": '{"[NEW]": 488, "[new]": 489}'},
-    "added tokens with a hole": {"added_tokens.json": '{"[NEW]": 500}'},
+    "added tokens": {"added_tokens.json": json.dumps({"[NEW]": VOCABULARY, "[new]": VOCABULARY + 1})},
+    "added tokens with a hole": {"added_tokens.json": json.dumps({"[NEW]": VOCABULARY + 12})},
     "added special tokens": {
-        "added_tokens.json": '{"<|extra|>": 488}',
+        "added_tokens.json": json.dumps({"<|extra|>": VOCABULARY}),
         "special_tokens_map.json": '{"extra_special_tokens": ["<|extra|>"]}',
     },
-    "added tokens that are there": {"added_tokens.json": '{"<think>": 476}'},
+    "added tokens that are there": {"added_tokens.json": json.dumps({"<think>": MEDIA_IDS["video_end_token_id"] + 1})},
     "no added tokens": {"added_tokens.json": "{}"},
     "a template of the default's name": {"additional_chat_templates/default.jinja": "other {{ messages[0].content }}"},
     "another template": {"additional_chat_templates/tool_use.jinja": "tools"},

@@ -34,6 +34,7 @@ from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.scheduler_config import SchedulerConfig
 from tests.fakes.tensorrt_runtime import FAKES, LIBRARIES, OURS, FakeContext
 from tests.manifests import engine_info
+from tests.mini import VOCABULARY
 from tests.paths import MINI, PROGRAMS, tensorrt_api
 from tests.progress import QUIET
 
@@ -189,10 +190,10 @@ def test_no_context_ever_changes_its_shapes(engine):
     for _ in range(2):
         cache = engine.new_cache(2, 500)
         for length in (1, 63, 64, 65, 130, 100, 70):
-            assert engine.prefill(cache, 0, words(rng.integers(0, vocab, length))).full().shape == (488,)
+            assert engine.prefill(cache, 0, words(rng.integers(0, vocab, length))).full().shape == (VOCABULARY,)
         assert cache.lengths[0] == 493
         for _ in range(7):
-            assert engine.prefill(cache, 0, words(rng.integers(0, vocab, 1))).full().shape == (488,)
+            assert engine.prefill(cache, 0, words(rng.integers(0, vocab, 1))).full().shape == (VOCABULARY,)
         engine.prefill(cache, 1, words(rng.integers(0, vocab, 5)))
         for rows in (1, 2, 1):
             engine.decode(cache, np.arange(rows), np.zeros((3, rows), np.int64))
