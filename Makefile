@@ -22,6 +22,9 @@ JOBS := 2
 SLOW_JOBS := 3
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
+# Commands that tests start would compile the package anew each time: 0.4 s of processor time for each ernie-run.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo check coverage docs fmt bench test clients lock clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:

@@ -16,6 +16,8 @@ MARKERS = {
     "slow": "takes seconds, or whole processes",
     "alone": "measures time: runs after the others, with nothing beside it",
 }
+# Packages that the fast tests have to do without; importing them takes longer than all that those tests import.
+NOT_FAST = ("playwright", "torch", "transformers", "triton")
 ALONE = ("tests/runtime/server/test_availability.py",)
 # Files that take a minute or more, the longest first. They begin first, so that none is left for one worker at the end.
 LONGEST = (
@@ -55,6 +57,7 @@ PATHS = {
     "tests/exporter/test_tensorrt_quantized.py": "kernels",
     "tests/exporter/test_triton_repository.py": "slow",
     "tests/faults": "slow",
+    "tests/graphs/ops/test_decode_attention_kernel.py": "kernels",
     "tests/graphs/ops/test_kernel_bounds.py": "kernels",
     "tests/graphs/ops/test_kernels.py": "kernels",
     "tests/graphs/ops/test_moe_kernels.py": "kernels",

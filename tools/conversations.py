@@ -41,6 +41,12 @@ class Sample:
     tools: tuple[dict[str, Any], ...] = ()
 
 
+def media_parts(sample: Sample, *kinds: str) -> list[Any]:
+    """Return the pictures ("image") or clips ("video") of a conversation, in order; paths where they are files."""
+    parts = [p for turn in sample.messages if isinstance(turn["content"], list) for p in turn["content"]]
+    return [part[part["type"]] if part["type"] in part else part["path"] for part in parts if part["type"] in kinds]
+
+
 @dataclass(frozen=True)
 class Source:
     """Where conversations take their pictures and clips from."""

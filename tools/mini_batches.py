@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torchvision_operators  # noqa: F401
-from conversations import Sample
+from conversations import Sample, media_parts
 from mini_checkpoint import CLIP_MEAN, CLIP_STD, MEDIA_TOKENS
 from PIL import Image, ImageDraw, ImageFont
 from scenes import CLIP_CELLS, Clip, Picture, Video
@@ -276,9 +275,3 @@ class Row:
     weights: list[float]
     owner: list[int]
     sees: list[int]
-
-
-def media_parts(sample: Sample, *kinds: str) -> list[Any]:
-    """Return the pictures ("image") or clips ("video") of a conversation, in order; paths where they are files."""
-    parts = [p for turn in sample.messages if isinstance(turn["content"], list) for p in turn["content"]]
-    return [part[part["type"]] if part["type"] in part else part["path"] for part in parts if part["type"] in kinds]

@@ -14,9 +14,9 @@ from typing import Any
 import click
 import torch
 import torchvision_operators  # noqa: F401
-from conversations import Sample
+from conversations import Sample, media_parts
 from heldout import FAMILIES, KINDS, heldout, undrawn
-from mini_batches import Batch, Batcher, media_parts
+from mini_batches import Batch, Batcher
 from mini_checkpoint import FONT
 from mini_features import LiveFeatures
 from PIL import Image

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import questions
 import scenes
-from mini_batches import media_parts
+from conversations import media_parts
 
 # Kinds that have one answer, or one each for a few questions.
 CONSTANT = ("unknown", "unseen-unknown", "missing")
