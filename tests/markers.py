@@ -71,6 +71,7 @@ PATHS = {
     "tests/runtime/server": "server",
     "tests/runtime/serving/test_media_memory.py": "slow",
     "tests/runtime/test_bench_plot.py": "slow",
+    "tests/runtime/test_chat.py": "slow",
     "tests/runtime/test_mini_answers.py": "slow",
     "tests/runtime/test_ray_app.py": "server",
     "tests/runtime/triton": "server",
