@@ -11,9 +11,8 @@ from ernie_export.runtime.text_stream import longest_ending
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MAX_CALL_LENGTH = 2**18  # characters of one call; more are text
 MAX_DEPTH = 64  # of objects and lists within the arguments
-PIECE = 4096  # characters of a text that are searched together
 _IN_STRING = re.compile(r'\\.|"', re.DOTALL)  # what matters within a string of JSON
-_OUTSIDE = re.compile(f'"|{CLOSE}')
+_OUTSIDE = re.compile(rf'"|{CLOSE}|{OPEN}|\\')  # the last two are no JSON
 
 
 @dataclass(frozen=True)
@@ -57,65 +56,79 @@ class ToolCall:
 def find_tool_calls(text: str) -> tuple[str, list[ToolCall]]:
     """Return the text of an answer without the calls in it, and the calls. A malformed call stays text."""
     stream = ToolCallStream()
-    shown: list[str] = []
-    calls: list[ToolCall] = []
-    for start in range(0, len(text), PIECE):
-        piece, found = stream.push(text[start : start + PIECE])
-        shown.append(piece)
-        calls += found
+    shown, calls = stream.push(text)
     rest, last = stream.finish()
-    return "".join(shown) + rest, calls + last
+    return shown + rest, calls + last
 
 
 class ToolCallStream:
     """Takes the text of an answer piece by piece and keeps its calls apart, each once it is complete.
 
-    White space before a call is dropped, and that between calls. What begins like a call and is none becomes text.
+    White space before a call is dropped, and that between calls. What begins like a call and is none becomes text, in
+    which another call may begin. The time grows with the length of the text alone: of two calls that begin in one
+    another, the next opening tag is within a string of JSON for one at most, and ends the other.
     """
 
     def __init__(self) -> None:
-        self._text = ""  # outside a call, held back: white space and the beginning of a tag
+        self._held = ""  # what is taken again with the next piece: white space, and the beginning of a tag
         self._call: _CallText | None = None
         self._after_call = False
 
     def push(self, text: str) -> tuple[str, list[ToolCall]]:
         """Take more text; returns what can be shown, and the calls that it completes."""
-        shown = ""
+        text = self._held + text
+        shown: list[str] = []
         calls: list[ToolCall] = []
+        position = 0
+        began: int | None = None  # where in `text` the call begins; None where in an earlier piece
         while True:
             if self._call is None:
-                self._text += text
-                before, tag, text = self._text.partition(OPEN)
-                if not tag:
-                    return shown + self._show(self._certain()), calls
-                shown += self._show(before.rstrip())
-                self._text = ""
-                self._call = _CallText()
-            rest = self._call.push(text)
-            if rest is None and self._call.length <= MAX_CALL_LENGTH:
-                return shown, calls
-            body = self._call.text()
+                at = text.find(OPEN, position)
+                if at < 0:
+                    shown.append(self._show(self._certain(text[position:])))
+                    break
+                before = text[position:at]
+                stripped = before.rstrip()
+                shown.append(self._show(stripped))
+                began = position = at + len(OPEN)
+                self._call = _CallText(before[len(stripped) :])
+            call = self._call
+            call.read(text, position)
+            if not call.ended and call.length <= MAX_CALL_LENGTH:
+                self._held = text[call.stop :]
+                break
             self._call = None
-            call = None if rest is None else ToolCall.parse(body)
-            if call is None:  # its tag is text, and all of it that is too long; what follows may hold another call
-                text = body if rest is None else f"{body}{CLOSE}{rest}"
-                skipped = MAX_CALL_LENGTH + 1 if len(body) > MAX_CALL_LENGTH else 0
-                shown += self._show(OPEN + text[:skipped])
-                text = text[skipped:]
-            else:
-                calls.append(call)
+            if call.closed and (found := ToolCall.parse(call.text())):
+                calls.append(found)
                 self._after_call = True
-                text = rest or ""
+                position = call.stop + len(CLOSE)
+                continue
+            if began is None:
+                text = call.text() + text[call.stop :]
+                began = 0
+            position = began + (MAX_CALL_LENGTH + 1 if call.length > MAX_CALL_LENGTH else 0)
+            shown.append(self._show(call.before + OPEN + text[began:position]))
+        return "".join(shown), calls
 
     def finish(self) -> tuple[str, list[ToolCall]]:
-        """Return the rest of the text, and a call that is complete but for its last tag."""
-        if self._call is None:
-            rest, self._text = self._text, ""
-            return ("" if self._after_call and not rest.strip() else rest), []
-        body = self._call.text()
-        self._call = None
-        call = ToolCall.parse(body)
-        return ("", [call]) if call else (OPEN + body, [])
+        """Return the rest of the text, and calls that are complete but for the last tag."""
+        shown: list[str] = []
+        calls: list[ToolCall] = []
+        while self._call is not None:
+            call, self._call = self._call, None
+            body = call.text() + self._held
+            self._held = ""
+            if found := ToolCall.parse(body):
+                calls.append(found)
+                self._after_call = True
+            else:  # its tag is text; what follows may hold another call
+                shown.append(self._show(call.before + OPEN))
+                more, others = self.push(body)
+                shown.append(more)
+                calls += others
+        rest, self._held = self._held, ""
+        shown.append("" if self._after_call and not rest.strip() else rest)
+        return "".join(shown), calls
 
     def _show(self, text: str) -> str:
         """Return text that is shown; white space after a call is not."""
@@ -124,10 +137,10 @@ class ToolCallStream:
         self._after_call = self._after_call and not text
         return text
 
-    def _certain(self) -> str:
-        """Take from the held text what cannot be before a call or part of a tag."""
-        certain = self._text[: len(self._text) - longest_ending(self._text, OPEN)].rstrip()
-        self._text = self._text[len(certain) :]
+    def _certain(self, text: str) -> str:
+        """Return what is neither before a call nor part of a tag, and hold the rest."""
+        certain = text[: len(text) - longest_ending(text, OPEN)].rstrip()
+        self._held = text[len(certain) :]
         return certain
 
 
@@ -135,38 +148,47 @@ class _CallText:
     """The text of a call after its opening tag, up to the closing one, which is text within a string of its JSON.
 
     Attributes:
+        before: White space before the opening tag.
         length: Characters so far.
+        stop: Where in the last text that was read it stops: the rest is not part of it, or not certainly so.
+        ended: Whether it goes no further: the closing tag has come, or what no JSON has.
+        closed: Whether it was the closing tag.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before: str) -> None:
+        self.before = before
         self.length = 0
+        self.stop = 0
+        self.ended = False
+        self.closed = False
         self._read: list[str] = []
-        self._left = ""  # what may be the beginning of a tag, or of an escaped character
         self._in_string = False
 
-    def push(self, text: str) -> str | None:
-        """Take more text; returns what stands after the closing tag, None where that has not come."""
-        self.length += len(text)
-        text = self._left + text
-        position = 0
-        while True:
-            mark = (_IN_STRING if self._in_string else _OUTSIDE).search(text, position)
-            if mark is None:
-                break
-            if mark[0] == CLOSE:
-                self._read.append(text[: mark.start()])
-                self._left = ""
-                return text[mark.end() :]
+    def read(self, text: str, start: int) -> None:
+        """Take the text from `start` on."""
+        position = start
+        while mark := (_IN_STRING if self._in_string else _OUTSIDE).search(text, position):
+            if not self._in_string and mark[0] != '"':
+                self.ended = True
+                self.closed = mark[0] == CLOSE
+                self._keep(text, start, mark.start())
+                return
             position = mark.end()
             self._in_string ^= mark[0] == '"'
-        uncertain = int(text.endswith("\\", position)) if self._in_string else longest_ending(text, CLOSE)
-        self._read.append(text[: len(text) - uncertain])
-        self._left = text[len(text) - uncertain :]
-        return None
+        if self._in_string:
+            uncertain = int(text.endswith("\\", position))
+        else:
+            uncertain = max(longest_ending(text, CLOSE), longest_ending(text, OPEN))
+        self._keep(text, start, len(text) - uncertain)
 
     def text(self) -> str:
         """Return the text so far."""
-        return "".join(self._read) + self._left
+        return "".join(self._read)
+
+    def _keep(self, text: str, start: int, stop: int) -> None:
+        self._read.append(text[start:stop])
+        self.length += stop - start
+        self.stop = stop
 
 
 def _depth(value: Any) -> int:

@@ -48,6 +48,10 @@ def in_pieces(text: str, size: int) -> tuple[str, list[ToolCall]]:
         ("<tool_call>{no}</tool_call>\n" + call("g"), "<tool_call>{no}</tool_call>", [("g", {})]),
         ("<tool_call>" + call("g"), "<tool_call>", [("g", {})]),
         ("a < b <tool", "a < b <tool", []),
+        ("red \n<tool_call>{no}</tool_call>", "red \n<tool_call>{no}</tool_call>", []),
+        ('<tool_call>{"name": "f}</tool_call>\n' + call("g"), '<tool_call>{"name": "f}</tool_call>', [("g", {})]),
+        ('<tool_call>{"a": "' + call("g"), '<tool_call>{"a": "', [("g", {})]),
+        (call("f") + "<tool_call>\\" + call("g"), "<tool_call>\\", [("f", {}), ("g", {})]),
     ],
 )
 @pytest.mark.parametrize("size", [1, 3, 1000])
@@ -56,15 +60,43 @@ def test_calls_and_the_text_around_them(text, rest, calls, size):
     assert plain(find_tool_calls(text)) == (rest, calls)
 
 
-@given(
-    st.lists(
-        st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "f", "arguments": {}}', "\n", " ", "x", '"', "<"])
-    ),
-    st.integers(1, 9),
-)
-def test_pieces_of_any_size_give_the_same(parts, size):
-    text = "".join(parts)
+PARTS = ["<tool_call>", "</tool_call>", '{"name": "f", "arguments": {}}', '{"name": "', "\n", " ", "x", '"', "\\", "<"]
+TEXTS = st.lists(st.sampled_from(PARTS), max_size=30).map("".join)
+
+
+@given(TEXTS, st.integers(1, 9))
+def test_pieces_of_any_size_give_the_same(text, size):
     assert plain(in_pieces(text, size)) == plain(find_tool_calls(text))
+
+
+@given(TEXTS, st.integers(1, 9))
+def test_every_opening_tag_before_a_whole_call_begins_one(text, size):
+    """As a search finds them that tries every opening tag anew, whatever the length."""
+    rest, calls = in_pieces(text, size)
+    expected_rest, expected_calls = try_every_tag(text)
+    assert ["".join(rest.split()), len(calls)] == ["".join(expected_rest.split()), expected_calls]
+
+
+def try_every_tag(text: str) -> tuple[str, int]:
+    """Return the text that is in no call, and the number of calls."""
+    rest = ""
+    calls = 0
+    while "<tool_call>" in text:
+        before, _, text = text.partition("<tool_call>")
+        rest += before
+        body = text.lstrip()
+        try:
+            value, end = json.JSONDecoder().raw_decode(body)
+        except ValueError:
+            value, end = None, 0
+        after = body[end:].lstrip()
+        closed = after.startswith("</tool_call>") or not after
+        if closed and isinstance(value, dict) and isinstance(value.get("name"), str) and value["name"]:
+            calls += 1
+            text = after.removeprefix("</tool_call>")
+        else:
+            rest += "<tool_call>"
+    return rest + text, calls
 
 
 def test_arguments_are_bounded_in_size_and_depth():
@@ -95,6 +127,24 @@ def test_the_time_for_a_call_grows_with_its_length_alone(argument, is_call, size
     rest, calls = in_pieces(text, size)
     assert time.process_time() - began < 5
     assert (rest == "" and len(calls) == 1) if is_call else not calls
+
+
+@pytest.mark.parametrize("unit", ["<tool_call>", '<tool_call>{"a":"', '"<tool_call>', '<tool_call>\\"'])
+@pytest.mark.parametrize("head", ["", '<tool_call>{"x": "'], ids=["alone", "within a string"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_time_for_many_opening_tags_grows_with_their_number_alone(unit, head, whole):
+    """Four times as many take about four times as long; sixteen times where each is searched to the end."""
+
+    def seconds(length: int) -> float:
+        text = head + unit * (length // len(unit)) + '"</tool_call>'
+        best = float("inf")
+        for _ in range(3):
+            began = time.process_time()
+            in_pieces(text, len(text) if whole else 64)
+            best = min(best, time.process_time() - began)
+        return best
+
+    assert seconds(160_000) < 9 * seconds(40_000) + 0.02
 
 
 def test_every_call_has_an_id_of_its_own():
