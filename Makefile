@@ -57,9 +57,11 @@ docs: $(VENV)/.with-docs
 	$(BIN)/mkdocs build --strict --quiet
 
 # The longest files begin first (tests/markers.py); xdist would begin with those of most tests, and end with one worker.
+# Servers and builds have deadlines, and three workers share two cores: a test that fails beside others decides alone.
 # Tests that measure time run after the others, with nothing beside them.
 test: $(VENV)/.with-parity check
-	$(BIN)/pytest -n $(SLOW_JOBS) --dist loadfile --no-loadscope-reorder -m '(parity or kernels or server or browser or slow) and not alone'
+	$(BIN)/pytest -n $(SLOW_JOBS) --dist loadfile --no-loadscope-reorder -m '(parity or kernels or server or browser or slow) and not alone' \
+	  || { [ $$? -eq 1 ] && $(BIN)/pytest --last-failed --last-failed-no-failures none; }
 	$(BIN)/pytest -m alone
 
 clients: $(VENV)/.with-parity
