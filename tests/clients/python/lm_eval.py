@@ -1,4 +1,4 @@
-"""lm-eval: generation by chat completions and by completions, and multiple choice."""
+"""lm-eval: generation by chat completions, with images too, and by completions, and multiple choice."""
 
 import json
 import math
@@ -6,8 +6,9 @@ from typing import Any
 
 import lm_eval
 from lm_eval.tasks import TaskManager
+from PIL import Image
 
-from tests.clients.probe import ANSWER, BUNDLE, MINI, MODEL, SCRIPTED, WORK, check, equal, true
+from tests.clients.probe import ANSWER, BUNDLE, IMAGE, MINI, MODEL, QUESTION, SCRIPTED, WORK, check, equal, true
 
 COMMON = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(WORK / "data.jsonl")}}}
 COMMON |= {"test_split": "test"}
@@ -15,6 +16,7 @@ EXACT = [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": Tr
 GENERATES = {"output_type": "generate_until", "doc_to_target": "{{answer}}", "metric_list": EXACT}
 GENERATES |= {"generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 16}}
 SAID: dict[str, Any] = {"task": "said", "doc_to_text": "say:{{answer}}", **COMMON, **GENERATES}
+LOOK = {**SAID, "task": "look", "doc_to_text": QUESTION, "doc_to_image": lambda document: [Image.open(IMAGE)]}
 CHOICE: dict[str, Any] = {
     "task": "choice",
     "doc_to_text": "What is red?",
@@ -43,6 +45,9 @@ def evaluated(model: str, url: str, path: str, task: dict[str, Any], chat: bool 
 with check("local-chat-completions"):
     results = evaluated("local-chat-completions", SCRIPTED, "chat/completions", SAID, chat=True)
     equal(results["results"]["said"]["exact_match,none"], 1.0)
+with check("local-chat-completions: images"):
+    results = evaluated("local-chat-completions", MINI, "chat/completions", LOOK, chat=True)
+    equal(results["results"]["look"]["exact_match,none"], 1.0)
 for backend in ("remote", "huggingface"):
     options = {"tokenizer_backend": backend} | ({"tokenizer": str(BUNDLE)} if backend == "huggingface" else {})
     with check(f"local-completions, tokenizer_backend={backend}"):
