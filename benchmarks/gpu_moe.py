@@ -39,6 +39,7 @@ class MoeBench(ExpertBench):
         from gpu_timing import relative_error, seconds
 
         from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
+        from ernie_export.graphs.ops.moe_dispatch.plugin_few import FEW
 
         torch = self.torch
         shape = self.shape
@@ -46,11 +47,12 @@ class MoeBench(ExpertBench):
         inputs = [self.normal(tokens, shape.hidden) for _ in range(shape.sets)]
         types = torch.arange(tokens, device=self.device) % 2 if vision else None
         tactics = DECODE if tokens <= 16 else PREFILL
+        few = vision is None and tokens <= FEW  # as engines of so many sequences run them
         attributes = {"k": shape.k, "norm_min": NORM_MIN, "bits": 4, "group": shape.group}
         weights = text.inputs, vision.inputs if vision else None
 
         def call(x: Any, empty: Any) -> dict[str, Any]:
-            return moe_dispatch(x, types, *weights, attributes, empty, tactics, storage)
+            return moe_dispatch(x, types, *weights, attributes, empty, tactics, storage, few)
 
         found = call(inputs[0], self.empty)
         error = relative_error(found["y"], self.reference(inputs[0], found["experts"], expert_groups, types))

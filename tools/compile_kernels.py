@@ -35,13 +35,15 @@ def kernel_specs(weights: str = "plain") -> Iterator[tuple[KernelPlugin, Shapes,
 
     Unless `weights` are plain, only the plugins that take weights stored so.
     """
-    if weights == "plain":
-        yield from plugins.kernel_specs(ERNIE)
-        return
+    sizes = ERNIE
     storage, bits = WEIGHTS[weights]
-    how = plugins.Stored(storage, bits, GROUP)
-    sizes = replace(ERNIE, stored=how, linears=(plugins.Linear(ERNIE.hidden, ERNIE.hidden, how),))
-    yield from (case for case in plugins.kernel_specs(sizes) if case[0].name.startswith(storage))
+    if storage:
+        how = plugins.Stored(storage, bits, GROUP)
+        sizes = replace(ERNIE, stored=how, linears=(plugins.Linear(ERNIE.hidden, ERNIE.hidden, how),))
+    cases = {}  # by name: a decode step of many sequences has other plugins than one of few
+    for few in (False, True):
+        cases |= {case[0].name: case for case in plugins.kernel_specs(replace(sizes, few=few))}
+    yield from (case for name, case in cases.items() if name.startswith(storage))
 
 
 def compiled(

@@ -7,10 +7,14 @@ import sys
 import time
 
 import gpu
+import gpu_bench
 import gpu_engine
 import gpu_model
+import gpu_moe
+import gpu_timing
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from ernie_export.common.manifest import Manifest
@@ -94,6 +98,16 @@ def test_a_part_leaves_no_process_behind(tmp_path):
     """Its own processes hold its output open: waiting for their end would take longer than the part may."""
     part = gpu.run([sys.executable, str(PROGRAMS / "start_another.py"), str(tmp_path / "late")], 4)
     assert part.end == "out of time" and part.seconds < 15
+
+
+def test_a_choice_of_experts_other_than_torch_topk_shows():
+    bench = gpu_moe.MoeBench(torch, "cpu", torch.float32, gpu_bench.SMALL, gpu_timing.Ceilings(1.0, 1.0))
+    groups = bench.expert_group(8), None
+    x = bench.normal(4, gpu_bench.SMALL.hidden)
+    experts = (x @ groups[0].inputs[0]).argmax(-1, keepdim=True)
+    assert bench.choice_agreed(x, experts, groups, None) == 1
+    experts[1] = 1 - experts[1]
+    assert bench.choice_agreed(x, experts, groups, None) == 0.75
 
 
 @pytest.mark.parametrize("logits", [np.zeros((1, 9)), np.full((1, 9), 2.0), np.array([[1.0, np.nan]])])

@@ -3,8 +3,9 @@
 What this can't show: that TensorRT takes the graphs, builds them, and runs them.
 """
 
+import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,14 @@ from ernie_export.exporter.build_engines import resume
 from ernie_export.exporter.export import export
 from ernie_export.exporter.targets.onnx import ONNX_PORTABLE
 from ernie_export.exporter.targets.target import DATA_FILE, ExportJob
-from ernie_export.exporter.targets.tensorrt import TENSORRT_BODIES, TensorRT, TensorRTBuildOptions, plugin_sizes
+from ernie_export.exporter.targets.tensorrt import (
+    DECODE_BODIES,
+    DECODE_FEW_BODIES,
+    TENSORRT_BODIES,
+    TensorRT,
+    TensorRTBuildOptions,
+    plugin_sizes,
+)
 from ernie_export.graphs.build import build_graphs
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
@@ -54,13 +62,25 @@ def test_what_is_multiplied_by_plugins_and_what_is_not(coded):
         assert bool(gemms) == (graph in ("vision", "resampler")), gemms
     assert called["vision"] == called["resampler"] == set()
     assert {f"{prefix}Linear", f"{prefix}DispatchGateUp", f"{prefix}DispatchDown"} <= called["decoder"]
-    assert {f"{prefix}Linear", f"{prefix}ExpertsGateUp", f"{prefix}ExpertsDown"} <= called["decode"]
+    assert {f"{prefix}Linear", f"{prefix}FewGateUp", f"{prefix}FewDown"} <= called["decode"]
     assert not (called["decoder"] | called["decode"]) & {
         "DispatchGateUp",
         "DispatchDown",
-        "ExpertsGateUp",
-        "ExpertsDown",
+        "FewGateUp",
+        "FewDown",
     }
+
+
+@pytest.mark.parametrize(("rows", "few"), [(1, True), (2, True), (3, False)])
+def test_decode_steps_of_up_to_two_sequences_have_kernels_of_their_own(rows, few):
+    job = replace(mini_job("int4"), options=replace(LIMITS, max_batch_size=rows))
+    bodies = TensorRT().bodies(job)
+    assert bodies["decode"] is (DECODE_FEW_BODIES if few else DECODE_BODIES)
+    assert bodies["decoder"] is TENSORRT_BODIES
+    texts = [text for text in bodies["decode"].texts("bfloat16") if text.startswith("QuantizedExpertGroup")]
+    assert [("FewDown" in text, "ExpertsDown" in text) for text in texts] == [(few, not few)]
+    sizes = plugin_sizes(job, ("sm90",), 600, rows)
+    assert sizes.few == few and plugins.Sizes.read(json.loads(json.dumps(asdict(sizes)))) == sizes
 
 
 def test_weights_are_stored_in_bytes_and_bound_in_words(coded):
@@ -84,7 +104,7 @@ def test_kernels_are_those_of_each_linear_layer(coded):
     job = mini_job(manifest.precision)
     config = job.config
     precision = job.precision
-    sizes = plugin_sizes(job, ("sm90",), 600)
+    sizes = plugin_sizes(job, ("sm90",), 600, 1)
     seen = set()
     for plugin, shapes, attributes in plugins.kernel_specs(sizes):
         (kernel,) = found.of(plugin, shapes, attributes).values()

@@ -337,6 +337,48 @@ DecodeMerge <num_heads, plugin_namespace> (q, present_key, weighted, highest, to
     y = CastLike (y_rows, q)
 }
 """
+# The experts of a token best first, by what the plugins compute that have them in ascending order.
+FEW = (
+    """
+STORAGEFewGateUp <k, norm_min, ATTRIBUTES> (partial, text_bias, x, WEIGHTS) => (experts, act) {
+    experts, ascending, sorted_weights = ernie.ExpertsRoute <k: int = @k, norm_min: float = @norm_min,
+        plugin_namespace = "ernie"> (partial, text_bias)
+    slots = Cast <to = 6> (experts)
+    last = Constant <value_ints = [-1]> ()
+    third = Constant <value_ints = [2]> ()
+    column = Unsqueeze (slots, third)
+    second = Constant <value_ints = [1]> ()
+    row = Unsqueeze (ascending, second)
+    same = Equal (column, row)
+    of_place = CastLike (same, sorted_weights)
+    weight_row = Unsqueeze (sorted_weights, second)
+    weight_there = Mul (of_place, weight_row)
+    weights = ReduceSum <keepdims = 0> (weight_there, last)
+    act = ernie.STORAGEExpertsGateUp <k: int = @k, PASSED> (x, slots, weights, WEIGHTS)
+}
+""",
+    """
+STORAGEFewDown <k, ATTRIBUTES> (experts, act, WEIGHTS) => (y) {
+    slots = Cast <to = 6> (experts)
+    out = ernie.STORAGEExpertsDown <k: int = @k, PASSED> (act, slots, WEIGHTS)
+    y = ernie.ExpertsCombine <k: int = @k, plugin_namespace = "ernie"> (out)
+}
+""",
+)
+
+
+def few(storage: str) -> list[str]:
+    """FewGateUp and FewDown for weights of this storage."""
+    attributes = STORAGES[storage]
+    passed = ", ".join((*(f"{name}: int = @{name}" for name in attributes), 'plugin_namespace = "ernie"'))
+    texts = []
+    for text, name in zip(FEW, ("text_gate_up", "text_down")):
+        text = text.replace("ATTRIBUTES", ", ".join((*attributes, "plugin_namespace"))).replace("PASSED", passed)
+        weights = f"{name}, {name}_scales" if storage else name
+        texts.append(text.replace("WEIGHTS", weights).replace("STORAGE", storage))
+    return texts
+
+
 # A weight (..., N, K) in the scales' dtype from its quantized values in words of 32 bits, the lowest first.
 WEIGHT = """
     NAME_bits = Constant <value_int = 32> ()
@@ -425,6 +467,7 @@ def bodies() -> list[onnx.FunctionProto]:
         down("DispatchDown", EXPERTS["DispatchDown"], OF_ORDER, vision=True),
         *(coded(storage, name, inputs) for storage in VALUES for name, inputs in EXPERTS.items()),
         *(linear(storage) for storage in VALUES),
+        *(text for storage in STORAGES for text in few(storage)),
         COMBINE.replace("NAME", "ExpertsCombine"),
         COMBINE.replace("NAME", "DispatchCombine"),
         ROPE,
@@ -439,5 +482,7 @@ def bodies() -> list[onnx.FunctionProto]:
 def fill(model: onnx.ModelProto) -> None:
     """Give a model the functions of the plugins that it calls."""
     called = {node.op_type for node in model.graph.node if node.domain == "ernie"}
+    if any("Few" in name for name in called):
+        called |= {"ExpertsRoute", "ExpertsCombine"} | {name.replace("Few", "Experts") for name in called}
     called |= {name.removeprefix(storage) for name in called for storage in VALUES}
     model.functions.extend(function for function in bodies() if function.name in called)

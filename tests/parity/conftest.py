@@ -23,7 +23,7 @@ from transformers import Ernie4_5_VLMoeConfig, Ernie4_5_VLMoeForConditionalGener
 from ernie_export.exporter.export import export
 from ernie_export.exporter.targets.onnx import PortableTarget
 from ernie_export.exporter.targets.target import ExportJob
-from ernie_export.exporter.targets.tensorrt import DECODE_BODIES, TENSORRT_BODIES
+from ernie_export.exporter.targets.tensorrt import DECODE_BODIES, DECODE_FEW_BODIES, TENSORRT_BODIES
 from ernie_export.exporter.targets.trt_rtx import RTX_BODIES
 from ernie_export.graphs.ops.bodies import OpBodies
 from tests.fakes import plugin_bodies
@@ -54,7 +54,8 @@ class LoweredTarget(PortableTarget):
 
 LOWERED = {
     "rtx": LoweredTarget(op_bodies=ROWS, decode_bodies=ROWS),
-    "trt": LoweredTarget(op_bodies=TENSORRT_BODIES, decode_bodies=DECODE_BODIES),
+    "trt": LoweredTarget(op_bodies=TENSORRT_BODIES, decode_bodies=DECODE_FEW_BODIES),
+    "trt-many": LoweredTarget(op_bodies=TENSORRT_BODIES, decode_bodies=DECODE_BODIES),
 }
 
 
@@ -216,7 +217,7 @@ def make_exported() -> Callable[..., Exported]:
         bundles = {target: folder / target for target in targets}
         for target, bundle in bundles.items():
             export(checkpoint, bundle, LOWERED.get(target, target), "fp32", QUIET)
-            if target == "trt":
+            if target.startswith("trt"):
                 fill_plugins(bundle)
         # Read back: what is compared is the checkpoint on the disk, rounded to bf16 where it was saved so.
         reference = Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(

@@ -66,7 +66,9 @@ TENSORRT = ("many-heads-one-kv", "every-expert-chosen", "many-experts", "vision-
 
 
 def targets(name: str) -> tuple[str, ...]:
-    return (*CASES[name].get("targets", ("onnx", "onnx-portable")), *(("rtx", "trt") if name in TENSORRT else ()))
+    lowered = ("rtx", "trt") if name in TENSORRT else ()
+    many = ("trt-many",) if name == "many-experts" else ()  # with the decode steps of many sequences
+    return (*CASES[name].get("targets", ("onnx", "onnx-portable")), *lowered, *many)
 
 
 PAIRS = [(name, target) for name in CASES for target in targets(name)]

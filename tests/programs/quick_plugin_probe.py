@@ -47,6 +47,7 @@ def main() -> None:
     found = {}
     sizes = {"Rope": [2, 40, 2, 40, 2, 40], "Combine": [480], "Down": [480, 480], "GateUp": [80, 480, 80]}
     sizes["DecodeMerge"] = [80] * 6
+    sizes["FewDown"] = [80, 480]
     dispatch = ("Logits", "Route", "Sort", "GateUp", "Down", "Combine")
     only = {
         "Rope",
@@ -54,6 +55,8 @@ def main() -> None:
         "DecodeMerge",
         "ExpertsLogits",
         "ExpertsGateUp",
+        "FewGateUp",
+        "FewDown",
         *(f"Dispatch{name}" for name in dispatch),
     }
     for kernel_plugin, shapes, attributes in kernel_specs():

@@ -42,6 +42,7 @@ from ernie_export.graphs.ops.bodies import OpBodies
 from ernie_export.graphs.ops.cached_attention import function as cached_attention
 from ernie_export.graphs.ops.cached_attention import function_tensorrt as cached_attention_tensorrt
 from ernie_export.graphs.ops.moe_dispatch import function_tensorrt as moe_dispatch
+from ernie_export.graphs.ops.moe_dispatch.plugin_few import FEW
 from ernie_export.graphs.ops.mrope import function_tensorrt as mrope
 from ernie_export.graphs.ops.ptx import TARGETS as ARCHITECTURES
 from ernie_export.graphs.ops.quantized_linear.plugin import has_float8
@@ -70,6 +71,7 @@ TENSORRT_BODIES = OpBodies(
 DECODE_BODIES = TENSORRT_BODIES.replacing(
     "tensorrt-decode", cached_attention.portable, cached_attention_tensorrt.decode
 )
+DECODE_FEW_BODIES = DECODE_BODIES.replacing("tensorrt-decode-few", moe_dispatch.tensorrt, moe_dispatch.tensorrt_few)
 TOP_K = 64  # best tokens of a decode step: a top-k of 50, the usual one, leaves some for ties and suppressed tokens
 
 
@@ -142,7 +144,7 @@ class TensorRT(EngineTarget):
         assert isinstance(options, TensorRTBuildOptions)  # `export` holds them to options_type
         tokens, image = resolve_sizes(job.config, options, job.image_tokens())
         architectures = self.choose_architectures(options, job.precision)
-        plugin_sizes(job, architectures, tokens)
+        plugin_sizes(job, architectures, tokens, options.max_batch_size)
         return EngineInfo(
             library=self.library,
             version="",
@@ -164,8 +166,11 @@ class TensorRT(EngineTarget):
         )
 
     def bodies(self, job: ExportJob) -> dict[str, OpBodies]:
-        """Return the bodies by graph: the decode graph has attention of its own."""
-        return super().bodies(job) | {"decode": DECODE_BODIES}
+        """Return the bodies by graph: the decode graph has attention of its own, and experts for few tokens."""
+        options = job.options
+        assert isinstance(options, TensorRTBuildOptions)  # `export` holds them to options_type
+        few = options.max_batch_size <= FEW
+        return super().bodies(job) | {"decode": DECODE_FEW_BODIES if few else DECODE_BODIES}
 
     def choose_architectures(self, options: TensorRTBuildOptions, precision: Precision) -> tuple[str, ...]:
         """Return the architectures to compile kernels for. Raises InvalidValue for an unknown one."""
@@ -210,7 +215,7 @@ class TensorRT(EngineTarget):
 
         architectures = tensorrt_info(engines).architectures
         compiled = compile_kernels(
-            plugin_sizes(job, architectures, engines.max_seq_len),
+            plugin_sizes(job, architectures, engines.max_seq_len, engines.max_batch_size),
             job.precision.float_type,
             architectures,
             partial(progress.update, "Compiling kernels"),
@@ -220,13 +225,14 @@ class TensorRT(EngineTarget):
             kernels.write(folder / kernels_file(arch))
 
 
-def plugin_sizes(job: ExportJob, architectures: tuple[str, ...], max_seq_len: int) -> "Sizes":
+def plugin_sizes(job: ExportJob, architectures: tuple[str, ...], max_seq_len: int, max_batch_size: int) -> "Sizes":
     """Return the sizes that plugins' kernels are compiled for. Raises UserError for what they can't serve."""
     from ernie_export.graphs.ops.plugins import Sizes
 
     nodes = (node for graph in job.graphs.values() for node in graph.graph)
     capacity = cache_capacity(max_seq_len)
-    return Sizes.of(job.config.text, job.precision.float_type, nodes, architectures, capacity)
+    few = max_batch_size <= FEW
+    return Sizes.of(job.config.text, job.precision.float_type, nodes, architectures, capacity, few)
 
 
 def add_top_k(graph: "GraphBuilder", top_k: int) -> None:

@@ -107,6 +107,7 @@ class Sizes:
         stored: How the experts' weights are stored; None in the graphs' dtype.
         linears: The distinct quantized linear layers.
         capacity: Tokens of a row of the KV cache; 0 leaves a decode step's attention out.
+        few: Whether a decode step's tokens are at most those that moe_dispatch/plugin_few.py is for.
     """
 
     hidden: int
@@ -119,6 +120,7 @@ class Sizes:
     stored: Stored | None = None
     linears: tuple[Linear, ...] = ()
     capacity: int = 0
+    few: bool = False
 
     @staticmethod
     def of(
@@ -127,6 +129,7 @@ class Sizes:
         nodes: "Iterable[ir.Node]" = (),
         archs: Sequence[str] = (),
         capacity: int = 0,
+        few: bool = False,
     ) -> "Sizes":
         """Collect the sizes of a decoder.
 
@@ -136,6 +139,7 @@ class Sizes:
             nodes: The graphs' nodes, which say which weights are quantized.
             archs: Architectures that kernels are compiled for, e.g. "sm89".
             capacity: Tokens of a row of the KV cache.
+            few: Whether a decode step has as few tokens as the attribute says.
 
         Raises:
             UserError: The kernels cannot serve the model on one of `archs`.
@@ -163,6 +167,7 @@ class Sizes:
             stored=stored,
             linears=tuple(linears),
             capacity=capacity,
+            few=few,
         )
         if "sparse" in text.layer_types:
             check(
@@ -211,7 +216,7 @@ def kernel_specs(sizes: Sizes) -> Iterator[tuple[KernelPlugin, Shapes, Attribute
     values: dict[str, Any] = {"k": sizes.k, "norm_min": float(np.float32(sizes.norm_min))}
     values |= stored.attributes() if stored else {}
     for vision in (False, True):
-        for plugin in kernel_plugins(vision, stored.storage if stored else ""):
+        for plugin in kernel_plugins(vision, stored.storage if stored else "", sizes.few):
             attributes = {name: values[name] for name in plugin.attributes}
             inputs = {name: shapes[name] for name in plugin.inputs}
             yield plugin, inputs, attributes
@@ -233,7 +238,8 @@ def attention_specs(sizes: Sizes) -> Iterator[tuple[KernelPlugin, Shapes, Attrib
 
 def all_plugins() -> tuple[KernelPlugin, ...]:
     """Return every plugin that there is, each once."""
-    chains = (kernel_plugins(vision, storage) for storage in STORAGES for vision in (False, True))
+    ways = ((False, False), (False, True), (True, False))  # of vision experts, of few tokens
+    chains = (kernel_plugins(vision, storage, few) for storage in STORAGES for vision, few in ways)
     linears = (linear_plugin(storage) for storage in STORAGES if storage)
     by_name = {
         plugin.name: plugin

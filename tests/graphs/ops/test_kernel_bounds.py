@@ -5,6 +5,7 @@ end the build, or spoil another tensor.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,10 +87,12 @@ def bounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bounds]:
 
 
 def cases() -> Iterator[tuple[KernelPlugin, Any, Any]]:
-    """Yield every plugin with an integer input; of those for weights of 4 bits, which are the same kernels, two."""
+    """Yield every plugin with an integer input; of those for weights of 4 bits some."""
     yield from (case for case in plugins.kernel_specs(SIZES) if {"int32", "int64"} & {*case[0].inputs.values()})
-    two = ("QuantizedLinear", "QuantizedDispatchDown")
-    yield from (case for case in plugins.kernel_specs(QUANTIZED) if case[0].name in two)
+    yield from (case for case in plugins.kernel_specs(replace(SIZES, few=True)) if case[0].name == "FewDown")
+    some = ("QuantizedLinear", "QuantizedDispatchDown", "QuantizedFewDown", "QuantizedFewGateUp")
+    for few in (False, True):
+        yield from (case for case in plugins.kernel_specs(replace(QUANTIZED, few=few)) if case[0].name in some)
 
 
 CASES = {plugin.name: (plugin, shapes, attributes) for plugin, shapes, attributes in cases()}

@@ -70,6 +70,8 @@ def test_every_plugin_of_a_model_is_listed():
         *(f"Dispatch{n}" for n in (*expert_group[:2], "Sort", *expert_group[2:])),
     ]
     assert [plugin.name for plugin, _, _ in plugins.kernel_specs(replace(SIZES, experts=0))] == ["Rope"]
+    few = [plugin.name for plugin, _, _ in plugins.kernel_specs(replace(SIZES, few=True))]
+    assert few == ["Rope", "ExpertsLogits", "FewGateUp", "FewDown", *names[6:]]
     # As a plugin gets it: what is left of 1e-12 in the 32 bits of a graph's attribute.
     assert CASES["ExpertsRoute"][2]["norm_min"] == float(np.float32(1e-12)) != 1e-12
 

@@ -57,10 +57,10 @@ def run(unwritten):
         gate, bias, *weights = (torch.from_numpy(array) for array in arrays)
         return gate, bias, *(weight.to(dtype) for weight in weights)
 
-    def run(x, types, text, vision, k, tactics, dtype=torch.float32):
+    def run(x, types, text, vision, k, tactics, dtype=torch.float32, few=False):
         types, vision = (None, None) if types is None else (torch.from_numpy(types), tensors(vision, dtype))
         x, text = torch.from_numpy(x).to(dtype), tensors(text, dtype)
-        return moe_dispatch(x, types, text, vision, {"k": k, "norm_min": NORM_MIN}, unwritten, tactics)
+        return moe_dispatch(x, types, text, vision, {"k": k, "norm_min": NORM_MIN}, unwritten, tactics, few=few)
 
     return run
 

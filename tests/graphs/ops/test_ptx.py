@@ -58,6 +58,31 @@ def test_attention_of_a_decode_step_compiles_for_every_architecture(tmp_path):
     assert {line.split()[-1] for line in lines[:-1:2]} == {"mma.sync"}
 
 
+@pytest.mark.parametrize("weights", ["plain", "int4", "int8", "fp8"])
+def test_kernels_for_few_tokens_read_weights_16_bytes_at_a_time(tmp_path, weights):
+    """Each program's weights whole, by loads of 16 bytes alone, without a spill, on every architecture."""
+    prefix = {"plain": "", "fp8": "Float8"}.get(weights, "Quantized")
+    names = f"{prefix}FewGateUp", f"{prefix}FewDown"
+    process = compile_kernels("--weights", weights, "--plugins", ",".join(names), "--out", str(tmp_path / "ptx"),
+                              cache=tmp_path / "cache")  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    lines = [line for line in process.stdout.splitlines() if " regs " in line]
+    assert len(lines) == 2 * (len(TARGETS) - (3 if weights == "fp8" else 0))
+    assert all(" 0 B spilled" in line and int(line.split()[2]) <= 128 for line in lines)
+    assert all(int(line.split()[7]) <= 2048 for line in lines), "programs would not fit beside each other"
+    bits = {"plain": 16, "int4": 4}.get(weights, 8)
+    read = {  # by a program: 16 of 3072 rows of one expert; 4 of 2560 rows of one or, quantized, two experts in a turn
+        names[0]: 16 * 2560 * bits // 8,
+        names[1]: 4 * 1536 * bits // 8 * (1 if weights == "plain" else 2),
+    }
+    for path in (tmp_path / "ptx").rglob("*.ptx"):
+        text = path.read_text()
+        loads = [line for line in text.splitlines() if re.search(r"ld\.global\.v4\.b32", line)]
+        threads = int(re.findall(r"\.reqntid (\d+)", text)[0])
+        assert 16 * threads * len(loads) >= read[path.stem.removesuffix(".1")], path
+        assert not re.search(r"ld\.global\.b32|cp\.async", text), path
+
+
 @pytest.mark.parametrize("weights", ["int4", "fp8"])
 def test_kernels_of_stored_weights_compile_for_every_architecture(tmp_path, weights):
     """GateUp stands for the three: the same product with a loop around it."""
@@ -79,7 +104,7 @@ def test_every_plugin_compiles(tmp_path):
     process = compile_kernels(*arguments, cache=tmp_path)
     assert process.returncode == 0, process.stderr
     files = sorted((tmp_path / "ptx" / "sm80").iterdir())
-    assert len(files) == 14
+    assert len(files) == 16
     for path in files:
         text = path.read_text()
         assert text.count(".visible .entry") == 1

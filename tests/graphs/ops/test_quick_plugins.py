@@ -43,6 +43,9 @@ EXPECTED = {
     "DispatchGateUp": ([[480, 1536]], ["BF16"], (150 * 48, 1, 1), [POINTER] * 6 + [INT, POINTER]),
     # decode: 64 experts, so (480 + 64 · 15) / 16 = 90 tiles; no offsets and order, but slots
     "ExpertsGateUp": ([[480, 1536]], ["BF16"], (90 * 48, 1, 1), [POINTER] * 4 + [INT, POINTER]),
+    # one to two tokens' decode steps: no slots, and no launch after Down
+    "FewGateUp": ([[80, 6], [480, 1536]], ["INT64", "BF16"], (480, 192, 1), [POINTER] * 4 + [INT] + [POINTER] * 2),
+    "FewDown": ([[80, 2560]], ["BF16"], (80, 640, 1), [POINTER] * 3 + [INT, POINTER]),
     "DispatchDown": ([[480, 2560]], ["BF16"], (150 * 40, 1, 1), [POINTER] * 5 + [INT, POINTER]),
     "DispatchCombine": ([[80, 2560]], ["BF16"], (80, 3, 1), [POINTER] * 2),
 }

@@ -11,7 +11,16 @@ from ernie_export.graphs.ops.moe_dispatch.plugin import FOR_FEW, FOR_MANY, kerne
 from ernie_export.graphs.ops.moe_dispatch.spec import group_inputs
 
 # Tactic of each plugin (its place in the list, from 0): for few tokens, whose time is reading weights, and for many.
-DECODE = {"Logits": 0, "Route": 1, "Sort": 0, "GateUp": FOR_FEW[0] - 1, "Down": FOR_FEW[0] - 1, "Combine": 1}
+DECODE = {
+    "FewGateUp": 0,
+    "FewDown": 0,
+    "Logits": 0,
+    "Route": 1,
+    "Sort": 0,
+    "GateUp": FOR_FEW[0] - 1,
+    "Down": FOR_FEW[0] - 1,
+    "Combine": 1,
+}
 PREFILL = {"Logits": 1, "Route": 0, "Sort": 1, "GateUp": FOR_MANY[0] - 1, "Down": FOR_MANY[0] - 1, "Combine": 0}
 
 
@@ -24,20 +33,22 @@ def moe_dispatch(
     empty: Callable[[tuple[int, ...], str], Any],
     tactics: Mapping[str, int],
     storage: str = "",
+    few: bool = False,
 ) -> dict[str, Any]:
     """Return every tensor of the chain by name (see plugin.py), among them y (T, H) and experts (T, k) int64.
 
     x (T, H), token_types (T,) int64, and expert groups of gate, bias, gate_up, down as spec.py declares them for
     `storage`, contiguous, quantized values as int32; without `vision` (and `token_types`) every token is text.
     `attributes` are the operator's. `empty(shape, dtype)` allocates, as `lambda shape, dtype: torch.empty(shape,
-    dtype=getattr(torch, dtype), device="cuda")`. Launches five kernels, or six for two expert groups, on the current
-    stream and waits for none.
+    dtype=getattr(torch, dtype), device="cuda")`. With `few` the plugins are those for
+    few tokens (plugin_few.py), and the tactics DECODE's. Launches five kernels, three for few tokens, or six for two
+    expert groups, on the current stream and waits for none.
     """
     names = group_inputs(storage)
     tensors = {"x": x, "token_types": token_types}
     tensors |= {f"text_{name}": tensor for name, tensor in zip(names, text, strict=True)}
     tensors |= {f"vision_{name}": tensor for name, tensor in zip(names, vision or (None,) * len(names), strict=True)}
-    for plugin in kernel_plugins(vision is not None, storage):
+    for plugin in kernel_plugins(vision is not None, storage, few):
         number = next(number for name, number in tactics.items() if plugin.name.endswith(name))
         own = {name: attributes[name] for name in plugin.attributes}
         outputs = launch(plugin, tensors, own, plugin.tactics[number], empty)

@@ -5,8 +5,10 @@ MoEDispatch has two expert groups and may have many tokens: DispatchLogits -> Di
 DispatchGateUp -> DispatchDown -> DispatchCombine. The kernels are the same, but for Sort, whose launch would cost a
 decode step more than it saves. Quantized weights have plugins of their own for GateUp and Down, QuantizedExpertsGateUp
 and so on, which take quantized values in words of 32 bits (see graphs/ops/quantized_linear/plugin.py) and scales.
-function_tensorrt.py writes the ONNX functions that
-call them. Intermediate tensors, of T tokens, S = T·k slots, X experts over all expert groups:
+function_tensorrt.py writes the ONNX functions that call them. Engines whose decode steps have FEW tokens at most take
+the plugins of plugin_few.py in place of all but ExpertsLogits.
+
+Intermediate tensors, of T tokens, S = T·k slots, X experts over all expert groups:
 
 | tensor | shape | dtype | |
 | --- | --- | --- | --- |
@@ -44,6 +46,8 @@ from ernie_export.graphs.ops.kernel_plugin import (
     minimum,
     power_of_two,
 )
+from ernie_export.graphs.ops.moe_dispatch import plugin_few
+from ernie_export.graphs.ops.moe_dispatch.plugin_few import FEW
 from ernie_export.graphs.ops.quantized_linear.plugin import check_storage, depth, storage_constants
 from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
 
@@ -51,8 +55,6 @@ from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
 # have so many programs anyway, and write every token's logits once for each split.
 HIDDEN_OF_SPLIT = 64
 SPLITS = 16
-# Tokens whose slots are a tile each: two choose 11.4 of 64 experts, six each: one byte in 20 is read twice.
-FEW = 2
 
 # (slots, rows of output, depth), weight rows first, warps, stages. GateUp reads two weight rows for one of output.
 # For one token 6 experts make 288 programs of GateUp: tiles of 60 KiB let three share a multiprocessor of an H100 or
@@ -80,9 +82,17 @@ FOR_FEW = (3, 1)  # numbers of GATE_UP and DOWN, for tokens whose time is readin
 FOR_MANY = (6, 2)
 
 
-def kernel_plugins(vision: bool, storage: str = "") -> tuple[KernelPlugin, ...]:
-    """Return the plugins, in order, of ExpertGroup or (`vision`) MoEDispatch, with weights stored as STORAGES says."""
+def kernel_plugins(vision: bool, storage: str = "", few: bool = False) -> tuple[KernelPlugin, ...]:
+    """Return the plugins of an operator, in order.
+
+    Args:
+        vision: Whether it is MoEDispatch, which has experts for vision tokens, too; else it is ExpertGroup.
+        storage: How the weights are stored; see STORAGES.
+        few: Whether an ExpertGroup is for FEW tokens at most.
+    """
     experts = _Experts(vision, storage)
+    if few and not vision:
+        return (_logits(experts), *plugin_few.kernel_plugins(storage))
     sort = (_sort(),) if vision else ()
     return (_logits(experts), _route(experts), *sort, _gate_up(experts), _down(experts), _combine(experts))
 
