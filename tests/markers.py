@@ -78,6 +78,7 @@ PATHS = {
     "tests/test_demo.py": "slow",
     "tests/test_install.py": "slow",
     "tests/tools/test_mini_batches.py": "parity",
+    "tests/tools/test_mini_muon.py": "parity",
     "tests/tools/test_mini_tripwire.py": "parity",
 }
 

@@ -257,8 +257,6 @@ def any_question(conversation: Conversation, questions: list[Question], newest: 
         questions = recent or questions
     kinds = sorted({question.kind for question in questions})
     kind = rng.choice(kinds)
-    if kind == "json":  # its answers are long: half as many do
-        kind = rng.choice(kinds)
     return rng.choice([question for question in questions if question.kind == kind])
 
 

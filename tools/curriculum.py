@@ -1,9 +1,11 @@
-"""Conversations to train on: single questions first, then several turns, system prompts, thoughts, and tools.
+"""Conversations to train on: lessons first, then several turns, system prompts, thoughts, and tools.
 
 A conversation yields one sample for each question that is asked in it; those of one turn differ in the question alone.
 """
 
 import json
+from collections import Counter
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -24,6 +26,7 @@ from conversations import (
     vary,
 )
 from questions import Question, about_picture
+from scenes import draw_appearing
 
 LESSON_QUESTIONS = 6  # at most, about one picture
 BRANCHES = {1: 5, 2: 3, 3: 3, 5: 2}  # questions of each turn by the number of turns
@@ -31,35 +34,69 @@ BRANCHES = {1: 5, 2: 3, 3: 3, 5: 2}  # questions of each turn by the number of t
 
 def first_lesson(rng: Random, source: Source) -> list[Sample]:
     """Return plain questions about shape, colour and place in one picture: where training begins."""
-    return lesson(rng, source, pictures_only=True, kinds=("shape", "colour", "where"))
-
-
-def lesson(
-    rng: Random, source: Source, pictures_only: bool = False, kinds: tuple[str, ...] | None = None
-) -> list[Sample]:
-    """Return plain questions about what is shown in one turn, media first."""
     conversation = Conversation(rng, source)
-    if pictures_only:
-        conversation.show(1)
-    else:
-        show_any(conversation)
+    conversation.show(1)
+    kinds = ("shape", "colour", "where")
+    return ask_all(conversation, [q for q in conversation.questions() if q.kind in kinds], plain=True)
+
+
+def lesson(rng: Random, source: Source) -> list[Sample]:
+    """Return questions about one picture."""
+    conversation = Conversation(rng, source)
+    conversation.show(1)
+    return ask_all(conversation, conversation.questions(), plain=rng.random() < 0.5)
+
+
+def pair_lesson(rng: Random, source: Source) -> list[Sample]:
+    """Return questions about two to four pictures, half of them questions that compare."""
+    conversation = Conversation(rng, source)
+    conversation.show(rng.choice((2, 2, 2, 3, 4)))
+    return ask_all(conversation, conversation.questions(), plain=rng.random() < 0.5, often=("which", "more"))
+
+
+def clip_lesson(rng: Random, source: Source) -> list[Sample]:
+    """Return questions about one clip, half of them about the time that is drawn on its frames."""
+    conversation = Conversation(rng, source)
+    conversation.show(0, 1)
+    return ask_all(conversation, conversation.questions(), plain=rng.random() < 0.5, often=("clock",))
+
+
+def clock_lesson(rng: Random, source: Source) -> list[Sample]:
+    """Return a question about the time of the later of two frames: how digits are learned to be read."""
+    conversation = Conversation(rng, replace(source, video=lambda rng: draw_appearing(rng, 2)))
+    conversation.show(0, 1)
+    return ask_all(conversation, [q for q in conversation.questions() if q.kind == "clock"], plain=True)
+
+
+def ask_all(
+    conversation: Conversation, questions: list[Question], plain: bool, often: tuple[str, ...] = ()
+) -> list[Sample]:
+    """Return a sample for each of some of the questions, media first.
+
+    Args:
+        conversation: Shows something and has no turn yet.
+        questions: What can be asked.
+        plain: Whether in plain wordings, else in any.
+        often: Kinds that are asked up to three times before others are.
+    """
+    rng = conversation.rng
+    rng.shuffle(questions)
+    seen: Counter[str] = Counter()
+    turns = []  # kinds take turns, so that those with few questions are asked as often
+    for question in questions:
+        turns.append((seen[question.kind] - (2 if question.kind in often else 0), rng.random(), question))
+        seen[question.kind] += 1
+    asked = [question for *_, question in sorted(turns, key=lambda turn: turn[:2])][:LESSON_QUESTIONS]
     samples = []
-    questions = [question for question in conversation.questions() if kinds is None or question.kind in kinds]
-    for question in rng.sample(questions, min(LESSON_QUESTIONS, len(questions))):
-        utterance = conversation.word(question, plain=True)
+    for question in asked:
+        utterance = conversation.word(question, plain)
         message = conversation.turn([*conversation.pending, text_part(utterance.text)])
         samples.append(conversation.sample(utterance.kind, message, utterance))
     return samples
 
 
-def converse(rng: Random, source: Source, forms: bool = False) -> list[Sample]:
-    """Return the samples of one conversation of one to five turns, each turn asked in several ways.
-
-    Args:
-        rng: Makes every choice.
-        source: Gives pictures and clips.
-        forms: Whether answers come in the longer forms too: JSON, and after a thought.
-    """
+def converse(rng: Random, source: Source) -> list[Sample]:
+    """Return the samples of one conversation of one to five turns, each turn asked in several ways."""
     conversation = Conversation(rng, source)
     if rng.random() < 0.3:
         conversation.system(rng.choice((1, 1, 1, 1, 2, 3, 6)))
@@ -70,22 +107,17 @@ def converse(rng: Random, source: Source, forms: bool = False) -> list[Sample]:
             show_any(conversation)
         order = rng.choice((media_first, *ORDERS))
         seed = rng.random()
-        questions = [question for question in conversation.questions() if forms or question.kind != "json"]
+        questions = conversation.questions()
         asked = [any_utterance(conversation, questions) for _ in range(BRANCHES[turns] if conversation.last else 2)]
         for utterance in asked:
             text = vary(rng, utterance.text)
             parts = order(Random(seed), conversation.pending, text) if conversation.pending else [text_part(text)]
             message = conversation.turn(parts)
-            thinking = forms and rng.random() < 0.2
+            thinking = rng.random() < 0.2
             samples.append(conversation.sample(utterance.kind, message, utterance, thinking))
         said = asked[-1].answer if rng.random() < 0.9 else rng.choice(asked).answer
         conversation.answered(message, said)
     return samples
-
-
-def converse_in_forms(rng: Random, source: Source) -> list[Sample]:
-    """Return the samples of a conversation with JSON and thoughts."""
-    return converse(rng, source, forms=True)
 
 
 def show_any(conversation: Conversation) -> None:

@@ -116,6 +116,13 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "At what time does the clip end{ref}?",
         "Tell me the time of the last frame{ref}.",
     ),
+    "frame time": (
+        "What time does the {frame} frame show{ref}?",
+        "What is the time of the {frame} frame{ref}?",
+        "Which time is shown in the {frame} frame{ref}?",
+        "At what time is the {frame} frame{ref}?",
+        "Tell me the time of the {frame} frame{ref}.",
+    ),
     "json": (
         "List the shapes in {media} as JSON.",
         "What is in {media}? Answer as JSON.",
@@ -152,6 +159,7 @@ HELDOUT: dict[str, tuple[str, ...]] = {
     "mover": ("Which one moves{ref}?", "What shape is moving{ref}?"),
     "when": ("When is the {shape} first shown{ref}?",),
     "clock": ("What time is it in the last frame{ref}?",),
+    "frame time": ("What time is it in the {frame} frame{ref}?",),
     "sides": ("Do you know how many sides a {shape} has?",),
 }
 IN_A_SENTENCE = (

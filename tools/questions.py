@@ -9,7 +9,7 @@ from mini_words import HELDOUT, QUESTIONS
 from scenes import COLOURS, SHAPES, Picture, Thing, Video, place
 
 NUMBERS = ("none", "one", "two", "three", "four", "five")
-ORDINALS = ("first", "second", "third", "fourth")
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 SIDES = {"circle": "none", "square": "four", "triangle": "three", "cross": "twelve"}
 MAX_LISTED = 3  # things in an answer that lists all of a picture
 
@@ -132,7 +132,13 @@ def _of_all(rng: Random, picture: Picture) -> list[Question]:
 def about_video(video: Video) -> list[Question]:
     """Return every kind of question that a clip can answer."""
     end = f"at {video.seconds(len(video.frames) - 1)} seconds"
-    found = [Question("clock", "clock", {}, end, f"The clip ends {end}.")] if video.fps <= 1 else []
+    found = []
+    if video.fps <= 1:
+        found.append(Question("clock", "clock", {}, end, f"The clip ends {end}."))
+        for index in range(1, len(video.frames)):
+            answer = f"at {video.seconds(index)} seconds"
+            sentence = f"The {ORDINALS[index]} frame is {answer}."
+            found.append(Question("clock", "frame time", {"frame": ORDINALS[index]}, answer, sentence))
     if video.mover:
         shape = video.mover.shape
         name = video.mover.name

@@ -25,6 +25,7 @@ FRAME = (90, 90, 96)  # around pictures, so that their outer rows and columns ca
 PICTURE_SIZES = ((2, 2), (3, 2), (2, 3), (4, 2), (3, 3), (3, 3), (3, 3), (4, 3), (3, 4), (4, 4), (4, 4))
 CLIP_CELLS = (4, 4)
 MAX_THINGS = 5
+MAX_SECONDS = 24  # of a clip
 
 
 @dataclass(frozen=True)
@@ -211,16 +212,16 @@ def draw_moving(rng: Random, count: int) -> Video:
         x, y = (along, across) if way in ("left", "right") else (across, along)
         frames.append((*others, Thing(mover.shape, mover.colour, x, y, 11)))
     qualities = tuple(_quality(rng) for _ in frames)
-    return Video(tuple(frames), rng.choice((2.0, 1.0, 0.5)), rng.choice(GROUNDS), qualities, mover, way)
+    return Video(tuple(frames), rng.choice((2.0, 1.0, 1 / 2, 1 / 3, 1 / 5)), rng.choice(GROUNDS), qualities, mover, way)
 
 
 def draw_appearing(rng: Random, count: int) -> Video:
-    """Return a clip in which one thing stands from the start and two appear, one to four seconds between frames."""
+    """Return a clip in which one thing stands from the start and two appear, whole seconds between frames."""
     cells = rng.sample([(column, row) for row in range(1, 4) for column in range(4)], 3)
     still, *things = _distinct(rng, cells)
     late = tuple((thing, rng.randrange(1, count)) for thing in things)
     frames = tuple((still, *(thing for thing, start in late if index >= start)) for index in range(count))
-    fps = rng.choice((1.0, 1.0, 1 / 2, 1 / 3, 1 / 4))
+    fps = 1 / rng.randint(1, MAX_SECONDS // (count - 1))
     return Video(frames, fps, rng.choice(GROUNDS), tuple(_quality(rng) for _ in frames), late=late)
 
 

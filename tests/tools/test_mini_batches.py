@@ -30,7 +30,7 @@ def logits(reference: mini_eval.Reference, batch: Batch) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("make", "seed"),
-    [(curriculum.lesson, 3), (curriculum.converse, 4), (curriculum.converse_in_forms, 5), (curriculum.converse, 6)]
+    [(curriculum.lesson, 3), (curriculum.clip_lesson, 4), (curriculum.converse, 5), (curriculum.converse, 6)]
     + [(curriculum.tool_conversation, 7)],
 )
 def test_packed_questions_equal_separate_ones(reference, make, seed):
