@@ -73,7 +73,8 @@ def _gate_up(storage: str) -> KernelPlugin:
         routing = {"NORM_MIN": attributes["norm_min"], "SPLITS": splits}
         blocks = {"BLOCK_E": power_of_two(experts), "BLOCK_P": power_of_two(splits)}
         steps = _steps(hidden, storage, attributes)
-        return sizes | routing | blocks | steps | {"AHEAD": AHEAD_BITS // steps.get("BITS", AHEAD_BITS)}
+        ahead = AHEAD_BITS // steps["BITS"] if storage and not steps["FLOAT8"] else 1
+        return sizes | routing | blocks | steps | {"AHEAD": ahead}
 
     return KernelPlugin(
         f"{storage}FewGateUp",
