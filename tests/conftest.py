@@ -7,14 +7,13 @@ kernels do so in processes of their own, without this variable.
 
 import fcntl
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ernie_export.exporter.export import export
-from tests.markers import MARKERS, NOT_FAST, is_alone, marker_of, order_of
+from tests.markers import MARKERS, is_alone, marker_of, order_of
 from tests.paths import MINI
 from tests.progress import QUIET
 
@@ -51,8 +50,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         dropped = [item for item in items if any(item.get_closest_marker(name) for name in MARKERS)]
         items[:] = [item for item in items if item not in dropped]
         config.hook.pytest_deselected(items=dropped)
-        if imported := [name for name in NOT_FAST if name in sys.modules]:
-            raise pytest.UsageError(f"a fast test imports {imported[0]}: tests/markers.py names no marker for its file")
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import numpy as np
 
 from ernie_export.graphs.ops.cached_attention.plugin import kernel_plugins as attention_plugins
 from ernie_export.graphs.ops.kernel_plugin import Attributes, KernelPlugin, Shapes
-from ernie_export.graphs.ops.moe_dispatch.plugin import check, kernel_plugins
+from ernie_export.graphs.ops.moe_dispatch.plugin import kernel_plugins
+from ernie_export.graphs.ops.moe_dispatch.support import check
 from ernie_export.graphs.ops.mrope.plugin import kernel_plugin as rope_plugin
 from ernie_export.graphs.ops.quantized_linear.plugin import check_storage
 from ernie_export.graphs.ops.quantized_linear.plugin import kernel_plugin as linear_plugin

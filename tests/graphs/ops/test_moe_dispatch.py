@@ -110,6 +110,7 @@ STORED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize(("hidden", "widths", "group"), SIZES)
 @pytest.mark.parametrize(("lowering", "bits", "error"), STORED)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ernie_export.common.errors import UserError
 from ernie_export.graphs.ops.kernel_plugin import launch
 from ernie_export.graphs.ops.moe_dispatch import plugin as moe_plugin
-from ernie_export.graphs.ops.moe_dispatch import reference
+from ernie_export.graphs.ops.moe_dispatch import reference, support
 from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
 from ernie_export.graphs.ops.quantized_linear import plugin as linear_plugin
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8
@@ -288,8 +288,8 @@ def test_not_a_number_harms_its_own_token_only(run):
 )
 def test_what_the_kernels_cannot_serve_is_named(arguments, message):
     with pytest.raises(UserError, match=message):
-        moe_plugin.check(*arguments)
-    moe_plugin.check("bfloat16", 2560, (64, 64), (1536, 512), 6)
+        support.check(*arguments)
+    support.check("bfloat16", 2560, (64, 64), (1536, 512), 6)
 
 
 @pytest.mark.parametrize(
@@ -304,6 +304,6 @@ def test_what_the_kernels_cannot_serve_is_named(arguments, message):
 def test_what_the_kernels_cannot_store_is_named(arguments, message):
     released = "bfloat16", 2560, (64, 64), (1536, 512), 6
     with pytest.raises(UserError, match=message):
-        moe_plugin.check(*released, *arguments)
-    moe_plugin.check(*released, "Quantized", 128, ("sm80", "sm110"))
-    moe_plugin.check(*released, "Float8", 128, ("sm89", "sm90", "sm100", "sm110", "sm120"))
+        support.check(*released, *arguments)
+    support.check(*released, "Quantized", 128, ("sm80", "sm110"))
+    support.check(*released, "Float8", 128, ("sm89", "sm90", "sm100", "sm110", "sm120"))

@@ -24,14 +24,11 @@ offers one: decode steps that for few tokens, prompts that for many. The first t
 shared memory, which needs no opt-in of whoever launches them: one of them is next where the first choice does not fit.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ernie_export.common.errors import InvalidValue
 from ernie_export.graphs.ops.kernel_plugin import (
-    FLOATS,
     GRAPH_DTYPE,
     Attributes,
     Constants,
@@ -48,7 +45,7 @@ from ernie_export.graphs.ops.kernel_plugin import (
 )
 from ernie_export.graphs.ops.moe_dispatch import plugin_few
 from ernie_export.graphs.ops.moe_dispatch.plugin_few import FEW
-from ernie_export.graphs.ops.quantized_linear.plugin import check_storage, depth, storage_constants
+from ernie_export.graphs.ops.quantized_linear.plugin import depth, storage_constants
 from ernie_export.graphs.ops.quantized_linear.spec import STORAGES
 
 # Splits of the router's product. Those of a decode step are programs that read once and wait once; those of many tokens
@@ -296,43 +293,6 @@ def _combine(experts: _Experts) -> KernelPlugin:
         grid=lambda n, c: (n // c["K"], (c["H"] + c["BLOCK_H"] - 1) // c["BLOCK_H"], 1),
         tactics=(Tactic({"BLOCK_H": 1024}, 4), Tactic({"BLOCK_H": 512}, 2)),
     )
-
-
-def check(
-    dtype: str,
-    hidden: int,
-    experts: tuple[int, int],
-    widths: tuple[int, int],
-    k: int,
-    storage: str = "",
-    group: int | None = None,
-    archs: Sequence[str] = (),
-) -> None:
-    """Refuse a model that the kernels cannot serve.
-
-    Args:
-        dtype: The graphs' dtype.
-        hidden: The hidden size.
-        experts: The number of text and of vision experts.
-        widths: The width of a text and of a vision expert.
-        k: Experts a token.
-        storage: How the weights are stored; see STORAGES.
-        group: Weights that share a scale.
-        archs: Architectures that kernels are compiled for, e.g. "sm89".
-
-    Raises:
-        InvalidValue: The message names what is not supported.
-    """
-    if dtype not in FLOATS:
-        raise InvalidValue("mixture of experts as a TensorRT plugin: dtype", f"one of {', '.join(FLOATS)}", dtype)
-    if experts[0] != experts[1]:
-        raise InvalidValue("mixture of experts: vision experts", f"{experts[0]}, as many as text experts", experts[1])
-    if not 1 <= k <= experts[0]:
-        raise InvalidValue("mixture of experts: experts of a token", f"1 to {experts[0]}", k)
-    if 2 * max(widths) * hidden >= 2**31:
-        raise InvalidValue("mixture of experts: expert", "under 2**30 elements", f"{max(widths)} x {hidden}")
-    if storage:
-        check_storage("mixture of experts", storage, group, (hidden, *widths), archs)
 
 
 def _routing_kernel(name: str) -> Any:
