@@ -78,7 +78,8 @@ def make(tmp_path_factory, without_gpu):
     def call(precision: str, arch: str, **changes: Any) -> tuple[Path, Manifest, Steps]:
         folder = tmp_path_factory.mktemp("trt") / "bundle"
         steps = Steps()
-        options = TensorRTBuildOptions(max_batch_size=3, max_seq_len=600, max_image_tokens=64, arch=arch, **changes)
+        limits = {"max_batch_size": 3, "max_seq_len": 600, "max_image_tokens": 64} | changes
+        options = TensorRTBuildOptions(arch=arch, **limits)
         return folder, export(MINI, folder, without_gpu, precision, steps, options), steps
 
     return call
@@ -98,8 +99,8 @@ def baked(make):
 
 @pytest.fixture(scope="session", params=["int4", "fp8"])
 def coded(request, make):
-    """Such a bundle with quantized weights, for one architecture."""
-    return make(request.param, "sm90")
+    """Such a bundle with quantized weights, for one architecture and two sequences."""
+    return make(request.param, "sm90", max_batch_size=2)
 
 
 @pytest.fixture
