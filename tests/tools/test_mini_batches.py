@@ -86,7 +86,7 @@ def test_batched_vision_attention_equals_the_loop_over_frames(reference, monkeyp
 
 def test_an_answer_may_not_see_another_question(reference):
     """Change every token of one question: the logits of the others stay."""
-    samples: list[Sample] = curriculum.lesson(Random(10), Source(), pictures_only=True)[:3]
+    samples: list[Sample] = curriculum.lesson(Random(10), Source())[:3]
     batch = Batcher(reference.processor.tokenizer)([samples])
     before = logits(reference, batch)
     batch.input_ids[batch.owner == 2] = 5
