@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -28,6 +27,8 @@ from PIL import Image
 from process_memory import Sample, peak, proportional, watch
 from rich.console import Console
 from rich.table import Table
+
+from ernie_export.exporter.plan.measure import sustained_bandwidth
 
 HERE = Path(__file__).parent
 COMMANDS = Path(sys.executable).parent
@@ -176,24 +177,6 @@ def ask(bundle: Path, picture: Path, tokens: int) -> Answer:
         raise click.ClickException(f"{bundle}: expected an answer of several pieces, found {len(times)}")
     rate = (tokens - 1) / (times[-1] - times[0])  # the last piece is the line's end, after the last token
     return Answer(times[0], times[-1], rate, trace, peak(trace)[0], max(shares))
-
-
-def sustained_bandwidth(nbytes: int, seconds: float = 3.0) -> float:
-    """Return bytes a second of a streaming read that lasts, by one thread a core, each over its own part of an array.
-
-    A single pass takes a thirtieth of a second, in which a virtual machine may get more than decode gets over seconds.
-    Pages differ from each other: those of equal content may be one page of the host's, which its caches hold.
-    """
-    cores = os.cpu_count() or 1
-    numbers = np.random.default_rng(0).random(2**20 + 13, np.float32)  # no whole number of pages
-    parts = np.array_split(np.resize(numbers, nbytes // numbers.itemsize), cores)
-    read = 0
-    with ThreadPoolExecutor(cores) as pool:
-        started = time.perf_counter()
-        while (elapsed := time.perf_counter() - started) < seconds:
-            list(pool.map(lambda part: part.dot(part), parts))
-            read += nbytes
-    return read / elapsed
 
 
 def show(figures: dict[str, Any]) -> None:

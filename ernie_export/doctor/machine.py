@@ -2,11 +2,11 @@
 
 import os
 import platform
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_export.common.gpu import detect_gpu
+from ernie_export.common.processor import cpu_name, usable_cores
 from ernie_export.common.version import __version__
 
 # Features of processors that matter here, by their names in /proc/cpuinfo, on x86-64 and Arm.
@@ -59,8 +59,8 @@ def describe_machine() -> Machine:
         package=__version__,
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cpu=fields.get("model name", platform.processor() or platform.machine()),
-        cores=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        cpu=cpu_name(),
+        cores=usable_cores(),
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         features=tuple(dict.fromkeys(name for flag, name in _FEATURES.items() if flag in flags)),
         gpu=f"{gpu.name} ({gpu.architecture})" if gpu is not None else None,

@@ -22,7 +22,7 @@ def planned(*arguments: Any) -> dict[str, Any]:
     return json.loads(result.stdout)
 
 
-def test_devices(tmp_path):
+def test_devices(tmp_path, monkeypatch):
     path = tmp_path / "board.json"
     path.write_text(json.dumps({"memory": 8e9, "bandwidth": 50e9, "fp32": 1e11}))
     board = find_device(str(path))
@@ -33,6 +33,7 @@ def test_devices(tmp_path):
     assert step["seconds"] == max(step["flops"] / 1e11, step["bytes"] / 50e9)
     assert found["bf16"]["decode"]["seconds"] == found["bf16"]["decode"]["bytes"] / 50e9
     assert found["fp32"]["prefill"]["seconds"] > 0 and found["bf16"]["prefill"]["seconds"] is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     cpu = planned(MINI, "--device", "cpu")
     assert cpu["device"]["memory"] == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert cpu["precisions"]["fp32"]["fits"] and cpu["precisions"]["fp32"]["decode"]["seconds"] is None
@@ -61,6 +62,7 @@ REFUSED: dict[str, tuple[list[str | Path], tuple[str, ...]]] = {
     "no context": ([MINI, "--context", "0"], ("--context", "0")),
     "no rows": ([MINI, "--batch", "0"], ("--batch", "0")),
     "no number of rows": ([MINI, "--batch", "two"], ("--batch", "two")),
+    "another device to measure": ([MINI, "--measure", "--device", "h100"], ("--device", "cpu", "--measure", "h100")),
     "unknown device": ([MINI, "--device", "tpu"], ("--device", "h200", "tpu")),
     "no device file": ([MINI, "--device", "tpu.json"], ("tpu.json",)),
     "unknown precision": ([MINI, "--precision", "fp32,fp7"], ("--precision", "fp7")),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +19,8 @@ from ernie_export.common.command import run
 from ernie_export.common.errors import InvalidFile, InvalidValue, printable
 from ernie_export.common.json_fields import one_line
 from ernie_export.exporter.cli.target_options import options_of_targets, target_option, with_target_options
-from ernie_export.exporter.plan.devices import DEVICES, Device, find_device
+from ernie_export.exporter.plan.devices import CPU, DEVICES, Device, find_device
+from ernie_export.exporter.plan.rates import keep_rates, rates_file
 from ernie_export.exporter.plan.workload import DEFAULT_CONTEXT, read_workload
 from ernie_export.exporter.processor_files import find_processor_files
 from ernie_export.exporter.targets import find_target, make_options
@@ -61,6 +63,7 @@ def plan_options() -> list[click.Parameter]:
 )
 @click.option("--images", default="", help="Images of each sequence, as WIDTHxHEIGHT,... in pixels.")
 @click.option("--batch", type=click.IntRange(1, LARGEST_BATCH), default=1, help="Sequences answered together.")
+@click.option("--measure", is_flag=True, help="Measure this machine first, for --device cpu now and later: 8 seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, in bytes, FLOP and seconds.")
 def command(
     checkpoint: Path,
@@ -70,6 +73,7 @@ def command(
     context: int | None,
     images: str,
     batch: int,
+    measure: bool,
     as_json: bool,
     **target_options: Any,
 ) -> None:
@@ -86,6 +90,9 @@ def command(
     options = make_options(chosen, {name: value for name, value in target_options.items() if value is not None})
     precisions = chosen.precisions if precision is None else read_precisions(chosen, precision)
     config = ErnieConfig.from_hf(folder)
+    if measure:
+        device_name = CPU if device_name is None else device_name
+        measure_here(device_name, rates_file())
     device = find_device(device_name) if device_name is not None else None
     with as_hf_checkpoint(folder, config, require_all=False) as source:
         workload = read_workload(config, source, context, batch, images)
@@ -110,6 +117,20 @@ def command(
         print(json.dumps(plan, indent=1))
     else:
         show(plan, device, Console())
+
+
+def measure_here(device_name: str, path: Path) -> None:
+    """Measure this machine behind a progress bar, and keep what was found.
+
+    Raises InvalidValue for another device than this machine, and CannotWrite.
+    """
+    if device_name != CPU:
+        raise InvalidValue("--device", f"{CPU} with --measure", one_line(device_name))
+    from ernie_export.exporter.plan.measure import MEASUREMENTS, measure
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("measuring this machine", total=MEASUREMENTS)
+        keep_rates(measure(lambda: progress.advance(task)), path)
 
 
 def notes(target: Target, estimates: Sequence["Estimate"]) -> list[str]:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from ernie_export.common.errors import InvalidValue
 from ernie_export.common.json_fields import JsonObject, read_json
+from ernie_export.exporter.plan.rates import Rates, rates_file, read_rates
 
+CPU = "cpu"  # the name of this machine
 GB = 10**9
 TERA = 1e12
 MEMORY_LIMIT = 2**60  # bytes; past any machine, so that a slip of units is refused
@@ -42,6 +44,8 @@ class Device:
         fp16: FLOP/s in float16.
         source: Where the numbers are from.
         is_gpu: Whether a GPU's libraries run there.
+        int8: FLOP/s of a processor's products with 8-bit weights; GPUs' kernels convert weights first.
+        int4: FLOP/s of a processor's products with 4-bit weights.
     """
 
     name: str
@@ -52,6 +56,8 @@ class Device:
     fp16: float | None
     source: str
     is_gpu: bool = True
+    int8: float | None = None
+    int4: float | None = None
 
     def seconds(self, work: list[Work], by_bandwidth: bool) -> float | None:
         """Return the least time for work that is done one part after another.
@@ -98,12 +104,23 @@ def find_device(name: str) -> Device:
     """
     if name in DEVICES:
         return DEVICES[name]
-    if name == "cpu":
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Device("cpu", memory, None, None, None, None, "this machine's memory; no rates known", False)
+    if name == CPU:
+        return this_machine(read_rates(rates_file()))
     if not name.endswith(".json"):
         raise InvalidValue("--device", f"{', '.join(DEVICES)}, cpu or a .json file", name)
     return read_device(Path(name))
+
+
+def this_machine(rates: Rates | None) -> Device:
+    """Return this machine with the rates that were measured on it, if they were."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if rates is None:
+        source = "this machine's memory; rates not known, --measure finds them"
+        return Device(CPU, memory, None, None, None, None, source, is_gpu=False)
+    source = f"{rates.cpu}, {rates.cores} cores, rates measured here"
+    return Device(
+        CPU, memory, rates.bandwidth, rates.fp32, None, None, source, is_gpu=False, int8=rates.int8, int4=rates.int4
+    )
 
 
 def read_device(path: Path) -> Device:

@@ -98,7 +98,8 @@ def estimate(
     exported = Model.build(model.config, precision, target, options)
     on_cuda = device is not None and device.is_gpu and "cuda" in target.devices(precision)
     provider = provider_memory(exported.model.nbytes()) if on_cuda and not target.compiles_engines else 0
-    cost = Cost(model, precision, exported.model.stored(), provider, exported.duplicate_weights)
+    converts = device is None or device.is_gpu
+    cost = Cost(model, precision, exported.model.stored(), provider, exported.duplicate_weights, converts)
     return Estimate(
         precision=precision.name,
         data_file=exported.data_file,
@@ -127,6 +128,7 @@ class Cost:
         stored: Bytes of each part in this precision.
         provider: Bytes that ONNX Runtime's CUDA provider takes besides; 0 for other engines.
         duplicate_weights: Bytes of weights that are held more than once.
+        converts_weights: Whether quantized weights become floating-point numbers before a product, as on GPUs.
     """
 
     model: Model
@@ -134,6 +136,7 @@ class Cost:
     stored: dict[str, int]
     provider: int = 0
     duplicate_weights: int = 0
+    converts_weights: bool = True
 
     @property
     def kv_per_token(self) -> int:
@@ -206,7 +209,12 @@ class Cost:
         return int(self.precision.dtype.numpy().itemsize)
 
     def _work(self, flops: float, nbytes: float) -> Work:
-        return Work(flops, nbytes, ARITHMETIC[self.precision.float_type])
+        return Work(flops, nbytes, self._arithmetic(self.precision.decoder))
+
+    def _arithmetic(self, bits: int | None) -> str:
+        """Return the field of `Device` with the rate of products with weights of `bits`; None for no quantization."""
+        by_float_type = ARITHMETIC[self.precision.float_type]
+        return by_float_type if bits is None or self.converts_weights else f"int{bits}"
 
     def _decoder_activations(self, workload: Workload) -> int:
         text = self.model.config.text
@@ -243,8 +251,8 @@ class Cost:
         encoder = workload.batch * (2 * parameters["vision encoder"] * sum(patches) + scores)
         resampler = workload.batch * 2 * parameters["resampler"] * tokens
         return [
-            self._work(encoder, self.stored["vision encoder"]),
-            self._work(resampler, self.stored["resampler"]),
+            Work(encoder, self.stored["vision encoder"], self._arithmetic(self.precision.vision)),
+            Work(resampler, self.stored["resampler"], self._arithmetic(self.precision.vision)),
         ]
 
     def _touched(self, tokens: int) -> float:

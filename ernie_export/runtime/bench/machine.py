@@ -4,7 +4,8 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+
+from ernie_export.common.processor import cpu_name, usable_cores
 
 PACKAGES = ("ernie-export", "onnxruntime", "numpy")
 BUSY = 0.5  # running processes a core, before a measurement, from which it shares the machine
@@ -36,18 +37,9 @@ class Machine:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
         system = f"{platform.system()} {platform.release()}"
-        return cls(cpu_name(), len(os.sched_getaffinity(0)), memory, system, os.getloadavg()[0], versions)
+        return cls(cpu_name(), usable_cores(), memory, system, os.getloadavg()[0], versions)
 
     @property
     def busy(self) -> bool:
         """Whether other work may have slowed the measurement."""
         return self.load_average > BUSY * self.cores
-
-
-def cpu_name() -> str:
-    """Return the processor's own name, where the system reports it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
