@@ -47,11 +47,11 @@ class MoeBench(ExpertBench):
         inputs = [self.normal(tokens, shape.hidden) for _ in range(shape.sets)]
         types = torch.arange(tokens, device=self.device) % 2 if vision else None
         tactics = DECODE if tokens <= 16 else PREFILL
-        few = vision is None and tokens <= FEW  # as engines of so many sequences run them
         attributes = {"k": shape.k, "norm_min": NORM_MIN, "bits": 4, "group": shape.group}
         weights = text.inputs, vision.inputs if vision else None
 
-        def call(x: Any, empty: Any) -> dict[str, Any]:
+        def call(x: Any, empty: Any, few: bool = vision is None and tokens <= FEW) -> dict[str, Any]:
+            """As engines of so many sequences run them, if these are few; else as engines of more."""
             return moe_dispatch(x, types, *weights, attributes, empty, tactics, storage, few)
 
         found = call(inputs[0], self.empty)
@@ -63,6 +63,9 @@ class MoeBench(ExpertBench):
         agreed = self.choice_agreed(inputs[0], found["experts"], expert_groups, types)
         timed = {"error": error, "choice_agreed": agreed}
         timed["seconds"] = seconds([partial(call, x, self.plain) for x in inputs], self.device)
+        if vision is None and tokens <= FEW:
+            calls = [partial(call, x, self.plain, few=False) for x in inputs]
+            timed["in engines of more sequences"] = seconds(calls, self.device)
         of_row = None if types is None else types[None]
         for way, block in [] if storage else blocks:
             try:

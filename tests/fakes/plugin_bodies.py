@@ -340,7 +340,7 @@ DecodeMerge <num_heads, plugin_namespace> (q, present_key, weighted, highest, to
 # The experts of a token best first, by what the plugins compute that have them in ascending order.
 FEW = (
     """
-STORAGEFewGateUp <k, norm_min, ATTRIBUTES> (partial, text_bias, x, WEIGHTS) => (experts, act) {
+STORAGEFewGateUp <k, norm_min, ATTRIBUTES> (partial, text_bias, x, WEIGHTS) => (experts, few_act) {
     experts, ascending, sorted_weights = ernie.ExpertsRoute <k: int = @k, norm_min: float = @norm_min,
         plugin_namespace = "ernie"> (partial, text_bias)
     slots = Cast <to = 6> (experts)
@@ -354,25 +354,44 @@ STORAGEFewGateUp <k, norm_min, ATTRIBUTES> (partial, text_bias, x, WEIGHTS) => (
     weight_row = Unsqueeze (sorted_weights, second)
     weight_there = Mul (of_place, weight_row)
     weights = ReduceSum <keepdims = 0> (weight_there, last)
-    act = ernie.STORAGEExpertsGateUp <k: int = @k, PASSED> (x, slots, weights, WEIGHTS)
+    few_act = ernie.STORAGEExpertsGateUp <k: int = @k, PASSED> (x, slots, weights, WEIGHTS)
 }
 """,
     """
-STORAGEFewDown <k, ATTRIBUTES> (experts, act, WEIGHTS) => (y) {
+STORAGEFewDown <k, ATTRIBUTES> (experts, few_act, WEIGHTS) => (y) {
     slots = Cast <to = 6> (experts)
-    out = ernie.STORAGEExpertsDown <k: int = @k, PASSED> (act, slots, WEIGHTS)
+    out = ernie.STORAGEExpertsDown <k: int = @k, PASSED> (few_act, slots, WEIGHTS)
     y = ernie.ExpertsCombine <k: int = @k, plugin_namespace = "ernie"> (out)
+}
+""",
+    """
+STORAGEGateUpOrRoute <k, norm_min, ATTRIBUTES> (partial, text_bias, x, WEIGHTS)
+        => (experts, slots, weights, few_act) {
+    experts, slots, weights = ernie.ExpertsRoute <k: int = @k, norm_min: float = @norm_min,
+        plugin_namespace = "ernie"> (partial, text_bias)
+    same_experts, few_act = ernie.STORAGEFewGateUp <k: int = @k, norm_min: float = @norm_min, PASSED> (partial,
+        text_bias, x, WEIGHTS)
+}
+""",
+    """
+STORAGEDownOrCombine <k, ATTRIBUTES> (experts, few_act, WEIGHTS, out) => (y) {
+    of_few = ernie.STORAGEFewDown <k: int = @k, PASSED> (experts, few_act, WEIGHTS)
+    of_more = ernie.ExpertsCombine <k: int = @k, plugin_namespace = "ernie"> (out)
+    tokens = Shape <end = 1> (experts)
+    most = Constant <value_ints = [2]> ()
+    is_few = LessOrEqual (tokens, most)
+    y = Where (is_few, of_few, of_more)
 }
 """,
 )
 
 
 def few(storage: str) -> list[str]:
-    """FewGateUp and FewDown for weights of this storage."""
+    """FewGateUp, FewDown, GateUpOrRoute and DownOrCombine for weights of this storage."""
     attributes = STORAGES[storage]
     passed = ", ".join((*(f"{name}: int = @{name}" for name in attributes), 'plugin_namespace = "ernie"'))
     texts = []
-    for text, name in zip(FEW, ("text_gate_up", "text_down")):
+    for text, name in zip(FEW, ("text_gate_up", "text_down") * 2):
         text = text.replace("ATTRIBUTES", ", ".join((*attributes, "plugin_namespace"))).replace("PASSED", passed)
         weights = f"{name}, {name}_scales" if storage else name
         texts.append(text.replace("WEIGHTS", weights).replace("STORAGE", storage))
@@ -456,7 +475,7 @@ EXPERTS = {
 
 
 def bodies() -> list[onnx.FunctionProto]:
-    """A function for every plugin."""
+    """A function for every plugin, and for what some are made of."""
     texts = [
         *LOGITS,
         *ROUTES,
@@ -481,8 +500,12 @@ def bodies() -> list[onnx.FunctionProto]:
 
 def fill(model: onnx.ModelProto) -> None:
     """Give a model the functions of the plugins that it calls."""
-    called = {node.op_type for node in model.graph.node if node.domain == "ernie"}
-    if any("Few" in name for name in called):
-        called |= {"ExpertsRoute", "ExpertsCombine"} | {name.replace("Few", "Experts") for name in called}
-    called |= {name.removeprefix(storage) for name in called for storage in VALUES}
-    model.functions.extend(function for function in bodies() if function.name in called)
+    by_name = {function.name: function for function in bodies()}
+    called: dict[str, onnx.FunctionProto] = {}
+    nodes = list(model.graph.node)
+    while nodes:
+        node = nodes.pop()
+        if node.domain == "ernie" and node.op_type in by_name and node.op_type not in called:
+            called[node.op_type] = by_name[node.op_type]
+            nodes += by_name[node.op_type].node
+    model.functions.extend(called.values())

@@ -25,8 +25,8 @@ use_integers()
 _lib._register_plugin_creator = lambda *_: None  # the native registry, which is not there
 
 
-def build(kernel_plugin, shapes, attributes, dtype, arch, sizes):
-    """A kernel plugin as the builder would ask of it; `sizes` replace each -1 of `shapes`, in order."""
+def build(kernel_plugin, shapes, attributes, dtype, arch, *ways):
+    """A kernel plugin as the builder would ask of it, once each way: sizes that replace each -1 in order."""
     numbers = range(1, len(kernel_plugin.tactics) + 1)
     compiled = [compile_kernel(kernel_plugin, shapes, attributes, number, dtype, arch) for number in numbers]
     kernels = Kernels(dtype, tuple(kernel for kernel in compiled if fits(kernel, arch)))
@@ -38,9 +38,12 @@ def build(kernel_plugin, shapes, attributes, dtype, arch, sizes):
     plugin.init(definition.register_func, arrays, *functions, definition.autotune_attr_names,
                 definition.autotune_func)  # fmt: skip
     kinds = [getattr(trt, dtype if kind == GRAPH_DTYPE else kind) for kind in kernel_plugin.inputs.values()]
-    left = iter(sizes)
-    full = [[next(left) if size < 0 else size for size in shapes[name]] for name in kernel_plugin.inputs]
-    return ask(plugin, kinds, [list(shapes[name]) for name in kernel_plugin.inputs], full)
+    found = []
+    for sizes in ways:
+        left = iter(sizes)
+        full = [[next(left) if size < 0 else size for size in shapes[name]] for name in kernel_plugin.inputs]
+        found.append(ask(plugin, kinds, [list(shapes[name]) for name in kernel_plugin.inputs], full))
+    return found
 
 
 def main() -> None:
@@ -48,6 +51,8 @@ def main() -> None:
     sizes = {"Rope": [2, 40, 2, 40, 2, 40], "Combine": [480], "Down": [480, 480], "GateUp": [80, 480, 80]}
     sizes["DecodeMerge"] = [80] * 6
     sizes["FewDown"] = [80, 480]
+    sizes["ExpertsDown"] = [480, 80]
+    sizes["DownOrCombine"] = [80, 480, 480]
     dispatch = ("Logits", "Route", "Sort", "GateUp", "Down", "Combine")
     only = {
         "Rope",
@@ -55,8 +60,11 @@ def main() -> None:
         "DecodeMerge",
         "ExpertsLogits",
         "ExpertsGateUp",
+        "ExpertsDown",
         "FewGateUp",
         "FewDown",
+        "GateUpOrRoute",
+        "DownOrCombine",
         *(f"Dispatch{name}" for name in dispatch),
     }
     for kernel_plugin, shapes, attributes in kernel_specs():
@@ -64,15 +72,17 @@ def main() -> None:
             # GateUp with its first tactic, and its last, which asks for more shared memory than sm89 has.
             tactics = kernel_plugin.tactics
             kept = (tactics[0], tactics[-1]) if kernel_plugin.name == "DispatchGateUp" else tactics[:1]
-            own: list[int] | None = sizes.get(kernel_plugin.name.removeprefix("Dispatch"), [80] * 4)
+            own = sizes.get(kernel_plugin.name.removeprefix("Dispatch"), [80] * 4)
+            few = [size * 2 // 80 for size in own]
             kernel_plugin = dataclasses.replace(kernel_plugin, tactics=kept, offered=())
-            found[kernel_plugin.name] = build(kernel_plugin, shapes, attributes, "bfloat16", "sm89", own)
+            asked = build(kernel_plugin, shapes, attributes, "bfloat16", "sm89", own, few)
+            found[kernel_plugin.name], found[f"{kernel_plugin.name} few"] = asked
     stored = {"DispatchGateUp": [80, 480, 80], "ExpertsDown": [480, 80], "Linear": [80]}
     for weights, prefix in (("int4", "Quantized"), ("fp8", "Float8")):
         for kernel_plugin, shapes, attributes in kernel_specs(weights):
-            if (own := stored.get(kernel_plugin.name.removeprefix(prefix))) is not None:
+            if (given := stored.get(kernel_plugin.name.removeprefix(prefix))) is not None:
                 kernel_plugin = dataclasses.replace(kernel_plugin, tactics=kernel_plugin.tactics[:1], offered=())
-                found[kernel_plugin.name] = build(kernel_plugin, shapes, attributes, "bfloat16", "sm89", own)
+                (found[kernel_plugin.name],) = build(kernel_plugin, shapes, attributes, "bfloat16", "sm89", given)
     try:
         register(rope_plugin(), Kernels("bfloat16", ()))
     except ValueError as e:

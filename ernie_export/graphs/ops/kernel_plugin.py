@@ -168,6 +168,11 @@ def maximum(size: Size, other: Size) -> Size:
     return trtp.max(size, other)
 
 
+def by_size(size: Size, limit: int, upto: Size, above: Size) -> Size:
+    """Return `upto` for a size of 1 to `limit`, and `above` for a greater one; both are ints, or `above` is a size."""
+    return minimum(size // (limit + 1), 1) * (above - upto) + upto
+
+
 def power_of_two(size: int) -> int:
     """Return the smallest power of two that is at least `size`, a Triton block."""
     return 1 << max(size - 1, 0).bit_length()

@@ -271,7 +271,7 @@ def version(folder: Path = Path(__file__).parent) -> str:
     A kernel that was compiled from some sources is launched by the shape functions and grids of the same.
     """
     paths = [folder / "kernel_plugin.py", folder / "quick_plugin.py"]
-    for pattern in ("plugin", "kernel*", "function_tensorrt"):
+    for pattern in ("plugin*", "kernel*", "function_tensorrt"):
         paths += folder.glob(f"*/{pattern}.py")
     digest = hashlib.sha256()
     for path in sorted(paths):

@@ -1,4 +1,7 @@
-"""The expert kernels for a token or two, in Triton's interpreter, against the NumPy reference and the other kernels."""
+"""The expert kernels for a token or two, in Triton's interpreter, against the NumPy reference and the other kernels.
+
+By the chain of engines of up to two sequences, or as the first and the last launch of that of more.
+"""
 
 import numpy as np
 import pytest
@@ -112,7 +115,7 @@ def test_the_answer_does_not_depend_on_the_order_of_programs(unwritten, reversed
     forward = run()
     reversed_programs()
     backward = run()
-    for name in ("experts", "act", "y"):
+    for name in ("experts", "few_act", "y"):
         assert torch.equal(forward[name], backward[name]), name
 
 
@@ -129,3 +132,27 @@ def test_not_a_number_harms_its_own_token_only(unwritten):
     y = found["y"].numpy()
     assert np.isnan(y[0]).all()
     np.testing.assert_allclose(y[1], expected[1], rtol=0, atol=3e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["", *QWEIGHT])
+def test_engines_of_more_sequences_run_the_same_kernels_for_a_token_or_two(unwritten, kind):
+    """What the kernels for more tokens would write is left unwritten, and for more tokens the others do all of it."""
+    rng = np.random.default_rng(5)
+    storage, bits, _ = QWEIGHT[kind] if kind else ("", {}, 0)
+    attributes = {**bits, "k": 3, "norm_min": NORM_MIN, "group": 16}
+    if kind:
+        text, meant = stored_group(rng, kind, 48, 5, 32, 16, torch.float32)
+    else:
+        meant = expert_group(rng, 48, 5, 32)
+        text = tensors(meant, torch.float32)
+    x = torch.from_numpy(rng.standard_normal((3, 48)).astype(np.float32))
+    for tokens in (1, 2, 3):
+        given = x[:tokens].contiguous()
+        found = moe_dispatch(given, None, text, None, attributes, unwritten, DECODE, storage)
+        check(found, *reference.expert_group(given.numpy(), *meant, k=3, norm_min=NORM_MIN))
+        assert found["few_act"].isnan().all() == (tokens == 3)
+        for name in ("weights", "act", "out"):
+            assert found[name].isnan().all() == (tokens < 3), name
+        alone = moe_dispatch(given, None, text, None, attributes, unwritten, DECODE, storage, few=True)
+        assert torch.equal(alone["experts"], found["experts"])
+        assert torch.equal(alone["y"], found["y"]) == (tokens < 3)

@@ -5,7 +5,6 @@ end the build, or spoil another tensor.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ FILLS: dict[str, Callable[[Any, tuple[int, ...]], np.ndarray]] = {
     "negative": lambda rng, shape: np.full(shape, -1),
     "huge": lambda rng, shape: np.full(shape, BIG),
 }
-TOKENS = (1, 3)  # a decode step's slots are found otherwise where they are few
+TOKENS = (1, 3)  # a decode step of few has kernels of its own
 SIZES = plugins.Sizes(
     hidden=32, experts=5, widths=(24, 16), k=3, norm_min=1e-12, heads=(3, 1), head_dim=12, capacity=200
 )
@@ -61,7 +60,7 @@ class Bounds:
 
 
 @pytest.fixture
-def bounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bounds]:
+def bounds(monkeypatch: pytest.MonkeyPatch) -> Bounds:
     """The interpreter's loads and stores are held to these bounds before they are made.
 
     Every load and store of a kernel becomes one of these two calls of the builder, with pointers and mask as arrays.
@@ -82,17 +81,14 @@ def bounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bounds]:
 
     monkeypatch.setattr(builder, "create_masked_load", checked_load)
     monkeypatch.setattr(builder, "create_masked_store", checked_store)
-    yield bounds
-    assert bounds.accesses, "nothing was checked"
+    return bounds
 
 
 def cases() -> Iterator[tuple[KernelPlugin, Any, Any]]:
     """Yield every plugin with an integer input; of those for weights of 4 bits some."""
     yield from (case for case in plugins.kernel_specs(SIZES) if {"int32", "int64"} & {*case[0].inputs.values()})
-    yield from (case for case in plugins.kernel_specs(replace(SIZES, few=True)) if case[0].name == "FewDown")
-    some = ("QuantizedLinear", "QuantizedDispatchDown", "QuantizedFewDown", "QuantizedFewGateUp")
-    for few in (False, True):
-        yield from (case for case in plugins.kernel_specs(replace(QUANTIZED, few=few)) if case[0].name in some)
+    some = ("QuantizedLinear", "QuantizedDispatchDown", "QuantizedGateUpOrRoute", "QuantizedDownOrCombine")
+    yield from (case for case in plugins.kernel_specs(QUANTIZED) if case[0].name in some)
 
 
 CASES = {plugin.name: (plugin, shapes, attributes) for plugin, shapes, attributes in cases()}
@@ -104,7 +100,7 @@ def sizes_of(name: str, shape: Any, tokens: int) -> Iterator[int]:
     yield from (next(varying) if size < 0 else size for size in shape)
 
 
-BY_SLOT = ("act", "out", "order")
+BY_SLOT = ("act", "few_act", "out", "order")
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
@@ -129,3 +125,5 @@ def test_a_kernel_stays_within_its_tensors(bounds, name, fill, tokens):
 
     with np.errstate(all="ignore"):
         launch(plugin, inputs, attributes, plugin.tactics[0], empty)
+    idle = tokens == 1 and name in ("ExpertsGateUp", "ExpertsDown")
+    assert (bounds.accesses == 0) == idle, "nothing was checked, or what others have done was done again"

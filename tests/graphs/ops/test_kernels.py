@@ -57,23 +57,26 @@ def test_kernels_for_other_sizes_are_refused():
     other = dict(shapes) | {"text_down": (4, 128, 48)}
     with pytest.raises(ValueError, match="ExpertsDown: expected a kernel for .*'I_TEXT': 48.*, found .*'I_TEXT': 96"):
         KERNELS.of(plugin, other, attributes)
-    with pytest.raises(ValueError, match=r"ExpertsCombine: expected .*, found kernels for \[\]"):
-        KERNELS.of(*CASES["ExpertsCombine"])
+    with pytest.raises(ValueError, match=r"DispatchCombine: expected .*, found kernels for \[\]"):
+        KERNELS.of(*CASES["DispatchCombine"])
 
 
 def test_every_plugin_of_a_model_is_listed():
     names = [plugin.name for plugin in (case[0] for case in CASES.values())]
-    expert_group = ["Logits", "Route", "GateUp", "Down", "Combine"]
     assert names == [
         "Rope",
-        *(f"Experts{name}" for name in expert_group),
-        *(f"Dispatch{n}" for n in (*expert_group[:2], "Sort", *expert_group[2:])),
+        "ExpertsLogits",
+        "GateUpOrRoute",
+        "ExpertsGateUp",
+        "ExpertsDown",
+        "DownOrCombine",
+        *(f"Dispatch{name}" for name in ("Logits", "Route", "Sort", "GateUp", "Down", "Combine")),
     ]
     assert [plugin.name for plugin, _, _ in plugins.kernel_specs(replace(SIZES, experts=0))] == ["Rope"]
     few = [plugin.name for plugin, _, _ in plugins.kernel_specs(replace(SIZES, few=True))]
     assert few == ["Rope", "ExpertsLogits", "FewGateUp", "FewDown", *names[6:]]
     # As a plugin gets it: what is left of 1e-12 in the 32 bits of a graph's attribute.
-    assert CASES["ExpertsRoute"][2]["norm_min"] == float(np.float32(1e-12)) != 1e-12
+    assert CASES["DispatchRoute"][2]["norm_min"] == float(np.float32(1e-12)) != 1e-12
 
 
 def test_a_model_that_the_kernels_cannot_serve_is_named():
@@ -86,7 +89,14 @@ def test_a_model_that_the_kernels_cannot_serve_is_named():
 
 
 @pytest.mark.parametrize(
-    "changed", ["moe_dispatch/kernel_route.py", "mrope/plugin.py", "kernel_plugin.py", "quick_plugin.py"]
+    "changed",
+    [
+        "moe_dispatch/kernel_route.py",
+        "moe_dispatch/plugin_few.py",
+        "mrope/plugin.py",
+        "kernel_plugin.py",
+        "quick_plugin.py",
+    ],
 )
 def test_a_changed_source_changes_the_version(tmp_path, changed):
     ops = Path(plugins.__file__).parent

@@ -162,12 +162,9 @@ def test_chain_equals_reference(run, data):
 
 
 @pytest.mark.parametrize("tactics", [DECODE, PREFILL], ids=["decode", "prefill"])
-@pytest.mark.parametrize(("tokens", "k"), [(1, 3), (2, 4), (9, 5), (66, 2)])
+@pytest.mark.parametrize(("tokens", "k"), [(3, 4), (9, 5), (66, 2)])
 def test_one_expert_group_equals_reference(run, tokens, k, tactics):
-    """Tiles are found in the slots themselves: 132 slots are more than one block of them.
-
-    Up to two tokens' are a tile each: here 8, where 5 experts' would be 5.
-    """
+    """Tiles are found in the slots themselves: 132 slots are more than one block of them."""
     text: Experts
     x, text = case(tokens, tokens, 33, 5, (21,))
     check(run(x, None, text, None, k, tactics), *reference.expert_group(x, *text, k=k, norm_min=NORM_MIN))
@@ -252,12 +249,13 @@ def test_norm_min_bounds_the_weights(run):
     """A token whose chosen expert has next to no probability gets a weight below 1."""
     text: Experts
     x, text = case(7, 1, 8, 3, (4,))
+    x = np.repeat(x, 3, axis=0)
     text[0][:] = 0
     text[0][:, 0] = np.float32(8) * np.sign(x[0])
     text[1][:] = [0, 2, 0]
     expected, experts = reference.expert_group(x, *text, k=1, norm_min=NORM_MIN)
     found = run(x, None, text, None, 1, DECODE)
-    assert experts.tolist() == [[1]] and found["weights"][0, 0] < 0.5
+    assert experts.tolist() == [[1]] * 3 and (found["weights"] < 0.5).all()
     np.testing.assert_allclose(found["y"].numpy(), expected, rtol=1e-4)
 
 

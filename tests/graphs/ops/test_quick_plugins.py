@@ -43,12 +43,21 @@ EXPECTED = {
     "DispatchGateUp": ([[480, 1536]], ["BF16"], (150 * 48, 1, 1), [POINTER] * 6 + [INT, POINTER]),
     # decode: 64 experts, so (480 + 64 · 15) / 16 = 90 tiles; no offsets and order, but slots
     "ExpertsGateUp": ([[480, 1536]], ["BF16"], (90 * 48, 1, 1), [POINTER] * 4 + [INT, POINTER]),
+    # the choice of more than two tokens' experts, four in a program, and their sum
+    "GateUpOrRoute": (
+        [*[[80, 6]] * 3, [480, 1536]],
+        ["INT64", "INT32", "FLOAT", "BF16"],
+        (20, 1, 1),
+        [POINTER] * 4 + [INT] + [POINTER] * 4,
+    ),
+    "DownOrCombine": ([[80, 2560]], ["BF16"], (80, 3, 1), [POINTER] * 4 + [INT, POINTER]),
     # one to two tokens' decode steps: no slots, and no launch after Down
     "FewGateUp": ([[80, 6], [480, 1536]], ["INT64", "BF16"], (480, 192, 1), [POINTER] * 4 + [INT] + [POINTER] * 2),
     "FewDown": ([[80, 2560]], ["BF16"], (80, 640, 1), [POINTER] * 3 + [INT, POINTER]),
     "DispatchDown": ([[480, 2560]], ["BF16"], (150 * 40, 1, 1), [POINTER] * 5 + [INT, POINTER]),
     "DispatchCombine": ([[80, 2560]], ["BF16"], (80, 3, 1), [POINTER] * 2),
 }
+EXPERT_CHAIN = ("GateUpOrRoute", "ExpertsGateUp", "ExpertsDown", "DownOrCombine")
 # Quantized weights: scales beside each expert group's quantized values, and the same tiles.
 for prefix in ("Quantized", "Float8"):
     EXPECTED |= {
@@ -70,6 +79,12 @@ def test_plugin_is_built(found, name):
     assert kernel["scalars"] == [80] * parameters.count(INT)
     assert kernel["block_x"] in (32, 64, 128, 256) and kernel["block_y"] == kernel["block_z"] == 1
     assert kernel["shared_mem"] <= 48 * 1024, "the first tactic must launch without an opt-in to more shared memory"
+
+
+def test_a_launch_of_one_or_two_tokens_has_the_grid_of_their_kernels(found):
+    """12 slots by 3072 / 16 blocks of rows, 2 tokens by 2560 / 4; the launches between are one program each."""
+    grids = {name: tuple(found[f"{name} few"]["kernels"][0][f"grid_{axis}"] for axis in "xyz") for name in EXPERT_CHAIN}
+    assert list(grids.values()) == [(12, 192, 1), (1, 1, 1), (1, 1, 1), (2, 640, 1)]
 
 
 def test_every_tactic_has_a_kernel_of_its_own(found):

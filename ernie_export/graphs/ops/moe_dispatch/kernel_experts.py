@@ -3,9 +3,9 @@
 Text and vision experts share one launch. A tile is up to BLOCK_M slots of one expert by a block of its weight rows, and
 a grid is the most tiles that any routing can need. With BLOCK_M at least the number of tokens every chosen expert has
 one row of tiles: its weights are read exactly once (decode). A program finds its tile in `offsets` and `order`, or,
-where few slots make a launch for sorting expensive, in `slots` itself: `offsets` is None then. Up to FEW slots are a
-tile each, and none has to be searched for. How weights are stored, and SWAP and UPCAST: see
-quantized_linear/kernel_product.py; scales are None where weights have the graph's dtype.
+where few slots make a launch for sorting expensive, in `slots` itself: `offsets` is None then, and up to FEW slots are
+left to kernel_few.py. How weights are stored, and SWAP and UPCAST: see quantized_linear/kernel_product.py; scales are
+None where weights have the graph's dtype.
 """
 
 import triton
@@ -41,9 +41,8 @@ def _tile(index, slots, offsets, order, count, FEW: tl.constexpr, EXPERTS: tl.co
         slot = tl.load(order + place, mask=(place >= 0) & (place < end), other=-1)
         slot = tl.where(slot < count, slot, -1)
     elif count <= FEW:
-        expert = tl.load(slots + index, mask=index < count, other=EXPERTS)
-        expert = tl.where((expert >= 0) & (expert < EXPERTS), expert, EXPERTS)
-        slot = tl.where(m == 0, index, -1)
+        expert = index * 0 + EXPERTS
+        slot = m * 0 - 1
     else:
         lane = tl.arange(0, BLOCK_S)
         counts = tl.zeros((BLOCK_X,), tl.int32)

@@ -1,5 +1,8 @@
 """Expert kernels for a token or two: routing, both products and the sum over a token's experts in two launches.
 
+Each of the two is for such steps alone, or for steps of any number of tokens: then it does for more than FEW tokens
+what other kernels need done before and after theirs, routing and the sum.
+
 A program multiplies some rows of one expert by one vector: it reads them once, 16 bytes a thread at a time, straight to
 registers, and adds in float32. So few multiplications leave matrix units without use, and shared memory with them. The
 routing weight goes into `act`, since the down projection is linear. How weights are stored: see
@@ -8,6 +11,9 @@ quantized_linear/kernel_product.py; scales are None where weights have the graph
 
 import triton
 import triton.language as tl
+
+from ernie_export.graphs.ops.moe_dispatch.kernel_experts import combine
+from ernie_export.graphs.ops.moe_dispatch.kernel_route import route
 
 
 @triton.jit
@@ -131,30 +137,48 @@ def _add_products(acc, a, w, scales, experts, first, WIDTH: tl.constexpr, DEPTH:
     return acc
 
 
-@triton.jit(do_not_specialize=["T"])
-def gate_up(partial, text_bias, x, text_gate_up, text_gate_up_scales, T, experts, act, H: tl.constexpr,
-            WIDTH: tl.constexpr, K: tl.constexpr, E: tl.constexpr, NORM_MIN: tl.constexpr, SPLITS: tl.constexpr,
-            BITS: tl.constexpr, GROUP: tl.constexpr, FLOAT8: tl.constexpr, BLOCK_E: tl.constexpr,
-            BLOCK_P: tl.constexpr, STEP: tl.constexpr, RUN: tl.constexpr, AHEAD: tl.constexpr,
-            ROWS: tl.constexpr):  # fmt: skip
-    """experts (T, K) int64, best first, and act (T·K, WIDTH) in their order: weight · silu(gate) · up, rounded once.
-
-    Weight rows of gate and up stand in turn; a program has ROWS of them. Every program chooses its token's experts by
-    itself, from a few KiB of logits, which takes less than a launch. Grid (T·K, blocks of rows): those of one block are
-    at work together, so that an expert of two tokens is read once.
-    """
+@triton.jit
+def _few_gate_up(partial, text_bias, x, w, scales, T, experts, act, H: tl.constexpr, WIDTH: tl.constexpr,
+                 K: tl.constexpr, E: tl.constexpr, NORM_MIN: tl.constexpr, SPLITS: tl.constexpr, BITS: tl.constexpr,
+                 GROUP: tl.constexpr, FLOAT8: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_P: tl.constexpr,
+                 STEP: tl.constexpr, RUN: tl.constexpr, AHEAD: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+    """Grid (T·K, blocks of rows): those of one block are at work together: an expert of two tokens is read once."""
     slot = tl.program_id(0)
     block = tl.program_id(1)
     expert, weight = _routing(partial, text_bias, slot // K, T, slot % K, E, K, SPLITS, NORM_MIN, BLOCK_E, BLOCK_P)
     if block == 0:
         tl.store(experts + slot, expert.to(tl.int64))
     acc = tl.zeros((ROWS, STEP // RUN), tl.float32)
-    acc = _add_products(acc, x + (slot // K).to(tl.int64) * H, text_gate_up, text_gate_up_scales, (expert,),
-                        block * ROWS, 2 * WIDTH, H, BITS, GROUP, FLOAT8, ROWS, STEP, RUN, AHEAD)  # fmt: skip
+    acc = _add_products(acc, x + (slot // K).to(tl.int64) * H, w, scales, (expert,), block * ROWS, 2 * WIDTH, H, BITS,
+                        GROUP, FLOAT8, ROWS, STEP, RUN, AHEAD)  # fmt: skip
     gate, up = tl.split(tl.reshape(tl.sum(acc, 1), (ROWS // 2, 2)))
     value = gate / (1 + tl.exp(-gate)) * up * weight
     i = block * (ROWS // 2) + tl.arange(0, ROWS // 2)
     tl.store(act + slot.to(tl.int64) * WIDTH + i, value.to(act.dtype.element_ty), mask=i < WIDTH)
+
+
+@triton.jit(do_not_specialize=["T"])
+def gate_up(partial, text_bias, x, text_gate_up, text_gate_up_scales, T, experts, slots, weights, few_act,
+            H: tl.constexpr, WIDTH: tl.constexpr, K: tl.constexpr, E: tl.constexpr, NORM_MIN: tl.constexpr,
+            SPLITS: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, FLOAT8: tl.constexpr, FEW: tl.constexpr,
+            BLOCK_E: tl.constexpr, BLOCK_P: tl.constexpr, STEP: tl.constexpr, RUN: tl.constexpr, AHEAD: tl.constexpr,
+            ROWS: tl.constexpr, BLOCK_T: tl.constexpr):  # fmt: skip
+    """experts (T, K) int64, best first, and few_act (T·K, WIDTH) in their order: weight · silu(gate) · up.
+
+    Rounded once. Weight rows of gate and up stand in turn; a program has ROWS of them. Every program chooses its
+    token's experts by itself, from a few KiB of logits, which takes less than a launch.
+
+    With `slots` and `weights`: so for up to FEW tokens; for more only experts, slots and weights, by `route`.
+    """
+    if slots is None:
+        _few_gate_up(partial, text_bias, x, text_gate_up, text_gate_up_scales, T, experts, few_act, H, WIDTH, K, E,
+                     NORM_MIN, SPLITS, BITS, GROUP, FLOAT8, BLOCK_E, BLOCK_P, STEP, RUN, AHEAD, ROWS)  # fmt: skip
+    else:
+        if T <= FEW:
+            _few_gate_up(partial, text_bias, x, text_gate_up, text_gate_up_scales, T, experts, few_act, H, WIDTH, K, E,
+                         NORM_MIN, SPLITS, BITS, GROUP, FLOAT8, BLOCK_E, BLOCK_P, STEP, RUN, AHEAD, ROWS)  # fmt: skip
+        else:
+            route(partial, None, text_bias, None, T, experts, slots, weights, E, K, SPLITS, NORM_MIN, BLOCK_T, BLOCK_E)
 
 
 @triton.jit
@@ -163,14 +187,11 @@ def _clamped(experts, place, E: tl.constexpr):
     return tl.minimum(tl.maximum(tl.load(experts + place), 0), E - 1)
 
 
-@triton.jit(do_not_specialize=["T"])
-def down(experts, act, text_down, text_down_scales, T, y, H: tl.constexpr, WIDTH: tl.constexpr, K: tl.constexpr,
-         E: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, FLOAT8: tl.constexpr, STEP: tl.constexpr,
-         RUN: tl.constexpr, AHEAD: tl.constexpr, TOGETHER: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
-    """y (T, H): the down projections of a token's K experts, added in float32, best first. Grid (T, blocks of rows).
-
-    A program has ROWS of the rows of all K experts, so that nothing is left to be added; TOGETHER, 1 or 2, divides K.
-    """
+@triton.jit
+def _few_down(experts, act, w, scales, y, H: tl.constexpr, WIDTH: tl.constexpr, K: tl.constexpr, E: tl.constexpr,
+              BITS: tl.constexpr, GROUP: tl.constexpr, FLOAT8: tl.constexpr, STEP: tl.constexpr, RUN: tl.constexpr,
+              AHEAD: tl.constexpr, TOGETHER: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
+    """Grid (T, blocks of rows)."""
     token = tl.program_id(0).to(tl.int64)
     first = tl.program_id(1) * ROWS
     acc = tl.zeros((ROWS, STEP // RUN), tl.float32)
@@ -179,7 +200,28 @@ def down(experts, act, text_down, text_down_scales, T, y, H: tl.constexpr, WIDTH
         some = (_clamped(experts, place, E),)
         if TOGETHER == 2:
             some += (_clamped(experts, place + 1, E),)
-        acc = _add_products(acc, act + place * WIDTH, text_down, text_down_scales, some, first, H, WIDTH, BITS, GROUP,
-                            FLOAT8, ROWS, STEP, RUN, AHEAD)  # fmt: skip
+        acc = _add_products(acc, act + place * WIDTH, w, scales, some, first, H, WIDTH, BITS, GROUP, FLOAT8, ROWS,
+                            STEP, RUN, AHEAD)  # fmt: skip
     h = first + tl.arange(0, ROWS)
     tl.store(y + token * H + h, tl.sum(acc, 1).to(y.dtype.element_ty), mask=h < H)
+
+
+@triton.jit(do_not_specialize=["T"])
+def down(experts, few_act, text_down, text_down_scales, out, T, y, H: tl.constexpr, WIDTH: tl.constexpr,
+         K: tl.constexpr, E: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, FLOAT8: tl.constexpr,
+         FEW: tl.constexpr, STEP: tl.constexpr, RUN: tl.constexpr, AHEAD: tl.constexpr, TOGETHER: tl.constexpr,
+         ROWS: tl.constexpr, BLOCK_H: tl.constexpr):  # fmt: skip
+    """y (T, H): the down projections of a token's K experts, added in float32, best first.
+
+    A program has ROWS of the rows of all K experts, so that nothing is left to be added; TOGETHER, 1 or 2, divides K.
+    With `out`, the down projections by slot: so for up to FEW tokens; for more their sum, by `combine`.
+    """
+    if out is None:
+        _few_down(experts, few_act, text_down, text_down_scales, y, H, WIDTH, K, E, BITS, GROUP, FLOAT8, STEP, RUN,
+                  AHEAD, TOGETHER, ROWS)  # fmt: skip
+    else:
+        if T <= FEW:
+            _few_down(experts, few_act, text_down, text_down_scales, y, H, WIDTH, K, E, BITS, GROUP, FLOAT8, STEP, RUN,
+                      AHEAD, TOGETHER, ROWS)  # fmt: skip
+        else:
+            combine(out, y, K, H, BLOCK_H)

@@ -1,12 +1,12 @@
 """The TensorRT plugins of ExpertGroup and MoEDispatch: chains of kernel plugins.
 
-ExpertGroup is what decode steps call: ExpertsLogits -> ExpertsRoute -> ExpertsGateUp -> ExpertsDown -> ExpertsCombine.
+ExpertGroup is what decode steps call: ExpertsLogits -> GateUpOrRoute -> ExpertsGateUp -> ExpertsDown -> DownOrCombine.
 MoEDispatch has two expert groups and may have many tokens: DispatchLogits -> DispatchRoute -> DispatchSort ->
 DispatchGateUp -> DispatchDown -> DispatchCombine. The kernels are the same, but for Sort, whose launch would cost a
-decode step more than it saves. Quantized weights have plugins of their own for GateUp and Down, QuantizedExpertsGateUp
-and so on, which take quantized values in words of 32 bits (see graphs/ops/quantized_linear/plugin.py) and scales.
-function_tensorrt.py writes the ONNX functions that call them. Engines whose decode steps have FEW tokens at most take
-the plugins of plugin_few.py in place of all but ExpertsLogits.
+decode step more than it saves, and for steps of up to FEW tokens, which have kernels of their own: plugin_few.py
+declares those, and the chain of engines whose steps are all so short. Quantized weights have plugins of their own where
+weights are read, QuantizedExpertsGateUp and so on, which take quantized values in words of 32 bits (see
+graphs/ops/quantized_linear/plugin.py) and scales. function_tensorrt.py writes the ONNX functions that call them.
 
 Intermediate tensors, of T tokens, S = T·k slots, X experts over all expert groups:
 
@@ -37,6 +37,7 @@ from ernie_export.graphs.ops.kernel_plugin import (
     Shapes,
     Size,
     Tactic,
+    by_size,
     ceil_div,
     gemm,
     maximum,
@@ -88,10 +89,11 @@ def kernel_plugins(vision: bool, storage: str = "", few: bool = False) -> tuple[
         few: Whether an ExpertGroup is for FEW tokens at most.
     """
     experts = _Experts(vision, storage)
-    if few and not vision:
-        return (_logits(experts), *plugin_few.kernel_plugins(storage))
-    sort = (_sort(),) if vision else ()
-    return (_logits(experts), _route(experts), *sort, _gate_up(experts), _down(experts), _combine(experts))
+    if vision:
+        return (_logits(experts), _route(), _sort(), _gate_up(experts), _down(experts), _combine())
+    first, last = plugin_few.kernel_plugins(storage, more=not few)
+    products = () if few else (_gate_up(experts), _down(experts))
+    return (_logits(experts), first, *products, last)
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class _Experts:
         total = experts * (1 + self.vision)
         k = attributes["k"]
         counts = {"E": experts, "EXPERTS": total, "BLOCK_X": power_of_two(total), "BLOCK_S": 128, "K": k}
-        counts["FEW"] = FEW * k
+        counts["FEW"] = 0 if self.vision else FEW * k
         return counts | storage_constants(self.storage, attributes)
 
     def gate_up_widths(self, shapes: Shapes) -> tuple[Size, Size]:
@@ -186,15 +188,16 @@ def _logits(experts: _Experts) -> KernelPlugin:
     )
 
 
-def _route(experts: _Experts) -> KernelPlugin:
+def _route() -> KernelPlugin:
     """Return the plugin that chooses each token's experts."""
+    experts = _Experts(vision=True)
 
     def outputs(shapes: Shapes, attributes: Attributes) -> tuple[Output, ...]:
         shape = (shapes["partial"][1], attributes["k"])
         return Output("experts", shape, "int64"), Output("slots", shape, "int32"), Output("weights", shape, "float32")
 
     return KernelPlugin(
-        f"{experts.prefix}Route",
+        "DispatchRoute",
         {"partial": "float32"} | experts.types | experts.inputs("bias", "float32"),
         {"k": int, "norm_min": float},
         partial(_routing_kernel, "route"),
@@ -252,7 +255,7 @@ def _gate_up(experts: _Experts) -> KernelPlugin:
         outputs=outputs,
         size=lambda s, a: s["x"][0],
         constants=constants,
-        grid=lambda n, c: (_tiles(n, c) * _blocks(max(c["I_TEXT"], c["I_VISION"]), c), 1, 1),
+        grid=lambda n, c: (_programs(n, max(c["I_TEXT"], c["I_VISION"]), c), 1, 1),
         tactics=GATE_UP,
         offered=FOR_MANY if experts.vision else FOR_FEW,
     )
@@ -274,16 +277,16 @@ def _down(experts: _Experts) -> KernelPlugin:
         outputs=lambda s, a: (Output("out", (s["act"][0], s["text_down"][1]), GRAPH_DTYPE),),
         size=lambda s, a: s["act"][0] // a["k"],
         constants=constants,
-        grid=lambda n, c: (_tiles(n, c) * _blocks(c["H"], c), 1, 1),
+        grid=lambda n, c: (_programs(n, c["H"], c), 1, 1),
         tactics=DOWN,
         offered=FOR_MANY if experts.vision else FOR_FEW,
     )
 
 
-def _combine(experts: _Experts) -> KernelPlugin:
+def _combine() -> KernelPlugin:
     """Return the plugin that adds up each token's slots."""
     return KernelPlugin(
-        f"{experts.prefix}Combine",
+        "DispatchCombine",
         {"out": GRAPH_DTYPE},
         {"k": int},
         partial(_expert_kernel, "combine"),
@@ -307,12 +310,10 @@ def _expert_kernel(name: str) -> Any:
     return getattr(kernel_experts, name)
 
 
-def _tiles(tokens: Size, c: Constants) -> Size:
-    """Return the most tiles that tokens can need: every chosen expert may leave one tile partly empty."""
+def _programs(tokens: Size, rows: int, c: Constants) -> Size:
+    """Return the programs of a product of so many rows: one where other kernels do what there is to do."""
     slots = tokens * c["K"]
-    few = minimum(slots, c["FEW"])  # a tile each
-    return maximum(few, (slots + minimum(slots, c["EXPERTS"]) * (c["BLOCK_M"] - 1)) // c["BLOCK_M"])
-
-
-def _blocks(rows: int, c: Constants) -> int:
-    return -(-rows // int(c["BLOCK_N"]))
+    # The most tiles that slots can need: every chosen expert may leave one tile partly empty.
+    tiles = (slots + minimum(slots, c["EXPERTS"]) * (c["BLOCK_M"] - 1)) // c["BLOCK_M"]
+    programs = tiles * -(-rows // int(c["BLOCK_N"]))
+    return by_size(tokens, FEW, 1, programs) if c["FEW"] else programs

@@ -1,16 +1,20 @@
-"""The TensorRT plugins of ExpertGroup for decode steps of up to FEW tokens: ExpertsLogits -> FewGateUp -> FewDown.
+"""The TensorRT plugins of ExpertGroup for decode steps of up to FEW tokens, alone or before and after those for more.
 
-Two launches in place of four: each program of FewGateUp chooses its token's experts by itself, and each of FewDown adds
-up all of a token's experts. Nothing is added by atomic operations: a result does not depend on timing. Intermediate
-tensors, of T tokens:
+For engines of up to FEW sequences: ExpertsLogits -> FewGateUp -> FewDown. Two launches in place of four: each program
+of FewGateUp chooses its token's experts by itself, and each of FewDown adds up all of a token's experts. Nothing is
+added by atomic operations: a result does not depend on timing. They would serve any number of tokens, but read an
+expert's weights once for each token of it.
+
+For engines of more sequences: ExpertsLogits -> GateUpOrRoute -> ExpertsGateUp -> ExpertsDown -> DownOrCombine. Which
+of a launch's two kernels runs depends on the step's tokens, and so does its grid. Up to FEW tokens are done with by the
+first and the last launch; the two between are one program each then, which returns at once.
+
+Intermediate tensors, of T tokens, besides those of plugin.py:
 
 | tensor | shape | dtype | |
 | --- | --- | --- | --- |
-| partial | (splits, T, E) | float32 | router logits, the hidden size cut into splits |
 | experts | (T, k) | int64 | each token's experts, best first |
-| act | (T·k, I) | the graph's | weight · silu(gate) · up, in the order of `experts` |
-
-They serve any number of tokens, but read an expert's weights once for each token of it.
+| few_act | (T·k, I) | the graph's | weight · silu(gate) · up, in the order of `experts` |
 """
 
 from typing import Any
@@ -22,7 +26,10 @@ from ernie_export.graphs.ops.kernel_plugin import (
     KernelPlugin,
     Output,
     Shapes,
+    Size,
     Tactic,
+    by_size,
+    ceil_div,
     power_of_two,
 )
 from ernie_export.graphs.ops.quantized_linear.plugin import depth, storage_constants
@@ -33,15 +40,16 @@ VALUES_OF_STEP = 512  # of each row that a program reads at once, at most
 LEAST_STEP = 32  # values: 16 bytes of four bits each
 GATE_UP_ROWS = 16  # of a program's weights: 1152 programs for one token of six experts of 3072 rows
 DOWN_ROWS = 4  # 640 programs for one token of 2560: five a multiprocessor of an H100 or H200
+ROUTE_TOKENS = 4  # of a program that chooses experts only: a warp each
 # Steps whose weights are under way at once. A program of GateUp is to have about 16 KiB of them, of which six fit a
 # multiprocessor; all programs of Down together have 2 to 8 MB, where 3 to 4 TB/s are that many in a microsecond.
 AHEAD_BITS = 20
 AHEAD_OF_DOWN = 6  # of quantized weights; others are many bytes in one
 
 
-def kernel_plugins(storage: str) -> tuple[KernelPlugin, KernelPlugin]:
-    """Return FewGateUp and FewDown for weights stored as STORAGES says."""
-    return _gate_up(storage), _down(storage)
+def kernel_plugins(storage: str, more: bool) -> tuple[KernelPlugin, KernelPlugin]:
+    """Return FewGateUp and FewDown, or for steps of `more` tokens, too, GateUpOrRoute and DownOrCombine."""
+    return _gate_up(storage, more), _down(storage, more)
 
 
 def _weights(name: str, storage: str) -> dict[str, str]:
@@ -57,14 +65,15 @@ def _steps(values: int, storage: str, attributes: Attributes) -> Constants:
     return stored | {"STEP": step, "RUN": min(run, stored["GROUP"]) if storage else run}
 
 
-def _gate_up(storage: str) -> KernelPlugin:
+def _gate_up(storage: str, more: bool) -> KernelPlugin:
     """Return the plugin of routing, the experts' first product and activation."""
 
     def outputs(shapes: Shapes, attributes: Attributes) -> tuple[Output, ...]:
         tokens = shapes["x"][0]
         k = attributes["k"]
         width = shapes["text_gate_up"][1] // 2
-        return Output("experts", (tokens, k), "int64"), Output("act", (tokens * k, width), GRAPH_DTYPE)
+        routed = (Output("slots", (tokens, k), "int32"), Output("weights", (tokens, k), "float32")) if more else ()
+        return Output("experts", (tokens, k), "int64"), *routed, Output("few_act", (tokens * k, width), GRAPH_DTYPE)
 
     def constants(shapes: Shapes, attributes: Attributes) -> Constants:
         hidden = depth(shapes, "text_gate_up", storage, attributes)
@@ -74,22 +83,28 @@ def _gate_up(storage: str) -> KernelPlugin:
         blocks = {"BLOCK_E": power_of_two(experts), "BLOCK_P": power_of_two(splits)}
         steps = _steps(hidden, storage, attributes)
         ahead = AHEAD_BITS // steps["BITS"] if storage and not steps["FLOAT8"] else 1
-        return sizes | routing | blocks | steps | {"AHEAD": ahead}
+        return sizes | routing | blocks | steps | {"AHEAD": ahead} | ({"FEW": FEW} if more else {})
+
+    def grid(tokens: Size, c: Constants) -> tuple[Size, ...]:
+        slots, blocks = tokens * c["K"], -(-2 * c["WIDTH"] // c["ROWS"])
+        if not more:
+            return slots, blocks, 1
+        return by_size(tokens, FEW, slots, ceil_div(tokens, c["BLOCK_T"])), by_size(tokens, FEW, blocks, 1), 1
 
     return KernelPlugin(
-        f"{storage}FewGateUp",
+        f"{storage}GateUpOrRoute" if more else f"{storage}FewGateUp",
         {"partial": "float32", "text_bias": "float32", "x": GRAPH_DTYPE} | _weights("text_gate_up", storage),
         {"k": int, "norm_min": float} | dict.fromkeys(STORAGES[storage], int),
         _gate_up_kernel,
         outputs=outputs,
         size=lambda s, a: s["x"][0],
         constants=constants,
-        grid=lambda n, c: (n * c["K"], -(-2 * c["WIDTH"] // c["ROWS"]), 1),
-        tactics=(Tactic({"ROWS": GATE_UP_ROWS}, 4),),
+        grid=grid,
+        tactics=(Tactic({"ROWS": GATE_UP_ROWS} | ({"BLOCK_T": ROUTE_TOKENS} if more else {}), 4),),
     )
 
 
-def _down(storage: str) -> KernelPlugin:
+def _down(storage: str, more: bool) -> KernelPlugin:
     """Return the plugin of the experts' second product, and the sum over a token's experts."""
 
     def constants(shapes: Shapes, attributes: Attributes) -> Constants:
@@ -97,18 +112,26 @@ def _down(storage: str) -> KernelPlugin:
         experts, hidden, _ = shapes["text_down"]
         sizes = {"H": hidden, "WIDTH": width, "K": attributes["k"], "E": experts}
         ahead = {"AHEAD": AHEAD_OF_DOWN if storage else 1, "TOGETHER": 2 if storage and attributes["k"] % 2 == 0 else 1}
-        return sizes | _steps(width, storage, attributes) | ahead
+        return sizes | _steps(width, storage, attributes) | ahead | ({"FEW": FEW} if more else {})
 
+    def grid(tokens: Size, c: Constants) -> tuple[Size, ...]:
+        blocks = -(-c["H"] // c["ROWS"])
+        return tokens, by_size(tokens, FEW, blocks, -(-c["H"] // c["BLOCK_H"])) if more else blocks, 1
+
+    warps = 2 if storage else 4
+    sums = {"BLOCK_H": 256 * warps} if more else {}
     return KernelPlugin(
-        f"{storage}FewDown",
-        {"experts": "int64", "act": GRAPH_DTYPE} | _weights("text_down", storage),
+        f"{storage}DownOrCombine" if more else f"{storage}FewDown",
+        {"experts": "int64", "few_act": GRAPH_DTYPE}
+        | _weights("text_down", storage)
+        | ({"out": GRAPH_DTYPE} if more else {}),
         {"k": int} | dict.fromkeys(STORAGES[storage], int),
         _down_kernel,
         outputs=lambda s, a: (Output("y", (s["experts"][0], s["text_down"][1]), GRAPH_DTYPE),),
         size=lambda s, a: s["experts"][0],
         constants=constants,
-        grid=lambda n, c: (n, -(-c["H"] // c["ROWS"]), 1),
-        tactics=(Tactic({"ROWS": DOWN_ROWS}, 2 if storage else 4),),
+        grid=grid,
+        tactics=(Tactic({"ROWS": DOWN_ROWS} | sums, warps),),
     )
 
 
