@@ -38,7 +38,7 @@ class MoeBench(ExpertBench):
         """One number of tokens: error, time, and PyTorch's times beside weights in the kernels' dtype."""
         from gpu_timing import relative_error, seconds
 
-        from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
+        from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, PREFILL_QUANTIZED, moe_dispatch
         from ernie_export.graphs.ops.moe_dispatch.plugin_few import FEW
 
         torch = self.torch
@@ -46,7 +46,7 @@ class MoeBench(ExpertBench):
         (text, vision) = expert_groups
         inputs = [self.normal(tokens, shape.hidden) for _ in range(shape.sets)]
         types = torch.arange(tokens, device=self.device) % 2 if vision else None
-        tactics = DECODE if tokens <= 16 else PREFILL
+        tactics = DECODE if tokens <= 16 else PREFILL_QUANTIZED if storage else PREFILL
         attributes = {"k": shape.k, "norm_min": NORM_MIN, "bits": 4, "group": shape.group}
         weights = text.inputs, vision.inputs if vision else None
 

@@ -32,13 +32,19 @@ class SweepBench(ExpertBench):
         from gpu_timing import seconds
 
         from ernie_export.graphs.ops.kernel_plugin import launch
-        from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch, tactic_of
+        from ernie_export.graphs.ops.moe_dispatch.launch import (
+            DECODE,
+            PREFILL,
+            PREFILL_QUANTIZED,
+            moe_dispatch,
+            tactic_of,
+        )
         from ernie_export.graphs.ops.moe_dispatch.plugin import kernel_plugins
         from ernie_export.graphs.ops.moe_dispatch.plugin_few import FEW
         from ernie_export.graphs.ops.moe_dispatch.spec import group_inputs
 
         attributes = {"k": self.shape.k, "norm_min": NORM_MIN, "bits": 4, "group": self.shape.group}
-        usual = DECODE if tokens <= 16 else PREFILL
+        usual = DECODE if tokens <= 16 else PREFILL_QUANTIZED if storage else PREFILL
         few = tokens <= FEW
         names = [f"text_{name}" for name in group_inputs(storage)]
         chains = []

@@ -50,6 +50,13 @@ def test_a_matrix_products_tactic_is_chosen_by_rule_and_not_by_timing():
     assert CASES["ExpertsGateUp"][0].compiled_tactics == (3, 1)
     assert CASES["DispatchGateUp"][0].compiled_tactics == CASES["DispatchDown"][0].compiled_tactics == (6, 2)
     assert CASES["Rope"][0].compiled_tactics == (1, 2)
+    quantized = plugins.kernel_specs(replace(SIZES, stored=plugins.Stored("Quantized", 4, 16)))
+    offered = {plugin.name: plugin.compiled_tactics for plugin, _, _ in quantized if plugin.offered}
+    assert offered == {
+        f"Quantized{kind}{part}": tactics
+        for kind, tactics in (("Experts", (3, 1)), ("Dispatch", (8,)))
+        for part in ("GateUp", "Down")
+    }
 
 
 def test_kernels_for_other_sizes_are_refused():

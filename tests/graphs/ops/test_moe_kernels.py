@@ -17,7 +17,7 @@ from ernie_export.common.errors import UserError
 from ernie_export.graphs.ops.kernel_plugin import launch
 from ernie_export.graphs.ops.moe_dispatch import plugin as moe_plugin
 from ernie_export.graphs.ops.moe_dispatch import reference, support
-from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, moe_dispatch
+from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, PREFILL_QUANTIZED, moe_dispatch
 from ernie_export.graphs.ops.quantized_linear import plugin as linear_plugin
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize, dequantize_float8
 
@@ -97,13 +97,16 @@ def stored_group(rng, kind, hidden, experts, width, group, dtype) -> tuple[list[
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_stored_weights_equal_reference(unwritten, kind, data):
-    """Against the reference on the weights that qweight and scales stand for: integers are multiplied exactly."""
+    """Against the reference on the weights that qweight and scales stand for: integers are multiplied exactly.
+
+    The interpreter truncates to bfloat16, three times by up to 2^-8 of what is added to y.
+    """
     draw = data.draw
     group = draw(st.sampled_from([16, 32, 64]), "group")
     tokens = draw(st.integers(1, 20), "tokens")
     hidden, *widths = (group * draw(st.integers(1, 64 // group), name) for name in ("H", "text I", "vision I"))
     experts = draw(st.integers(1, 3), "experts")
-    tactics = draw(st.sampled_from([DECODE, PREFILL]), "tactics")
+    tactics = draw(st.sampled_from([DECODE, PREFILL_QUANTIZED]), "tactics")
     k = draw(st.integers(1, experts), "k")
     both = draw(st.booleans(), "both expert groups")
     dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), "dtype")
@@ -121,7 +124,7 @@ def test_stored_weights_equal_reference(unwritten, kind, data):
         expected = reference.expert_group(plain, *text_meant, k=k, norm_min=NORM_MIN)
     token_types = torch.from_numpy(types) if both else None
     found = moe_dispatch(x, token_types, text, vision if both else None, attributes, unwritten, tactics, storage)
-    check(found, *expected, {torch.float32: 3e-6, torch.bfloat16: 0.012, torch.float16: 0.0015}[dtype])
+    check(found, *expected, {torch.float32: 3e-6, torch.bfloat16: 0.016, torch.float16: 0.0015}[dtype])
 
 
 @pytest.mark.parametrize("kind", QWEIGHT)

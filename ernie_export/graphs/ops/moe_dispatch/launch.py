@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ernie_export.graphs.ops.kernel_plugin import KernelPlugin, launch
-from ernie_export.graphs.ops.moe_dispatch.plugin import FOR_FEW, FOR_MANY, kernel_plugins
+from ernie_export.graphs.ops.moe_dispatch.plugin import FOR_FEW, FOR_MANY, FOR_MANY_QUANTIZED, kernel_plugins
 from ernie_export.graphs.ops.moe_dispatch.spec import group_inputs
 
 # Tactic of each plugin (its place in the list, from 0): for few tokens, whose time is reading weights, and for many.
@@ -31,6 +31,7 @@ PREFILL = DECODE | {
     "Down": FOR_MANY[0] - 1,
     "Combine": 0,
 }
+PREFILL_QUANTIZED = PREFILL | dict.fromkeys(("GateUp", "Down"), FOR_MANY_QUANTIZED[0] - 1)
 
 
 def tactic_of(plugin: KernelPlugin, tactics: Mapping[str, int]) -> int:

@@ -20,8 +20,9 @@ Intermediate tensors, of T tokens, S = T·k slots, X experts over all expert gro
 
 Tactics differ in block sizes only. TensorRT times those of the other plugins; the time of GateUp and Down depends on
 which experts the tokens go to, and the inputs that TensorRT times kernels on say nothing of that. So each of these
-offers one: decode steps that for few tokens, prompts that for many. The first two tactics ask for at most 48 KiB of
-shared memory, which needs no opt-in of whoever launches them: one of them is next where the first choice does not fit.
+offers one: decode steps that for few tokens, prompts that for many. The first two tactics and the last ask for at most
+48 KiB of shared memory, which needs no opt-in of whoever launches them: where the first choice needs more, one of them
+is next.
 """
 
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ GATE_UP = (
     gemm(64, 64, 64, False, 4, 3),
     gemm(128, 64, 64, False, 8, 3),
     gemm(128, 128, 64, False, 8, 3),
+    gemm(64, 64, 64, True, 8, 3),
 )
 DOWN = (
     gemm(16, 64, 64, True, 4, 4),
@@ -74,10 +76,17 @@ DOWN = (
     gemm(64, 128, 64, False, 4, 3),
     gemm(128, 128, 64, False, 8, 3),
     gemm(128, 256, 64, False, 8, 3),
+    gemm(64, 128, 64, True, 8, 3),
 )
 
-FOR_FEW = (3, 1)  # numbers of GATE_UP and DOWN, for tokens whose time is reading weights; the best first
+# Numbers of GATE_UP and DOWN, the best first: for tokens whose time is reading weights, and for prompts.
+FOR_FEW = (3, 1)
 FOR_MANY = (6, 2)
+# The time of a prompt's quantized weights is making numbers of them. With the weight rows first a matrix unit takes
+# these from registers, and a thread has the scales of two rows, not of 32 columns: 234 instructions for each 64 of the
+# depth and 64 slots of int4 (sm90) where the tile of 128 slots has 473, a spill, and no other program beside it. Chunks
+# of 512 tokens have 48 slots an expert.
+FOR_MANY_QUANTIZED = (8,)
 
 
 def kernel_plugins(vision: bool, storage: str = "", few: bool = False) -> tuple[KernelPlugin, ...]:
@@ -124,6 +133,13 @@ class _Experts:
         attributes: dict[str, type] = {"k": int}
         attributes.update(dict.fromkeys(STORAGES[self.storage], int))
         return attributes
+
+    @property
+    def offered(self) -> tuple[int, ...]:
+        """Return the numbers of the matrix products' tactics that TensorRT is offered."""
+        if self.vision:
+            return FOR_MANY_QUANTIZED if self.storage else FOR_MANY
+        return FOR_FEW
 
     def splits(self, hidden: Size) -> Size:
         """Return the number of splits of the router's product."""
@@ -257,7 +273,7 @@ def _gate_up(experts: _Experts) -> KernelPlugin:
         constants=constants,
         grid=lambda n, c: (_programs(n, max(c["I_TEXT"], c["I_VISION"]), c), 1, 1),
         tactics=GATE_UP,
-        offered=FOR_MANY if experts.vision else FOR_FEW,
+        offered=experts.offered,
     )
 
 
@@ -279,7 +295,7 @@ def _down(experts: _Experts) -> KernelPlugin:
         constants=constants,
         grid=lambda n, c: (_programs(n, c["H"], c), 1, 1),
         tactics=DOWN,
-        offered=FOR_MANY if experts.vision else FOR_FEW,
+        offered=experts.offered,
     )
 
 

@@ -23,7 +23,10 @@ def unpack_to(dtype, w, n, start, WIDTH: tl.constexpr, DEPTH: tl.constexpr, BITS
     place = n[:, None] * ROW + (start * BITS // 8 + tl.arange(0, SOME))[None, :]
     stored = tl.load(w.to(tl.pointer_type(tl.uint8), bitcast=True) + place, (n < WIDTH)[:, None], other=0)
     if FLOAT8:
-        return stored.to(tl.float8e4nv, bitcast=True).to(dtype)
+        numbers = stored.to(tl.float8e4nv, bitcast=True)
+        if dtype == tl.bfloat16:  # by way of float32, or each is converted alone, by a unit with fewer lanes
+            return numbers.to(tl.float32).to(dtype)
+        return numbers.to(dtype)
     if BITS == 4:
         stored = tl.interleave(stored & 15, stored >> 4)
     # The lowest bits of 2^23 as a float32 count in ones: an addition where a conversion takes a unit with fewer lanes.

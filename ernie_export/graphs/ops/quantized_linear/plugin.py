@@ -32,8 +32,8 @@ FLOAT8_SINCE = 89  # the compute capability from which there are e4m3 numbers
 TACTICS = (
     gemm(16, 16, 128, True, 4, 4),
     gemm(16, 64, 128, True, 4, 3),
-    gemm(64, 64, 64, False, 4, 3),
-    gemm(128, 128, 64, False, 8, 3),
+    gemm(64, 128, 64, True, 8, 3),
+    gemm(128, 128, 64, True, 8, 3),
 )
 
 
