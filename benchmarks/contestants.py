@@ -3,8 +3,9 @@
 A worker process answers one JSON line on standard output for each on standard input:
     {"do": "prefill", "text": 512, "image": [0, 0]}       -> {"seconds": ..., "rss_mib": ...}
     {"do": "decode", "tokens": 32}                        -> the same, going on from the last prefill
-`image` is the (height, width) in patches of one picture put before the text; [0, 0] is none. What a contestant can't do
-it answers with {"error": ...}, one line; one that can't even begin says so instead of its first line, and ends.
+`image` is the (height, width) in patches of one picture put before the text; [0, 0] is none. `"sequences": 4` makes it
+four prompts, each of other tokens; decode then goes on with all of them together. What a contestant can't do it answers
+with {"error": ...}, one line; one that can't even begin says so instead of its first line, and ends.
 
 | contestant | needs |
 | --- | --- |
@@ -12,6 +13,7 @@ it answers with {"error": ...}, one line; one that can't even begin says so inst
 | PyTorch | the extra `parity`; to compile, a C++ compiler |
 | Exported | the extra `parity`, onnxscript or openvino |
 | OpenVino | a bundle of the target onnx-portable, openvino |
+| LlamaCpp | a GGUF of make_gguf.py, which builds llama.cpp |
 """
 
 import json
@@ -22,13 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from llama_contestant import LlamaCpp
 
 THREADS = 2
+MAX_NEW_TOKENS = 256  # what a cache is made for, beside the prompt
 
 
-def prompt(text: int, image: tuple[int, int], ids: dict[str, int]) -> dict[str, np.ndarray]:
+def prompt(text: int, image: tuple[int, int], ids: dict[str, int], number: int = 0) -> dict[str, np.ndarray]:
     """The same random prompt for every contestant, arrays as the reference's processor names them."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(number)
     height, width = image
     placeholders = height * width // 4
     picture = [ids["image_start"]] + [ids["image"]] * placeholders + [ids["image_end"]] if placeholders else []
@@ -68,10 +72,19 @@ class Ours:
             scheduler_config=SchedulerConfig(feature_cache_bytes=0, enable_prefix_caching=False),
         )
 
-    def prefill(self, inputs: dict[str, np.ndarray], room: int) -> None:
-        """Prompt to the first token."""
-        from ernie_export.runtime.answer_text import AnswerText
+    def prefill(self, prompts: list[dict[str, np.ndarray]], max_new_tokens: int) -> None:
+        """Prompts to the first token of each."""
         from ernie_export.runtime.batch import Batch
+
+        self.sequences = [self.sequence(inputs, max_new_tokens) for inputs in prompts]
+        longest = max(sequence.num_tokens_reserved() for sequence in self.sequences)
+        self.batch = Batch(self.model.engine, num_slots=len(prompts), max_seq_len=longest)
+        for sequence in self.sequences:
+            self.batch.add(sequence)
+
+    def sequence(self, inputs: dict[str, np.ndarray], max_new_tokens: int) -> Any:
+        """One prompt as the runtime's batches take it."""
+        from ernie_export.runtime.answer_text import AnswerText
         from ernie_export.runtime.preprocess import MediaItem, Prepared
         from ernie_export.runtime.preprocess.positions import rope_positions
         from ernie_export.runtime.sampling import Sampler
@@ -85,11 +98,9 @@ class Ours:
         if grids is not None:
             media = (MediaItem("image", tuple(map(int, grids[0])), inputs["pixel_values"], slice(0, 0)),)
         prompt = self.model.prompt(Prepared(inputs, media, positions))
-        params = SamplingParams(max_new_tokens=room)
+        params = SamplingParams(max_new_tokens=max_new_tokens)
         text = AnswerText(TextStream(lambda ids: ""))
-        self.sequence = Sequence(prompt, Sampler(params, (), ()), text, frozenset(), room)
-        self.batch = Batch(self.model.engine, num_slots=1, max_seq_len=self.sequence.num_tokens_reserved())
-        self.batch.add(self.sequence)
+        return Sequence(prompt, Sampler(params, (), ()), text, frozenset(), max_new_tokens)
 
     def decode(self, tokens: int) -> None:
         """Further tokens, greedily."""
@@ -99,6 +110,11 @@ class Ours:
 
 class OpenVino(Ours):
     """This runtime with OpenVINO as its engine, on a bundle of the target onnx-portable."""
+
+    def prefill(self, prompts: list[dict[str, np.ndarray]], max_new_tokens: int) -> None:
+        """See `Ours.prefill`."""
+        expect_one(prompts)
+        super().prefill(prompts, max_new_tokens)
 
     def load(self, bundle: Path) -> Any:
         """See `Ours.load`."""
@@ -143,9 +159,10 @@ class PyTorch:
         if compiled:  # lengths change from call to call: one graph for all of them
             self.model.forward = torch.compile(self.model.forward, dynamic=True)
 
-    def prefill(self, inputs: dict[str, np.ndarray], room: int) -> None:
-        """Prompt to the first token; logits for the last position only, as generate() asks for."""
+    def prefill(self, prompts: list[dict[str, np.ndarray]], max_new_tokens: int) -> None:
+        """Prompts, of equal length, to the first token of each; logits for the last position only, as by generate()."""
         torch = self.torch
+        inputs = {name: np.concatenate([one[name] for one in prompts]) for name in prompts[0]}
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
         if "pixel_values" in tensors:
             tensors["pixel_values"] = tensors["pixel_values"].to(self.model.dtype)
@@ -158,7 +175,7 @@ class PyTorch:
     def decode(self, tokens: int) -> None:
         """Further tokens, greedily, by the shortest loop that the class allows."""
         for _ in range(tokens):
-            position = self.torch.full((3, 1, 1), self.position)
+            position = self.torch.full((3, len(self.token), 1), self.position)
             output = self.model(input_ids=self.token, past_key_values=self.cache, position_ids=position, use_cache=True)
             self.token = output.logits[:, -1:].argmax(-1)
             self.position += 1
@@ -204,8 +221,10 @@ class Exported:
         options.intra_op_num_threads = THREADS
         return {"session_options": options}
 
-    def prefill(self, inputs: dict[str, np.ndarray], room: int) -> None:
+    def prefill(self, prompts: list[dict[str, np.ndarray]], max_new_tokens: int) -> None:
         """Prompt to the first token."""
+        expect_one(prompts)
+        (inputs,) = prompts
         if "pixel_values" in inputs:
             raise NotImplementedError("no graph of a prompt with a picture")
         self.cache = self.empty
@@ -227,13 +246,24 @@ class Exported:
             self.run(self.token)
 
 
-CONTESTANTS = {kind.__name__: kind for kind in (Ours, OpenVino, PyTorch, Exported)}
+CONTESTANTS = {kind.__name__: kind for kind in (Ours, OpenVino, PyTorch, Exported, LlamaCpp)}
+
+
+def expect_one(prompts: list[dict[str, np.ndarray]]) -> None:
+    """Raise NotImplementedError for several prompts."""
+    if len(prompts) > 1:
+        raise NotImplementedError("one sequence at a time here")
 
 
 def make(spec: dict[str, Any]) -> Any:
     """A contestant from its description, as compare.py writes it: its class's name, and what that takes."""
-    paths = {key: Path(spec[key]) for key in ("bundle", "checkpoint") if key in spec}
+    paths = {key: Path(spec[key]) for key in ("bundle", "checkpoint", "gguf") if key in spec}
     return CONTESTANTS[spec["kind"]](**({key: value for key, value in spec.items() if key != "kind"} | paths))
+
+
+def prompts_of(task: dict[str, Any], ids: dict[str, int]) -> list[dict[str, np.ndarray]]:
+    """The prompts of a prefill."""
+    return [prompt(task["text"], tuple(task["image"]), ids, number) for number in range(task.get("sequences", 1))]
 
 
 def work(spec: dict[str, Any], packages: list[str]) -> None:
@@ -253,10 +283,10 @@ def work(spec: dict[str, Any], packages: list[str]) -> None:
     for line in sys.stdin:
         task = json.loads(line)
         try:
-            inputs = prompt(task["text"], tuple(task["image"]), contestant.ids) if task["do"] == "prefill" else None
+            prompts = prompts_of(task, contestant.ids) if task["do"] == "prefill" else []
             started = time.perf_counter()
-            if inputs is not None:
-                contestant.prefill(inputs, room=256)
+            if prompts:
+                contestant.prefill(prompts, MAX_NEW_TOKENS)
             else:
                 contestant.decode(task["tokens"])
             seconds = time.perf_counter() - started

@@ -40,7 +40,6 @@ ALLOWED = {
     ("bank", "tools/docs/quality.py"): "replaces it in older results",
     ("banks", "tools/docs/quality.py"): "replaces it in older results",
     ("card", "tests/benchmarks/test_gpu_dry.py"): "a key of older results",
-    ("room", "tests/benchmarks/test_compare.py"): "a parameter of the benchmark",
     ("spread", "tests/benchmarks/test_serve_load.py"): "a function of the benchmark",
 }
 FILES = sorted(

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import openvino_engine
 import pytest
+from click.testing import CliRunner
 from openvino_engine import readable
 
 from ernie_export.exporter.export import export
@@ -71,7 +72,7 @@ def worker(spec: dict, *tasks: dict) -> list[dict]:
 
 def test_a_worker_answers_every_task(bundles):
     spec = {"kind": "Ours", "bundle": str(bundles["onnx"])}
-    tasks = {"do": "prefill", "text": 8, "image": [4, 6]}, {"do": "decode", "tokens": 2}, {"do": "sing"}
+    tasks = compare.prefill(8, (4, 6)), {"do": "decode", "tokens": 2}, {"do": "sing"}
     ready, prefill, decode, error = worker(spec, *tasks)
     assert ready == {"ready": True}
     assert prefill["seconds"] > 0 and decode["seconds"] > 0 and decode["rss_mib"] >= prefill["rss_mib"] > 20
@@ -95,12 +96,14 @@ def test_pictures_are_encoded_anew_each_time(bundles):
 
     ours.model.engine.encode = counted
     for _ in range(2):
-        ours.prefill(contestants.prompt(8, (4, 6), ours.ids), room=4)
+        ours.prefill([contestants.prompt(8, (4, 6), ours.ids)], max_new_tokens=4)
     assert len(encoded) == 2
 
 
 def test_every_bundle_has_its_row(bundles):
-    specs = compare.contestants(MINI, (bundles["onnx"], bundles["onnx-portable"]))
+    specs = compare.contestants(MINI, (bundles["onnx"], bundles["onnx-portable"], Path("made/Q4_0.gguf")))
+    assert specs["llama.cpp Q4_0"] == {"kind": "LlamaCpp", "gguf": "made/Q4_0.gguf", "threads": 2, "repacked": True}
+    assert specs["llama.cpp Q4_0, mapped"] == specs["llama.cpp Q4_0"] | {"repacked": False}
     assert specs["ernie-export fp32"] == {"kind": "Ours", "bundle": str(bundles["onnx"])}
     assert specs["OpenVINO fp32, our graphs"]["kind"] == "OpenVino"
     assert {spec["kind"] for spec in specs.values()} == set(contestants.CONTESTANTS)
@@ -121,3 +124,61 @@ def test_a_contestant_runs_the_engine_that_it_is_named_for(monkeypatch, bundles,
     model = contestants.make({"kind": kind, "bundle": str(bundles[target])}).model
     assert opened == ([contestants.THREADS] if kind == "OpenVino" else [])
     assert model.scheduler.config == SchedulerConfig(feature_cache_bytes=0, enable_prefix_caching=False)
+
+
+def test_sequences_decoded_together_get_the_tokens_that_they_get_alone(bundles):
+    ours = contestants.Ours(bundles["onnx"])
+    prompts = contestants.prompts_of(compare.prefill(8, sequences=3), ours.ids)
+    assert len({tuple(prompt["input_ids"][0]) for prompt in prompts}) == 3
+    alone = []
+    for prompt in prompts:
+        ours.prefill([prompt], max_new_tokens=8)
+        ours.decode(6)
+        alone += [sequence.tokens for sequence in ours.sequences]
+    ours.prefill(prompts, max_new_tokens=8)
+    ours.decode(6)
+    assert [sequence.tokens for sequence in ours.sequences] == alone
+    assert len(alone[0]) == 7
+
+
+@pytest.mark.parity
+def test_pytorch_decodes_sequences_together(bundles):
+    ours = contestants.Ours(bundles["onnx"])
+    theirs = contestants.PyTorch(MINI, "grouped_mm", "float32")
+    prompts = contestants.prompts_of(compare.prefill(8, sequences=3), ours.ids)
+    ours.prefill(prompts, max_new_tokens=8)
+    ours.decode(6)
+    theirs.prefill(prompts, max_new_tokens=8)
+    answers = [theirs.token]
+    for _ in range(6):
+        theirs.decode(1)
+        answers.append(theirs.token)
+    assert theirs.torch.cat(answers, 1).tolist() == [sequence.tokens for sequence in ours.sequences]
+
+
+def test_several_prompts_are_refused_where_one_is_all_that_runs(bundles):
+    engine = contestants.OpenVino.__new__(contestants.OpenVino)
+    with pytest.raises(NotImplementedError, match="one sequence at a time"):
+        engine.prefill([{}, {}], max_new_tokens=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", [("--starts", "2"), ("--apart",)], ids=["loaded", "apart"])
+def test_a_run_measures_every_task_and_every_start(bundles, tmp_path, extra):
+    """All but the first count; a contestant that cannot start has its error, and the others run on."""
+    output = tmp_path / "out.json"
+    missing = tmp_path / "missing.gguf"
+    missing.touch()
+    options = ["--rounds", "1", "--pause", "0", "--only", "ernie-export", "--only", "mapped", *extra]
+    arguments = [str(MINI), str(bundles["onnx"]), str(missing), "--output", str(output), *options]
+    result = CliRunner().invoke(compare.main, arguments)
+    assert result.exit_code == 0, result.output
+    report = json.loads(output.read_text())
+    times = report["seconds"]["ernie-export fp32"]
+    assert {task: len(several) for task, several in times.items()} == dict.fromkeys(compare.TASKS, 1)
+    (start,) = report["seconds_to_first_token"]["ernie-export fp32"]
+    assert start > 0.1  # Python alone takes that
+    assert report["rss_mib"]["ernie-export fp32"] > 20
+    assert report["tokens"]["decode, 16 together"] == 16 * compare.DECODED
+    assert set(report["errors"]) == {"llama.cpp missing, mapped"}
+    assert report["machine"]["cpu"] and "ernie-export fp32" in result.output

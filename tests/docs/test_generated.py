@@ -39,3 +39,29 @@ def test_multiples_are_of_the_best_peer_of_the_same_run():
         },
     }
     assert performance.ratios(result) == {"ernie-export fp32": dict.fromkeys(performance.WORKLOADS, 2.0)}
+
+
+def test_a_run_with_llama_cpp_fills_its_tables():
+    tasks = (*performance.WORKLOADS, *performance.TOGETHER)
+    fast = {"ernie-export int4": 1.0, "PyTorch eager fp32": 4.0, "llama.cpp Q4_0": 2.0}
+    seconds = {name: dict.fromkeys(tasks, [one]) for name, one in fast.items()}
+    seconds["llama.cpp Q4_0"] |= {"prefill 256 text + 1024 image": [], "decode": [0.5]}
+    result = {
+        "date": "2026-01-01",
+        "rounds": 5,
+        "machine": {"cpu": "a CPU", "features": ["AVX2", "VNNI"], "cores": 2, "load": 0.04},
+        "tokens": dict.fromkeys(tasks, 100) | {"decode, 16 together": 300},
+        "seconds": seconds,
+        "seconds_to_first_token": {name: [one, one] for name, one in fast.items()},
+        "rss_mib": dict.fromkeys(fast, 1234.5),
+    }
+    page = performance.every_contestant(result)
+    assert "a CPU (AVX2, VNNI), 2 cores, load 0.0 before the run, 5 rounds" in page
+    assert "| llama.cpp Q4_0 | 50.0 | 200 | fails | 1,234 | 2.00 |" in page
+    assert "| llama.cpp Q4_0 | 50.0 | 50.0 | 150 | 3.00 × |" in page
+    assert "| decode | 100 (ernie-export int4) | 200 (llama.cpp Q4_0) | 0.50 × |" in page
+    assert "| prefill 256 text + 1024 image | 100 (ernie-export int4) | 25.0 (PyTorch eager fp32) | 4.00 × |" in page
+
+
+def test_a_page_says_which_run_is_missing():
+    assert "not made" in performance.every_contestant(None)

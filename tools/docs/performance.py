@@ -3,9 +3,10 @@
 from statistics import median
 from typing import Any
 
-from tools.docs.tables import percent, read_result, table
+from tools.docs.tables import find_result, percent, read_result, table
 
 WORKLOADS = ("prefill 512 text", "decode", "prefill 256 text + 1024 image")
+TOGETHER = ("decode, 1 together", "decode, 4 together", "decode, 16 together")
 PYTORCH = ("PyTorch eager fp32", "PyTorch grouped_mm fp32")
 
 
@@ -19,12 +20,46 @@ def rates(result: Any, contestant: str) -> dict[str, float | None]:
 
 def comparison(result: Any) -> str:
     """Return the table of one run of benchmarks/compare.py, a row for each contestant."""
+    headers = ["tokens per second", *WORKLOADS, "peak RSS, MiB"]
+    starts = result.get("seconds_to_first_token")  # older results have none
+    if starts:
+        headers.append("start to first token, s")
+    rows = []
+    for name in result["seconds"]:
+        row = [name, *speeds(result, name, WORKLOADS), f"{result['rss_mib'][name]:,.0f}"]
+        if starts:
+            row.append(f"{median(starts[name]):.2f}" if starts[name] else "fails")
+        rows.append(row)
+    return table(headers, rows)
+
+
+def together(result: Any) -> str:
+    """Return the table of sequences that are decoded together, with the last column as a multiple of the first."""
     rows = []
     for name in result["seconds"]:
         numbers = rates(result, name)
-        cells = ["fails" if (rate := numbers[workload]) is None else speed(rate) for workload in WORKLOADS]
-        rows.append([name, *cells, f"{result['rss_mib'][name]:,.0f}"])
-    return table(["tokens per second", *WORKLOADS, "peak RSS, MiB"], rows)
+        one, most = numbers[TOGETHER[0]], numbers[TOGETHER[-1]]
+        multiple = f"{most / one:.2f} ×" if one and most else ""
+        rows.append([name, *speeds(result, name, TOGETHER), multiple])
+    return table(["tokens per second of all sequences", *TOGETHER, "16 beside 1"], rows)
+
+
+def leaders(result: Any) -> str:
+    """Return the table of the fastest export and the fastest peer in each workload."""
+    rows = []
+    for workload in (*WORKLOADS, *TOGETHER):
+        numbers = {name: rates(result, name)[workload] or 0.0 for name in result["seconds"]}
+        ours = max((name for name in numbers if name.startswith("ernie-export")), key=numbers.__getitem__)
+        peer = max((name for name in numbers if not name.startswith("ernie-export")), key=numbers.__getitem__)
+        cells = [f"{speed(numbers[name])} ({name})" for name in (ours, peer)]
+        rows.append([workload, *cells, f"{numbers[ours] / numbers[peer]:.2f} ×"])
+    return table(["workload", "fastest export", "fastest peer", "export beside peer"], rows)
+
+
+def speeds(result: Any, contestant: str, workloads: tuple[str, ...]) -> list[str]:
+    """Return a contestant's tokens per second in each workload, "fails" where there are none."""
+    numbers = rates(result, contestant)
+    return ["fails" if (rate := numbers[workload]) is None else speed(rate) for workload in workloads]
 
 
 def speed(rate: float) -> str:
@@ -86,6 +121,23 @@ OpenVINO 2026.4.1 runs our `onnx-portable` graphs ({read_result("cpu-m600-peers"
 
 {comparison(read_result("cpu-m600-exporters"))}
 
+## llama.cpp, and several sequences at once
+
+llama.cpp knows ERNIE 4.5's text sibling: it runs the decoder with its text experts, and no images. `make_gguf.py` builds it
+for the machine from the sdist of llama-cpp-python and writes the checkpoint's text part in GGUF; llama.cpp quantizes it. It
+takes part with weights repacked at load, which is its default, and as they are in the mapped file. Every contestant also
+decodes 1, 4 and 16 sequences together, and starts anew: from the process's start to the first token.
+
+<!-- not run: builds llama.cpp; takes an hour and an idle machine -->
+```bash
+python benchmarks/make_gguf.py scratch/m600 scratch/m600-gguf --packages scratch/llama
+python benchmarks/compare.py scratch/m600 scratch/m600-fp32 scratch/m600-int8 scratch/m600-int4 scratch/m600-gguf/*.gguf \\
+    --packages scratch/llama --apart --only ernie-export --only llama.cpp --only "PyTorch eager" --only "PyTorch grouped_mm" \\
+    --output benchmarks/results/cpu-m600-all.json
+```
+
+{every_contestant(find_result("cpu-m600-all"))}
+
 ## A second question about the same image
 
 The KV cache and the image's features are kept, so a second question prefills only what is new. Time to first token, median;
@@ -109,6 +161,27 @@ python benchmarks/second_question.py scratch/m600-int4
 
 {vision_calls()}
 """
+
+
+def every_contestant(result: Any | None) -> str:
+    """Return the tables of the run with llama.cpp; without one, say so."""
+    if result is None:
+        return (
+            "This run was not made on an idle machine yet: the tables on this page are from before llama.cpp took part."
+        )
+    machine = result["machine"]
+    features = ", ".join(machine["features"])
+    return f"""\
+{machine["cpu"]} ({features}), {machine["cores"]} cores, load {machine["load"]:.1f} before the run, {result["rounds"]} rounds,
+{result["date"]}:
+
+{comparison(result)}
+
+Sequences of 64 tokens and more, decoded together:
+
+{together(result)}
+
+{leaders(result)}"""
 
 
 def multiples(times: dict[str, dict[str, float]]) -> str:

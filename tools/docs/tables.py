@@ -14,6 +14,11 @@ def read_result(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
+def find_result(name: str) -> Any | None:
+    """Read `benchmarks/results/NAME.json`; None where that run was not made."""
+    return read_result(name) if (RESULTS / f"{name}.json").exists() else None
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table; a number is already text, and a cell may hold Markdown."""
     lines = [" | ".join(headers), " | ".join("---" for _ in headers)]
