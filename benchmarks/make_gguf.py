@@ -4,12 +4,12 @@
     python benchmarks/make_gguf.py scratch/m600 scratch/m600-gguf --packages scratch/llama
     python benchmarks/compare.py scratch/m600 scratch/m600-int4 scratch/m600-gguf/*.gguf --packages scratch/llama
 
-llama.cpp is built first where the folder of packages lacks it, for this machine's processor (llama_build.py: CMake, a
-C++ compiler, ten minutes of two cores). It knows ERNIE 4.5's text sibling (`ernie4_5-moe`): decoder, shared and text
-experts. Vision encoder, resampler and vision experts stay behind, so it takes part in text alone; there the three axes
-of a position are equal, and both models compute the same. llama.cpp itself quantizes, from float16; tensors whose rows
-are no multiple of 256, as in the 650 M checkpoint, get another type than Q4_K by its choice. The vocabulary is left
-out: the benchmark gives tokens by their ids.
+llama.cpp is built first where the folder of packages lacks it, for this machine's processor (llama_build.py; it needs
+CMake and a C++ compiler). It knows ERNIE 4.5's text sibling (`ernie4_5-moe`): decoder, shared and text experts. Vision
+encoder, resampler and vision experts stay behind, so it takes part in text alone; there the three axes of a position
+are equal, and both models compute the same. llama.cpp itself quantizes, from float16; tensors whose rows are no
+multiple of 256, as in the 650 M checkpoint, get another type than Q4_K by its choice. The vocabulary is left out: the
+benchmark gives tokens by their ids.
 """
 
 import ctypes

@@ -128,7 +128,7 @@ for the machine from the sdist of llama-cpp-python and writes the checkpoint's t
 takes part with weights repacked at load, which is its default, and as they are in the mapped file. Every contestant also
 decodes 1, 4 and 16 sequences together, and starts anew: from the process's start to the first token.
 
-<!-- not run: builds llama.cpp; takes an hour and an idle machine -->
+<!-- not run: builds llama.cpp, and needs an idle machine -->
 ```bash
 python benchmarks/make_gguf.py scratch/m600 scratch/m600-gguf --packages scratch/llama
 python benchmarks/compare.py scratch/m600 scratch/m600-fp32 scratch/m600-int8 scratch/m600-int4 scratch/m600-gguf/*.gguf \\

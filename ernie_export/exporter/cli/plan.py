@@ -63,7 +63,7 @@ def plan_options() -> list[click.Parameter]:
 )
 @click.option("--images", default="", help="Images of each sequence, as WIDTHxHEIGHT,... in pixels.")
 @click.option("--batch", type=click.IntRange(1, LARGEST_BATCH), default=1, help="Sequences answered together.")
-@click.option("--measure", is_flag=True, help="Measure this machine first, for --device cpu now and later: 8 seconds.")
+@click.option("--measure", is_flag=True, help="Measure this machine first, for --device cpu now and later.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, in bytes, FLOP and seconds.")
 def command(
     checkpoint: Path,

@@ -11,12 +11,12 @@ from onnx import TensorProto, helper
 
 from ernie_export.common.processor import cpu_name, usable_cores
 from ernie_export.exporter.plan.rates import Rates
+from ernie_export.graphs.layers.quantized import group_size
 
 STREAM_BYTES = 2**30
 SECONDS = 2.0  # of each measurement
 WIDTH = 2048  # of the square matrices that are multiplied
 TOKENS = 512  # rows of the activations, as of a chunk of a prompt
-GROUP = 32  # weights of one scale
 MEASUREMENTS = 4
 
 
@@ -78,9 +78,10 @@ def _product(bits: int | None) -> bytes:
         tensors: dict[str, np.ndarray[Any, Any]] = {"w": rng.standard_normal((WIDTH, WIDTH), dtype=np.float32)}
         node = helper.make_node("MatMul", ["x", "w"], ["y"])
     else:
-        packed = rng.integers(0, 256, (WIDTH, WIDTH // GROUP, GROUP * bits // 8), dtype=np.uint8)
-        tensors = {"w": packed, "scales": np.full((WIDTH, WIDTH // GROUP), 0.01, np.float32)}
-        settings: dict[str, Any] = {"K": WIDTH, "N": WIDTH, "bits": bits, "block_size": GROUP, "accuracy_level": 4}
+        group = group_size("w", WIDTH)
+        packed = rng.integers(0, 256, (WIDTH, WIDTH // group, group * bits // 8), dtype=np.uint8)
+        tensors = {"w": packed, "scales": np.full((WIDTH, WIDTH // group), 0.01, np.float32)}
+        settings: dict[str, Any] = {"K": WIDTH, "N": WIDTH, "bits": bits, "block_size": group, "accuracy_level": 4}
         node = helper.make_node("MatMulNBits", ["x", *tensors], ["y"], domain="com.microsoft", **settings)
     initializers = [
         helper.make_tensor(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape, value.tobytes(), raw=True)

@@ -1,6 +1,5 @@
 """The plugins' kernels for a model, compiled for every architecture asked for, without a GPU; on all cores."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -8,6 +7,7 @@ from threading import Event, Lock
 from typing import Any
 
 from ernie_export.common.errors import BuildFailed
+from ernie_export.common.processor import usable_cores
 from ernie_export.exporter.targets.workers.process import PYTHON, WorkerCrashed, call_worker
 from ernie_export.graphs.ops.kernels import Kernels
 from ernie_export.graphs.ops.plugins import Sizes, kernel_specs
@@ -26,7 +26,7 @@ def run_parallel(pieces: list[Piece], sizes: Sizes, dtype: str, on_progress: OnP
     Raises BuildFailed, naming a kernel that is not compiled.
     """
     run = _ParallelRun(pieces, sizes, dtype, on_progress)
-    cores = min(len(os.sched_getaffinity(0)), len(pieces))
+    cores = min(usable_cores(), len(pieces))
     # Neighbours in the list take about as long: dealt out in turn, the parts do, too.
     with ThreadPoolExecutor(cores) as pool:
         parts = list(pool.map(run, (pieces[first::cores] for first in range(cores))))
