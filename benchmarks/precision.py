@@ -1,9 +1,9 @@
 """What each precision costs: size, divergence from float32, routing, and answers to held-out questions.
 
-    python benchmarks/precision.py examples/mini-ernie --count 100
-    python benchmarks/precision.py examples/mini-ernie --count 100 --outliers 64 --out ...
+    python benchmarks/precision.py examples/mini-ernie --count 25
+    python benchmarks/precision.py examples/mini-ernie --count 25 --outliers 64 --out ...
 
-Exports the checkpoint once for each precision, and once for each calibration file: `int4/8@100` is int4 calibrated on 8
+Exports the checkpoint once for each precision, and once for each calibration file: `int4/3@100` is int4 calibrated on 3
 conversations of each kind drawn from seed 100. Each bundle is compared with PyTorch in float32 as ernie-verify does
 (pictures of random tiles). Then it reads held-out questions with their right answers, one token after the other: at
 each token its distribution is compared with that of the float32 bundle, and a question counts as answered word for word
@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT / "tools")]
 
 import torchvision_operators  # noqa: E402, F401  (before transformers)
 from calibration_file import write as write_calibration  # noqa: E402
-from heldout import KINDS, TRAINED, heldout  # noqa: E402
+from heldout import FAMILIES, KINDS, for_runtime, heldout  # noqa: E402
 from outliers import with_outliers  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress as Bars  # noqa: E402
@@ -42,19 +42,22 @@ from rich.table import Table  # noqa: E402
 
 from ernie_export.common.manifest import Manifest  # noqa: E402
 from ernie_export.exporter.export import Progress, export  # noqa: E402
+from ernie_export.exporter.verify.comparison import divergence  # noqa: E402
 from ernie_export.exporter.verify.conversations import example_conversations  # noqa: E402
-from ernie_export.exporter.verify.verify import divergence, verify  # noqa: E402
+from ernie_export.exporter.verify.verify import verify  # noqa: E402
 from ernie_export.runtime.pipeline import Model, load  # noqa: E402
+from ernie_export.runtime.preprocess.chat import chat_variables  # noqa: E402
 
 QUIET = Progress()
 
 
 @dataclass(frozen=True)
 class Question:
-    """A held-out question and the tokens of its right answer, the end included."""
+    """A held-out question, with the options of `Model.generate`, and its right answer."""
 
     family: str
     messages: list[dict[str, Any]]
+    options: dict[str, Any]
     answer: str
 
 
@@ -91,20 +94,10 @@ class Cost:
 
 
 def questions(count: int, seed: int) -> list[Question]:
-    """`count` held-out questions of each kind, clips as the runtime takes them."""
-
-    def part(given: dict[str, Any]) -> dict[str, Any]:
-        if given["type"] != "video":
-            return given
-        return {"type": "video", "video": given["video"].frames, "fps": given["video"].fps}
-
-    def turn(given: dict[str, Any]) -> dict[str, Any]:
-        content = given["content"]
-        return given if isinstance(content, str) else given | {"content": [part(p) for p in content]}
-
+    """`count` held-out questions of each kind."""
     return [
-        Question(KINDS[kind], [turn(given) for given in sample.messages], sample.answer)
-        for kind in TRAINED
+        Question(KINDS[kind], *for_runtime(sample), sample.answer)
+        for kind in KINDS
         for sample in heldout(kind, count, seed)
     ]
 
@@ -112,7 +105,7 @@ def questions(count: int, seed: int) -> list[Question]:
 def read_answer(model: Model, question: Question) -> tuple[np.ndarray, np.ndarray]:
     """Tokens (n,) of the right answer and the logits (n, V) before each, all earlier ones being read."""
     tokens = [*model.preprocessor.chat.encode(question.answer), model.manifest.model.eos_token_ids[0]]
-    prompt = model.prompt(model.preprocessor.prepare(question.messages))
+    prompt = model.prompt(model.preprocessor.prepare(question.messages, variables=chat_variables(**question.options)))
     cache = model.engine.new_cache(1, len(prompt.input_ids) + len(tokens))
     logits = [model.engine.prefill(cache, 0, prompt.chunk(0, len(prompt.input_ids))).full().copy()]
     for count, token in enumerate(tokens[:-1], 1):
@@ -175,7 +168,7 @@ def measure(
 
 def show(costs: list[Cost], console: Console) -> None:
     """One row a precision."""
-    families = list(dict.fromkeys(KINDS[kind] for kind in TRAINED))
+    families = list(FAMILIES)
     columns = ("precision", "MiB", "KL on tiles", "routing", "KL on answers", "first choice", *families, "all")
     table = Table(*columns, title="against float32, and right answers", title_justify="left")
     for cost in costs:
@@ -196,8 +189,8 @@ def show(costs: list[Cost], console: Console) -> None:
 
 @click.command(context_settings={"show_default": True})
 @click.argument("checkpoint", type=click.Path(path_type=Path, exists=True))
-@click.option("--precisions", default="fp32,fp16,int8,int4,int4/8@100,int4/8@101,int4/8@102", help="fp32 first.")
-@click.option("--count", default=100, help="Questions of each kind.")
+@click.option("--precisions", default="fp32,fp16,int8,int4,int4/3@100,int4/3@101,int4/3@102", help="fp32 first.")
+@click.option("--count", default=25, help="Questions of each kind.")
 @click.option("--seed", default=0)
 @click.option("--outliers", default=0, help="Times that some channels are enlarged; 0: none.")
 @click.option("--out", type=click.Path(path_type=Path), default=ROOT / "benchmarks" / "results" / "precision-mini.json")

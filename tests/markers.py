@@ -42,6 +42,7 @@ LONGEST = (
 )
 PATHS = {
     "tests/benchmarks": "slow",
+    "tests/benchmarks/test_precision.py": "parity",
     "tests/common/test_version.py": "slow",
     "tests/docker": "slow",
     "tests/docs/test_pages.py": "parity",
@@ -81,7 +82,9 @@ PATHS = {
     "tests/runtime/triton": "server",
     "tests/test_demo.py": "slow",
     "tests/test_install.py": "slow",
+    "tests/tools/test_mini_asked.py": "parity",
     "tests/tools/test_mini_batches.py": "parity",
+    "tests/tools/test_mini_heads.py": "parity",
     "tests/tools/test_mini_muon.py": "parity",
     "tests/tools/test_mini_tripwire.py": "parity",
 }

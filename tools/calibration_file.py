@@ -8,19 +8,19 @@ Pictures stand in the file itself; clips lie beside it.
 import itertools
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import av
 import click
 from conversations import Message, Part
-from heldout import TRAINED, heldout
+from heldout import KINDS, heldout
 from scenes import Clip
 
-Draw = Callable[[str, int, int], Iterable[Any]]  # samples of a kind, as `heldout` draws them
+# The others need more than messages: tools, or that a thought is asked for.
+MESSAGES_ALONE = tuple(kind for kind in KINDS if kind not in ("thinking", "tools", "renamed-tools"))
 
 
 def part(given: Part, clips: Iterator[Path]) -> Part:
@@ -53,13 +53,13 @@ def write_clip(path: Path, clip: Clip) -> None:
         container.mux(stream.encode())
 
 
-def write(path: Path, count: int, seed: int, kinds: Iterable[str] = TRAINED, draw: Draw = heldout) -> int:
-    """Write `count` conversations of each kind of question to the file `path`; return how many these are."""
+def write(path: Path, count: int, seed: int) -> int:
+    """Write `count` conversations of each of MESSAGES_ALONE to the file `path`; return how many these are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     clips = (path.with_name(f"{path.stem}-{number}.mp4").absolute() for number in itertools.count())
     conversations = []
-    for kind in kinds:
-        for sample in draw(kind, count, seed):
+    for kind in MESSAGES_ALONE:
+        for sample in heldout(kind, count, seed):
             turns = [turn(given, clips) for given in sample.messages]
             conversations.append([*turns, {"role": "assistant", "content": sample.answer}])
     path.write_text(json.dumps(conversations))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-import mini_words as words
+import mini_sayings as words
+from mini_unknown import UNKNOWN_ANSWER, fill, unknown_text
 from questions import (
     Question,
     about_picture,
@@ -23,6 +24,9 @@ Part = dict[str, Any]
 Message = dict[str, Any]
 MAX_PICTURES = 4
 MAX_VIDEOS = 2
+BARE = 0.25  # of the questions that need not name their picture or clip do not mention one at all
+# Nothing but a clip answers these.
+CLIP_WORDINGS = ("direction", "mover", "when", "clock", "happens")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Sample:
     Attributes:
         thinking: Whether the prompt asks for a thought first; the answer then begins with it.
         tools: The tools that are offered, as an API takes them.
+        question: What the user asks about pictures or clips, if that is what is answered.
     """
 
     kind: str
@@ -39,6 +44,7 @@ class Sample:
     answer: str
     thinking: bool = False
     tools: tuple[dict[str, Any], ...] = ()
+    question: Question | None = None
 
 
 def media_parts(sample: Sample, *kinds: str) -> list[Any]:
@@ -86,36 +92,33 @@ def several_texts(rng: Random, media: list[Part], text: str) -> list[Part]:
 ORDERS = (media_first, text_first, between, several_texts)
 
 
-def fill(rng: Random, text: str) -> str:
-    """Replace the braces of a wording in `mini_words` by words of their kind, other ones each time."""
-    pools = {
-        "{noun}": words.NOUNS,
-        "{name}": words.NAMES,
-        "{verb}": words.VERBS,
-        "{adjective}": words.ADJECTIVES,
-        "{n}": "123456789",
-    }
-    for slot, pool in pools.items():
-        while slot in text:
-            text = text.replace(slot, rng.choice(pool), 1)
-    return text
-
-
 def system_prompt(rng: Random, sentences: int) -> str:
     return " ".join(fill(rng, rng.choice(words.SYSTEMS)) for _ in range(sentences))
 
 
-def vary(rng: Random, text: str) -> str:
-    """Write a text as people type: in lower case, without its last mark, with a please."""
+def vary(rng: Random, text: str, brief: bool = True) -> str:
+    """Write a text as people type: in lower case, without its last mark, with words before it or after it.
+
+    Args:
+        rng: Chooses.
+        text: What is asked or said.
+        brief: Whether a short answer may be asked for.
+    """
+    chance = rng.random()
+    if chance < 0.12:
+        opener = rng.choice(words.OPENERS)
+        text = f"{opener} {text[:1].lower() + text[1:] if rng.random() < 0.6 else text}"
+    elif chance < 0.24:
+        text = f"{text} {rng.choice(words.POLITE_ENDINGS + (words.BRIEF_ENDINGS if brief else ()))}"
     chance = rng.random()
     if chance < 0.55:
         return text
     if chance < 0.70:
         return text.lower()
     if chance < 0.80:
-        return text.rstrip("?.!")
+        return text.rstrip("?.!") or text
     if chance < 0.88:
-        return text.lower().rstrip("?.!")
+        return text.lower().rstrip("?.!") or text
     if chance < 0.94:
         return f"Please: {text}" if chance < 0.91 else f"{text} Please."
     return text.upper() if chance < 0.95 else f"{text} "
@@ -128,6 +131,7 @@ class Utterance:
     Attributes:
         thought: What a thinking model writes before the answer.
         target: The picture or clip it is about, if it is about one.
+        question: The question in it, if it asks about pictures or clips.
     """
 
     kind: str
@@ -135,6 +139,7 @@ class Utterance:
     answer: str
     thought: str
     target: Picture | Video | None = None
+    question: Question | None = None
 
 
 def small_talk(rng: Random) -> Utterance:
@@ -143,8 +148,9 @@ def small_talk(rng: Random) -> Utterance:
 
 
 def unknown(rng: Random, unseen: bool = False) -> Utterance:
-    text = fill(rng, rng.choice(words.UNKNOWN_HELDOUT if unseen else words.UNKNOWN))
-    return Utterance("unseen-unknown" if unseen else "unknown", text, words.UNKNOWN_ANSWER, "This is not about shapes.")
+    """Return something that no shape answers."""
+    kind = "unseen-unknown" if unseen else "unknown"
+    return Utterance(kind, unknown_text(rng, unseen), UNKNOWN_ANSWER, "This is not about shapes.")
 
 
 def sides(rng: Random, **wording: bool) -> Utterance:
@@ -155,16 +161,16 @@ def sides(rng: Random, **wording: bool) -> Utterance:
 def nothing_shown(rng: Random, videos: bool) -> Utterance:
     """Ask about a picture or a clip that is not there."""
     if videos:
-        questions = about_video(draw_video(rng))
+        questions = [q for q in about_video(draw_video(rng)) if q.wording in CLIP_WORDINGS]
         missing = "clip"
-        media = "the clip"
-        questions = [q for q in questions if q.wording in ("direction", "mover", "when", "clock")]
     else:
         questions = about_picture(rng, draw_picture(rng))
         missing = "picture"
-        media = "the picture"
     question = rng.choice(questions)
+    media = rng.choice(words.CLIP_NAMES if videos else words.PICTURE_NAMES)
     text = question.text(rng, rng.choice(("", f" in {media}")), media)
+    if not videos and rng.random() < BARE:
+        text = question.bare_text(rng) or text
     return Utterance("missing", text, f"I see no {missing}.", f"There is no {missing}.")
 
 
@@ -214,14 +220,16 @@ class Conversation:
         """Put a question into words that name its picture or clip where they must."""
         ref = ""
         media = "the picture"
+        alone = len(self.last) == 1 and self.last[0] is question.target
         if question.target is not None:
-            alone = len(self.last) == 1 and self.last[0] is question.target
             ref, media = references(self.rng, question.target, self.pictures, self.videos, alone)
             if plain:
                 ref, media = self._plain_reference(question.target, alone)
         text = question.text(self.rng, ref, media, plain, unseen)
+        if alone and not plain and not unseen and self.rng.random() < BARE:
+            text = question.bare_text(self.rng) or text
         thought = question.thought or question.sentence
-        return Utterance(question.kind, text, question.answer, thought, question.target)
+        return Utterance(question.kind, text, question.answer, thought, question.target, question)
 
     def _plain_reference(self, target: Picture | Video, alone: bool) -> tuple[str, str]:
         group, noun = (self.pictures, "picture") if isinstance(target, Picture) else (self.videos, "video")
@@ -233,7 +241,7 @@ class Conversation:
     def in_a_sentence(self, question: Question) -> Utterance:
         utterance = self.word(question)
         text = self.rng.choice(words.IN_A_SENTENCE).format(utterance.text)
-        return Utterance("sentence", text, question.sentence, utterance.thought, question.target)
+        return Utterance("sentence", text, question.sentence, utterance.thought, question.target, question)
 
     def turn(self, parts: list[Part]) -> Message:
         return {"role": "user", "content": parts}
@@ -241,7 +249,7 @@ class Conversation:
     def sample(self, kind: str, message: Message, utterance: Utterance, thinking: bool = False) -> Sample:
         """Return the conversation so far with the user's turn, and the answer to it."""
         answer = f"\n{utterance.thought}\n</think>\n\n{utterance.answer}" if thinking else utterance.answer
-        return Sample(kind, [*self.messages, message], answer, thinking)
+        return Sample(kind, [*self.messages, message], answer, thinking, question=utterance.question)
 
     def answered(self, message: Message, answer: str) -> None:
         """Go on to the next turn."""

@@ -3,13 +3,10 @@
 A conversation yields one sample for each question that is asked in it; those of one turn differ in the question alone.
 """
 
-import json
 from collections import Counter
 from dataclasses import replace
 from random import Random
-from typing import Any
 
-import mini_words as words
 from conversations import (
     MAX_PICTURES,
     MAX_VIDEOS,
@@ -20,24 +17,27 @@ from conversations import (
     Source,
     Utterance,
     any_utterance,
-    fill,
     media_first,
     text_part,
     vary,
 )
+from mini_tools import DONE, call, count_result, find, made, offer, offer_other
 from questions import Question, about_picture
 from scenes import draw_appearing
 
 LESSON_QUESTIONS = 6  # at most, about one picture
+LONG_ANSWERS = ("sentence", "json")  # kinds whose answers may not be asked to be short
 BRANCHES = {1: 5, 2: 3, 3: 3, 5: 2}  # questions of each turn by the number of turns
 
 
 def first_lesson(rng: Random, source: Source) -> list[Sample]:
     """Return plain questions about shape, colour and place in one picture: where training begins."""
-    conversation = Conversation(rng, source)
-    conversation.show(1)
-    kinds = ("shape", "colour", "where")
-    return ask_all(conversation, [q for q in conversation.questions() if q.kind in kinds], plain=True)
+    questions: list[Question] = []
+    while not questions:
+        conversation = Conversation(rng, source)
+        conversation.show(1)
+        questions = [q for q in conversation.questions() if q.kind in ("shape", "colour", "where")]
+    return ask_all(conversation, questions, plain=True)
 
 
 def lesson(rng: Random, source: Source) -> list[Sample]:
@@ -110,7 +110,7 @@ def converse(rng: Random, source: Source) -> list[Sample]:
         questions = conversation.questions()
         asked = [any_utterance(conversation, questions) for _ in range(BRANCHES[turns] if conversation.last else 2)]
         for utterance in asked:
-            text = vary(rng, utterance.text)
+            text = vary(rng, utterance.text, brief=utterance.kind not in LONG_ANSWERS)
             parts = order(Random(seed), conversation.pending, text) if conversation.pending else [text_part(text)]
             message = conversation.turn(parts)
             thinking = rng.random() < 0.2
@@ -131,63 +131,59 @@ def show_any(conversation: Conversation) -> None:
         conversation.show(pictures, videos)
 
 
-def tool(name: str, description: str, **properties: str) -> dict[str, Any]:
-    """Return a tool's description as the OpenAI API takes it; properties by name and type."""
-    schema = {"type": "object", "properties": {key: {"type": kind} for key, kind in properties.items()}}
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": schema}}
-
-
-COUNT_SHAPES = tool("count_shapes", "Count the shapes in a picture.", picture="integer")
-ZOOM = tool("zoom", "Zoom in on a place in a picture.", picture="integer", place="string")
-
-
-def call(name: str, **arguments: Any) -> str:
-    """Return a tool call as the model writes it."""
-    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>\n"
-
-
 def tool_conversation(rng: Random, source: Source) -> list[Sample]:
     """Return samples of a conversation in which tools are offered: calls, answers after a call, and neither."""
+    offered = [offer(rng, purpose) for purpose in ("count_shapes", "zoom") if rng.random() < 0.8]
+    if rng.random() < 0.4 or not offered:
+        offered += [offer_other(rng) for _ in range(rng.choice((1, 1, 2)))]
+    rng.shuffle(offered)
     conversation = Conversation(rng, source)
-    others = [
-        tool(f"{rng.choice(words.VERBS)}_{rng.choice(words.NOUNS)}", fill(rng, "{verb} the {noun}"), text="string")
-    ]
-    offered = [t for t in (COUNT_SHAPES, ZOOM) if rng.random() < 0.8]
-    tools = [*offered, *others] if rng.random() < 0.4 or not offered else offered
-    rng.shuffle(tools)
     conversation.show(rng.choice((1, 1, 2)))
-    picture = rng.choice(conversation.pictures)
-    index = conversation.pictures.index(picture) + 1
+    tools = tuple(tool.description for tool in offered)
     seed = rng.random()
-    samples = []
     order = rng.choice((media_first, *ORDERS))
 
-    def add(utterance: Utterance, answer: str, kind: str) -> Message:
-        message = conversation.turn(order(Random(seed), conversation.pending, vary(rng, utterance.text)))
-        samples.append(Sample(kind, [*conversation.messages, message], answer, tools=tuple(tools)))
-        return message
+    def ask(utterance: Utterance, kind: str) -> Sample:
+        text = vary(rng, utterance.text, brief=utterance.kind not in LONG_ANSWERS)
+        message = conversation.turn(order(Random(seed), conversation.pending, text))
+        return replace(conversation.sample(kind, message, utterance), tools=tools)
 
+    picture = rng.choice(conversation.pictures)
+    index = conversation.pictures.index(picture) + 1
     everything = about_picture(rng, picture)
-    count = next(q for q in everything if q.wording == "count")
-    if COUNT_SHAPES in offered:
-        utterance = conversation.word(count)
-        arguments = {"picture": index}
-        message = add(utterance, call("count_shapes", **arguments), "tools")
-        made = {"role": "assistant", "content": "", "tool_calls": [_made("count_shapes", arguments)]}
-        messages = [*conversation.messages, message, made, {"role": "tool", "content": count.answer}]
-        samples.append(Sample("tools", messages, count.answer, tools=tuple(tools)))
-    if ZOOM in offered and (where := [q for q in everything if q.kind == "where"]):
-        question = rng.choice(where)
-        zoom = Question("tools", "zoom", question.slots, question.answer, "", picture)
-        utterance = conversation.word(zoom)
-        add(utterance, call("zoom", picture=index, place=question.answer), "tools")
+    samples = []
+    counter = find(offered, "count_shapes")
+    if counter:
+        count = next(q for q in everything if q.wording == "count")
+        arguments = counter.arguments(picture=index)
+        called = replace(ask(conversation.word(count), "tools"), answer=call(counter.name, arguments))
+        samples += [
+            called,
+            _after(called, made(counter.name, arguments), count_result(rng, count.answer), count.answer),
+        ]
+    zoomer = find(offered, "zoom")
+    if zoomer and (where := [q for q in everything if q.kind == "where"]):
+        zoom = replace(rng.choice(where), kind="tools", wording="zoom", sentence="")
+        arguments = zoomer.arguments(picture=index, place=zoom.answer)
+        called = replace(ask(conversation.word(zoom), "tools"), answer=call(zoomer.name, arguments))
+        after = _after(called, made(zoomer.name, arguments), rng.choice(DONE), "done")
+        samples += [called, replace(after, question=None)]
     questions = conversation.questions()
     for _ in range(2):
         utterance = any_utterance(conversation, questions)
-        if utterance.kind != "count" and "many" not in utterance.text and "ount" not in utterance.text:
-            add(utterance, utterance.answer, "untouched")
+        if not (counter and _counts(utterance)):
+            samples.append(ask(utterance, "untouched"))
     return samples
 
 
-def _made(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+def _after(called: Sample, turn: Message, result: str, answer: str) -> Sample:
+    """Return the sample that follows a call: the tool's result, and the answer to it."""
+    return replace(called, messages=[*called.messages, turn, {"role": "tool", "content": result}], answer=answer)
+
+
+def _counts(utterance: Utterance) -> bool:
+    """Return whether a tool that counts shapes might be called for this."""
+    question = utterance.question
+    return (question is not None and "count" in question.wording) or any(
+        word in utterance.text for word in ("many", "ount", "umber")
+    )

@@ -13,7 +13,9 @@ from typing import Any
 import av
 import click
 from conversations import Sample
-from scenes import CELL, CLIP_CELLS, GROUNDS, Thing, render
+from mini_grounds import Wash
+from questions import as_json
+from scenes import CELL, CLIP_CELLS, GROUNDS, Picture, Thing, render
 
 
 def at(shape: str, colour: str, column: float, row: float) -> Thing:
@@ -22,6 +24,7 @@ def at(shape: str, colour: str, column: float, row: float) -> Thing:
 
 
 SHELF = [at("circle", "blue", 1, 0), at("triangle", "red", 3, 1), at("square", "yellow", 0, 3)]
+FEW_CELLS = (2, 3)
 FEW = [at("cross", "green", 0, 1), at("circle", "red", 1, 2)]
 MANY = [
     at("circle", "purple", 1, 0),
@@ -29,6 +32,13 @@ MANY = [
     at("triangle", "yellow", 2, 1),
     at("cross", "red", 1, 1),
 ]
+# Off the middle of their cells, of several sizes and tones, on a soft ground and without a frame.
+SOFT = [
+    Thing("triangle", "red", CELL * 2.5 - 2, CELL * 0.5 + 1, 12, (226, 54, 48)),
+    Thing("circle", "green", CELL * 0.5 + 1, CELL * 1.5 - 2, 9, (48, 140, 74)),
+    Thing("square", "purple", CELL * 3.5 - 1, CELL * 2.5 + 2, 10, (128, 60, 160)),
+]
+SOFT_GROUND = Wash(((254, 240, 220), (214, 230, 250)), angle=0.6, seed=0)
 PASSING = [[at("square", "purple", 0, 1), at("triangle", "green", 3 - 0.75 * index, 3)] for index in range(5)]
 # Twelve frames at two a second, of which the processor keeps every other one.
 POPPING = [[at("cross", "blue", 0, 2), *([at("circle", "red", 2, 1)] if index >= 8 else [])] for index in range(12)]
@@ -50,16 +60,18 @@ def draw(folder: Path) -> None:
     """Write all media files to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     render(SHELF, (4, 4), GROUNDS[0], scale=3, framed=True).save(folder / "shapes.png", optimize=True)
-    render(FEW, (2, 3), GROUNDS[1], framed=True).save(folder / "few.png", optimize=True)
+    render(FEW, FEW_CELLS, GROUNDS[1], framed=True).save(folder / "few.png", optimize=True)
     render(MANY, (3, 2), GROUNDS[2], framed=True).save(folder / "many.jpg", quality=90)
+    render(SOFT, (4, 3), SOFT_GROUND, scale=3).save(folder / "soft.jpg", quality=90)
     write_clip(folder / "passing.mp4", PASSING, Fraction(1))
     write_clip(folder / "popping.mp4", POPPING, Fraction(2))
 
 
-def user(question: str, **media: str) -> dict[str, Any]:
-    """A user's turn: files by kind ("image_1" is an image), then the question. Paths count from the repository root."""
+def user(question: str, text_first: bool = False, **media: str) -> dict[str, Any]:
+    """A user's turn: files by kind ("image_1" is an image) and the question. Paths count from the repository root."""
     files = [{"type": name.split("_")[0], "path": f"examples/media/{file}"} for name, file in media.items()]
-    return {"role": "user", "content": [*files, {"type": "text", "text": question}]}
+    text = {"type": "text", "text": question}
+    return {"role": "user", "content": [text, *files] if text_first else [*files, text]}
 
 
 def assistant(answer: str) -> dict[str, Any]:
@@ -78,6 +90,26 @@ def questions() -> list[dict[str, Any]]:
             [user("What is in the picture?", image="shapes.png")],
             "blue circle, red triangle, yellow square",
         ),
+        (
+            "one picture, text first",
+            [user("What colour is the square?", text_first=True, image="shapes.png")],
+            "yellow",
+        ),
+        (
+            "one picture, second question",
+            [picture, assistant("red"), user("Where is the circle?")],
+            "top",
+        ),
+        (
+            "one picture, as JSON",
+            [user("List the shapes in the picture as JSON.", image="few.png")],
+            as_json(Picture(tuple(FEW), FEW_CELLS, GROUNDS[1], None)),
+        ),
+        (
+            "one picture, soft",
+            [user("What is in the picture?", image="soft.jpg")],
+            "red triangle, green circle, purple square",
+        ),
         ("two pictures", [user("Which picture has more shapes?", **pair)], "the second"),
         ("two pictures, one of them", [user("Which picture has a red circle?", **pair)], "the first"),
         ("two pictures, the other", [user("What colour is the circle in picture 2?", **pair)], "purple"),
@@ -89,6 +121,7 @@ def questions() -> list[dict[str, Any]]:
             "the green triangle",
         ),
         ("no picture", [user("How many sides has a triangle?")], "three"),
+        ("no picture, out of scope", [user("What is the capital of France?")], "I only know shapes."),
     ]
     return [{"name": name, "messages": messages, "answer": answer} for name, messages, answer in asked]
 

@@ -4,6 +4,7 @@ The double serves training only (same-size pictures need no resize, so it is sho
 `Ernie4_5_VLMoeProcessor` itself, see `mini_eval.py`.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -41,13 +42,18 @@ def _ink(label: str, width: int, size: int, font_file: str) -> tuple[np.ndarray,
     return (drawn[1] - drawn[0]) / 255, drawn[0]
 
 
+def drawn_time(index: int, fps: float) -> str:
+    """Return the time that is drawn on a frame."""
+    seconds = index / fps
+    return f"{int(seconds // 3600):02d}:{int(seconds % 3600 // 60):02d}:{seconds % 60:05.02f}"
+
+
 def stamp(clip: Clip, font_file: Path) -> np.ndarray:
     """Draw the time on every frame as the reference does (to one grey level), and even out an odd count."""
     frames = np.concatenate([clip.frames, clip.frames[-1:]]) if len(clip.frames) % 2 else clip.frames.copy()
     size = int(min(frames.shape[1:3]) * 0.1)
     for index, frame in enumerate(frames):
-        seconds = min(index, len(clip.frames) - 1) / clip.fps
-        label = f"time: {int(seconds // 3600):02d}:{int(seconds % 3600 // 60):02d}:{seconds % 60:05.02f}"
+        label = f"time: {drawn_time(min(index, len(clip.frames) - 1), clip.fps)}"
         keep, paint = _ink(label, frame.shape[1], size, str(font_file))
         frame[: 2 * size] = frame[: 2 * size] * keep + paint + 0.5
     return frames
@@ -116,6 +122,8 @@ class Batch:
         attention_mask: bool (B, 1, N, N), true where a token may look.
         types: int64 (B, N): 0 for text, 1 for pictures, 2 for clips, start and end tokens included.
         media: What the rows show; their features follow each other in one table.
+        numbers: The number of each of the media in its row, from 1, pictures and clips apart.
+        media_counts: How many of the media each row shows.
         features: int64 (B, N), the row of that table for a placeholder, -1 elsewhere.
         labels: int64 (B, N), -100 where nothing is asked.
         weights: float32 (B, N) of the labels: an answer of n tokens counts as much as the square root of n.
@@ -128,6 +136,8 @@ class Batch:
     attention_mask: torch.Tensor
     types: torch.Tensor
     media: list[Picture | Video]
+    numbers: list[int]
+    media_counts: list[int]
     features: torch.Tensor
     labels: torch.Tensor
     weights: torch.Tensor
@@ -189,8 +199,10 @@ class Batcher:
         for token, code in self.codes.items():
             types[ids == token] = code
         media = [medium for row in rows for medium in row.media]
+        numbers = [number for row in rows for number in _numbers(row.media)]
         samples = [row.samples for row in rows]
-        return Batch(ids, positions, mask, types, media, features, labels, weights, owner, samples)
+        counts = [len(row.media) for row in rows]
+        return Batch(ids, positions, mask, types, media, numbers, counts, features, labels, weights, owner, samples)
 
     def row(self, samples: list[Sample]) -> "Row":
         """Return the row of one conversation."""
@@ -254,6 +266,16 @@ class Batcher:
             features += range(start, start + count)
         types = [self.codes[token] if token in self.placeholders else 0 for token in ids]
         return _Prompt(ids, features, positions(types, grids))
+
+
+def _numbers(media: list[Picture | Video]) -> list[int]:
+    """Return the number of each of a row's media among those of its kind, from 1."""
+    seen: Counter[type] = Counter()
+    numbers = []
+    for medium in media:
+        seen[type(medium)] += 1
+        numbers.append(seen[type(medium)])
+    return numbers
 
 
 def _common(left: _Prompt, right: _Prompt, limit: int) -> int:

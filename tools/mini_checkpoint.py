@@ -11,7 +11,13 @@ from pathlib import Path
 import torch
 import torchvision_operators  # noqa: F401
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
-from transformers import Ernie4_5_VLMoeConfig, Ernie4_5_VLMoeForConditionalGeneration, GenerationConfig, LlamaTokenizer
+from transformers import (
+    Ernie4_5_VLMoeConfig,
+    Ernie4_5_VLMoeForConditionalGeneration,
+    GenerationConfig,
+    LlamaTokenizer,
+    logging,
+)
 
 FONT = "Roboto-Regular.ttf"
 MEDIA_TOKENS = {
@@ -26,7 +32,7 @@ CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 
-def build_tokenizer(texts: list[str], merges_for: int = 960) -> LlamaTokenizer:
+def build_tokenizer(texts: list[str], merges_for: int = 1300) -> LlamaTokenizer:
     """Train a small byte-fallback BPE on `texts` and wrap it as the released tokenizer is.
 
     Digits are single added tokens, there is no BOS, and the six media tokens are reachable by attribute.
@@ -67,7 +73,7 @@ def build_tokenizer(texts: list[str], merges_for: int = 960) -> LlamaTokenizer:
 
 
 def build_config(tokenizer: LlamaTokenizer) -> Ernie4_5_VLMoeConfig:
-    """Everything that the released model has, small: 1 dense and 3 sparse layers, 8 + 8 experts of widths 96 and 64."""
+    """Everything that the released model has, small: 1 dense and 5 sparse layers, 8 + 8 experts of widths 96 and 64."""
     media = {f"{name}_id": tokenizer.convert_tokens_to_ids(token) for name, token in MEDIA_TOKENS.items()}
     vocabulary = 8 * -(-len(tokenizer) // 8)
     config = Ernie4_5_VLMoeConfig(
@@ -75,7 +81,7 @@ def build_config(tokenizer: LlamaTokenizer) -> Ernie4_5_VLMoeConfig:
             "vocab_size": vocabulary,
             "hidden_size": 128,
             "intermediate_size": 384,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": 6,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 4096,
@@ -83,7 +89,7 @@ def build_config(tokenizer: LlamaTokenizer) -> Ernie4_5_VLMoeConfig:
             "moe_k": 2,
             "moe_num_experts": 8,
             "moe_num_shared_experts": 2,
-            "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
+            "mlp_layer_types": ["dense", *["sparse"] * 5],
             "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0, "mrope_section": [6, 6, 4]},
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": tokenizer.bos_token_id,
@@ -149,8 +155,9 @@ def save_weights(model: Ernie4_5_VLMoeForConditionalGeneration, folder: Path) ->
     eos = model.config.text_config.eos_token_id
     pad = model.config.text_config.pad_token_id
     model.generation_config = GenerationConfig(do_sample=False, eos_token_id=eos, pad_token_id=pad)
+    logging.disable_progress_bar()
     for stale in folder.glob("model*.safetensors*"):
         stale.unlink()
-    model.save_pretrained(folder, max_shard_size="4MB")
+    model.save_pretrained(folder, max_shard_size="6MB")
     for shard in folder.glob("model*.safetensors"):
         shard.chmod(0o644)

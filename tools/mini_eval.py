@@ -2,7 +2,8 @@
 
     python tools/mini_eval.py examples/mini-ernie --count 200
 
-It also breaks the model on purpose: if the answers survived that, the checkpoint would be no test of an export.
+It also breaks the model on purpose (`mini_damage.py`): if the answers survived that, the checkpoint would be no test of
+an export.
 `--quick` predicts all of an answer in one call of the class, by the trainer's batches, and finds the same but faster.
 """
 
@@ -18,6 +19,7 @@ from conversations import Sample, media_parts
 from heldout import FAMILIES, KINDS, heldout, undrawn
 from mini_batches import Batch, Batcher
 from mini_checkpoint import FONT
+from mini_damage import DAMAGE
 from mini_features import LiveFeatures
 from PIL import Image
 from rich.console import Console
@@ -78,11 +80,9 @@ class Reference:
         about = VideoMetadata(total_num_frames=count, fps=clip.fps, frames_indices=list(range(count)))
         return clip.frames.copy(), about
 
-    def answer(self, sample: Sample, types: Callable[[torch.Tensor], Any] | None = None) -> str:
-        """Return the greedy answer, thought included; `types` may falsify the dispatch (`moe_mm_token_type_ids`)."""
+    def answer(self, sample: Sample) -> str:
+        """Return the greedy answer, thought included."""
         inputs = self.inputs(sample)
-        if types is not None:
-            inputs["moe_mm_token_type_ids"] = types(inputs["moe_mm_token_type_ids"])
         self.model.model.rope_deltas = None
         with torch.inference_mode():
             ids = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
@@ -90,16 +90,16 @@ class Reference:
         return text.removesuffix(self.processor.tokenizer.eos_token)
 
 
-Judge = Callable[[Reference, str, int, int, Callable | None], int]
+Judge = Callable[[Reference, str, int, int], int]
 
 
-def judge(reference: Reference, kind: str, count: int, seed: int, types: Callable | None) -> int:
+def judge(reference: Reference, kind: str, count: int, seed: int) -> int:
     """Return how many of `count` held-out questions of a kind are answered word for word."""
-    return sum(reference.answer(sample, types) == sample.answer for sample in heldout(kind, count, seed))
+    return sum(reference.answer(sample) == sample.answer for sample in heldout(kind, count, seed))
 
 
-def batch_logits(reference: Reference, batch: Batch, types: torch.Tensor) -> torch.Tensor:
-    """Return the logits (B, N, vocabulary) of packed conversations, tokens dispatched by `types`."""
+def batch_logits(reference: Reference, batch: Batch) -> torch.Tensor:
+    """Return the logits (B, N, vocabulary) of packed conversations."""
     model = reference.model.model
     with torch.inference_mode():
         embedded = model.get_input_embeddings()(batch.input_ids)
@@ -112,63 +112,38 @@ def batch_logits(reference: Reference, batch: Batch, types: torch.Tensor) -> tor
             # Eager attention adds its mask.
             attention_mask=torch.where(batch.attention_mask, 0.0, torch.finfo(torch.float32).min),
             position_ids=batch.position_ids,
-            moe_mm_token_type_ids=types,
+            moe_mm_token_type_ids=batch.types,
             use_cache=False,
         ).last_hidden_state
         return reference.model.lm_head(hidden)
 
 
-def judge_quickly(reference: Reference, kind: str, count: int, seed: int, types: Callable | None) -> int:
+def judge_quickly(reference: Reference, kind: str, count: int, seed: int) -> int:
     """Return what `judge` returns, by predicting each token of the right answer from those before it."""
     samples = list(undrawn(kind, count, seed))
+    batcher = Batcher(reference.processor.tokenizer)
     right = 0
     for start in range(0, count, ROWS):
-        batch = Batcher(reference.processor.tokenizer)([[sample] for sample in samples[start : start + ROWS]])
-        logits = batch_logits(reference, batch, batch.types if types is None else types(batch.types))
+        batch = batcher([[sample] for sample in samples[start : start + ROWS]])
         wanted = batch.labels[:, 1:]
-        right += int(((logits[:, :-1].argmax(-1) == wanted) | (wanted == -100)).all(1).sum())
+        found = batch_logits(reference, batch)[:, :-1].argmax(-1)
+        right += int(((found == wanted) | (wanted == -100)).all(1).sum())
     return right
 
 
-def score(
-    reference: Reference, count: int, seed: int, types: Callable | None = None, judged_by: Judge = judge
-) -> dict[str, int]:
+def score(reference: Reference, count: int, seed: int, judged_by: Judge = judge) -> dict[str, int]:
     """Return how many of `count` held-out questions of each kind are answered word for word."""
     kinds = track(KINDS, description="asking", console=Console(stderr=True))
-    return {kind: judged_by(reference, kind, count, seed, types) for kind in kinds}
-
-
-def zero_experts(reference: Reference, group: str) -> None:
-    """Set all expert weights of one group ("text_moe" or "vision_moe") to zero."""
-    for name, parameter in reference.model.named_parameters():
-        if f".{group}.experts." in name:
-            parameter.data.zero_()
-
-
-def swap_routers(reference: Reference) -> None:
-    """Exchange the routers of the two groups in every layer."""
-    for layer in reference.model.model.language_model.layers:
-        if hasattr(layer.mlp, "text_moe"):
-            text = layer.mlp.text_moe.gate
-            vision = layer.mlp.vision_moe.gate
-            text.weight.data, vision.weight.data = vision.weight.data, text.weight.data
-
-
-# What is done to a freshly loaded model, and to its dispatch.
-DAMAGE: dict[str, tuple[Callable[[Reference], None], Callable[[torch.Tensor], Any] | None]] = {
-    "vision experts zeroed": (lambda r: zero_experts(r, "vision_moe"), None),
-    "text experts zeroed": (lambda r: zero_experts(r, "text_moe"), None),
-    "groups swapped (dispatch inverted)": (lambda r: None, lambda types: 1 - types.clamp(max=1)),
-    "all tokens to the text experts": (lambda r: None, torch.zeros_like),
-    "routers swapped": (swap_routers, None),
-}
+    return {kind: judged_by(reference, kind, count, seed) for kind in kinds}
 
 
 def table(intact: dict[str, int], count: int, damaged: dict[str, dict[str, int]], few: int) -> list[str]:
-    """Return Markdown: accuracy by kind, and by family under each kind of damage."""
+    """Return Markdown: accuracy by kind and, where there is any damage, by family under each."""
     lines = ["| family | question | right | accuracy |", "| --- | --- | --- | --- |"]
     for kind, family in KINDS.items():
         lines.append(f"| {family} | {kind} | {intact[kind]} of {count} | {100 * intact[kind] / count:.1f} % |")
+    if not damaged:
+        return lines
     lines += ["", "| | " + " | ".join(FAMILIES) + " |", "| --- |" + " --- |" * len(FAMILIES)]
     rows = [("as trained", intact, count), *((name, right, few) for name, right in damaged.items())]
     for name, right, asked in rows:
@@ -180,7 +155,9 @@ def table(intact: dict[str, int], count: int, damaged: dict[str, dict[str, int]]
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path, exists=True))
 @click.option("--count", default=200, show_default=True, help="Questions of each kind.")
-@click.option("--few", default=40, show_default=True, help="Questions of each kind on each damaged model.")
+@click.option(
+    "--few", default=40, show_default=True, help="Questions of each kind under each damage; 0: no such table."
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the held-out questions.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--quick", is_flag=True, help="Predict each answer in one call, by the trainer's batches.")
@@ -188,12 +165,12 @@ def main(checkpoint: Path, count: int, few: int, seed: int, threads: int, quick:
     """Print accuracy tables of CHECKPOINT in Markdown."""
     torch.set_num_threads(threads)
     judged_by = judge_quickly if quick else judge
-    intact = score(Reference.load(checkpoint), count, seed, judged_by=judged_by)
+    reference = Reference.load(checkpoint)
+    intact = score(reference, count, seed, judged_by)
     damaged = {}
-    for name, (harm, types) in DAMAGE.items() if few else ():
-        reference = Reference.load(checkpoint)
-        harm(reference)
-        damaged[name] = score(reference, few, seed, types, judged_by)
+    for name, damage in DAMAGE.items() if few else ():
+        with damage(reference):
+            damaged[name] = score(reference, few, seed, judged_by)
     Console(width=200, soft_wrap=True).print("\n".join(table(intact, count, damaged, few)), markup=False)
 
 

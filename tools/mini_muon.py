@@ -25,6 +25,35 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
     return x.mT if tall else x
 
 
+# Matrices between two layers learn by Muon; tables, routers and what reads pixels by AdamW.
+NOT_HIDDEN = ("embed_tokens.weight", "lm_head.weight", "gate.weight", "patch_embed.proj.weight")
+NOT_OF_THE_MODEL = "heads."  # linear heads that serve training only
+
+
+def split_parameters(
+    named: dict[str, torch.nn.Parameter],
+) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """Return the matrices between layers, which Muon trains, the other matrices, and what is no matrix."""
+    matrices, tables, slim = [], [], []
+    for name, parameter in named.items():
+        if parameter.dim() < 2:
+            slim.append(parameter)
+        elif name.endswith(NOT_HIDDEN) or NOT_OF_THE_MODEL in name:
+            tables.append(parameter)
+        else:
+            matrices.append(parameter)
+    return matrices, tables, slim
+
+
+def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    """Mean over the workers, in one message."""
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum and decoupled weight decay; parameters (…, rows, columns)."""
 

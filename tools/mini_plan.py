@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 
 from conversations import Sample, Source
-from curriculum import clip_lesson, clock_lesson, converse, first_lesson, lesson, pair_lesson, tool_conversation
+from curriculum import clip_lesson, converse, first_lesson, lesson, pair_lesson, tool_conversation
 
 Maker = Callable[[Random, Source], list[Sample]]
 
@@ -16,22 +16,20 @@ class Stage:
 
     Attributes:
         until: The share of the run at which it ends.
-        live: Whether the encoder learns; else features come from a stock.
         faults: Whether faults are trained against.
         rows: How many conversations of each maker one worker draws for one step.
     """
 
     until: float
-    live: bool
     faults: bool
     rows: dict[Maker, int]
 
 
 STAGES = (
-    Stage(0.15, True, False, {first_lesson: 10, clock_lesson: 12}),
-    Stage(0.60, True, False, {lesson: 6, pair_lesson: 4, clip_lesson: 4, clock_lesson: 3}),
-    Stage(0.85, True, True, {converse: 7, lesson: 2, pair_lesson: 2, clip_lesson: 2, tool_conversation: 2}),
-    Stage(1.01, False, True, {converse: 10, pair_lesson: 2, clip_lesson: 2, tool_conversation: 2}),
+    Stage(0.05, False, {first_lesson: 12, clip_lesson: 4}),
+    Stage(0.30, False, {lesson: 7, pair_lesson: 4, clip_lesson: 6}),
+    Stage(0.73, True, {converse: 8, lesson: 3, pair_lesson: 2, clip_lesson: 2, tool_conversation: 2}),
+    Stage(1.01, True, {converse: 9, lesson: 1, pair_lesson: 1, clip_lesson: 5, tool_conversation: 2}),
 )
 
 
@@ -44,13 +42,12 @@ class Plan:
     seed: int
     begin: int
     muon_rate: float = 0.02  # a step's spectral norm
-    warmup: int = 100
-    decay: float = 0.6  # share of the run at whose end the rate is nearly nothing
+    warmup: int = 60
 
     def stage(self, step: int) -> Stage:
         return next(stage for stage in STAGES if step < stage.until * self.steps)
 
     def schedule(self, step: int) -> float:
-        """Return the share of the highest rate: it warms up from the first step that is taken, and fades at the end."""
+        """Return the share of the highest rate: it warms up from the first step that is taken, and falls to the end."""
         warm = min(1.0, (step - self.begin + 1) / self.warmup)
-        return min(warm, 0.02 + (1 - step / self.steps) / self.decay)
+        return min(warm, 0.02 + (1 - step / self.steps) / 1.2)

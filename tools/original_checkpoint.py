@@ -48,7 +48,7 @@ def write_config(folder: Path) -> None:
         "moe_num_experts": [text["moe_num_experts"]] * 2,
         "moe_layer_interval": 1,
         "moe_layer_start_index": [1, 1],
-        "moe_layer_end_index": [5, 4],
+        "moe_layer_end_index": [text["num_hidden_layers"] + 1, text["num_hidden_layers"]],
         "pixel_hidden_size": vision["hidden_size"],
         "spatial_conv_size": vision["spatial_merge_size"],
         "temporal_conv_size": vision["temporal_merge_size"],

@@ -1,16 +1,19 @@
 """Questions about drawn pictures and clips, with the one right answer to each: as words, a sentence, a thought."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from mini_words import HELDOUT, QUESTIONS
-from scenes import COLOURS, SHAPES, Picture, Thing, Video, place
+from mini_unseen import HELDOUT
+from mini_words import ALONE, ALONE_ONE, QUESTIONS
+from scenes import CELL, COLOURS, SHAPES, Picture, Thing, Video, place
 
 NUMBERS = ("none", "one", "two", "three", "four", "five")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 SIDES = {"circle": "none", "square": "four", "triangle": "three", "cross": "twelve"}
+NO_SHAPES = "I see no shapes."
 MAX_LISTED = 3  # things in an answer that lists all of a picture
 
 
@@ -25,6 +28,9 @@ class Question:
         answer: The answer in a few words.
         sentence: The answer as a sentence; it is also the thought before the answer, unless `thought` is given.
         target: The picture or clip it is about; None for all pictures, or for none.
+        things: The drawn things that the answer or its thought is about, in the order in which the answer names them.
+        moment: The whole seconds of an answer that is a time.
+        picture: The index from 0 of the picture that is the answer.
     """
 
     kind: str
@@ -34,11 +40,21 @@ class Question:
     sentence: str
     target: Picture | Video | None = None
     thought: str = ""
+    things: tuple[Thing, ...] = ()
+    moment: int | None = None
+    picture: int | None = None
 
     def text(self, rng: Random, ref: str, media: str, plain: bool = False, unseen: bool = False) -> str:
         """Return a wording: the plain one, any trained one, or one that training never uses."""
         pool = HELDOUT[self.wording] if unseen else QUESTIONS[self.wording]
         return (pool[0] if plain else rng.choice(pool)).format(**self.slots, ref=ref, media=media)
+
+    def bare_text(self, rng: Random) -> str | None:
+        """Return a wording that says nothing of its picture or clip: right where that was shown last, and alone."""
+        pool = ALONE.get(self.wording, ())
+        if isinstance(self.target, Picture) and len(self.target.things) == 1 and self.kind != "absent":
+            pool += ALONE_ONE.get(self.wording, ())
+        return rng.choice(pool).format(**self.slots) if pool else None
 
 
 def article(name: str) -> str:
@@ -82,18 +98,20 @@ def _of_things(rng: Random, picture: Picture) -> list[Question]:
     for thing in picture.things:
         if picture.only(shape=thing.shape):
             sentence = f"The {thing.shape} is {thing.colour}."
-            found.append(Question("colour", "colour", {"thing": thing.shape}, thing.colour, sentence))
+            found.append(Question("colour", "colour", {"thing": thing.shape}, thing.colour, sentence, things=(thing,)))
         if picture.only(colour=thing.colour):
             sentence = f"The {thing.colour} shape is {article(thing.shape)}."
-            found.append(Question("shape", "shape", {"colour": thing.colour}, thing.shape, sentence))
+            found.append(Question("shape", "shape", {"colour": thing.colour}, thing.shape, sentence, things=(thing,)))
         if phrase := _names(rng, picture, thing, colour_too=True):
             spot = place(thing, picture.cells)
             sentence = f"The {phrase} is {'in' if spot == 'middle' else 'at'} the {spot}."
-            found.append(Question("where", "where", {"thing": phrase}, spot, sentence))
-    thing = rng.choice(picture.things)
-    found.append(_exists(thing.shape, thing.colour, True))
-    # What is not there is often half there: its shape in another colour.
-    shape = rng.choice((thing.shape, rng.choice(SHAPES)))
+            found.append(Question("where", "where", {"thing": phrase}, spot, sentence, things=(thing,)))
+    shape = rng.choice(SHAPES)
+    if picture.things:
+        thing = rng.choice(picture.things)
+        found.append(replace(_exists(thing.shape, thing.colour, True), things=(thing,)))
+        # What is not there is often half there: its shape in another colour.
+        shape = rng.choice((thing.shape, shape))
     colour = rng.choice(list(COLOURS))
     if not picture.matching(shape, colour):
         found.append(_exists(shape, colour, False))
@@ -117,40 +135,70 @@ def _exists(shape: str, colour: str, true: bool) -> Question:
 def _of_all(rng: Random, picture: Picture) -> list[Question]:
     names = [thing.name for thing in picture.things]
     number = len(picture.things)
-    seen = f"I see {listing(names)}."
-    found = [Question("count", "count", {}, NUMBERS[number], counted(number), thought=seen)]
-    for colour in {picture.things[0].colour, rng.choice(list(COLOURS))}:
-        count = len(picture.matching(None, colour))
-        sentence = counted(count, f"{colour} shape")
-        found.append(Question("count", "count colour", {"colour": colour}, NUMBERS[count], sentence))
+    seen = f"I see {listing(names)}." if names else NO_SHAPES
+    found = [Question("count", "count", {}, NUMBERS[number], counted(number), thought=seen, things=picture.things)]
+    for colour in dict.fromkeys((*(thing.colour for thing in picture.things[:1]), rng.choice(list(COLOURS)))):
+        things = tuple(picture.matching(None, colour))
+        number_of = NUMBERS[len(things)]
+        sentence = counted(len(things), f"{colour} shape")
+        found.append(Question("count", "count colour", {"colour": colour}, number_of, sentence, things=things))
     if number <= MAX_LISTED:
-        found.append(Question("describe", "describe", {}, ", ".join(names), f"The picture shows {listing(names)}."))
-        found.append(Question("json", "json", {}, as_json(picture), "", thought=seen))
+        answer = ", ".join(names) or NO_SHAPES
+        sentence = f"The picture shows {listing(names)}." if names else NO_SHAPES
+        found.append(Question("describe", "describe", {}, answer, sentence, things=picture.things))
+        found.append(Question("json", "json", {}, as_json(picture), "", thought=seen, things=picture.things))
     return found
+
+
+def at_seconds(seconds: int) -> str:
+    return f"at {seconds} seconds"
 
 
 def about_video(video: Video) -> list[Question]:
     """Return every kind of question that a clip can answer."""
-    end = f"at {video.seconds(len(video.frames) - 1)} seconds"
     found = []
     if video.fps <= 1:
-        found.append(Question("clock", "clock", {}, end, f"The clip ends {end}."))
+        moment = video.seconds(len(video.frames) - 1)
+        end = at_seconds(moment)
+        found.append(Question("clock", "clock", {}, end, f"The clip ends {end}.", moment=moment))
         for index in range(1, len(video.frames)):
-            answer = f"at {video.seconds(index)} seconds"
+            moment = video.seconds(index)
+            answer = at_seconds(moment)
             sentence = f"The {ORDINALS[index]} frame is {answer}."
-            found.append(Question("clock", "frame time", {"frame": ORDINALS[index]}, answer, sentence))
+            found.append(Question("clock", "frame time", {"frame": ORDINALS[index]}, answer, sentence, moment=moment))
     if video.mover:
-        shape = video.mover.shape
+        slots = {"shape": video.mover.shape}
         name = video.mover.name
-        found.append(Question("direction", "direction", {"shape": shape}, video.way, f"The {shape} moves {video.way}."))
-        found.append(Question("mover", "mover", {}, f"the {name}", f"The {name} moves."))
+        sentence = f"The {video.mover.shape} moves {video.way}."
+        found.append(Question("direction", "direction", slots, video.way, sentence, things=(video.mover,)))
+        found.append(Question("mover", "mover", {}, f"the {name}", f"The {name} moves.", things=(video.mover,)))
     for thing, start in video.late:
-        answer = f"at {video.seconds(start)} seconds"
-        found.append(Question("when", "when", {"shape": thing.shape}, answer, f"The {thing.shape} appears {answer}."))
+        moment = video.seconds(start)
+        answer = at_seconds(moment)
+        sentence = f"The {thing.shape} appears {answer}."
+        slots = {"shape": thing.shape}
+        found.append(Question("when", "when", slots, answer, sentence, things=(thing,), moment=moment))
     for thing in video.frames[-1]:
         sentence = f"The {thing.shape} is {thing.colour}."
-        found.append(Question("clip-colour", "colour", {"thing": thing.shape}, thing.colour, sentence))
-    return [replace(q, target=video) for q in found]
+        slots = {"thing": thing.shape}
+        found.append(Question("clip-colour", "colour", slots, thing.colour, sentence, things=(thing,)))
+    return [replace(q, target=video) for q in (*found, *_happens(video))]
+
+
+def _happens(video: Video) -> list[Question]:
+    """Return the question of all that happens; what appears is named in order, at one time in reading order."""
+    if video.mover:
+        things = (video.mover,)
+        answer = f"the {video.mover.name} moves {video.way}"
+    elif len(video.late) == 2:
+        late = sorted(video.late, key=lambda entry: (entry[1], entry[0].y // CELL, entry[0].x // CELL))
+        things = tuple(thing for thing, _ in late)
+        first, second = (article(thing.name) for thing in things)
+        together = late[0][1] == late[1][1]
+        answer = f"{first} and {second} appear" if together else f"{first} appears, then {second}"
+    else:
+        return []
+    return [Question("happens", "happens", {}, answer, f"{answer[0].upper()}{answer[1:]}.", things=things)]
 
 
 def about_pictures(rng: Random, pictures: list[Picture]) -> list[Question]:
@@ -162,14 +210,15 @@ def about_pictures(rng: Random, pictures: list[Picture]) -> list[Question]:
             if not any(other.matching(thing.shape, thing.colour) for other in others):
                 order = f"the {ORDINALS[index]}"
                 sentence = f"{order.capitalize()} picture has a {thing.name}."
-                found.append(Question("which", "which", {"name": thing.name}, order, sentence))
+                slots = {"name": thing.name}
+                found.append(Question("which", "which", slots, order, sentence, things=(thing,), picture=index))
     counts = [len(picture.things) for picture in pictures]
     if counts.count(max(counts)) == 1:
-        order = f"the {ORDINALS[counts.index(max(counts))]}"
+        index = counts.index(max(counts))
+        order = f"the {ORDINALS[index]}"
+        sentence = f"{order.capitalize()} picture has more shapes."
         listed = ", ".join(NUMBERS[count] for count in counts)
-        found.append(
-            Question("more", "more", {}, order, f"{order.capitalize()} picture has more shapes.", thought=f"{listed}.")
-        )
+        found.append(Question("more", "more", {}, order, sentence, thought=f"{listed}.", picture=index))
     return found
 
 
@@ -192,12 +241,19 @@ def references(rng: Random, target: Any, pictures: list[Picture], videos: list[V
         videos: All clips so far, in order.
         alone: Whether the last message that showed anything showed nothing else, so that it needs no name.
     """
-    group, noun = (pictures, "picture") if isinstance(target, Picture) else (videos, rng.choice(("clip", "video")))
+    is_picture = isinstance(target, Picture)
+    group: Sequence[Any] = pictures if is_picture else videos
+    noun = rng.choice(("picture", "picture", "image") if is_picture else ("clip", "video"))
     index = next(number for number, medium in enumerate(group) if medium is target)
     names = [f"{noun if noun != 'clip' else 'video'} {index + 1}", f"the {ORDINALS[index]} {noun}"]
     if index + 1 == len(group) > 1:
         names.append(f"the last {noun}")
     if len(group) == 1:
         names += [f"the {noun}"] * 2
+    if len(group) == 1 or alone:
+        names.append(f"this {noun}")
+    if len(group) == 1 and is_picture:
+        names.append("the photo")
     name = rng.choice(names)
-    return ("", f"the {noun}") if alone and rng.random() < 0.8 else (f" in {name}", name)
+    chance = rng.random() if alone else 1
+    return ("", f"{'the' if chance < 0.5 else 'this'} {noun}") if chance < 0.8 else (f" in {name}", name)

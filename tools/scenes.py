@@ -3,14 +3,20 @@
 `questions.py` asks about them, `conversations.py` puts the questions into conversations.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from io import BytesIO
 from random import Random
 
 import numpy as np
+from mini_grounds import GROUNDS, Colour, Ground, blank, draw_ground
 from PIL import Image, ImageDraw
 
+__all__ = [
+    "CELL", "CLIP_CELLS", "COLOURS", "GROUNDS", "SHAPES", "Clip", "Picture", "Thing", "Video", "draw_appearing",
+    "draw_moving", "draw_picture", "draw_video", "place", "render",
+]  # fmt: skip
 CELL = 28  # one merged vision token: two patches of 14 pixels a side
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = {
@@ -20,23 +26,32 @@ COLOURS = {
     "yellow": (244, 204, 28),
     "purple": (140, 50, 170),
 }
-GROUNDS = ((255, 255, 255), (242, 240, 232), (228, 234, 242))
 FRAME = (90, 90, 96)  # around pictures, so that their outer rows and columns can be distinguished
 PICTURE_SIZES = ((2, 2), (3, 2), (2, 3), (4, 2), (3, 3), (3, 3), (3, 3), (4, 3), (3, 4), (4, 4), (4, 4))
 CLIP_CELLS = (4, 4)
 MAX_THINGS = 5
+RADII = (8, 13)  # of things, in pixels
+JITTER = 3  # pixels either way from the middle of a cell, as far as the cell holds the thing
+TONE = 18  # levels of a channel either way from the colour
+EMPTY = 0.04  # of pictures show no shapes
 MAX_SECONDS = 24  # of a clip
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A shape of one colour; centre and radius in pixels of the unscaled picture."""
+    """A shape of one colour.
+
+    Attributes:
+        x: The centre, in pixels of the unscaled picture; so are `y` and `radius`.
+        tone: The colour it is drawn in; None for that of `COLOURS`.
+    """
 
     shape: str
     colour: str
     x: float
     y: float
     radius: float
+    tone: Colour | None = None
 
     @property
     def name(self) -> str:
@@ -73,17 +88,17 @@ def _mask(shape: str, radius: int) -> Image.Image:
 
 
 def render(
-    things: list[Thing], cells: tuple[int, int], ground: tuple[int, int, int], scale: int = 1, framed: bool = False
+    things: Sequence[Thing], cells: tuple[int, int], ground: Ground, scale: int = 1, framed: bool = False
 ) -> Image.Image:
     """Draw a scene of `cells` (columns, rows), in a thin frame or not; `scale` enlarges it for people to look at."""
-    image = Image.new("RGB", (cells[0] * CELL * scale, cells[1] * CELL * scale), ground)
+    image = blank(ground, cells[0] * CELL * scale, cells[1] * CELL * scale)
     if framed:
         edge = (0, 0, image.width - 1, image.height - 1)
         ImageDraw.Draw(image).rectangle(edge, outline=FRAME, width=2 * scale)
     for thing in things:
         radius = round(thing.radius * scale)
         corner = (round(thing.x * scale) - radius, round(thing.y * scale) - radius)
-        image.paste(COLOURS[thing.colour], corner, _mask(thing.shape, radius))
+        image.paste(thing.tone or COLOURS[thing.colour], corner, _mask(thing.shape, radius))
     return image
 
 
@@ -101,19 +116,25 @@ class Picture:
     """A picture of things in cells, drawn when it is asked for.
 
     Attributes:
-        things: What it shows, in reading order.
+        things: What it shows, in reading order; nothing at all now and then.
         cells: Its columns and rows.
         quality: JPEG quality to draw it with; None for no loss.
+        framed: Whether a thin frame surrounds it.
+        scale: How many times larger it is drawn, to be reduced as a processor reduces a large file.
     """
 
     things: tuple[Thing, ...]
     cells: tuple[int, int]
-    ground: tuple[int, int, int]
+    ground: Ground
     quality: int | None
+    framed: bool = True
+    scale: int = 1
 
     @cached_property
     def image(self) -> Image.Image:
-        return _jpeg(render(list(self.things), self.cells, self.ground, framed=True), self.quality)
+        drawn = _jpeg(render(self.things, self.cells, self.ground, self.scale, self.framed), self.quality)
+        size = (self.cells[0] * CELL, self.cells[1] * CELL)
+        return drawn if self.scale == 1 else drawn.resize(size, Image.Resampling.BICUBIC)
 
     def only(self, shape: str | None = None, colour: str | None = None) -> Thing | None:
         """Return the one thing of this shape and colour (None matches any), or None where there is not exactly one."""
@@ -138,7 +159,7 @@ class Video:
 
     frames: tuple[tuple[Thing, ...], ...]
     fps: float
-    ground: tuple[int, int, int]
+    ground: Ground
     qualities: tuple[int | None, ...]
     mover: Thing | None = None
     way: str = ""
@@ -147,7 +168,7 @@ class Video:
     @cached_property
     def clip(self) -> Clip:
         drawn = [
-            np.asarray(_jpeg(render(list(things), CLIP_CELLS, self.ground), quality))
+            np.asarray(_jpeg(render(things, CLIP_CELLS, self.ground), quality))
             for things, quality in zip(self.frames, self.qualities, strict=True)
         ]
         return Clip(np.stack(drawn), self.fps)
@@ -161,9 +182,16 @@ def _quality(rng: Random) -> int | None:
     return rng.randint(60, 95) if rng.random() < 0.5 else None
 
 
+def _jitter(rng: Random, radius: int) -> int:
+    """Return by how many pixels a thing stands off the middle of its cell."""
+    return rng.randint(-min(JITTER, CELL // 2 - radius), min(JITTER, CELL // 2 - 1 - radius))
+
+
 def _thing(rng: Random, shape: str, colour: str, cell: tuple[int, int]) -> Thing:
-    x, y = (CELL * c + CELL / 2 + rng.randint(-1, 1) for c in cell)
-    return Thing(shape, colour, x, y, rng.choice((10, 11, 12)))
+    radius = rng.randint(*RADII)
+    x, y = (CELL * c + CELL / 2 + _jitter(rng, radius) for c in cell)
+    red, green, blue = (min(max(level + rng.randint(-TONE, TONE), 0), 255) for level in COLOURS[colour])
+    return Thing(shape, colour, x, y, radius, (red, green, blue))
 
 
 def _distinct(rng: Random, cells: list[tuple[int, int]]) -> list[Thing]:
@@ -182,16 +210,19 @@ def place(thing: Thing, cells: tuple[int, int]) -> str:
 
 
 def draw_picture(rng: Random) -> Picture:
-    """Return a picture of one to five things; half of the time no two of them are alike in shape or colour."""
+    """Return a picture of up to five things; half of the time no two of them are alike in shape or colour."""
     cells = rng.choice(PICTURE_SIZES)
     free = [(column, row) for row in range(cells[1]) for column in range(cells[0])]
-    if rng.random() < 0.5:
+    if rng.random() < EMPTY:
+        things = []
+    elif rng.random() < 0.5:
         things = _distinct(rng, rng.sample(free, rng.choice((1, 1, 2, 2, 3, 3, 4))))
     else:
         chosen = rng.sample(free, rng.choice((1, 2, 3, 3, 4, 4, 5)[: 5 if len(free) < MAX_THINGS else 7]))
         things = [_thing(rng, rng.choice(SHAPES), rng.choice(list(COLOURS)), cell) for cell in chosen]
     things.sort(key=lambda thing: (thing.y // CELL, thing.x // CELL))
-    return Picture(tuple(things), cells, rng.choice(GROUNDS), _quality(rng))
+    framed = rng.random() < 0.8
+    return Picture(tuple(things), cells, draw_ground(rng), _quality(rng), framed, rng.choice((1, 1, 2, 3)))
 
 
 def draw_moving(rng: Random, count: int) -> Video:
@@ -205,14 +236,16 @@ def draw_moving(rng: Random, count: int) -> Video:
     free = [(c, r) for c in range(4) for r in range(1, 4) if (c if way in ("up", "down") else r) != lane]
     mover, still = _distinct(rng, [(0, 0), rng.choice(free)])
     others = (still,) if rng.random() < 0.6 else ()
+    off = _jitter(rng, int(mover.radius))
     frames = []
     for index in range(count):
         along = (first + (last - first) * index / (count - 1)) * CELL + CELL / 2
-        across = lane * CELL + CELL / 2
+        across = lane * CELL + CELL / 2 + off
         x, y = (along, across) if way in ("left", "right") else (across, along)
-        frames.append((*others, Thing(mover.shape, mover.colour, x, y, 11)))
+        frames.append((*others, replace(mover, x=x, y=y)))
     qualities = tuple(_quality(rng) for _ in frames)
-    return Video(tuple(frames), rng.choice((2.0, 1.0, 1 / 2, 1 / 3, 1 / 5)), rng.choice(GROUNDS), qualities, mover, way)
+    fps = rng.choice((2.0, 1.0, 1 / 2, 1 / 3, 1 / 5))
+    return Video(tuple(frames), fps, draw_ground(rng), qualities, mover, way)
 
 
 def draw_appearing(rng: Random, count: int) -> Video:
@@ -222,7 +255,7 @@ def draw_appearing(rng: Random, count: int) -> Video:
     late = tuple((thing, rng.randrange(1, count)) for thing in things)
     frames = tuple((still, *(thing for thing, start in late if index >= start)) for index in range(count))
     fps = 1 / rng.randint(1, MAX_SECONDS // (count - 1))
-    return Video(frames, fps, rng.choice(GROUNDS), tuple(_quality(rng) for _ in frames), late=late)
+    return Video(frames, fps, draw_ground(rng), tuple(_quality(rng) for _ in frames), late=late)
 
 
 def draw_video(rng: Random) -> Video:

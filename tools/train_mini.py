@@ -2,18 +2,14 @@
 
     python tools/train_mini.py --out examples/mini-ernie
 
-First the whole model learns to see shapes and to read digits, then it takes lessons on pictures, several pictures and
-clips, then it converses; at the end the encoder rests, and media come from a stock whose features are computed once.
-Muon trains the matrices. Not run to its end yet: examples/mini-ernie is of an older recipe, which its README names.
-Expert routing is balanced without an auxiliary loss (arXiv 2408.15664): after each step the correction bias of an
-expert moves against its load.
+First the vision encoder and the resampler learn alone what each cell of a picture or a clip shows (`mini_sight.py`).
+Then they rest, and the decoder takes lessons on a stock of media and converses about them; heads between its layers
+(`mini_readers.py`) say early what each layer should find out. Muon trains the matrices, at a rate that falls from the
+start: small words of an answer are learned at small rates only. Expert routing is balanced without an auxiliary loss
+(arXiv 2408.15664): after each step the correction bias of an expert moves against its load.
 """
 
 import json
-import time
-from collections import defaultdict
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -23,30 +19,21 @@ import mini_speed
 import mini_words
 import torch
 import torchvision_operators  # noqa: F401
-from conversations import Sample, Source
+from conversations import Source
 from curriculum import converse, tool_conversation
-from mini_batches import Batch, Batcher
+from mini_batches import Batcher
 from mini_checkpoint import FONT, build_config, build_tokenizer, save_weights, write_processors
-from mini_features import Features, LiveFeatures, StockedFeatures
-from mini_muon import Muon
-from mini_plan import Plan, Stage
-from mini_tripwire import FAULTS, Tripwire, unlikelihood
+from mini_features import LiveFeatures, StockedFeatures
+from mini_learner import Run, train
+from mini_plan import Plan
+from mini_readers import Readers
+from mini_sight import learn_to_see, sight_parameters
+from mini_tripwire import Tripwire
 from rich.console import Console
 from torch import distributed as dist
-from torch.nn import functional as F
 from transformers import Ernie4_5_VLMoeForConditionalGeneration, LlamaTokenizer
 
-# Matrices between two layers learn by Muon; tables, routers and what reads pixels by AdamW.
-NOT_HIDDEN = ("embed_tokens.weight", "lm_head.weight", "gate.weight", "patch_embed.proj.weight")
-BIAS_RATE = 1e-3
-FAULT_WEIGHT = 0.3
-FAULT_ROWS = 5
-FAULT_EVERY = 4
-STOCK = (3000, 800)  # pictures and clips that each worker adds to the stock
-# Kinds of question that nothing but a picture or a clip answers: these must go wrong under a fault.
-MEDIA_KINDS = frozenset(
-    "colour shape where count describe exists which more direction mover when clock json clip-colour".split()
-)
+STOCK = (6000, 2000)  # pictures and clips that each worker adds to the stock
 
 
 def tokenizer_texts() -> list[str]:
@@ -92,163 +79,6 @@ def load_start(model: Ernie4_5_VLMoeForConditionalGeneration, tokenizer: LlamaTo
     model.load_state_dict(old)
 
 
-class LoadBalance:
-    """Counts how often each expert of each group is chosen, and moves the correction biases against the counts."""
-
-    def __init__(self, model: Ernie4_5_VLMoeForConditionalGeneration, tripwire: Tripwire) -> None:
-        self.tripwire = tripwire
-        self.gates = [module for name, module in model.named_modules() if name.endswith("_moe.gate")]
-        self.counts = [torch.zeros(gate.num_experts) for gate in self.gates]
-        for index, gate in enumerate(self.gates):
-            gate.register_forward_hook(lambda _m, _i, out, index=index: self._count(index, out[2]))
-
-    def _count(self, index: int, chosen: torch.Tensor) -> None:
-        if self.tripwire.fault is None:
-            self.counts[index] += torch.bincount(chosen.flatten(), minlength=len(self.counts[index]))
-
-    def step(self, rate: float) -> None:
-        """Nudge every bias by `rate`, from the counts of all workers since the last step."""
-        for counts in self.counts:
-            dist.all_reduce(counts)
-        for gate, counts in zip(self.gates, self.counts, strict=True):
-            gate.moe_statics.e_score_correction_bias.data += rate * torch.sign(counts.mean() - counts)
-            counts.zero_()
-
-
-@dataclass
-class Run:
-    """One training run: what is drawn, computed and reported at each step."""
-
-    model: Ernie4_5_VLMoeForConditionalGeneration
-    batcher: Batcher
-    plan: Plan
-    rank: int
-    tripwire: Tripwire
-    live: LiveFeatures
-    stock: StockedFeatures | None = None
-
-    def features(self, stage: Stage) -> Features:
-        """Return the features of a stage; the stock is laid in when it is first needed."""
-        if stage.live:
-            return self.live
-        if self.stock is None:
-            self.stock = StockedFeatures(self.live, f"stock/{self.plan.seed}/{self.rank}", *STOCK)
-        return self.stock
-
-    def conversations(self, step: int, name: str, rows: int | None = None) -> list[list[Sample]]:
-        """Return the conversations of one step; other ones in each worker."""
-        rng = Random(f"{name}/{self.plan.seed}/{step}/{self.rank}")
-        stage = self.plan.stage(step)
-        features = self.features(stage)
-        source = features.source() if isinstance(features, StockedFeatures) else Source()
-        drawn = [make(rng, source) for make, count in stage.rows.items() for _ in range(count)]
-        return [samples for samples in drawn if samples][:rows]
-
-    def hidden(self, batch: Batch, types: torch.Tensor, features: Features) -> torch.Tensor:
-        """Return the last hidden states (B, N, hidden)."""
-        embedded = self.model.get_input_embeddings()(batch.input_ids)
-        shown = batch.features >= 0
-        if batch.media:
-            table = features(batch.media)
-            embedded = embedded.masked_scatter(shown[..., None], table[batch.features[shown]])
-        return self.model.model.language_model(
-            inputs_embeds=embedded,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            moe_mm_token_type_ids=types,
-            use_cache=False,
-        ).last_hidden_state
-
-    def loss(self, step: int, hits: dict[str, list[bool]]) -> float:
-        """Backward pass over one step's conversations; `hits` collects whether the whole answer was predicted."""
-        rows = sorted(map(self.batcher.row, self.conversations(step, "train")), key=lambda row: len(row.ids))
-        cuts = [len(rows) * share // 6 for share in (0, 3, 5, 6)]
-        parts = [self.batcher.pack(rows[a:b]) for a, b in pairwise(cuts) if a < b]
-        total = sum(float(batch.weights.sum()) for batch in parts)
-        return sum(self._backward(batch, total, self.features(self.plan.stage(step)), hits) for batch in parts)
-
-    def _backward(self, batch: Batch, total: float, features: Features, hits: dict[str, list[bool]]) -> float:
-        hidden = self.hidden(batch, batch.types, features)
-        asked = batch.labels[:, 1:] != -100
-        logits = self.model.lm_head(hidden[:, :-1][asked])
-        wanted = batch.labels[:, 1:][asked]
-        loss = (F.cross_entropy(logits, wanted, reduction="none") * batch.weights[:, 1:][asked]).sum() / total
-        loss.backward()
-        right = torch.ones_like(asked)
-        right[asked] = logits.argmax(-1) == wanted
-        for samples, owned, fine in zip(batch.samples, batch.owner[:, 1:], right, strict=True):
-            for number, sample in enumerate(samples, 1):
-                hits["thinking" if sample.thinking else sample.kind].append(bool(fine[owned == number].all()))
-        return loss.item()
-
-    def fault(self, step: int) -> None:
-        """Backward pass that makes answers less likely under one fault of the expert groups."""
-        batch = self.batcher(self.conversations(step, "fault", FAULT_ROWS))
-        fault = Random(f"fault/{self.plan.seed}/{step}").choice(FAULTS)
-        opens = (batch.labels[:, 1:] != -100) & (batch.labels[:, :-1] == -100)
-        for row, samples in enumerate(batch.samples):
-            for number, sample in enumerate(samples, 1):
-                if sample.kind not in MEDIA_KINDS:
-                    opens[row] &= batch.owner[row, 1:] != number
-        with self.tripwire.on(fault, batch.types) as types:
-            hidden = self.hidden(batch, types, self.features(self.plan.stage(step)))
-            logits = self.model.lm_head(hidden[:, :-1][opens])
-            (FAULT_WEIGHT * unlikelihood(logits, batch.labels[:, 1:][opens])).backward()
-
-
-def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
-    """Mean over the workers, in one message."""
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter)
-
-
-def build_optimisers(model: Ernie4_5_VLMoeForConditionalGeneration, plan: Plan) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices between layers, and AdamW for everything else that learns."""
-    learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    hidden = {name: p for name, p in learned.items() if p.dim() >= 2 and not name.endswith(NOT_HIDDEN)}
-    tables = [p for name, p in learned.items() if p.dim() >= 2 and name not in hidden]
-    slim = [p for p in learned.values() if p.dim() < 2]
-    groups = [{"params": tables, "weight_decay": 0.02}, {"params": slim, "weight_decay": 0.0}]
-    adam = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98), eps=1e-8, fused=True)
-    return [adam, Muon(hidden.values(), lr=plan.muon_rate, weight_decay=0.05)]
-
-
-def train(run: Run, console: Console, report: int, out: Path) -> None:
-    """Run all steps; worker 0 prints accuracies by kind and saves the weights every `report` steps."""
-    optimisers = build_optimisers(run.model, run.plan)
-    learned = [
-        parameter for optimiser in optimisers for group in optimiser.param_groups for parameter in group["params"]
-    ]
-    highest = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
-    balance = LoadBalance(run.model, run.tripwire)
-    started = time.monotonic()
-    hits: dict[str, list[bool]] = defaultdict(list)
-    losses: list[float] = []
-    for step in range(run.plan.begin, run.plan.steps):
-        for optimiser, rates in zip(optimisers, highest, strict=True):
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * run.plan.schedule(step)
-        losses.append(run.loss(step, hits))
-        if run.plan.stage(step).faults and step % FAULT_EVERY == 0:
-            run.fault(step)
-        average_gradients(learned)
-        torch.nn.utils.clip_grad_norm_(learned, 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-        balance.step(BIAS_RATE * min(1.0, 2 * (1 - step / run.plan.steps)))
-        if run.rank == 0 and (step + 1) % report == 0:
-            minutes = (time.monotonic() - started) / 60
-            scores = " ".join(f"{kind} {100 * sum(hit) / len(hit):.0f}" for kind, hit in sorted(hits.items()))
-            console.print(f"step {step + 1} {minutes:.1f} min loss {sum(losses) / report:.3f} | {scores}")
-            hits.clear()
-            losses.clear()
-            save_weights(run.model, out)
-
-
 def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None, out: Path, report: int) -> None:
     """Train together with the other workers; worker 0 writes the checkpoint."""
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
@@ -263,7 +93,16 @@ def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None
         load_start(model, tokenizer, start)
     console = Console(width=400, quiet=rank > 0)
     console.print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
-    run = Run(model, Batcher(tokenizer), plan, rank, Tripwire(model), LiveFeatures(model, out / FONT))
+    live = LiveFeatures(model, out / FONT)
+    if start is None:
+        learn_to_see(live, plan.seed, rank, console)
+    for parameter in sight_parameters(live).values():
+        parameter.requires_grad_(False)
+    if rank == 0:
+        save_weights(model, out)
+    stock = StockedFeatures(live, f"stock/{plan.seed}/{rank}", *STOCK)
+    console.print(f"{len(stock.pictures)} pictures and {len(stock.videos)} clips in the stock")
+    run = Run(model, Batcher(tokenizer), plan, rank, Tripwire(model), stock, Readers(model, tokenizer))
     train(run, console, report, out)
     if rank == 0:
         save_weights(model, out)
@@ -279,7 +118,7 @@ def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None
 )
 @click.option("--start", type=click.Path(path_type=Path, exists=True), help="Continue from a checkpoint's weights.")
 @click.option("--begin", default=0, show_default=True, help="Step of the schedule to continue at.")
-@click.option("--steps", default=3600, show_default=True)
+@click.option("--steps", default=2800, show_default=True)
 @click.option("--rate", default=2e-3, show_default=True, help="Highest learning rate.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Processes of one thread each; part of the recipe.")

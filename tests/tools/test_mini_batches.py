@@ -25,7 +25,7 @@ def reference():
 
 
 def logits(reference: mini_eval.Reference, batch: Batch) -> torch.Tensor:
-    return mini_eval.batch_logits(reference, batch, batch.types)
+    return mini_eval.batch_logits(reference, batch)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_labels_are_the_answer_and_its_end(reference):
 
 def test_the_quick_judge_finds_what_generation_finds(reference):
     for kind in ("colour", "direction", "talk"):
-        found = mini_eval.judge_quickly(reference, kind, 8, 3, None)
-        assert found == mini_eval.judge(reference, kind, 8, 3, None)
+        found = mini_eval.judge_quickly(reference, kind, 8, 3)
+        assert found == mini_eval.judge(reference, kind, 8, 3)
 
 
 def test_grids_are_known_before_a_picture_or_a_clip_is_drawn(reference):

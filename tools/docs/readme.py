@@ -38,7 +38,7 @@ def results() -> str:
         ],
         [
             "answers right: fp32; int4; int4 calibrated",
-            "; ".join(percent(precision[name]["accuracy"]) for name in ("fp32", "int4", "int4/8@100")),
+            "; ".join(percent(precision[name]["accuracy"]) for name in ("fp32", "int4", "int4/3@100")),
         ],
     ]
     links = (

@@ -1,0 +1,132 @@
+"""The right classes at the tokens of an answer: what is asked, and what the media say to it.
+
+They serve training only, as those of `mini_heads.py` do. Where an answer lists several things, each of its tokens has
+the classes of the thing that it is about.
+"""
+
+from bisect import bisect_right
+
+import torch
+from conversations import Sample
+from mini_batches import Batch
+from mini_heads import COLOUR_CLASSES, IGNORED, SHAPE_CLASSES, WAYS, Labels, gathered_labels
+from mini_words import QUESTIONS
+from questions import Question
+from scenes import COLOURS, SHAPES, Picture, Thing, Video, place
+from transformers import LlamaTokenizer
+
+PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
+WORDINGS = tuple(QUESTIONS)
+NUMBERS = 7  # 0 for none, 1 to 4 for pictures, 5 and 6 for clips
+SECONDS = 32
+ASKED_HEADS = {
+    "wording": 1 + len(WORDINGS),  # 0 is anything but a question about shapes
+    "asked shape": SHAPE_CLASSES,
+    "asked colour": COLOUR_CLASSES,
+    "asked number": NUMBERS,
+}
+FOUND_HEADS = {
+    "shape": SHAPE_CLASSES,
+    "colour": COLOUR_CLASSES,
+    "place": len(PLACES),
+    "way": len(WAYS),
+    "moment": SECONDS,
+    "found number": NUMBERS,
+}
+
+
+def _number(target: object, batch: Batch, row_media: list[int]) -> int:
+    """Return the class of the picture or the clip among a row's media, 0 for none."""
+    for index in row_media:
+        if batch.media[index] is target:
+            return batch.numbers[index] + (4 if isinstance(target, Video) else 0)
+    return 0
+
+
+def _asked(question: Question | None) -> dict[str, int]:
+    """Return the classes of a question's kind and of the shape and the colour that it names."""
+    if question is None:
+        return {"wording": 0, "asked shape": 0, "asked colour": 0, "asked number": 0}
+    named = " ".join(question.slots.values()).split()
+    shapes = [1 + SHAPES.index(word) for word in named if word in SHAPES]
+    colours = [1 + list(COLOURS).index(word) for word in named if word in COLOURS]
+    return {
+        "wording": 1 + WORDINGS.index(question.wording),
+        "asked shape": shapes[0] if shapes else 0,
+        "asked colour": colours[0] if colours else 0,
+    }
+
+
+def _of_thing(thing: Thing, question: Question) -> dict[str, int]:
+    classes = {"shape": 1 + SHAPES.index(thing.shape), "colour": 1 + list(COLOURS).index(thing.colour)}
+    if isinstance(question.target, Picture):
+        classes["place"] = PLACES.index(place(thing, question.target.cells))
+    return classes
+
+
+def _common(question: Question) -> dict[str, int]:
+    """Return the classes that all tokens of an answer share."""
+    classes = {}
+    if isinstance(question.target, Video) and question.target.way:
+        classes["way"] = WAYS.index(question.target.way)
+    if question.moment is not None and question.moment < SECONDS:
+        classes["moment"] = question.moment
+    if question.picture is not None:
+        classes["found number"] = 1 + question.picture
+    return classes
+
+
+def _ends(answer: str, things: tuple[Thing, ...]) -> list[int]:
+    """Return where the text about each thing ends: after its shape and its colour, whichever comes later."""
+    ends = []
+    start = 0
+    for thing in things:
+        found = [answer.find(word, start) for word in (thing.shape, thing.colour)]
+        start = max([start, *(at + 1 for at in found if at >= 0)])
+        following = answer.find("}", start)
+        start = start if following < 0 else following
+        ends.append(start)
+    return ends
+
+
+def answer_labels(batch: Batch, tokenizer: LlamaTokenizer) -> Labels:
+    """Return the classes (B, N) of `ASKED_HEADS` and `FOUND_HEADS`, at each token that predicts one of an answer."""
+    labels = {name: torch.full(batch.labels.shape, IGNORED) for name in (*ASKED_HEADS, *FOUND_HEADS)}
+    before = 0
+    for row, samples in enumerate(batch.samples):
+        count = batch.media_counts[row]
+        row_media = list(range(before, before + count))
+        before += count
+        for number, sample in enumerate(samples, 1):
+            answered = (batch.labels[row] != IGNORED) & (batch.owner[row] == number)
+            predicting = answered.nonzero().flatten() - 1
+            classes = _asked(sample.question)
+            if sample.question is not None:
+                classes |= _common(sample.question)
+                classes["asked number"] = _number(sample.question.target, batch, row_media)
+            for name, value in classes.items():
+                labels[name][row, predicting] = value
+            if sample.question is not None and sample.question.things:
+                _label_things(labels, row, predicting, sample, tokenizer)
+    return labels
+
+
+def _label_things(
+    labels: Labels, row: int, predicting: torch.Tensor, sample: Sample, tokenizer: LlamaTokenizer
+) -> None:
+    """Write the classes of the thing that each token of an answer is about."""
+    question = sample.question
+    of_things = [_of_thing(thing, question) for thing in question.things]
+    ends = _ends(sample.answer, question.things)
+    offsets = tokenizer(sample.answer, return_offsets_mapping=True).offset_mapping
+    starts = [start for start, _ in offsets] + [len(sample.answer)]
+    for position, start in zip(predicting.tolist(), starts, strict=True):
+        classes = of_things[min(bisect_right(ends, start), len(of_things) - 1)]
+        for name, value in classes.items():
+            labels[name][row, position] = value
+
+
+def media_labels(batch: Batch) -> Labels:
+    """Return the classes of `GATHERED_HEADS` for the table of the batch's features."""
+    parts = [gathered_labels(medium, number) for medium, number in zip(batch.media, batch.numbers, strict=True)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
