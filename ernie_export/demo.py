@@ -3,7 +3,7 @@
     python -m ernie_export.demo [BUNDLE]
 
 Without BUNDLE the checkpoint is exported to a temporary folder first, which needs the extra `export`. The checkpoint,
-the media and the questions come with the package (7 MiB). Exits with 1 if an answer is not the expected one.
+the media and the questions come with the package (10 MiB). Exits with 1 if an answer is not the expected one.
 """
 
 import json

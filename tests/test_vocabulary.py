@@ -37,8 +37,6 @@ RETIRED = {
 }
 # (word, file): why it may stand there.
 ALLOWED = {
-    ("bank", "tools/docs/quality.py"): "replaces it in older results",
-    ("banks", "tools/docs/quality.py"): "replaces it in older results",
     ("card", "tests/benchmarks/test_gpu_dry.py"): "a key of older results",
     ("spread", "tests/benchmarks/test_serve_load.py"): "a function of the benchmark",
 }

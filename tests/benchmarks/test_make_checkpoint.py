@@ -25,7 +25,7 @@ TEXT = {
     "moe_intermediate_size": [64, 64],
     "moe_num_experts": 4,
     "moe_k": 2,
-    "vocab_size": 600,
+    "vocab_size": 2000,
     "mrope_section": [3, 3, 2],
 }
 VISION = {"hidden_size": 32, "depth": 2, "num_heads": 2, "intermediate_size": 64}
@@ -53,7 +53,7 @@ def test_the_exporter_takes_it(make, dtype):
     assert {entry.dtype for entry in checkpoint.tensors.values()} == {"F32" if dtype == "float32" else "BF16"}
     Preprocessor.from_folder(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    assert tokenizer.get_vocab_size() == 600 and tokenizer.id_to_token(599) == "▁filler599"
+    assert tokenizer.get_vocab_size() == 2000 and tokenizer.id_to_token(1999) == "▁filler1999"
     for token in ("<|IMAGE_PLACEHOLDER|>", "<|VIDEO_PLACEHOLDER|>"):
         assert tokenizer.token_to_id(token) == Tokenizer.from_file(str(MINI / "tokenizer.json")).token_to_id(token)
     export(folder, folder / "bundle", "onnx", "fp32", QUIET)

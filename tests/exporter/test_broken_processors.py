@@ -138,7 +138,7 @@ BROKEN: dict[str, tuple[Damage, str, str]] = {
         "sep_token: expected a token",
     ),
     "added tokens that are none": (
-        write("added_tokens.json", '{"<new>": "488"}'),
+        write("added_tokens.json", '{"<new>": "1576"}'),
         "added_tokens.json",
         "<new>: expected a whole number",
     ),

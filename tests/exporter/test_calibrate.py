@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import calibration_file
+import heldout
 import numpy as np
 import outliers
-import plain_scenes
 import pytest
 from safetensors.numpy import load_file
 
@@ -59,7 +59,7 @@ MIXED = [user("What is in the picture?", PICTURE), {"role": "assistant", "conten
 def bundles(tmp_path_factory):
     """mini-ernie in fp32, in int4, and in int4 calibrated on scenes of its own kind."""
     folder = tmp_path_factory.mktemp("calibrated")
-    calibration_file.write(folder / "scenes.json", 3, 200, plain_scenes.KINDS, plain_scenes.heldout)
+    calibration_file.write(folder / "scenes.json", 1, 200)
     return three(MINI, folder, folder / "scenes.json")
 
 
@@ -126,7 +126,7 @@ def test_only_the_quantized_weights_differ(bundles):
     assert {path.name for path in (bundles / "rounded").iterdir()} == {"manifest.json", *after.files}
     plain, calibrated = (load_file(bundles / name / DATA_FILE) for name in ("int4", "rounded"))
     quantised = {name for name in plain if f"{name}_scales" in plain and name.startswith("model.layers.")}
-    assert len(quantised) == 4 * 2 + 2 + 3 * (4 + 2), "qkv, output; gate and up, down; experts besides"
+    assert len(quantised) == 6 * 2 + 2 + 5 * (4 + 2), "qkv, output; gate and up, down; experts besides"
     for name, values in plain.items():
         rounded = name.removesuffix("_scales") in quantised
         assert np.array_equal(values, calibrated[name]) != rounded, name
@@ -138,7 +138,7 @@ def test_the_manifest_says_what_it_was_calibrated_on(bundles):
     assert info is not None
     conversations = json.loads((bundles / "scenes.json").read_text())
     assert info.sha256 == sha256(bundles / "scenes.json") and len(info.inputs_sha256) == 64
-    assert info.conversations == len(conversations) == 39 and info.tokens > 1000
+    assert info.conversations == len(conversations) == 42 and info.tokens > 1000
 
 
 @pytest.mark.parametrize("change", ["a scale 1 % larger", "a value one step off"])
@@ -164,8 +164,8 @@ def test_answers_to_questions_not_seen_are_nearer_to_float32(bundles, tmp_path):
     """
     outliers.with_outliers(MINI, tmp_path / "checkpoint", 64.0)
     bundles = three(tmp_path / "checkpoint", tmp_path, bundles / "scenes.json")
-    kinds = [kind for kind, family in plain_scenes.KINDS.items() if family in ("single", "pair")]
-    asked = [sample for kind in kinds for sample in plain_scenes.heldout(kind, 4, seed=7)]
+    kinds = [kind for kind, family in heldout.KINDS.items() if family in ("single", "pair")]
+    asked = [sample for kind in kinds for sample in heldout.heldout(kind, 3, seed=7)]
     scores = {name: log_probabilities(bundles / name, asked) for name in ("fp32", "int4", "rounded")}
     truth = scores["fp32"]
     before, after = (

@@ -113,7 +113,9 @@ def test_plugins_are_registered_and_attention_is_marked(made, environment, graph
     process = subprocess.run(program, capture_output=True, text=True, env=env)
     assert process.returncode == 0, process.stderr
     found = json.loads(process.stdout.splitlines()[-1])
-    assert found["attention"] == [graph == "decoder"] * 4 and found["configured"] == "BuilderConfig"
+    # Attention of the vision encoder's 4 blocks is not marked, that of the decoder's 6 layers is.
+    expected = {"vision": [False] * 4, "decoder": [True] * 6}[graph]
+    assert found["attention"] == expected and found["configured"] == "BuilderConfig"
     assert {"vision": "pixel_values", "decoder": "past_key.0"}[graph] in found["inputs"]
 
 

@@ -61,7 +61,7 @@ def test_quantized_weights_are_inputs_whatever_was_asked_for(make):
 def test_gate_and_up_are_one_matrix(made):
     """Of dense layers and of shared experts alike: the rows of gate, then those of up."""
     names = read_header(made[0] / DATA_FILE).keys()
-    layers = ["", "shared_experts.", "shared_experts.", "shared_experts."]
+    layers = ["", *["shared_experts."] * 5]
     assert {f"model.layers.{number}.mlp.{part}gate_up_proj.weight" for number, part in enumerate(layers)} <= names
     assert not any(name.endswith((".gate_proj.weight", ".up_proj.weight")) for name in names)
 

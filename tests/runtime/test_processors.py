@@ -140,10 +140,10 @@ def test_a_form_of_the_answer_chooses_the_same_of_all_logits_and_of_the_most_lik
     for _ in range(30):
         logits = rng.normal(size=VOCABULARY).astype(np.float32)
         logits[grammar.eos] = 0
-        partial, fetched = device(logits, 60)
+        partial, fetched = device(logits, 200)
         allowed = states[0].mask().ids(VOCABULARY)
         assert of_few.next(partial) == of_all.next(DenseLogits(logits))
-        expected = np.intersect1d(allowed, np.argsort(-logits)[:60])
+        expected = np.intersect1d(allowed, np.argsort(-logits)[:200])
         enough = 1 if temperature == 0 else 3  # at random the second has to be above the last of the most likely
         if not len(expected) or len(expected) >= enough:
             assert bool(fetched) == (not len(expected))
