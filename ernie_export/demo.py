@@ -23,7 +23,7 @@ from ernie_export.common.errors import Unavailable, printable
 INSTALLED = Path(__file__).parent  # a wheel has the examples in the package, a clone beside it
 ROOT = INSTALLED if (INSTALLED / "examples").is_dir() else INSTALLED.parent
 EXAMPLES = ROOT / "examples"
-LONGEST_ANSWER = 32  # tokens; a model that does not come to an end is wrong anyway
+LONGEST_ANSWER = 100  # tokens; a model that does not come to an end is wrong anyway
 
 
 @click.command()
@@ -73,7 +73,7 @@ def ask(bundle: Path, name: str, path: Path) -> int:
             right = answer == question["answer"]
             wrong += not right
             verdict = "right" if right else f"wrong: expected {question['answer']}"
-            *about, asked = descriptions(question["messages"])
+            about, asked = described(question["messages"])
             cells = [Text(printable(text, keep="\n")) for text in ("\n".join(about), asked, answer, verdict)]
             table.add_row(*cells, style="" if right else "bold red")
     Console().print(table)
@@ -89,10 +89,12 @@ def with_full_paths(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def descriptions(messages: list[dict[str, Any]]) -> list[str]:
-    """Return one entry for each part of a conversation: the file names of media, and texts."""
+def described(messages: list[dict[str, Any]]) -> tuple[list[str], str]:
+    """Return what a conversation's question is about, the file names of media and earlier texts, and the question."""
     parts = [part for message in messages for part in message["content"]]
-    return [Path(part["path"]).name if "path" in part else part["text"] for part in parts]
+    asked = max(index for index, part in enumerate(parts) if "text" in part)
+    about = [Path(part["path"]).name if "path" in part else part["text"] for part in parts[:asked] + parts[asked + 1 :]]
+    return about, parts[asked]["text"]
 
 
 if __name__ == "__main__":

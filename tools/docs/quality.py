@@ -21,7 +21,7 @@ def accuracy_page() -> str:
 
 {asked:,} held-out questions to the small trained checkpoint. KL is the divergence from fp32 along the right answers (± standard
 error). A question counts as right if every token of its answer is the bundle's first choice (95 % interval). Routing is
-compared on the conversations of `ernie-verify`. Calibration ran three times, on 126 conversations of other seeds each.
+compared with PyTorch computing with the bundle's own weights, on the conversations of `ernie-verify`. Calibration ran three times, on 126 conversations of other seeds each.
 
 <!-- not run: takes a quarter of an hour -->
 ```bash

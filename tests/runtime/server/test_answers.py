@@ -15,8 +15,8 @@ def text(completion, index: int = 0) -> str:
 
 def test_questions_with_pictures_and_clips(client, alone, questions):
     for question in questions:
-        completion = client.chat.completions.create(model="mini", messages=question["asked"], max_tokens=32)
-        expected = alone.generate(question["messages"], max_new_tokens=32)
+        completion = client.chat.completions.create(model="mini", messages=question["asked"], max_tokens=100)
+        expected = alone.generate(question["messages"], max_new_tokens=100)
         assert text(completion) == expected.text == question["answer"]
         assert completion.choices[0].finish_reason == expected.finish_reason == "stop"
         usage = completion.usage
