@@ -75,7 +75,7 @@ def test_passes_on_what_was_exported(verify, right, target):
         and len(layers) == 3
         and {"vision encoder", "resampler", "logits", "decode logits"} <= set(report["probes"])
     )
-    assert max(stage["error"] for stage in report["probes"].values()) < 1e-5
+    assert max(stage["error"] for stage in report["probes"].values()) < 2e-5
     assert all(stage["agreed"] == stage["routed"] > 0 for name, stage in report["probes"].items() if name in layers[1:])
     assert [conversation["diverged"] for conversation in report["conversations"]] == [None] * 5
     assert (
@@ -280,7 +280,7 @@ def test_a_quantised_bundle_is_within_its_limits(verify, tmp_path, precision):
     report = json.loads(out)
     assert code == 0 and report["failures"] == []
     routed = {name: stage["routed"] for name, stage in report["probes"].items() if stage["routed"]}
-    assert set(routed) == {"layer 1", "layer 2", "layer 3"} and len(set(routed.values())) == 1
+    assert set(routed) == {f"layer {number}" for number in range(1, 6)} and len(set(routed.values())) == 1
     assert report["probes"]["vision encoder"]["error"] < 1e-5 < 1e-3 < report["losses"]["layer 3"] < 0.5
 
 

@@ -17,6 +17,7 @@ from ernie_export.exporter.weights.quantize import pack, quantize_groups
 from ernie_export.graphs.weight_spec import Quantization
 
 DAMPING = 0.01  # of the mean diagonal, added to it: keeps directions that no input had from being sacrificed at will
+MOST_ERROR = 50.0  # times the best squared error of a group: a row with a group beyond it is rounded for itself
 BLOCK_COLUMNS = 4096  # columns quantized together: bounds H at 128 MiB; errors stay within a block
 
 
@@ -68,7 +69,29 @@ def quantize_rows(
             )
             # `left[group]` now holds each column's error over U[k, k].
             left[group.stop :] -= upper[group, group.stop :].T @ left[group]
+    replace_far_rows(weights, qweight, scales, how)
     return pack(qweight, how.bits), scales.reshape(-1)
+
+
+def replace_far_rows(weights: np.ndarray, qweight: np.ndarray, scales: np.ndarray, how: Quantization) -> None:
+    """Round the rows that make up for too much without their inputs, in place; rows do not depend on one another.
+
+    Few inputs leave directions in which a group may move far at no cost, and inputs that were not seen pay for it.
+
+    Args:
+        weights: (rows, K) float32.
+        qweight: Their quantized values (rows, K) float32.
+        scales: (rows, groups of a row) float32.
+        how: The integer type and the group size.
+    """
+    rows, columns = weights.shape
+    groups = weights.reshape(-1, how.group)
+    best, best_scales = quantize_groups(groups, how.bits)
+    least = np.square(groups - best * best_scales[:, None]).sum(1)
+    found = np.square(groups - qweight.reshape(groups.shape) * scales.reshape(-1, 1)).sum(1)
+    far = (found > MOST_ERROR * least).reshape(rows, -1).any(1)
+    qweight[far] = best.reshape(rows, columns)[far]
+    scales[far] = best_scales.reshape(rows, -1)[far]
 
 
 def round_group(left: np.ndarray, scale: np.ndarray, block: np.ndarray, bits: int) -> np.ndarray:

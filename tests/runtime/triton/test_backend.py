@@ -183,7 +183,7 @@ REFUSALS = {
     "too long": (
         [{"role": "user", "content": "word " * 5000}],
         {},
-        "prompt: expected at most 4095 tokens, found 20014",
+        "prompt: expected at most 4095 tokens, found 5014",
     ),
     **{
         f"path {path}": (
