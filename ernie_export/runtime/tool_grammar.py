@@ -23,7 +23,8 @@ def calls_form(
     Args:
         tools: Tools in OpenAI's form, at least one.
         several: Whether there may be more than one call.
-        tags_are_tokens: Whether the tags around a call are special tokens of the tokenizer.
+        tags_are_tokens: Whether the tags around a call are tokens that were added to the vocabulary, special or not:
+            llguidance takes such a token for a symbol of the grammar, not for its text.
         otherwise: A JSON schema that an answer without calls matches; None where there has to be a call.
 
     Raises:

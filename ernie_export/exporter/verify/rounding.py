@@ -4,8 +4,8 @@ The best that its bits and one scale can do for a group is computed from the che
 exporter/weights/quantize.py; a bundle that was not calibrated may not do worse. Comparing errors, not bits, leaves
 another CPU free to sum in another order, and finds what matters: one value a step off adds about 5 % to the squared
 error of a group of 128 in 4 bits, and a scale that is 1 % off adds 1 %. Calibration (GPTQ) moves a group's error to
-where the layer's inputs are small, up to 50 times the best squared error (exporter/calibration/gptq.py); rounding scales
-to bfloat16 adds to that. So calibrated groups are held to 100 times the best, which finds exchanged, negated and lost
+where the layer's inputs are small, up to 50 times the best squared error (exporter/calibration/gptq.py); scales rounded
+to bfloat16 add to that. So calibrated groups are held to 100 times the best, which finds exchanged, negated and lost
 groups; the checksums that calibration leaves in the manifest find any other change.
 """
 

@@ -103,6 +103,10 @@ class ChatTokenizer:
         added = self.backend.get_added_tokens_decoder().items()
         return next((id for id, token in added if token.special and token.content == text), None)
 
+    def is_added(self, text: str) -> bool:
+        """Return whether a text is one token that was added to the vocabulary, special or not."""
+        return any(token.content == text for token in self.backend.get_added_tokens_decoder().values())
+
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """Return the text of token ids, special tokens left out or with their names."""
         return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)

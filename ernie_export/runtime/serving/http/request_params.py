@@ -19,7 +19,7 @@ def sampling_params(
         index: Which of its choices.
         defaults: What counts where the request does not say.
         max_new_tokens: Most tokens of the answer.
-        tags_are_tokens: Whether the tags around a call of a tool are special tokens.
+        tags_are_tokens: Whether the tags around a call of a tool are added tokens.
 
     Raises:
         InvalidValue: A field is wrong, or asks for a form that is malformed.

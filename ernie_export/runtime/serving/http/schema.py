@@ -171,7 +171,7 @@ class GenerationFields(RequestPart):
     def form(self, tags_are_tokens: bool = False) -> StructuredOutputs | None:
         """Return the form that the answer must have; None for free text.
 
-        `tags_are_tokens`: whether the tags around a call of a tool are special tokens.
+        `tags_are_tokens`: whether the tags around a call of a tool are added tokens.
 
         Raises InvalidValue for one that is malformed, or where two fields ask for one.
         """

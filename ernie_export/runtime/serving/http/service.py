@@ -221,7 +221,7 @@ class Service:
     def _params(self, chat: GenerationFields, index: int) -> SamplingParams:
         """Return the sampling parameters of choice `index`. Its seed is `seed + index`: choices differ, yet repeat."""
         try:
-            tags_are_tokens = OPEN in self.model.answers.shown.values()
+            tags_are_tokens = self.model.preprocessor.chat.tokenizer.is_added(OPEN)
             return sampling_params(chat, index, self.defaults, self._most_tokens(chat), tags_are_tokens)
         except UserError as e:
             raise from_user_error(e) from e
