@@ -129,7 +129,7 @@ def test_tensorrt_for_rtx_builds_all_but_the_plugins(bundle, tmp_path, graph, re
         "options": {"capabilities": ["SM80", "SM86", "SM89", "SM120"]},
     }
     report = EngineBuilder()(graph, request, lambda fraction: None)
-    attentions = {"vision": config.vision.depth, "resampler": 0, "decoder": 4, "decode": 0}
+    attentions = {"vision": config.vision.depth, "resampler": 0, "decoder": config.text.num_layers, "decode": 0}
     assert report["attention"]["layers"] == attentions[graph] and report["layers"] > 20
     assert (tmp_path / "standard.engine").stat().st_size > 100_000
     outputs = {tensor["name"] for tensor in report["outputs"]}

@@ -17,7 +17,8 @@ from tests.paths import MINI
 from tests.progress import QUIET
 
 # Largest error, by the largest value of the tensor; the checkpoint has bfloat16, of which float16 rounds few values.
-ROUNDINGS = {"fp32": 0.0, "fp16": 1e-6, "int8": 1.2e-2, "int4": 0.2}
+# Of the largest value; fp16 has steps of 2^-24 near 0, where small bf16 values lose their last bits.
+ROUNDINGS = {"fp32": 0.0, "fp16": 2e-6, "int8": 1.2e-2, "int4": 0.2}
 
 
 def reference(resident: bool) -> Reference:

@@ -14,6 +14,7 @@ from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.preprocess.positions import rope_positions, token_types, vision_coordinates
 from ernie_export.runtime.sampling import Sampler
 from ernie_export.runtime.sequence import Prompt, Sequence
+from tests.mini import TOKEN_COUNT
 
 TOKENS = {
     "image_token": 10, "image_start_token": 11, "image_end_token": 12,
@@ -105,7 +106,7 @@ def test_patch_coordinates(h: int, w: int, merge: int):
 def test_token_types(mini: Path, reference_processor):
     processor = reference_processor(mini)
     tokens = Preprocessor.from_folder(mini).chat.token_ids
-    ids = np.random.default_rng(0).integers(460, 480, (3, 200))
+    ids = np.random.default_rng(0).integers(TOKEN_COUNT - 20, TOKEN_COUNT, (3, 200))  # media tokens among them
     types, moe_types = token_types(ids, tokens)
     assert types.tolist() == processor.create_mm_token_type_ids(ids.tolist())
     assert moe_types.tolist() == processor.create_moe_mm_token_type_ids(ids.tolist())
