@@ -36,7 +36,7 @@ def write_checkpoint(folder: Path, text: dict[str, Any], vision: dict[str, Any])
 
 
 def tiny_checkpoint(folder: Path) -> None:
-    """The smallest that every stage takes: less than 190 KiB of weights, one layer, mini-ernie's tokenizer."""
+    """The smallest that every stage takes: less than 260 KiB of weights, one layer, mini-ernie's tokenizer."""
     text = {"hidden_size": 16, "head_dim": 8, "rope_parameters": {"mrope_section": [1, 1, 2]}, "num_hidden_layers": 1}
     text |= {"mlp_layer_types": None, "intermediate_size": 8}
-    assert write_checkpoint(folder, text, {"hidden_size": 16, "depth": 1, "intermediate_size": 8}) < 190 * 2**10
+    assert write_checkpoint(folder, text, {"hidden_size": 16, "depth": 1, "intermediate_size": 8}) < 260 * 2**10

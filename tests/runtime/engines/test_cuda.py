@@ -110,7 +110,7 @@ def next_logits(engine: OrtCudaEngine, cache, rows: int) -> np.ndarray:
 
 def test_slots_move_and_caches_change_shape(engine):
     cache = engine.new_cache(3, 40)
-    assert (cache.num_slots, cache.max_seq_len, cache.token_bytes) == (3, 256, 2 * 4 * 2 * 32 * 4)
+    assert (cache.num_slots, cache.max_seq_len, cache.token_bytes) == (3, 256, 2 * 6 * 2 * 32 * 4)
     for row, tokens in enumerate([[11, 12, 13], [21, 22], [31, 32, 33, 34]]):
         fill(engine, cache, row, tokens)
     before = next_logits(engine, cache, 3)
