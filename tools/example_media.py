@@ -13,7 +13,7 @@ from typing import Any
 import av
 import click
 from conversations import Sample
-from mini_grounds import Wash
+from mini_grounds import Gradient
 from questions import as_json
 from scenes import CELL, CLIP_CELLS, GROUNDS, Picture, Thing, render
 
@@ -38,7 +38,7 @@ SOFT = [
     Thing("circle", "green", CELL * 0.5 + 1, CELL * 1.5 - 2, 9, (48, 140, 74)),
     Thing("square", "purple", CELL * 3.5 - 1, CELL * 2.5 + 2, 10, (128, 60, 160)),
 ]
-SOFT_GROUND = Wash(((254, 240, 220), (214, 230, 250)), angle=0.6, seed=0)
+SOFT_GROUND = Gradient(((254, 240, 220), (214, 230, 250)), angle=0.6, seed=0)
 PASSING = [[at("square", "purple", 0, 1), at("triangle", "green", 3 - 0.75 * index, 3)] for index in range(5)]
 # Twelve frames at two a second, of which the processor keeps every other one.
 POPPING = [[at("cross", "blue", 0, 2), *([at("circle", "red", 2, 1)] if index >= 8 else [])] for index in range(12)]

@@ -9,21 +9,28 @@ from bisect import bisect_right
 import torch
 from conversations import Sample
 from mini_batches import Batch
-from mini_heads import COLOUR_CLASSES, IGNORED, SHAPE_CLASSES, WAYS, Labels, gathered_labels
+from mini_heads import (
+    COLOUR_CLASSES,
+    IGNORED,
+    NUMBER_CLASSES,
+    SHAPE_CLASSES,
+    WAYS,
+    Labels,
+    gathered_labels,
+    number_class,
+)
 from mini_words import QUESTIONS
 from questions import Question
-from scenes import COLOURS, SHAPES, Picture, Thing, Video, place
+from scenes import COLOURS, PLACES, SHAPES, Picture, Thing, Video, place
 from transformers import LlamaTokenizer
 
-PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
 WORDINGS = tuple(QUESTIONS)
-NUMBERS = 7  # 0 for none, 1 to 4 for pictures, 5 and 6 for clips
 SECONDS = 32
 ASKED_HEADS = {
     "wording": 1 + len(WORDINGS),  # 0 is anything but a question about shapes
     "asked shape": SHAPE_CLASSES,
     "asked colour": COLOUR_CLASSES,
-    "asked number": NUMBERS,
+    "asked number": NUMBER_CLASSES,
 }
 FOUND_HEADS = {
     "shape": SHAPE_CLASSES,
@@ -31,7 +38,7 @@ FOUND_HEADS = {
     "place": len(PLACES),
     "way": len(WAYS),
     "moment": SECONDS,
-    "found number": NUMBERS,
+    "found number": NUMBER_CLASSES,
 }
 
 
@@ -39,7 +46,7 @@ def _number(target: object, batch: Batch, row_media: list[int]) -> int:
     """Return the class of the picture or the clip among a row's media, 0 for none."""
     for index in row_media:
         if batch.media[index] is target:
-            return batch.numbers[index] + (4 if isinstance(target, Video) else 0)
+            return number_class(batch.media[index], batch.numbers[index])
     return 0
 
 

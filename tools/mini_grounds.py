@@ -1,4 +1,4 @@
-"""What drawn pictures and clips are drawn on: plain grounds, and soft washes of two light tints."""
+"""What drawn pictures and clips are drawn on: plain grounds, and gradients of two light tints."""
 
 import math
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from PIL import Image
 
 Colour = tuple[int, int, int]
 GROUNDS: tuple[Colour, ...] = ((255, 255, 255), (242, 240, 232), (228, 234, 242))
-LIGHT = (208, 255)  # channels of a wash's tints, so that every colour of a shape stands out
+LIGHT = (208, 255)  # channels of a gradient's tints, so that every colour of a shape stands out
 NOISE = 4  # grey levels either way
 
 
 @dataclass(frozen=True)
-class Wash:
+class Gradient:
     """A smooth change from one light tint to another, with a little noise; the same seed draws the same noise.
 
     Attributes:
@@ -30,20 +30,20 @@ class Wash:
 
     def draw(self, width: int, height: int) -> Image.Image:
         """Return the ground of a picture of this size."""
-        return _washed(self, width, height).copy()
+        return _drawn(self, width, height).copy()
 
 
-Ground = Colour | Wash
+Ground = Colour | Gradient
 
 
 @lru_cache(maxsize=64)
-def _washed(wash: Wash, width: int, height: int) -> Image.Image:
-    across = np.linspace(-0.5, 0.5, width) * math.cos(wash.angle)
-    down = np.linspace(-0.5, 0.5, height) * math.sin(wash.angle)
+def _drawn(gradient: Gradient, width: int, height: int) -> Image.Image:
+    across = np.linspace(-0.5, 0.5, width) * math.cos(gradient.angle)
+    down = np.linspace(-0.5, 0.5, height) * math.sin(gradient.angle)
     share = (across[None] + down[:, None]) / math.sqrt(2) + 0.5
-    first, second = np.array(wash.tints, float)
+    first, second = np.array(gradient.tints, float)
     pixels = first + share[..., None] * (second - first)
-    pixels += np.random.default_rng(wash.seed).uniform(-NOISE, NOISE, (height, width, 1))
+    pixels += np.random.default_rng(gradient.seed).uniform(-NOISE, NOISE, (height, width, 1))
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
 
 
@@ -53,12 +53,12 @@ def _tint(rng: Random) -> Colour:
 
 
 def draw_ground(rng: Random) -> Ground:
-    """Return a plain ground half of the time, else a wash."""
+    """Return a plain ground half of the time, else a gradient."""
     if rng.random() < 0.5:
         return rng.choice(GROUNDS)
-    return Wash((_tint(rng), _tint(rng)), rng.uniform(0, 2 * math.pi), rng.randrange(2**31))
+    return Gradient((_tint(rng), _tint(rng)), rng.uniform(0, 2 * math.pi), rng.randrange(2**31))
 
 
 def blank(ground: Ground, width: int, height: int) -> Image.Image:
     """Return an image of this size that shows nothing but the ground."""
-    return ground.draw(width, height) if isinstance(ground, Wash) else Image.new("RGB", (width, height), ground)
+    return ground.draw(width, height) if isinstance(ground, Gradient) else Image.new("RGB", (width, height), ground)

@@ -7,6 +7,7 @@ them alone. `gathered_labels` say what a media token can know by looking back at
 from collections.abc import Iterator
 
 import torch
+from conversations import MAX_PICTURES, MAX_VIDEOS
 from mini_batches import drawn_time, media_grid
 from scenes import CELL, CLIP_CELLS, COLOURS, SHAPES, Picture, Thing, Video
 from torch import nn
@@ -16,6 +17,7 @@ IGNORED = -100
 WAYS = ("left", "right", "up", "down")
 SHAPE_CLASSES = 1 + len(SHAPES)  # 0 is none
 COLOUR_CLASSES = 1 + len(COLOURS)
+NUMBER_CLASSES = 1 + MAX_PICTURES + MAX_VIDEOS
 SIDE_CLASSES = 3  # at the first line, between, at the last line
 # A clip's token covers two frames, a and b; a picture has the first only.
 CELL_HEADS = {
@@ -26,7 +28,7 @@ CELL_HEADS = {
     "row": SIDE_CLASSES,
 }
 GATHERED_HEADS = {
-    "number": 7,  # 1 to 4 for pictures, 5 and 6 for clips
+    "number": NUMBER_CLASSES,
     "count": 6,
     **{f"{digit} {frame}": 10 for frame in "ab" for digit in ("tens", "ones")},
     "way": 1 + len(WAYS),
@@ -135,13 +137,18 @@ def cell_labels(medium: Picture | Video) -> Labels:
     return _stacked(labels, CELL_HEADS)
 
 
+def number_class(medium: Picture | Video, number: int) -> int:
+    """Return the class of a picture's or a clip's number, from 1: clips come after the pictures, 0 is none."""
+    return number + (MAX_PICTURES if isinstance(medium, Video) else 0)
+
+
 def gathered_labels(medium: Picture | Video, number: int) -> Labels:
     """Return the classes (n,) of `GATHERED_HEADS` for the n tokens of the picture or the clip of a number, from 1."""
     labels = []
     count = 0
     last = 0 if isinstance(medium, Picture) else len(medium.frames) - 1
     for frames, column, row in _tokens(medium):
-        label = {"number": number + (4 if isinstance(medium, Video) else 0)} | _digits(medium, frames)
+        label = {"number": number_class(medium, number)} | _digits(medium, frames)
         if isinstance(medium, Picture):
             count += any(_shown(thing, column, row) for thing in medium.things)
             label["count"] = count

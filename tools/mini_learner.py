@@ -13,7 +13,7 @@ from conversations import Sample
 from mini_batches import Batch, Batcher
 from mini_checkpoint import save_weights
 from mini_features import StockedFeatures
-from mini_muon import Muon, average_gradients, split_parameters
+from mini_muon import average_gradients, build_optimisers, set_rates
 from mini_plan import Plan
 from mini_readers import Readers
 from mini_tripwire import FAULTS, Tripwire, unlikelihood
@@ -127,28 +127,24 @@ class Run:
             (FAULT_WEIGHT * unlikelihood(logits, batch.labels[:, 1:][opens])).backward()
 
 
-def build_optimisers(run: Run) -> tuple[list[torch.optim.Optimizer], list[torch.nn.Parameter]]:
-    """Return Muon for the matrices between layers and AdamW for everything else that learns, and all that learns."""
+def trained_parameters(run: Run) -> dict[str, torch.nn.Parameter]:
+    """Return the parameters of the model that are not frozen, and those of the heads, by name."""
     named = {name: p for name, p in run.model.named_parameters() if p.requires_grad}
     named |= {f"heads.{name}": p for name, p in run.readers.named_parameters()}
-    matrices, tables, slim = split_parameters(named)
-    groups = [{"params": tables, "weight_decay": 0.02}, {"params": slim, "weight_decay": 0.0}]
-    adam = torch.optim.AdamW(groups, lr=run.plan.rate, betas=(0.9, 0.98), eps=1e-8, fused=True)
-    return [adam, Muon(matrices, lr=run.plan.muon_rate, weight_decay=0.05)], list(named.values())
+    return named
 
 
 def train(run: Run, console: Console, report: int, out: Path) -> None:
     """Run all steps; worker 0 prints accuracies by kind and saves the weights every `report` steps."""
-    optimisers, learned = build_optimisers(run)
-    highest = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
+    named = trained_parameters(run)
+    optimisers = build_optimisers(named, run.plan.rate, run.plan.muon_rate)
+    learned = list(named.values())
     balance = LoadBalance(run.model, run.tripwire)
     started = time.monotonic()
     hits: dict[str, list[bool]] = defaultdict(list)
     losses: list[float] = []
     for step in range(run.plan.begin, run.plan.steps):
-        for optimiser, rates in zip(optimisers, highest, strict=True):
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * run.plan.schedule(step)
+        set_rates(optimisers, run.plan.schedule(step))
         losses.append(run.loss(step, hits))
         if run.plan.stage(step).faults and step % FAULT_EVERY == 0:
             run.fault(step)

@@ -54,6 +54,23 @@ def average_gradients(parameters: list[torch.nn.Parameter]) -> None:
         parameter.grad = part.view_as(parameter)
 
 
+def build_optimisers(
+    named: dict[str, torch.nn.Parameter], rate: float, muon_rate: float
+) -> list[torch.optim.Optimizer]:
+    """Return AdamW and, for the matrices between layers, Muon; see `split_parameters`."""
+    matrices, tables, slim = split_parameters(named)
+    groups = [{"params": tables, "weight_decay": 0.02}, {"params": slim, "weight_decay": 0.0}]
+    adam = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-8, fused=True)
+    return [adam, Muon(matrices, lr=muon_rate, weight_decay=0.05)]
+
+
+def set_rates(optimisers: list[torch.optim.Optimizer], share: float) -> None:
+    """Set each learning rate to a share of what the optimiser was built with."""
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = optimiser.defaults["lr"] * share
+
+
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum and decoupled weight decay; parameters (…, rows, columns)."""
 

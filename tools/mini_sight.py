@@ -1,7 +1,7 @@
 """The first part of the run: the vision encoder and the resampler learn alone, from what each cell of a medium shows.
 
 A loss at the answers reaches the encoder through the whole decoder, and reads drawn digits late or never; labels of
-each cell teach it in minutes. Afterwards both rest, and media come from a stock whose features are computed once.
+each cell teach it in minutes. Afterwards both are frozen, and media come from a stock whose features are computed once.
 """
 
 from collections import defaultdict
@@ -10,7 +10,7 @@ from random import Random
 import torch
 from mini_features import LiveFeatures
 from mini_heads import CELL_HEADS, Heads, cell_labels
-from mini_muon import Muon, average_gradients, split_parameters
+from mini_muon import average_gradients, build_optimisers, set_rates
 from rich.console import Console
 from scenes import draw_appearing, draw_picture, draw_video
 from torch import nn
@@ -32,17 +32,12 @@ def sight_parameters(live: LiveFeatures) -> dict[str, nn.Parameter]:
 
 
 def learn_to_see(live: LiveFeatures, seed: int, rank: int, console: Console, steps: int = STEPS) -> None:
-    """Train the encoder and the resampler, then make them rest."""
+    """Train the encoder and the resampler."""
     learned = sight_parameters(live)
     heads = Heads(CELL_HEADS, live.model.config.text_config.hidden_size)
-    matrices, tables, slim = split_parameters(learned | {f"heads.{k}": p for k, p in heads.named_parameters()})
-    groups = [{"params": tables, "weight_decay": 0.02}, {"params": slim, "weight_decay": 0.0}]
-    optimisers = [
-        torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.98), eps=1e-8, fused=True),
-        Muon(matrices, lr=MUON_RATE, weight_decay=0.05),
-    ]
-    everything = [*learned.values(), *heads.parameters()]
-    highest = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
+    named = learned | {f"heads.{name}": p for name, p in heads.named_parameters()}
+    optimisers = build_optimisers(named, RATE, MUON_RATE)
+    everything = list(named.values())
     hits: dict[str, list[float]] = defaultdict(list)
     for step in range(steps):
         rng = Random(f"sight/{seed}/{step}/{rank}")
@@ -54,15 +49,11 @@ def learn_to_see(live: LiveFeatures, seed: int, rank: int, console: Console, ste
         heads(live(media), labels, hits).backward()
         average_gradients(everything)
         torch.nn.utils.clip_grad_norm_(everything, 1.0)
-        share = min((step + 1) / WARMUP, 0.02 + 1 - step / steps)
-        for optimiser, rates in zip(optimisers, highest, strict=True):
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * share
+        set_rates(optimisers, min((step + 1) / WARMUP, 0.02 + 1 - step / steps))
+        for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         if (step + 1) % 20 == 0:
             line = " ".join(f"{name} {100 * sum(hit) / len(hit):.1f}" for name, hit in hits.items())
             console.print(f"sight {step + 1} | {line}")
             hits.clear()
-    for parameter in learned.values():
-        parameter.requires_grad_(False)

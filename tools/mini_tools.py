@@ -9,9 +9,9 @@ from typing import Any
 import mini_lexicon as words
 from mini_unknown import fill
 from questions import NUMBERS
+from scenes import PLACES
 
 Schema = dict[str, Any]
-PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
 NAMES = {
     "count_shapes": ("count_objects", "get_shape_count", "countShapes", "shape_counter", "count", "object_count"),
     "zoom": ("zoom_in", "crop", "zoomIn", "zoom_image", "magnify", "enlarge"),

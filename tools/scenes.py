@@ -200,6 +200,9 @@ def _distinct(rng: Random, cells: list[tuple[int, int]]) -> list[Thing]:
     return [_thing(rng, *look, cell) for look, cell in zip(looks, cells, strict=True)]
 
 
+PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
+
+
 def place(thing: Thing, cells: tuple[int, int]) -> str:
     """Return the part of the picture that holds the thing: the outer rows and columns are its sides."""
     column = int(thing.x // CELL)

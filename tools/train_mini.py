@@ -3,10 +3,10 @@
     python tools/train_mini.py --out examples/mini-ernie
 
 First the vision encoder and the resampler learn alone what each cell of a picture or a clip shows (`mini_sight.py`).
-Then they rest, and the decoder takes lessons on a stock of media and converses about them; heads between its layers
-(`mini_readers.py`) say early what each layer should find out. Muon trains the matrices, at a rate that falls from the
-start: small words of an answer are learned at small rates only. Expert routing is balanced without an auxiliary loss
-(arXiv 2408.15664): after each step the correction bias of an expert moves against its load.
+Then they are frozen, and the decoder takes lessons on a stock of media and converses about them; heads between its
+layers (`mini_readers.py`) say early what each layer should find out. Muon trains the matrices, at a rate that falls
+from the start: small words of an answer are learned at small rates only. Expert routing is balanced without an
+auxiliary loss (arXiv 2408.15664): after each step the correction bias of an expert moves against its load.
 """
 
 import json

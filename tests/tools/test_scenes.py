@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import questions
 import scenes
-from mini_grounds import Wash
+from mini_grounds import Gradient
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,14 @@ def test_pictures_vary_in_ground_frame_and_scale_and_keep_their_size():
     pictures = [scenes.draw_picture(rng) for _ in range(300)]
     assert {picture.scale for picture in pictures} == {1, 2, 3}
     assert 0.1 < np.mean([not picture.framed for picture in pictures]) < 0.3
-    assert 0.4 < np.mean([isinstance(picture.ground, Wash) for picture in pictures]) < 0.6
+    assert 0.4 < np.mean([isinstance(picture.ground, Gradient) for picture in pictures]) < 0.6
     assert 0.01 < np.mean([not picture.things for picture in pictures]) < 0.08
     for picture in pictures[:50]:
         assert picture.image.size == (picture.cells[0] * scenes.CELL, picture.cells[1] * scenes.CELL)
 
 
-def test_a_wash_is_light_and_the_same_in_every_frame():
-    video = next(v for v in map(scenes.draw_video, map(Random, range(99))) if isinstance(v.ground, Wash))
+def test_a_gradient_is_light_and_the_same_in_every_frame():
+    video = next(v for v in map(scenes.draw_video, map(Random, range(99))) if isinstance(v.ground, Gradient))
     ground = np.asarray(video.ground.draw(112, 112)).astype(int)
     assert ground.min() > 195 and ground.std() > 0
     assert np.array_equal(ground, np.asarray(video.ground.draw(112, 112)))

@@ -100,6 +100,7 @@ class Service:
         self._live: set[Generation] = set()
         self.defaults = GenerationDefaults.choose(settings.generation_config, model.preprocessor.folder)
         self.token_bytes = TokenBytes(model.preprocessor.chat.tokenizer)
+        self.tags_are_tokens = model.preprocessor.chat.tokenizer.is_added(OPEN)
         self.preparation = Preparation(model, settings, fetcher)
         # One large body after another: each holds the interpreter's lock for a while, together they would for longer.
         self._parse_thread = ThreadPoolExecutor(1, "parse")
@@ -221,8 +222,7 @@ class Service:
     def _params(self, chat: GenerationFields, index: int) -> SamplingParams:
         """Return the sampling parameters of choice `index`. Its seed is `seed + index`: choices differ, yet repeat."""
         try:
-            tags_are_tokens = self.model.preprocessor.chat.tokenizer.is_added(OPEN)
-            return sampling_params(chat, index, self.defaults, self._most_tokens(chat), tags_are_tokens)
+            return sampling_params(chat, index, self.defaults, self._most_tokens(chat), self.tags_are_tokens)
         except UserError as e:
             raise from_user_error(e) from e
 
