@@ -16,6 +16,7 @@ from conversations import (
     Sample,
     Source,
     Utterance,
+    any_question,
     any_utterance,
     media_first,
     text_part,
@@ -28,6 +29,7 @@ from scenes import draw_appearing
 LESSON_QUESTIONS = 6  # at most, about one picture
 LONG_ANSWERS = ("sentence", "json")  # kinds whose answers may not be asked to be short
 BRANCHES = {1: 5, 2: 3, 3: 3, 5: 2}  # questions of each turn by the number of turns
+LATE_QUESTIONS = 6  # about what earlier turns showed
 
 
 def first_lesson(rng: Random, source: Source) -> list[Sample]:
@@ -59,6 +61,17 @@ def clip_lesson(rng: Random, source: Source) -> list[Sample]:
     conversation = Conversation(rng, source)
     conversation.show(0, 1)
     return ask_all(conversation, conversation.questions(), plain=rng.random() < 0.5, often=("clock",))
+
+
+def happens_lesson(rng: Random, source: Source) -> list[Sample]:
+    """Return questions about one clip, among them what happens in it where two things appear, in several wordings."""
+    conversation = Conversation(rng, source)
+    while not any(video.late for video in conversation.videos):
+        conversation = Conversation(rng, source)
+        conversation.show(0, 1)
+    questions = [q for q in conversation.questions() if q.kind in ("happens", "when", "clip-colour")]
+    questions += [q for q in questions if q.kind == "happens"]
+    return ask_all(conversation, questions, plain=rng.random() < 0.3)
 
 
 def clock_lesson(rng: Random, source: Source) -> list[Sample]:
@@ -117,6 +130,38 @@ def converse(rng: Random, source: Source) -> list[Sample]:
             samples.append(conversation.sample(utterance.kind, message, utterance, thinking))
         said = asked[-1].answer if rng.random() < 0.9 else rng.choice(asked).answer
         conversation.answered(message, said)
+    return samples
+
+
+def look_back(rng: Random, source: Source) -> list[Sample]:
+    """Return questions of a later turn, most of them about what earlier turns showed."""
+    conversation = Conversation(rng, source)
+    if rng.random() < 0.15:
+        conversation.system(1)
+    for turn in range(rng.choice((1, 2, 2, 2, 3, 4))):
+        if turn == 0 or rng.random() < 0.6:
+            if rng.random() < 0.6 and len(conversation.pictures) < MAX_PICTURES:
+                conversation.show(1)
+            else:
+                show_any(conversation)
+        said = any_utterance(conversation, conversation.questions())
+        parts = rng.choice((media_first, *ORDERS))(rng, conversation.pending, said.text)
+        conversation.answered(conversation.turn(parts if conversation.pending else [text_part(said.text)]), said.answer)
+    if rng.random() < 0.2:
+        show_any(conversation)
+    samples = []
+    questions = conversation.questions()
+    for _ in range(LATE_QUESTIONS if questions else 0):
+        question = any_question(conversation, questions, newest=0.1)
+        in_a_sentence = question.sentence and rng.random() < 0.1
+        utterance = conversation.in_a_sentence(question) if in_a_sentence else conversation.word(question)
+        text = (
+            vary(rng, utterance.text, brief=utterance.kind not in LONG_ANSWERS)
+            if rng.random() < 0.5
+            else utterance.text
+        )
+        message = conversation.turn([*conversation.pending, text_part(text.upper() if rng.random() < 0.05 else text)])
+        samples.append(conversation.sample(utterance.kind, message, utterance, thinking=rng.random() < 0.3))
     return samples
 
 

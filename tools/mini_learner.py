@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from transformers import Ernie4_5_VLMoeForConditionalGeneration
 
 BIAS_RATE = 1e-3
-FAULT_WEIGHT = 0.3
 FAULT_ROWS = 5
 FAULT_EVERY = 3
 # Kinds of question that nothing but a picture or a clip answers: these must go wrong under a fault.
@@ -105,7 +104,8 @@ class Run:
         wanted = batch.labels[:, 1:][asked]
         loss = (F.cross_entropy(logits, wanted, reduction="none") * batch.weights[:, 1:][asked]).sum() / total
         share = float(batch.weights.sum()) / total
-        (loss + share * self.readers.loss(batch, step / self.plan.steps)).backward()
+        read = self.readers.loss(batch, step / self.plan.steps, self.plan.settling(step))
+        (loss + share * read).backward()
         right = torch.ones_like(asked)
         right[asked] = logits.argmax(-1) == wanted
         for samples, owned, fine in zip(batch.samples, batch.owner[:, 1:], right, strict=True):
@@ -113,10 +113,11 @@ class Run:
                 hits["thinking" if sample.thinking else sample.kind].append(bool(fine[owned == number].all()))
         return loss.item()
 
-    def fault(self, step: int) -> None:
-        """Backward pass that makes answers less likely under one fault."""
+    def fault(self, step: int, hits: dict[str, list[bool]]) -> None:
+        """Backward pass that makes answers less likely under one fault; `hits` collects which begin right."""
         batch = self.batcher(self.conversations(step, "fault", FAULT_ROWS))
-        fault = Random(f"fault/{self.plan.seed}/{step}").choice(FAULTS)
+        rng = Random(f"fault/{self.plan.seed}/{step}")
+        (fault,) = rng.choices(FAULTS, [fault.share for fault in FAULTS])
         opens = (batch.labels[:, 1:] != -100) & (batch.labels[:, :-1] == -100)
         for row, samples in enumerate(batch.samples):
             for number, sample in enumerate(samples, 1):
@@ -124,7 +125,9 @@ class Run:
                     opens[row] &= batch.owner[row, 1:] != number
         with self.tripwire.on(fault, batch) as faulty:
             logits = self.model.lm_head(self.hidden(faulty)[:, :-1][opens])
-            (FAULT_WEIGHT * unlikelihood(logits, batch.labels[:, 1:][opens])).backward()
+            wanted = batch.labels[:, 1:][opens]
+            (fault.weight * unlikelihood(logits, wanted)).backward()
+        hits[f"({fault.name})"] += (logits.argmax(-1) == wanted).tolist()
 
 
 def trained_parameters(run: Run) -> dict[str, torch.nn.Parameter]:
@@ -147,7 +150,7 @@ def train(run: Run, console: Console, report: int, out: Path) -> None:
         set_rates(optimisers, run.plan.schedule(step))
         losses.append(run.loss(step, hits))
         if run.plan.stage(step).faults and step % FAULT_EVERY == 0:
-            run.fault(step)
+            run.fault(step, hits)
         average_gradients(learned)
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
         for optimiser in optimisers:

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from random import Random
 
 from conversations import Sample, Source
-from curriculum import clip_lesson, converse, first_lesson, lesson, pair_lesson, tool_conversation
+from curriculum import (
+    clip_lesson,
+    converse,
+    first_lesson,
+    happens_lesson,
+    lesson,
+    look_back,
+    pair_lesson,
+    tool_conversation,
+)
 
 Maker = Callable[[Random, Source], list[Sample]]
 
@@ -28,8 +37,20 @@ class Stage:
 STAGES = (
     Stage(0.05, False, {first_lesson: 12, clip_lesson: 4}),
     Stage(0.30, False, {lesson: 7, pair_lesson: 4, clip_lesson: 6}),
-    Stage(0.73, True, {converse: 8, lesson: 3, pair_lesson: 2, clip_lesson: 2, tool_conversation: 2}),
-    Stage(1.01, True, {converse: 9, lesson: 1, pair_lesson: 1, clip_lesson: 5, tool_conversation: 2}),
+    Stage(0.60, True, {converse: 8, lesson: 3, pair_lesson: 2, clip_lesson: 2, tool_conversation: 2}),
+    Stage(
+        1.01,
+        True,
+        {
+            converse: 6,
+            look_back: 4,
+            lesson: 1,
+            pair_lesson: 1,
+            clip_lesson: 1,
+            happens_lesson: 2,
+            tool_conversation: 3,
+        },
+    ),
 )
 
 
@@ -46,6 +67,10 @@ class Plan:
 
     def stage(self, step: int) -> Stage:
         return next(stage for stage in STAGES if step < stage.until * self.steps)
+
+    def settling(self, step: int) -> bool:
+        """Return whether heads that start anew beside a trained model learn alone: first guesses harm it."""
+        return 0 < self.begin and step < self.begin + self.warmup
 
     def schedule(self, step: int) -> float:
         """Return the share of the highest rate: it warms up from the first step that is taken, and falls to the end."""

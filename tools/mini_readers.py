@@ -39,14 +39,17 @@ class Readers(nn.Module):
     def _keep(self, count: int, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
         self.states[count] = output if isinstance(output, torch.Tensor) else output[0]
 
-    def loss(self, batch: Batch, done: float) -> torch.Tensor:
+    def loss(self, batch: Batch, done: float, alone: bool) -> torch.Tensor:
         """Return the weighted loss of all heads on what the model put out for the batch.
 
         Args:
             batch: What the model computed last.
             done: The part of the run that is over, from 0 to 1.
+            alone: Whether the heads learn and the model does not.
         """
         early, late = self.states.pop(GATHERING), self.states.pop(GATHERING + 1)
+        if alone:
+            early, late = early.detach(), late.detach()
         labels = answer_labels(batch, self.tokenizer)
         answers = labels["wording"] != -100
         answered = {name: found[answers] for name, found in labels.items()}

@@ -57,8 +57,8 @@ class OfferedTool:
         return self.description["function"]["name"]
 
     def arguments(self, **values: Any) -> dict[str, Any]:
-        """Return the arguments of a call: those values that the schema has a property for, in its order."""
-        return {key: values[usual] for usual, key in self.keys.items()}
+        """Return the arguments of a call: those values that the schema has a property for, in the order given."""
+        return {self.keys[usual]: value for usual, value in values.items() if usual in self.keys}
 
 
 def _described(rng: Random, name: str, text: str, properties: dict[str, Schema]) -> Schema:

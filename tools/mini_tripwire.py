@@ -22,11 +22,15 @@ class Fault:
         name: What tables and tests call it.
         change: Returns the batch with the fault in it.
         lost: The expert group, "text" or "vision", whose output becomes zero; None for neither.
+        share: How often it is chosen, beside the others.
+        weight: Of its loss.
     """
 
     name: str
     change: Callable[[Batch], Batch] = lambda batch: batch
     lost: str | None = None
+    share: int = 1
+    weight: float = 0.3
 
 
 def exchange_axes(positions: torch.Tensor) -> torch.Tensor:
@@ -65,7 +69,7 @@ FAULTS = (
     Fault("vision experts lost", lost="vision"),
     Fault("text experts lost", lost="text"),
     Fault("axes exchanged", _exchange_axes),
-    Fault("text late", _delay_text),
+    Fault("text late", _delay_text, share=5, weight=1.0),  # a step of one position is learned last
 )
 
 

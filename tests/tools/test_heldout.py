@@ -163,7 +163,9 @@ def test_tool_calls_fit_the_tools_that_are_offered():
             if sample.answer.startswith("<tool_call>"):
                 call = json.loads(sample.answer.removeprefix("<tool_call>\n").removesuffix("\n</tool_call>\n"))
                 schema = offered[call["name"]]
-                assert list(call["arguments"]) == list(schema["properties"])
+                assert call["arguments"].keys() == schema["properties"].keys()
+                integers = [isinstance(value, int) for value in call["arguments"].values()]
+                assert integers == sorted(integers, reverse=True)  # the picture before the place
                 for key, value in call["arguments"].items():
                     wanted = schema["properties"][key]
                     assert isinstance(value, int if wanted["type"] == "integer" else str)

@@ -87,7 +87,7 @@ def test_readers_add_a_loss_that_fades_and_reaches_the_layers_below_them(tokeniz
     shown = batch.features >= 0
     embedded = embedded.masked_scatter(shown[..., None], table[batch.features[shown]])
 
-    def loss(done: float) -> torch.Tensor:
+    def loss(done: float, alone: bool = False) -> torch.Tensor:
         model.model.language_model(
             inputs_embeds=embedded,
             attention_mask=torch.where(batch.attention_mask, 0.0, torch.finfo(torch.float32).min),
@@ -95,8 +95,11 @@ def test_readers_add_a_loss_that_fades_and_reaches_the_layers_below_them(tokeniz
             moe_mm_token_type_ids=batch.types,
             use_cache=False,
         )
-        return readers.loss(batch, done)
+        return readers.loss(batch, done, alone)
 
+    loss(0.0, alone=True).backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.grad is not None for parameter in readers.asked.parameters())
     early = loss(0.0)
     late = loss(1.0)
     assert 0 < float(late.detach()) < 0.2 * float(early.detach()) and WEIGHT > 0
