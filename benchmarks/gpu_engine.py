@@ -21,12 +21,13 @@ POOL = 2**24 + 9  # values; no multiple of a width, so that rows differ
 
 @dataclass(frozen=True)
 class Work:
-    """text, image: prompt tokens. rows: of decode. steps: timed ones."""
+    """text, image: prompt tokens. rows: of decode. steps: timed ones. context: of the one slot whose memory is read."""
 
     text: int
     image: tuple[int, int]  # patches, height and width
     rows: tuple[int, ...]
     steps: int
+    context: int = 0
 
 
 def configuration(folder: Path, small: bool) -> Any:
@@ -152,15 +153,24 @@ class Request:
         self.arrays = prompt(work.text, work.image, ids)
         self.tokens = self.arrays["input_ids"].shape[1]
 
-    def first_token(self, engine: Any, cache: Any, row: int, chunk_tokens: int | None = None) -> np.ndarray:
-        """Encode and prefill in chunks, by default of the engine's own length; returns the logits."""
-        from ernie_export.runtime.engines import ChoosesChunks, PrefillChunks, PromptChunk
+    def first_token(self, engine: Any, cache: Any, row: int) -> np.ndarray:
+        """Encode the image and prefill in chunks of the engine's own length; returns the logits."""
+        return self.prefill(engine, cache, row, self.encode(engine))
 
+    def encode(self, engine: Any) -> np.ndarray:
+        """Return the image's features, a row for each of its tokens."""
         height, width = self.arrays["image_grid_thw"][0, 1:].tolist()
         down, across, below, beside = np.indices((height // 2, width // 2, 2, 2))  # blocks of 2 by 2 patches
         grid = np.stack([2 * down + below, 2 * across + beside], axis=-1).reshape(-1, 2)
         features = engine.encode(self.arrays["pixel_values"][None], grid, np.zeros((2, 1), np.int64))
-        features = features.reshape(-1, features.shape[-1])
+        return features.reshape(-1, features.shape[-1])
+
+    def prefill(
+        self, engine: Any, cache: Any, row: int, features: np.ndarray, chunk_tokens: int | None = None
+    ) -> np.ndarray:
+        """Prefill in chunks, by default of the engine's own length; returns the logits."""
+        from ernie_export.runtime.engines import ChoosesChunks, PrefillChunks, PromptChunk
+
         is_feature = self.arrays["mm_token_type_ids"][0] != 0
         index = np.where(is_feature, np.cumsum(is_feature), 0)
         positions = np.tile(np.arange(self.tokens), (3, 1))

@@ -7,8 +7,9 @@ Prints one JSON object a line, for each of:
 - right: a tiny seeded model on the device against the CPU engine in float32: error of the logits, and greedy
   tokens that agree;
 - ours: the released shape with random weights: seconds to load and for the first calls, time to the first token of 256
-  text and 1024 image tokens (in the engine's chunks, in one, in 512s), decode at 1, 8 and 32 rows, GiB used, and the
-  share of the memory's measured rate that the bytes of a step come to;
+  text and 1024 image tokens, of it to encode and to prefill (in the engine's chunks, in 512s), decode at 1, 8 and 32
+  rows, the share of the memory's measured rate that the bytes of a step come to, GiB used after the first calls with
+  one slot of 8,192 tokens and with 32 of the prompt's length, and by how much they grew since;
 - transformers: the same, on the same card, by each way that it runs experts.
 """
 
@@ -28,17 +29,23 @@ import numpy as np
 from gpu_engine import ROOT, Request, Work, configuration, decode, deviations, hollow_bundle, open_engine
 from gpu_rows import emit
 
-FULL = Work(256, (64, 64), (1, 8, 32), 64)
-SMALL = Work(12, (4, 4), (1, 3), 3)
+FULL = Work(256, (64, 64), (1, 8, 32), 64, 8192)
+SMALL = Work(12, (4, 4), (1, 3), 3, 64)
 
 
 @click.command()
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
 @click.option("--small", is_flag=True, help="A tiny shape, for a dry run.")
-@click.option("--only", multiple=True, type=click.Choice(["right", "ours", "transformers"]))
+@click.option("--only", multiple=True, type=click.Choice(["right", "ours", "transformers", "ours int4"]))
 def main(device: str, small: bool, only: tuple[str, ...]) -> None:
     """Measure and print."""
-    measures = {"right": right, "ours": ours, "transformers": transformers}
+    dense = "bf16" if device == "cuda" else "fp32"
+    measures = {  # what is compared first, where time runs out
+        "right": right,
+        "ours": partial(ours, dense),
+        "transformers": transformers,
+        "ours int4": partial(ours, "int4-fp16"),
+    }
     bandwidth = ceilings(device, small)
     for name in only or measures:
         try:
@@ -99,42 +106,55 @@ def right(device: str, small: bool, bandwidth: float) -> Iterator[dict[str, Any]
             }
 
 
-def ours(device: str, small: bool, bandwidth: float) -> Iterator[dict[str, Any]]:
+def ours(precision: str, device: str, small: bool, bandwidth: float) -> Iterator[dict[str, Any]]:
     """The shape with random weights on the engine."""
     work = SMALL if small else FULL
     with tempfile.TemporaryDirectory() as folder:  # the data file is a hole, and no result
         config = configuration(Path(folder), small)
-        for precision in ("bf16", "int4-fp16") if device == "cuda" else ("fp32", "int4-fp16"):
-            rows = {c: step_bytes(config, precision, c, Request(config, work).tokens) for c in work.rows}
-            bundle = Path(folder) / precision
-            bundle.mkdir()
-            manifest = hollow_bundle(bundle, config, precision)
-            request = Request(config, work)
-            started = time.perf_counter()
-            free = device_memory(device)
-            with open_engine(bundle, manifest, device, random=deviations(config, precision)) as engine:
-                yield {"precision": precision, "load_seconds": time.perf_counter() - started}
-                warm = clock(partial(engine.warm, max(work.rows), lambda fraction: None))
-                yield {"precision": precision, "warm_seconds": warm, "gib": (free - device_memory(device)) / 2**30}
-                cache = engine.new_cache(max(work.rows), request.tokens + 3 * work.steps)
-                first = {}
-                for name, tokens in (("ttft", None), ("ttft_one_chunk", request.tokens), ("ttft_by_512", 512)):
-                    call = partial(request.first_token, engine, cache, 0, tokens)
-                    first |= {f"{name}_cold": clock(call), name: min(clock(call) for _ in range(2))}
-                largest = checked(request.first_token(engine, cache, 0))
-                yield {"precision": precision, "tokens": request.tokens, "largest_logit": largest} | first
-                for row in range(1, max(work.rows)):
-                    cache.copy_slot(0, row, request.tokens)
-                for count in work.rows:
-                    cache.lengths[:] = request.tokens
-                    decode(engine, cache, count, 3)  # captures the step
-                    started = time.perf_counter()
-                    found = decode(engine, cache, count, work.steps)
-                    seconds = (time.perf_counter() - started) / work.steps
-                    yield decoded(precision, count, seconds, rows[count], bandwidth) | {
-                        "distinct_tokens": len(np.unique(np.concatenate(found))),
-                        "gib": (free - device_memory(device)) / 2**30,
-                    }
+        request = Request(config, work)
+        nbytes = {rows: step_bytes(config, precision, rows, request.tokens) for rows in work.rows}
+        bundle = Path(folder) / precision
+        bundle.mkdir()
+        manifest = hollow_bundle(bundle, config, precision)
+        started = time.perf_counter()
+        free = device_memory(device)
+        with open_engine(bundle, manifest, device, random=deviations(config, precision)) as engine:
+            yield {"precision": precision, "load_seconds": time.perf_counter() - started}
+            for slots, context in ((1, work.context), (max(work.rows), request.tokens + 3 * work.steps)):
+                warm = clock(partial(engine.warm, slots, lambda fraction: None))
+                cache = engine.new_cache(slots, context)
+                held = (free - device_memory(device)) / 2**30
+                yield {"precision": precision, "slots": slots, "context": context, "warm_seconds": warm, "gib": held}
+            yield from work_done(engine, cache, request, work, precision, bandwidth, nbytes)
+            yield {"precision": precision, "grown_gib": (free - device_memory(device)) / 2**30 - held}
+
+
+def work_done(
+    engine: Any, cache: Any, request: Request, work: Work, precision: str, bandwidth: float, nbytes: dict[int, float]
+) -> Iterator[dict[str, Any]]:
+    """A first token, and decode steps; `nbytes` is what one of so many rows reads."""
+    features = request.encode(engine)
+    calls = {
+        "encode": partial(request.encode, engine),
+        "prefill": partial(request.prefill, engine, cache, 0, features),
+        "prefill_by_512": partial(request.prefill, engine, cache, 0, features, 512),
+        "ttft": partial(request.first_token, engine, cache, 0),
+    }
+    first: dict[str, Any] = {}
+    for name, call in calls.items():
+        first |= {f"{name}_cold": clock(call), name: min(clock(call) for _ in range(2))}
+    largest = checked(request.first_token(engine, cache, 0))
+    yield {"precision": precision, "tokens": request.tokens, "largest_logit": largest} | first
+    for row in range(1, max(work.rows)):
+        cache.copy_slot(0, row, request.tokens)
+    for count in work.rows:
+        cache.lengths[:] = request.tokens
+        decode(engine, cache, count, 3)  # captures the step
+        started = time.perf_counter()
+        found = decode(engine, cache, count, work.steps)
+        seconds = (time.perf_counter() - started) / work.steps
+        different = len(np.unique(np.concatenate(found)))
+        yield decoded(precision, count, seconds, nbytes[count], bandwidth) | {"distinct_tokens": different}
 
 
 def checked(logits: np.ndarray) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from gpu_bench import NORM_MIN
+from gpu_bench import NORM_MIN, STEP
 from gpu_experts import ExpertBench, ExpertGroup
 
 
@@ -12,7 +12,10 @@ class MoeBench(ExpertBench):
     """Expert dispatch."""
 
     def moe_rows(self) -> Iterator[dict[str, Any]]:
-        """Expert dispatch: text experts alone, as decode has it, and both expert groups, half of the tokens each."""
+        """Expert dispatch of text tokens alone, and of as many text as vision tokens.
+
+        A step of text tokens runs ExpertGroup; a prompt of them runs MoEDispatch, whose vision experts have none.
+        """
         shape = self.shape
         text, vision = (self.expert_group(width) for width in shape.widths)
         blocks = list(self.torch_blocks(text, vision))
@@ -23,13 +26,14 @@ class MoeBench(ExpertBench):
             for both in (False, True):
                 for name, (storage, expert_groups) in ways.items():
                     named = f"moe{name}, {'both expert groups' if both else 'text experts'}"
-                    yield from self.moe(
-                        named, tokens, expert_groups if both else (expert_groups[0], None), storage, blocks
-                    )
+                    present = expert_groups if both or tokens > STEP else (expert_groups[0], None)
+                    types = self.torch.arange(tokens, device=self.device) % 2 * both if present[1] else None
+                    yield from self.moe(named, types, tokens, present, storage, blocks)
 
     def moe(
         self,
         name: str,
+        types: Any | None,
         tokens: int,
         expert_groups: tuple[ExpertGroup, ExpertGroup | None],
         storage: str,
@@ -41,12 +45,10 @@ class MoeBench(ExpertBench):
         from ernie_export.graphs.ops.moe_dispatch.launch import DECODE, PREFILL, PREFILL_QUANTIZED, moe_dispatch
         from ernie_export.graphs.ops.moe_dispatch.plugin_few import FEW
 
-        torch = self.torch
         shape = self.shape
         (text, vision) = expert_groups
         inputs = [self.normal(tokens, shape.hidden) for _ in range(shape.sets)]
-        types = torch.arange(tokens, device=self.device) % 2 if vision else None
-        tactics = DECODE if tokens <= 16 else PREFILL_QUANTIZED if storage else PREFILL
+        tactics = DECODE if tokens <= STEP else PREFILL_QUANTIZED if storage else PREFILL
         attributes = {"k": shape.k, "norm_min": NORM_MIN, "bits": 4, "group": shape.group}
         weights = text.inputs, vision.inputs if vision else None
 
@@ -88,13 +90,13 @@ class MoeBench(ExpertBench):
         return same / len(x)
 
     def moe_bytes(self, experts: Any, expert_groups: tuple[ExpertGroup, ExpertGroup | None]) -> float:
-        """Weights that must be read: routers, and each chosen expert once."""
+        """Weights that must be read: routers of groups that have tokens, and each chosen expert once."""
         total = 0
         for first, expert_group in enumerate(expert_groups):
             if expert_group is not None:
                 hit = experts.unique()
                 count = int(((hit >= first * self.shape.experts) & (hit < (first + 1) * self.shape.experts)).sum())
-                total += expert_group.inputs[0].nbytes + count * expert_group.nbytes
+                total += (expert_group.inputs[0].nbytes if count else 0) + count * expert_group.nbytes
         return total
 
     def reference(self, x: Any, experts: Any, expert_groups: tuple[ExpertGroup, ExpertGroup | None], types: Any) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from gpu_bench import NORM_MIN
+from gpu_bench import NORM_MIN, STEP
 from gpu_experts import ExpertBench, ExpertGroup
 
 
@@ -13,22 +13,27 @@ class SweepBench(ExpertBench):
     """The tactics, one by one; few tokens have kernels of their own, with one each."""
 
     def sweep_rows(self, seconds: float) -> Iterator[dict[str, Any]]:
-        """Every tactic of GateUp and Down, alone, for the text experts; stops after so many seconds."""
+        """Every tactic of GateUp and Down, alone, for text tokens; stops after so many seconds."""
         deadline = time.monotonic() + seconds
-        text = self.expert_group(self.shape.widths[0])
-        ways = {"": text, "Quantized": self.int4(text)}
+        groups = [self.expert_group(width) for width in self.shape.widths]
+        ways = {"": groups, "Quantized": [self.int4(group) for group in groups]}
         if self.device == "cpu" or self.torch.cuda.get_device_capability() >= (8, 9):
-            ways["Float8"] = self.fp8(text)
+            ways["Float8"] = [self.fp8(group) for group in groups]
         for tokens in self.shape.tokens:
-            for storage, expert_group in ways.items():
-                for row in self.tactics(tokens, storage, expert_group):
+            for storage, (text, vision) in ways.items():
+                for row in self.tactics(tokens, storage, text, vision if tokens > STEP else None):
                     yield row
                     if time.monotonic() > deadline:
                         yield {"what": "sweep", "end": f"out of its {seconds:.0f} s"}
                         return
 
-    def tactics(self, tokens: int, storage: str, expert_group: ExpertGroup) -> Iterator[dict[str, Any]]:
-        """Each tactic of the two stages on inputs that take turns: seconds, or the error."""
+    def tactics(
+        self, tokens: int, storage: str, text: ExpertGroup, vision: ExpertGroup | None
+    ) -> Iterator[dict[str, Any]]:
+        """Each tactic of the two stages on inputs that take turns: seconds, or the error.
+
+        With `vision` the stages are those of MoEDispatch, which prompts run; all tokens are text all the same.
+        """
         from gpu_timing import seconds
 
         from ernie_export.graphs.ops.kernel_plugin import launch
@@ -41,26 +46,26 @@ class SweepBench(ExpertBench):
         )
         from ernie_export.graphs.ops.moe_dispatch.plugin import kernel_plugins
         from ernie_export.graphs.ops.moe_dispatch.plugin_few import FEW
-        from ernie_export.graphs.ops.moe_dispatch.spec import group_inputs
 
         attributes = {"k": self.shape.k, "norm_min": NORM_MIN, "bits": 4, "group": self.shape.group}
-        usual = DECODE if tokens <= 16 else PREFILL_QUANTIZED if storage else PREFILL
+        usual = DECODE if tokens <= STEP else PREFILL_QUANTIZED if storage else PREFILL
         few = tokens <= FEW
-        names = [f"text_{name}" for name in group_inputs(storage)]
+        types = self.torch.zeros(tokens, dtype=self.torch.int64, device=self.device) if vision else None
+        weights = text.inputs, vision.inputs if vision else None
         chains = []
         for _ in range(self.shape.sets):
             x = self.normal(tokens, self.shape.hidden)
-            chain = moe_dispatch(x, None, expert_group.inputs, None, attributes, self.plain, usual, storage, few)
-            chains.append({"token_types": None} | dict(zip(names, expert_group.inputs, strict=True)) | chain)
+            chains.append(moe_dispatch(x, types, *weights, attributes, self.plain, usual, storage, few))
         hit = sum(len(chain["experts"].unique()) for chain in chains) / len(chains)
-        parts = len(expert_group.inputs[2:]) // 2  # weights, or weights and scales
+        parts = len(text.inputs[2:]) // 2  # weights, or weights and scales
         for stage, first in (("GateUp", 2), ("Down", 2 + parts)):
-            plugin = next(p for p in kernel_plugins(False, storage, few) if p.name.endswith(stage))
+            plugin = next(p for p in kernel_plugins(vision is not None, storage, few) if p.name.endswith(stage))
             own = {name: attributes[name] for name in plugin.attributes}
-            nbytes = hit * sum(tensor[0].nbytes for tensor in expert_group.inputs[first : first + parts])
+            nbytes = hit * sum(tensor[0].nbytes for tensor in text.inputs[first : first + parts])
             floor = self.ceilings.floor(nbytes, 0)
             for number, tactic in enumerate(plugin.tactics):
                 row = {"what": "sweep", "storage": storage or "dense", "tokens": tokens, "stage": stage}
+                row["plugin"] = plugin.name
                 row |= {"tactic": number, "usual": tactic_of(plugin, usual) == number, "bytes": nbytes, "floor": floor}
                 try:
                     calls = [partial(launch, plugin, chain, own, tactic, self.plain) for chain in chains]

@@ -21,9 +21,11 @@ from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.targets.onnx import ONNX
 from ernie_export.graphs.build import all_weights, build_graphs
 from ernie_export.graphs.config import ErnieConfig
+from ernie_export.graphs.ops.moe_dispatch.plugin import kernel_plugins
 from ernie_export.graphs.ops.quantized_linear.reference import dequantize
 from ernie_export.runtime.engines.device.memory import HostMemory
 from tests.paths import PROGRAMS, ROOT
+from tools.docs.gpu import PREDICTIONS
 
 
 def test_every_part_runs(tmp_path, monkeypatch):
@@ -57,15 +59,57 @@ def test_every_part_runs(tmp_path, monkeypatch):
     timed = {(row["storage"], row["stage"]) for row in tactics if row["seconds"] > 0}
     assert timed == {(storage, stage) for storage in ("dense", "Quantized", "Float8") for stage in ("GateUp", "Down")}
     assert sum(row["usual"] for row in tactics) == len(timed) * len(gpu_bench.SMALL.tokens)
+    # A prompt's engines run MoEDispatch, steps run ExpertGroup; the usual tactic is the one that engines get.
+    swept = {(row["plugin"], row["tokens"] > gpu_bench.STEP) for row in tactics}
+    assert {prompt == ("Dispatch" in name) for name, prompt in swept} == {True}
+    compiled = {
+        plugin.name: plugin.compiled_tactics[0]
+        for storage in ("", "Quantized", "Float8")
+        for vision, few in ((False, False), (False, True), (True, False))
+        for plugin in kernel_plugins(vision, storage, few)
+    }
+    assert all(row["tactic"] + 1 == compiled[row["plugin"]] for row in tactics if row["usual"])
+    for prediction in PREDICTIONS:
+        assert [row for row in rows if row["what"] == prediction.row["what"] and prediction.figure in row], prediction
     model = found["parts"]["c"]["rows"]
     right = [row for row in model if row["what"] == "right"]
     assert [row["precision"] for row in right] == ["fp16", "int4-fp16"]
     assert all(row["error"] < 5e-3 and row["tokens_agreed"] == row["tokens"] for row in right)
     steps = [(row["what"], row["by"], row["rows"]) for row in model if "step_seconds" in row]
-    by = [("ours", "fp32"), ("ours", "int4-fp16"), ("transformers", "grouped_mm"), ("transformers", "eager")]
+    by = [("ours", "fp32"), ("transformers", "grouped_mm"), ("transformers", "eager"), ("ours int4", "int4-fp16")]
     assert steps == [(*who, rows) for who in by for rows in gpu_model.SMALL.rows]
+    ours = [row for row in model if row["what"].startswith("ours")]
+    assert {row["slots"] for row in ours if "warm_seconds" in row} == {1, max(gpu_model.SMALL.rows)}
+    assert all(row["encode"] > 0 and row["prefill"] > 0 for row in ours if "ttft" in row)
+    assert sum("grown_gib" in row for row in ours) == 2
     assert [0.1 < row["largest_logit"] < 1e3 for row in model if "largest_logit" in row] == [True, True]
-    assert all(row["distinct_tokens"] > 1 for row in model if row["what"] == "ours" and row.get("rows", 1) > 1)
+    assert all(row["distinct_tokens"] > 1 for row in ours if row.get("rows", 1) > 1)
+
+
+# What our runtime and its extras need, and a machine with PyTorch and ONNX alone has not.
+ABSENT = ("av", "prompt_toolkit", "llguidance", "fastapi", "uvicorn", "tensorrt", "tensorrt_rtx_bindings")
+
+
+def test_onnx_runtimes_part_needs_no_package_that_the_gpu_machine_lacks(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", ""))))
+    arguments = [
+        "gpu_model.py",
+        "--device",
+        "cpu",
+        "--small",
+        "--only",
+        "right",
+        "--only",
+        "ours",
+        "--only",
+        "ours int4",
+    ]
+    request = {"blocked": ABSENT, "modules": ["ernie_export.exporter.export", "gpu_model"], "arguments": arguments}
+    program = [sys.executable, str(PROGRAMS / "run_without.py"), json.dumps(request)]
+    process = subprocess.run(program, capture_output=True, text=True)
+    rows = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
+    assert {row["what"] for row in rows} == {"ceilings", "right", "ours", "ours int4"}, process.stderr
+    assert not [row["error"] for row in rows if isinstance(row.get("error"), str)], process.stderr
 
 
 @pytest.mark.parametrize(

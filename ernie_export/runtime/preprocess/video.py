@@ -23,7 +23,7 @@ from ernie_export.runtime.preprocess import pixels, settings
 from ernie_export.runtime.preprocess.pixels import Planes
 from ernie_export.runtime.preprocess.resample import resize_bicubic
 from ernie_export.runtime.preprocess.settings import CHANNELS, MAX_COUNT, PixelSettings
-from ernie_export.runtime.preprocess.video_decode import DEFAULT_FPS, DecodeLimits, decode_video
+from ernie_export.runtime.preprocess.video_limits import DEFAULT_FPS, DecodeLimits
 
 TEMPORAL_PATCH = 2  # the class refuses every other value
 FILTERS = (settings.BICUBIC,)
@@ -172,6 +172,9 @@ class VideoProcessor:
         return SampledVideo(frames[indices], self.timestamps(indices, DEFAULT_FPS if fps is None else fps), name)
 
     def _decode(self, source: Path | bytes, name: str) -> SampledVideo:
+        # PyAV is loaded here: text, images and frames that are given need none, nor does an export.
+        from ernie_export.runtime.preprocess.video_decode import decode_video
+
         def choose(total: int, rate: float | None, times: NDArray[np.float64] | None) -> NDArray[np.int32]:
             indices = self.indices(total, rate, name)
             return indices if times is None or len(indices) >= len(times) else _indices_by_time(times, len(indices))

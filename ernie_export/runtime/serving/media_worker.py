@@ -32,10 +32,11 @@ import numpy as np
 
 from ernie_export.common.errors import InvalidMedia
 from ernie_export.common.processor_settings import PixelBounds
+from ernie_export.runtime.preprocess import video_decode  # noqa: F401  (PyAV, before memory is limited)
 from ernie_export.runtime.preprocess.image import ImageProcessor
 from ernie_export.runtime.preprocess.pixels import Planes
 from ernie_export.runtime.preprocess.video import VideoProcessor
-from ernie_export.runtime.preprocess.video_decode import DecodeLimits
+from ernie_export.runtime.preprocess.video_limits import DecodeLimits
 
 SAMPLING = ("sample", "fps", "num_frames", "min_frames", "max_frames")  # fields of VideoProcessor
 PR_SET_PDEATHSIG = 1  # linux/prctl.h

@@ -12,7 +12,7 @@ from ernie_export.common.errors import InvalidMedia
 from ernie_export.runtime.preprocess import Preprocessor
 from ernie_export.runtime.preprocess.inline_media import inline_bytes
 from ernie_export.runtime.preprocess.messages import SOURCE_KEYS, Message, normalise
-from ernie_export.runtime.preprocess.video_decode import UNTRUSTED_DECODERS, DecodeLimits
+from ernie_export.runtime.preprocess.video_limits import UNTRUSTED_DECODERS, DecodeLimits
 from ernie_export.runtime.serving.media_limits import MediaLimits
 
 # Pillow's decoders for what is met on the web. Others have run programs (EPS) or are rarely used and less tried.

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ernie_export.common.errors import InvalidMedia, UserError
 from ernie_export.runtime.preprocess import ImageProcessor, VideoProcessor
-from ernie_export.runtime.preprocess.video_decode import UNTRUSTED_DECODERS, DecodeLimits, decode_video
+from ernie_export.runtime.preprocess.video_decode import decode_video
+from ernie_export.runtime.preprocess.video_limits import UNTRUSTED_DECODERS, DecodeLimits
 from tests.paths import MEDIA, MINI
 
 CLIP = MEDIA / "passing.mp4"

@@ -13,7 +13,7 @@ from ernie_export.common.errors import InvalidFile, UserError
 from ernie_export.common.processor_settings import VIDEO_FILE
 from ernie_export.runtime.preprocess.resample import resize_bicubic
 from ernie_export.runtime.preprocess.video import SampledVideo, VideoProcessor, label
-from ernie_export.runtime.preprocess.video_decode import DecodeLimits
+from ernie_export.runtime.preprocess.video_limits import DecodeLimits
 
 
 @pytest.fixture(scope="module")
