@@ -71,9 +71,12 @@ CONTRIB = {
     # bert/skip_layer_norm.cc
     "SkipSimplifiedLayerNormalization": reads(4, "epsilon"),
 }
+# Min: math/variadic_elementwise_ops.cc, whose kernel reads every input and no attribute (commit 06414ba6, its header at
+# 08dc5afa; 1.31.1's were not at hand). The one in topk.onnx computes with a shape, and the provider leaves such nodes
+# to the CPU's kernels (onnxruntime/core/framework/fallback_cpu_capability.cc).
 STANDARD = {
     **dict.fromkeys(("Cos", "Log", "NonZero", "Not", "Sigmoid", "Sin"), reads(1)),
-    **dict.fromkeys(("Add", "Div", "Equal", "Expand", "Max", "Mul", "Sub", "Unsqueeze"), reads(2)),
+    **dict.fromkeys(("Add", "Div", "Equal", "Expand", "Max", "Min", "Mul", "Sub", "Unsqueeze"), reads(2)),
     "Cast": reads(1, "to"),
     "CastLike": reads(2),  # inlined as a Cast before kernels are chosen
     "Concat": reads(8, "axis"),

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -14,18 +17,20 @@ from make_checkpoint import SHAPES, write_settings
 
 from ernie_export.common.errors import InvalidFile
 from ernie_export.exporter.export import export
-from ernie_export.exporter.targets.onnx import ONNX, ONNX_PORTABLE
+from ernie_export.exporter.targets.onnx import FUSED_BODIES, FUSED_BODIES_WITHOUT_MINIMUM, ONNX, ONNX_PORTABLE
 from ernie_export.exporter.weights import writer
 from ernie_export.graphs.build import all_weights, build_graphs
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.ops.bodies import OpBodies
 from ernie_export.graphs.ops.moe_dispatch import function, reference
 from ernie_export.graphs.precision import Precision
+from ernie_export.runtime.engines.ort_cuda import TOPK_GRAPH
 from tests.graphs.cuda_provider import CUDA_READS
 from tests.paths import MINI
 from tests.progress import QUIET
 
 ON_CUDA = [precision for precision in ONNX.precisions if "cuda" in precision.devices]
+BODIES = (FUSED_BODIES, FUSED_BODIES_WITHOUT_MINIMUM)  # the second where a checkpoint's biases allow it
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +40,20 @@ def config(tmp_path_factory) -> ErnieConfig:
     return ErnieConfig.from_hf(folder)
 
 
-def nodes(config: ErnieConfig, precision: Precision, bodies: OpBodies, folder: Path) -> list[onnx.NodeProto]:
-    """Return the nodes of all graphs of a bundle, our operators replaced by what they are made of."""
+def nodes(config: ErnieConfig, precision: Precision, bodies: OpBodies, folder: Path) -> dict[str, list[onnx.NodeProto]]:
+    """Return the nodes of each graph of a bundle, our operators replaced by what they are made of."""
     graphs = build_graphs(config, precision)
     offsets = writer.plan(all_weights(graphs)).offsets
-    found = []
+    found = {}
     for name, graph in graphs.items():
         graph.save(folder / name, bodies, "weights", offsets)
         model = onnx.inliner.inline_local_functions(onnx.load(folder / name, load_external_data=False))
-        found += model.graph.node
+        found[name] = list(model.graph.node)
     return found
+
+
+def of_all(graphs: dict[str, list[onnx.NodeProto]]) -> list[onnx.NodeProto]:
+    return [node for graph in graphs.values() for node in graph]
 
 
 def unheard(node: onnx.NodeProto) -> list[str]:
@@ -62,18 +71,54 @@ def unheard(node: onnx.NodeProto) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("precision", ON_CUDA, ids=lambda precision: precision.name)
-def test_the_provider_reads_every_input_and_attribute(config, precision, tmp_path):
-    found = nodes(config, precision, ONNX.op_bodies, tmp_path)
+def name_of(value: object) -> str | None:
+    return value.name if isinstance(value, Precision | OpBodies) else None
+
+
+@pytest.mark.parametrize(("far", "bodies"), [(1, BODIES[0]), (0, BODIES[1])], ids=["with effect", "without"])
+def test_these_are_the_bodies_that_exports_take(config, far, bodies):
+    """Biases that choose experts of no probability make a sum below norm_min; equal ones choose the most probable."""
+    bias = np.zeros((2, config.text.num_experts), np.float32)
+    bias[:, : config.text.experts_per_token] = far
+    checkpoint = SimpleNamespace(require=lambda name, shape: None, read_rows=lambda name, first, count: bias)
+    job: Any = SimpleNamespace(checkpoint=checkpoint, config=config, graphs=("decoder", "decode"))
+    assert ONNX.bodies(job) == {"decoder": bodies, "decode": bodies}
+
+
+@pytest.mark.parametrize("bodies", BODIES, ids=name_of)
+@pytest.mark.parametrize("precision", ON_CUDA, ids=name_of)
+def test_the_provider_reads_every_input_and_attribute(config, precision, bodies, tmp_path):
+    found = of_all(nodes(config, precision, bodies, tmp_path))
     assert {"QMoE" if precision.decoder else "MoE", "GroupQueryAttention"} <= {node.op_type for node in found}
     assert sorted({problem for node in found for problem in unheard(node)}) == []
 
 
-def test_an_input_that_the_provider_passes_over_is_found(config, tmp_path):
+def test_the_provider_reads_all_of_the_topk_graph():
+    found = onnx.load(TOPK_GRAPH).graph.node
+    assert {"TopK", "Min"} <= {node.op_type for node in found}
+    assert [problem for node in found for problem in unheard(node)] == []
+
+
+@pytest.mark.parametrize("bodies", BODIES, ids=name_of)
+def test_an_input_that_the_provider_passes_over_is_found(config, bodies, tmp_path):
     """The form for a CPU weighs by QMoE's input 14, and asks for rows rounded to 8 bits."""
-    form = (config, ONNX.precision("int4"), ONNX.op_bodies, tmp_path)
-    problems = {problem for node in nodes(*form) for problem in unheard(node)}
+    found = of_all(nodes(config, ONNX.precision("int4"), bodies, tmp_path))
+    problems = {problem for node in found for problem in unheard(node)}
     assert {"QMoE: input 14", "QMoE: attribute accuracy_level"} <= problems
+
+
+@pytest.mark.parametrize(("bodies", "count"), [(FUSED_BODIES, 133), (FUSED_BODIES_WITHOUT_MINIMUM, 121)], ids=name_of)
+@pytest.mark.parametrize("precision", ON_CUDA, ids=name_of)
+def test_a_decode_step_has_so_many_operators(config, precision, bodies, count, tmp_path):
+    """Most are a kernel's launch, which a step of one token waits for: one more is to be on purpose.
+
+    One dense and two sparse layers. Without the minimum a sparse layer has six fewer: GatherElements, ReduceSum, Max,
+    Div, CastLike, Mul.
+    """
+    kinds = Counter(node.op_type for node in nodes(config, precision, bodies, tmp_path)["decode"])
+    assert sum(number for kind, number in kinds.items() if kind != "Constant") == count
+    needed = 2 if bodies is FUSED_BODIES else 0
+    assert [kinds[kind] for kind in ("ReduceSum", "ReduceMax", "Div")] == [needed, 0, needed]
 
 
 ROUTERS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}

@@ -1,18 +1,16 @@
 """Kernels as PTX for every architecture, compiled without a GPU; all tactics: python tools/compile_kernels.py."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from ernie_export.common.errors import UserError
-from ernie_export.graphs.ops.ptx import SHARED_LIMIT, TARGETS, CompiledKernel, fits, target, without_scratch
+from ernie_export.graphs.ops.ptx import SHARED_LIMIT, TARGETS, CompiledKernel, assemble, fits, target, without_scratch
 from tests.graphs.ops.ptx_addresses import unbounded_accesses
+from tests.graphs.ops.ptx_compiled import Compiled, compile_kernels, compile_ptx, parameter_number
+from tests.graphs.ops.ptx_pointers import moved_bytes, pointer_accesses
 
-TOOL = Path(__file__).parents[3] / "tools" / "compile_kernels.py"
 ENTRY = """.version 8.7
 .target sm_90a
 .visible .entry rope(
@@ -27,12 +25,6 @@ ENTRY = """.version 8.7
 	ret;
 }
 """
-
-
-def compile_kernels(*arguments, cache):
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    env["TRITON_CACHE_DIR"] = str(cache)
-    return subprocess.run([sys.executable, str(TOOL), *arguments], capture_output=True, text=True, env=env)
 
 
 def test_matrix_kernels_compile_for_every_architecture(tmp_path):
@@ -58,36 +50,119 @@ def test_attention_of_a_decode_step_compiles_for_every_architecture(tmp_path):
     assert {line.split()[-1] for line in lines[:-1:2]} == {"mma.sync"}
 
 
-@pytest.mark.parametrize("weights", ["plain", "int4", "int8", "fp8"])
-def test_kernels_for_few_tokens_read_weights_16_bytes_at_a_time(tmp_path, weights):
-    """Each program's weights whole, by loads of 16 bytes alone, without a spill, on an architecture of each kind.
-
-    Alone, or in one kernel with what steps of more tokens need in their place.
-    """
+@pytest.fixture(scope="module", params=["plain", "int4", "int8", "fp8"])
+def few(request, tmp_path_factory) -> Compiled:
+    """The kernels for few tokens alone, and in one with what steps of more tokens need in their place."""
+    weights = request.param
     prefix = {"plain": "", "fp8": "Float8"}.get(weights, "Quantized")
-    first = f"{prefix}FewGateUp", f"{prefix}GateUpOrRoute"
-    last = f"{prefix}FewDown", f"{prefix}DownOrCombine"
+    plugins = tuple(prefix + name for name in ("FewGateUp", "GateUpOrRoute", "FewDown", "DownOrCombine"))
     kinds = ["sm89" if weights == "fp8" else "sm80", "sm90", "sm120"]
-    process = compile_kernels("--weights", weights, "--plugins", ",".join((*first, *last)), "--arch", ",".join(kinds),
-                              "--out", str(tmp_path / "ptx"), cache=tmp_path / "cache")  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    lines = [line for line in process.stdout.splitlines() if " regs " in line]
-    assert len(lines) == 4 * len(kinds)
-    assert all(" 0 B spilled" in line and int(line.split()[2]) <= 128 for line in lines)
-    assert all(int(line.split()[7]) <= 2048 for line in lines), "programs would not fit beside each other"
+    return compile_ptx(tmp_path_factory.mktemp("few"), weights, plugins, kinds)
+
+
+def weights_of_program(name: str, weights: str) -> tuple[str, int]:
+    """Return the input whose rows a program of a kernel for few tokens reads in one turn, and their bytes.
+
+    16 of the 3072 rows of 2560 values of one expert; 4 of the 2560 rows of 1536 of one or, quantized, two experts.
+    """
     bits = {"plain": 16, "int4": 4}.get(weights, 8)
-    # By a program: 16 of 3072 rows of one expert; 4 of 2560 rows of one or, quantized, two experts in a turn.
-    read = dict.fromkeys(first, 16 * 2560 * bits // 8)
-    read |= dict.fromkeys(last, 4 * 1536 * bits // 8 * (1 if weights == "plain" else 2))
-    paths = list((tmp_path / "ptx").rglob("*.ptx"))
-    assert len(paths) == len(lines)
-    for path in paths:
-        text = path.read_text()
-        loads = [line for line in text.splitlines() if re.search(r"ld\.global\.v4\.b32", line)]
-        threads = int(re.findall(r"\.reqntid (\d+)", text)[0])
-        name = path.stem.removesuffix(".1")
-        assert 16 * threads * len(loads) >= read[name], path
-        assert "cp.async" not in text and ("Few" not in name or "ld.global.b32" not in text), path
+    if "GateUp" in name:
+        return "text_gate_up", 16 * 2560 * bits // 8
+    return "text_down", 4 * 1536 * bits // 8 * (1 if weights == "plain" else 2)
+
+
+def test_kernels_for_few_tokens_read_weights_16_bytes_at_a_time(few):
+    """Each program's weights whole and once, by loads of 16 bytes alone, without a spill, on each kind of GPU."""
+    assert all(" 0 B spilled" in line and int(line.split()[2]) <= 128 for line in few.lines)
+    assert all(int(line.split()[7]) <= 2048 for line in few.lines), "programs would not fit beside each other"
+    for (arch, name), ptx in few.ptx.items():
+        tensor, nbytes = weights_of_program(name, few.weights)
+        assert moved_bytes(ptx, parameter_number(name, few.weights, tensor)) == ({16}, nbytes), (arch, name)
+        assert "cp.async" not in ptx and ("Few" not in name or "ld.global.b32" not in ptx), (arch, name)
+
+
+V4 = re.compile(r"ld\.global\.v4\.b32 \{ (%\w+), (%\w+), (%\w+), (%\w+) \}, \[ (%\w+) \+ 0 \]")
+OTHER_LOADS = {
+    "two of 8 bytes": r"ld.global.v2.b32 { \1, \2 }, [ \5 + 0 ];\nld.global.v2.b32 { \3, \4 }, [ \5 + 8 ]",
+    "two of 64 bits": r"ld.global.b64 { %rd9001 }, [ \5 + 0 ];\nld.global.b64 { %rd9002 }, [ \5 + 8 ]",
+    "a half": r"ld.global.v2.b32 { \1, \2 }, [ \5 + 0 ]",
+    "twice": r"\g<0>;\n\g<0>",
+    "to shared memory": r"cp.async.cg.shared.global [ \1 ], [ \5 + 0 ], 0x8",
+}
+
+
+@pytest.mark.parametrize("form", OTHER_LOADS)
+def test_one_load_of_weights_in_another_form_is_noticed(few, form):
+    """And one of what the weights are multiplied by is not counted with them."""
+    for name, ptx in ((name, ptx) for (arch, name), ptx in few.ptx.items() if arch == "sm90"):
+        tensor, nbytes = weights_of_program(name, few.weights)
+        pointer = parameter_number(name, few.weights, tensor)
+        for changed in (pointer, parameter_number(name, few.weights, "x" if "GateUp" in name else "few_act")):
+            load = next(access.statement for access in pointer_accesses(ptx) if access.pointer == changed)
+            text = ptx.replace(load, V4.sub(OTHER_LOADS[form], load), 1)
+            assert (text != ptx) == (".v4.b32" in load)
+            assert (moved_bytes(text, pointer) == ({16}, nbytes)) == (changed != pointer), (name, load)
+
+
+PRODUCTS = ("ExpertsGateUp", "ExpertsDown", "DispatchGateUp", "DispatchDown")
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory) -> Compiled:
+    """The products of an expert's matrices and of many tokens for a Hopper in bfloat16, by the preferred tactic."""
+    return compile_ptx(tmp_path_factory.mktemp("products"), "plain", PRODUCTS, ["sm90"])
+
+
+def wrong_copies(name: str, ptx: str) -> list[object]:
+    """Return what is wrong with the copies of a product's operands to shared memory.
+
+    A program has three buffers: two steps of the depth are asked for before the loop and one in it, so that each stands
+    in the text three times for each expert group. A step is 64 rows of weights by 128 values or 128 by 64, and as many
+    values of 16 or of 128 slots, all of 2 bytes.
+    """
+    kind, left = ("gate_up", "x") if "GateUp" in name else ("down", "act")
+    groups, slots, depth = (("text", "vision"), 128, 64) if "Dispatch" in name else (("text",), 16, 128)
+    expected = {f"{group}_{kind}": 3 * 64 * 128 * 2 for group in groups} | {left: len(groups) * 3 * slots * depth * 2}
+    pointers = {parameter_number(name, "plain", tensor): nbytes for tensor, nbytes in expected.items()}
+    found = {pointer: moved_bytes(ptx, pointer) for pointer in pointers}
+    accesses = list(pointer_accesses(ptx))
+    unseen = len(re.findall(r"cp\.async\.(?!commit_|wait_)", ptx)) - sum(access.is_copy for access in accesses)
+    return [
+        *(found[pointer] for pointer, nbytes in pointers.items() if found[pointer] != ({16}, nbytes)),
+        *(access for access in accesses if access.is_copy != (access.pointer in pointers)),
+        *([f"{unseen} copies that are not followed"] if unseen else []),
+    ]
+
+
+def test_products_copy_their_operands_16_bytes_at_a_time_without_a_spill(products):
+    assert all(" 0 B spilled" in line for line in products.lines)
+    for (_, name), ptx in products.ptx.items():
+        assert wrong_copies(name, ptx) == [], name
+
+
+COPY = r"cp\.async\.cg\.shared\.global (\[[^]]*\]), (\[[^]]*\]), 0x10"
+OTHER_COPIES = {
+    "of 8 bytes": r"cp.async.ca.shared.global \1, \2, 0x8",
+    "by registers": r"ld.global.v4.b32 { %r1, %r2, %r3, %r4 }, \2",
+    "of a block": r"cp.async.bulk.shared::cluster.global \1, \2, 16",
+    "none": "mov.b32 %r1",
+}
+
+
+@pytest.mark.parametrize("form", OTHER_COPIES)
+def test_one_copy_in_another_form_is_noticed(products, form):
+    for (_, name), ptx in products.ptx.items():
+        places = list(re.finditer(COPY, ptx))
+        for place in (places[0], places[-1]):
+            changed = ptx[: place.start()] + place.expand(OTHER_COPIES[form]) + ptx[place.end() :]
+            assert wrong_copies(name, changed), (name, place[0])
+
+
+def test_a_spill_is_noticed(products):
+    """The same kernel with half the registers that it uses."""
+    squeezed = products.ptx["sm90", "ExpertsGateUp"].replace("\n.reqntid", "\n.maxnreg 40\n.reqntid", 1)
+    kernel = CompiledKernel("ExpertsGateUp", 3, {}, True, "gate_up", squeezed, 128, 0)
+    assert assemble(kernel, "sm90")["spilled"] > 0
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from ernie_export.common.errors import Unavailable, UserError
-from ernie_export.common.manifest import Manifest
+from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.common.provider_memory import WORKING_MEMORY, provider_memory
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.runtime import load
@@ -245,6 +245,38 @@ def test_a_graph_that_does_not_open_frees_the_memory(bundle):
     with pytest.raises(UserError, match="none.onnx: expected a graph"):
         OrtCudaEngine(bundle, replace(manifest, graphs=manifest.graphs | {"decode": "none.onnx"}), 1, memory)
     assert not memory._blocks
+
+
+class CudaHostMemory(HostMemory):
+    """The host's memory under the GPU's name."""
+
+    device = "cuda"
+
+
+def test_each_session_gets_the_provider_s_options(bundle):
+    """Float32 products in full, an arena of what is asked for, and graphs captured where shapes stay as they are."""
+    given: dict[str, Any] = {}
+
+    class OnHost(OrtCudaEngine):
+        """Notes what each session would be given on a GPU, and opens it on the host."""
+
+        def _providers(self, graph):
+            given[graph] = super()._providers(graph)
+            return ["CPUExecutionProvider"]
+
+    # Without weights of the device's: the host's sessions read those of the data file.
+    OnHost(bundle, Manifest.read(bundle), 1, CudaHostMemory(), lambda memory, path: {}).close()
+    captured = {"vision": "0", "resampler": "0", "decoder": "0", "decode": "1", "topk": "1"}
+    assert set(captured) == {*GRAPHS, "topk"}
+    options = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
+    assert given == {
+        graph: [("CUDAExecutionProvider", options | {"enable_cuda_graph": capture}), "CPUExecutionProvider"]
+        for graph, capture in captured.items()
+    }
+
+
+def test_a_session_on_the_host_gets_no_options_of_the_provider(engine):
+    assert [engine._providers(graph) for graph in GRAPHS] == [["CPUExecutionProvider"]] * len(GRAPHS)
 
 
 # What is missing, one line each.

@@ -79,7 +79,10 @@ DOWN = (
     gemm(64, 128, 64, True, 8, 3),
 )
 
-# Numbers of GATE_UP and DOWN, the best first: for tokens whose time is reading weights, and for prompts.
+# Numbers of GATE_UP and DOWN, the best first: for tokens whose time is reading weights, and for prompts. Quantized
+# weights take the same for few tokens, though their tiles are read 4 (int4) or 8 bytes a thread: a warp's load is 128
+# bytes in whole sectors all the same, one for every 10 cycles of a multiprocessor at the memory's full rate (12.9 bytes
+# a cycle on an H100), and wider loads would save instructions of which there is no lack.
 FOR_FEW = (3, 1)
 FOR_MANY = (6, 2)
 # The time of a prompt's quantized weights is making numbers of them. With the weight rows first a matrix unit takes
