@@ -121,7 +121,7 @@ class Run:
         opens = (batch.labels[:, 1:] != -100) & (batch.labels[:, :-1] == -100)
         for row, samples in enumerate(batch.samples):
             for number, sample in enumerate(samples, 1):
-                if sample.kind not in MEDIA_KINDS:
+                if sample.kind not in MEDIA_KINDS or sample.thinking:  # a thought's first token is a line's end
                     opens[row] &= batch.owner[row, 1:] != number
         with self.tripwire.on(fault, batch) as faulty:
             logits = self.model.lm_head(self.hidden(faulty)[:, :-1][opens])

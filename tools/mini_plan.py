@@ -43,12 +43,12 @@ STAGES = (
         True,
         {
             converse: 6,
-            look_back: 4,
+            look_back: 3,
             lesson: 1,
             pair_lesson: 1,
             clip_lesson: 1,
             happens_lesson: 2,
-            tool_conversation: 3,
+            tool_conversation: 4,
         },
     ),
 )

@@ -69,7 +69,7 @@ FAULTS = (
     Fault("vision experts lost", lost="vision"),
     Fault("text experts lost", lost="text"),
     Fault("axes exchanged", _exchange_axes),
-    Fault("text late", _delay_text, share=5, weight=1.0),  # a step of one position is learned last
+    Fault("text late", _delay_text, share=2),  # a step of one position is learned last
 )
 
 

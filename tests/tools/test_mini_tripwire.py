@@ -46,10 +46,12 @@ def changed_fields(before: Batch, after: Batch) -> list[str]:
     return [field.name for field in fields(Batch) if getattr(before, field.name) is not getattr(after, field.name)]
 
 
-# Answers do not depend on "text late", though it is trained against: see ACCURACY.md beside the weights.
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.name != "text late"], ids=names)
-def test_a_fault_ruins_the_answers_and_then_is_gone(reference, fault):
-    batch = Batcher(reference.processor.tokenizer)([[sample] for sample in heldout.undrawn("colour", 4)])
+# One picture before its question stands as far from it as ever: "text late" shows with several (see ACCURACY.md).
+@pytest.mark.parametrize(
+    ("fault", "kind"), [(fault, "more" if fault.name == "text late" else "colour") for fault in FAULTS], ids=names
+)
+def test_a_fault_ruins_the_answers_and_then_is_gone(reference, fault, kind):
+    batch = Batcher(reference.processor.tokenizer)([[sample] for sample in heldout.undrawn(kind, 4)])
     opens = (batch.labels[:, 1:] != -100) & (batch.labels[:, :-1] == -100)
 
     def right(batch: Batch) -> float:
