@@ -3,6 +3,7 @@
 from statistics import median
 from typing import Any
 
+from tools.docs.profile import profiles
 from tools.docs.tables import find_result, percent, read_result, table
 
 WORKLOADS = ("prefill 512 text", "decode", "prefill 256 text + 1024 image")
@@ -106,7 +107,14 @@ text alone is slower than PyTorch:
 ONNX Runtime's MoE operator limits both: it takes 58 % of an fp32 prefill. It deals experts to threads by number, so six
 experts of one token fall unevenly on two threads: 19 GB/s, where three and three read 25 GB/s, which is what the memory
 allows (`python benchmarks/expert_balance.py`). Splitting each expert in two would balance it and need a data file of its
-own. A fifth of an int4 decode step is the start of operators (`python benchmarks/operators.py`).
+own.
+
+## Where the time goes
+
+`python benchmarks/profile_operators.py scratch/m600-int4` profiles a bundle by operator. Shares are of a request's time with
+profiling on.
+
+{profiles()}
 
 ## Beside other exporters
 

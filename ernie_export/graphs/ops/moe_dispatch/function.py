@@ -221,7 +221,7 @@ def onnxruntime(dtype: str) -> list[str]:
 def onnxruntime_without_minimum(dtype: str) -> list[str]:
     """Return those of `onnxruntime` for layers in which norm_min has no effect, as `minimum.py` finds out.
 
-    The fused operators' own normalization is then all: five operators fewer in each layer.
+    The fused operators' own normalization is then all: six operators fewer in each layer, five in int4 on a CPU.
     """
     quantized = fused_quantized_experts("y", normalize=True) if dtype == "float" else fused_experts_on_cuda("y")
     return fused_bodies(dtype, CHOICE + fused_experts("y"), CHOICE + quantized)
