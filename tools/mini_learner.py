@@ -67,12 +67,13 @@ class Run:
     readers: Readers
 
     def conversations(self, step: int, name: str, rows: int | None = None) -> list[list[Sample]]:
-        """Return the conversations of one step; other ones in each worker."""
+        """Return the conversations of one step, or so many of them of any maker; other ones in each worker."""
         rng = Random(f"{name}/{self.plan.seed}/{step}/{self.rank}")
         source = self.features.source()
         makers = self.plan.stage(step).rows
         drawn = [make(rng, source) for make, count in makers.items() for _ in range(count)]
-        return [samples for samples in drawn if samples][:rows]
+        found = [samples for samples in drawn if samples]
+        return found if rows is None else rng.sample(found, rows)
 
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Return the last hidden states (B, N, hidden)."""

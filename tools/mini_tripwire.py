@@ -22,6 +22,7 @@ class Fault:
         name: What tables and tests call it.
         change: Returns the batch with the fault in it.
         lost: The expert group, "text" or "vision", whose output becomes zero; None for neither.
+        rerouted: Whether the routers of the two expert groups are exchanged in every layer.
         share: How often it is chosen, beside the others.
         weight: Of its loss.
     """
@@ -29,6 +30,7 @@ class Fault:
     name: str
     change: Callable[[Batch], Batch] = lambda batch: batch
     lost: str | None = None
+    rerouted: bool = False
     share: int = 1
     weight: float = 0.3
 
@@ -68,6 +70,7 @@ FAULTS = (
     Fault("types left out", _leave_types_out),
     Fault("vision experts lost", lost="vision"),
     Fault("text experts lost", lost="text"),
+    Fault("routers exchanged", rerouted=True, share=2),
     Fault("axes exchanged", _exchange_axes),
     Fault("text late", _delay_text, share=2),  # a step of one position is learned last
 )
@@ -78,6 +81,8 @@ class Tripwire:
 
     def __init__(self, model: nn.Module) -> None:
         self.fault: Fault | None = None
+        blocks = [module for module in model.modules() if hasattr(module, "text_moe")]
+        self.gates = [(block.text_moe.gate, block.vision_moe.gate) for block in blocks]
         for name, module in model.named_modules():
             for expert_group in ("text", "vision"):
                 if name.endswith(f"{expert_group}_moe.experts"):
@@ -92,10 +97,17 @@ class Tripwire:
     def on(self, fault: Fault, batch: Batch) -> Iterator[Batch]:
         """Yield the batch under a fault, which lasts as long as the context."""
         self.fault = fault
+        self._reroute(fault)
         try:
             yield fault.change(batch)
         finally:
+            self._reroute(fault)
             self.fault = None
+
+    def _reroute(self, fault: Fault) -> None:
+        """Exchange the routers' weights, as parameters: gradients go to those that were used."""
+        for text, vision in self.gates if fault.rerouted else ():
+            text.weight, vision.weight = vision.weight, text.weight
 
 
 def unlikelihood(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
