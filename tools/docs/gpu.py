@@ -119,7 +119,7 @@ PREDICTIONS = (
         least=(55, 39),
     ),
     Prediction(
-        "first calls at load, bf16",
+        "first calls at load, bf16 (an estimate)",
         {"what": "ours", "precision": "bf16", "slots": 1},
         "warm_seconds",
         SECONDS,
