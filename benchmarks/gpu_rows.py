@@ -14,10 +14,13 @@ def results_folder() -> Path | None:
 
 
 def emit(row: dict[str, Any], name: str) -> None:
-    """Print a row, and append it to NAME.jsonl in the folder that comes back: what comes later cannot lose it."""
+    """Print a row, and append it to rows-NAME.jsonl in the folder that comes back: what comes later cannot lose it.
+
+    NAME.jsonl is left to whoever keeps what is printed (`| tee $OUT/kernels.jsonl`).
+    """
     line = json.dumps(row)
     print(line, flush=True)
     folder = results_folder()
     if folder is not None:
-        with (folder / f"{name}.jsonl").open("a") as file:
+        with (folder / f"rows-{name}.jsonl").open("a") as file:
             file.write(line + "\n")

@@ -35,7 +35,7 @@ def test_every_part_runs(tmp_path, monkeypatch):
     result = CliRunner().invoke(gpu.main, options, catch_exceptions=False)
     assert result.exit_code == 0
     (path,) = tmp_path.glob("gpu-*.json")
-    assert (tmp_path / "rtx.jsonl").is_file()
+    assert (tmp_path / "rows-rtx.jsonl").is_file()
     assert path.name.endswith("-dry.json")
     found = json.loads(path.read_text())
     assert found["card"] == "none: a dry run" and found["versions"]["torch"]
@@ -135,7 +135,7 @@ def test_rows_come_as_they_are_measured(tmp_path, monkeypatch):
     program = [sys.executable, str(PROGRAMS / "emit_row.py")]
     part = gpu.run(program, 10, lambda row: came.append((time.monotonic(), row)))
     assert (part.end, part.rows) == ("out of time", [{"a": 1}]) and time.monotonic() - came[0][0] > 1
-    assert (tmp_path / "x.jsonl").read_text() == '{"a": 1}\n'
+    assert (tmp_path / "rows-x.jsonl").read_text() == '{"a": 1}\n'
 
 
 def test_a_part_leaves_no_process_behind(tmp_path):
