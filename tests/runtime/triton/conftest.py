@@ -138,7 +138,7 @@ def run_server(
         "--grpc-address=127.0.0.1",
         f"--grpc-port={grpc}",
         "--allow-metrics=false",
-        "--exit-timeout-secs=10",
+        "--exit-timeout-secs=30",
     ]
     with (work / "log").open("w") as output:
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
@@ -147,7 +147,7 @@ def run_server(
     finally:
         server.terminate()
         try:
-            server.wait(20)
+            server.wait(45)
         except subprocess.TimeoutExpired:
             server.kill()
             pytest.fail(f"tritonserver did not end when asked to: {(work / 'log').read_text()[-2000:]}")
