@@ -45,6 +45,7 @@ PATHS = {
     "tests/benchmarks/test_precision.py": "parity",
     "tests/common/test_version.py": "slow",
     "tests/docker": "slow",
+    "tests/docs/test_gpu_predictions.py": "parity",
     "tests/docs/test_pages.py": "parity",
     "tests/exporter/test_architectures.py": "kernels",
     "tests/exporter/test_bundle.py": "slow",
