@@ -112,7 +112,8 @@ own.
 ## Where the time goes
 
 `python benchmarks/profile_operators.py scratch/m600-int4` profiles a bundle by operator. Shares are of a request's time with
-profiling on.
+profiling on. In a prefill of text the experts' operator takes three fifths of the time, at a third to a half of the rate of
+one large product: this is what limits it. In a decode of one sequence in int4 a fifth of the time passes between operators.
 
 {profiles()}
 
