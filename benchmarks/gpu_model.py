@@ -36,7 +36,7 @@ SMALL = Work(12, (4, 4), (1, 3), 3, 64)
 @click.command()
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True)
 @click.option("--small", is_flag=True, help="A tiny shape, for a dry run.")
-@click.option("--only", multiple=True, type=click.Choice(["right", "ours", "transformers", "ours int4"]))
+@click.option("--only", multiple=True, type=click.Choice(["right", "ours", "transformers", "ours-int4"]))
 def main(device: str, small: bool, only: tuple[str, ...]) -> None:
     """Measure and print."""
     dense = "bf16" if device == "cuda" else "fp32"
@@ -44,7 +44,7 @@ def main(device: str, small: bool, only: tuple[str, ...]) -> None:
         "right": right,
         "ours": partial(ours, dense),
         "transformers": transformers,
-        "ours int4": partial(ours, "int4-fp16"),
+        "ours-int4": partial(ours, "int4-fp16"),
     }
     bandwidth = ceilings(device, small)
     for name in only or measures:
@@ -125,14 +125,14 @@ def ours(precision: str, device: str, small: bool, bandwidth: float) -> Iterator
                 cache = engine.new_cache(slots, context)
                 held = (free - device_memory(device)) / 2**30
                 yield {"precision": precision, "slots": slots, "context": context, "warm_seconds": warm, "gib": held}
-            yield from work_done(engine, cache, request, work, precision, bandwidth, nbytes)
+            yield from measure_requests(engine, cache, request, work, precision, bandwidth, nbytes)
             yield {"precision": precision, "grown_gib": (free - device_memory(device)) / 2**30 - held}
 
 
-def work_done(
+def measure_requests(
     engine: Any, cache: Any, request: Request, work: Work, precision: str, bandwidth: float, nbytes: dict[int, float]
 ) -> Iterator[dict[str, Any]]:
-    """A first token, and decode steps; `nbytes` is what one of so many rows reads."""
+    """Measure a first token, and decode steps; `nbytes` is what one of so many rows reads."""
     features = request.encode(engine)
     calls = {
         "encode": partial(request.encode, engine),

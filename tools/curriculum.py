@@ -32,6 +32,11 @@ BRANCHES = {1: 5, 2: 3, 3: 3, 5: 2}  # questions of each turn by the number of t
 LATE_QUESTIONS = 6  # about what earlier turns showed
 
 
+def typed(rng: Random, utterance: Utterance) -> str:
+    """Return what is said as people type it, without asking for brevity where the answer has to be long."""
+    return vary(rng, utterance.text, brief=utterance.kind not in LONG_ANSWERS)
+
+
 def first_lesson(rng: Random, source: Source) -> list[Sample]:
     """Return plain questions about shape, colour and place in one picture: where training begins."""
     questions: list[Question] = []
@@ -123,7 +128,7 @@ def converse(rng: Random, source: Source) -> list[Sample]:
         questions = conversation.questions()
         asked = [any_utterance(conversation, questions) for _ in range(BRANCHES[turns] if conversation.last else 2)]
         for utterance in asked:
-            text = vary(rng, utterance.text, brief=utterance.kind not in LONG_ANSWERS)
+            text = typed(rng, utterance)
             parts = order(Random(seed), conversation.pending, text) if conversation.pending else [text_part(text)]
             message = conversation.turn(parts)
             thinking = rng.random() < 0.2
@@ -155,11 +160,7 @@ def look_back(rng: Random, source: Source) -> list[Sample]:
         question = any_question(conversation, questions, newest=0.1)
         in_a_sentence = question.sentence and rng.random() < 0.1
         utterance = conversation.in_a_sentence(question) if in_a_sentence else conversation.word(question)
-        text = (
-            vary(rng, utterance.text, brief=utterance.kind not in LONG_ANSWERS)
-            if rng.random() < 0.5
-            else utterance.text
-        )
+        text = typed(rng, utterance) if rng.random() < 0.5 else utterance.text
         message = conversation.turn([*conversation.pending, text_part(text.upper() if rng.random() < 0.05 else text)])
         samples.append(conversation.sample(utterance.kind, message, utterance, thinking=rng.random() < 0.3))
     return samples
@@ -189,7 +190,7 @@ def tool_conversation(rng: Random, source: Source) -> list[Sample]:
     order = rng.choice((media_first, *ORDERS))
 
     def ask(utterance: Utterance, kind: str) -> Sample:
-        text = vary(rng, utterance.text, brief=utterance.kind not in LONG_ANSWERS)
+        text = typed(rng, utterance)
         message = conversation.turn(order(Random(seed), conversation.pending, text))
         return replace(conversation.sample(kind, message, utterance), tools=tools)
 

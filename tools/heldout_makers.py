@@ -6,7 +6,7 @@ from random import Random
 
 import conversations as talk
 from conversations import Conversation, Part, Sample, Source, Utterance
-from curriculum import LONG_ANSWERS, show_any, tool_conversation
+from curriculum import show_any, tool_conversation, typed
 from mini_tools import is_usual
 from questions import Question
 from scenes import Picture, draw_moving, draw_picture
@@ -173,9 +173,7 @@ def worded(kind: str, unseen: bool = False, varied: bool = False, sentence: bool
         else:
             utterance = conversation.word(question, unseen=unseen)
         if varied:
-            utterance = replace(
-                utterance, text=talk.vary(rng, utterance.text, brief=utterance.kind not in LONG_ANSWERS)
-            )
+            utterance = replace(utterance, text=typed(rng, utterance))
         return _ask(conversation, kind, utterance)
 
     return lambda rng: _until(rng, draw)

@@ -76,7 +76,7 @@ def test_every_part_runs(tmp_path, monkeypatch):
     assert [row["precision"] for row in right] == ["fp16", "int4-fp16"]
     assert all(row["error"] < 5e-3 and row["tokens_agreed"] == row["tokens"] for row in right)
     steps = [(row["what"], row["by"], row["rows"]) for row in model if "step_seconds" in row]
-    by = [("ours", "fp32"), ("transformers", "grouped_mm"), ("transformers", "eager"), ("ours int4", "int4-fp16")]
+    by = [("ours", "fp32"), ("transformers", "grouped_mm"), ("transformers", "eager"), ("ours-int4", "int4-fp16")]
     assert steps == [(*who, rows) for who in by for rows in gpu_model.SMALL.rows]
     ours = [row for row in model if row["what"].startswith("ours")]
     assert {row["slots"] for row in ours if "warm_seconds" in row} == {1, max(gpu_model.SMALL.rows)}
@@ -102,13 +102,13 @@ def test_onnx_runtimes_part_needs_no_package_that_the_gpu_machine_lacks(monkeypa
         "--only",
         "ours",
         "--only",
-        "ours int4",
+        "ours-int4",
     ]
     request = {"blocked": ABSENT, "modules": ["ernie_export.exporter.export", "gpu_model"], "arguments": arguments}
     program = [sys.executable, str(PROGRAMS / "run_without.py"), json.dumps(request)]
     process = subprocess.run(program, capture_output=True, text=True)
     rows = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
-    assert {row["what"] for row in rows} == {"ceilings", "right", "ours", "ours int4"}, process.stderr
+    assert {row["what"] for row in rows} == {"ceilings", "right", "ours", "ours-int4"}, process.stderr
     assert not [row["error"] for row in rows if isinstance(row.get("error"), str)], process.stderr
 
 

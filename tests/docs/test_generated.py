@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tools.docs import generate, performance, tables
+from tools.docs import generate, performance, profile, tables
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -65,3 +65,20 @@ def test_a_run_with_llama_cpp_fills_its_tables():
 
 def test_a_page_says_which_run_is_missing():
     assert "not made" in performance.every_contestant(None)
+
+
+def test_profiles_say_what_the_experts_take_and_reach_in_every_bundle():
+    def result(share: float, reached: float) -> dict:
+        experts = {"operator": "QMoE", "rate": 100.0, "unit": "GFLOP/s", "share": reached}
+        operators = {"QMoE": {"share": share}, "Seldom": {"share": 0.001}}
+        first = {"seconds": 2.0, "outside_operators": 0.2, "experts": experts, "operators": operators}
+        first |= {"graphs": {"decoder": {"launches_per_run": 7.0}}}
+        machine = {"cpu": "a CPU", "features": ["AVX2"], "cores": 2, "load": 0.0}
+        other = {"bundle": {"precision": "int4"}, "onnxruntime": "1.32.0", "date": "2026-01-01"}
+        return other | {"machine": machine, "ceilings": {"Gemm fp32 GFLOP/s": 300.0}, "phases": {"prefill": first}}
+
+    results = [result(0.6, 0.25), result(0.5, 0.5)]
+    assert "takes 50 % to 60 % of the time, at 25 % to 50 % of the" in profile.limits(results)
+    page = profile.profile(results[0])
+    assert "| QMoE | 60 % |" in page and "| between operators | 10 % |" in page and "Seldom" not in page
+    assert "| 7 |" in page and "100 GFLOP/s (25 %)" in page and "Gemm fp32 300 GFLOP/s" in page

@@ -71,7 +71,7 @@ def decode_steps() -> Iterator[Prediction]:
     """Bytes of a step over the memory's rate, and about 1,120 launches of a captured step, 2.1 µs each."""
     for precision, what, least, launches in (
         ("bf16", "ours", {1: (2.3, 1.6), 8: (8.6, 6.0), 32: (14.8, 10.3)}, (2.3, 2.8)),
-        ("int4-fp16", "ours int4", {1: (0.65, 0.45), 8: (2.4, 1.7), 32: (4.4, 3.1)}, (2.7, 3.2)),
+        ("int4-fp16", "ours-int4", {1: (0.65, 0.45), 8: (2.4, 1.7), 32: (4.4, 3.1)}, (2.7, 3.2)),
     ):
         for rows, (h100, h200) in least.items():
             spans = [(round(nbytes + launches[0], 1), round(nbytes + launches[1], 1)) for nbytes in (h100, h200)]
@@ -104,19 +104,15 @@ def kernels() -> Iterator[Prediction]:
 
 PREDICTIONS = (
     *decode_steps(),
-    Prediction(
-        "prefill of 1,282 tokens in one chunk, bf16",
-        {"what": "ours", "precision": "bf16", "tokens": 1282},
-        "prefill",
-        MILLISECONDS,
-        least=(20, 14),
-    ),
-    Prediction(
-        "the same in chunks of 512",
-        {"what": "ours", "precision": "bf16", "tokens": 1282},
-        "prefill_by_512",
-        MILLISECONDS,
-        least=(55, 39),
+    *(
+        Prediction(
+            f"prefill of 1,282 tokens in {chunks}, bf16",
+            {"what": "ours", "precision": "bf16", "tokens": 1282},
+            figure,
+            MILLISECONDS,
+            least=least,
+        )
+        for chunks, figure, least in (("one chunk", "prefill", (20, 14)), ("chunks of 512", "prefill_by_512", (55, 39)))
     ),
     Prediction(
         "first calls at load, bf16 (an estimate)",
@@ -136,7 +132,7 @@ PREDICTIONS = (
     ),
     Prediction(
         "all memory, one slot of 8,192 tokens, int4-fp16",
-        {"what": "ours int4", "precision": "int4-fp16", "context": 8192},
+        {"what": "ours-int4", "precision": "int4-fp16", "context": 8192},
         "gib",
         GIB,
         (20.5, 20.5),
@@ -208,7 +204,7 @@ python3 benchmarks/gpu_kernels.py --only sweep --seconds 60          # with the 
 python3 benchmarks/gpu_model.py --only right                         # with the last, once the wheel is installed: 60 s
 python3 benchmarks/gpu_model.py --only ours                          # 170 s, most of them the first calls
 python3 benchmarks/gpu_model.py --only transformers                  # 110 s
-python3 benchmarks/gpu_model.py --only "ours int4"                   # what time is left
+python3 benchmarks/gpu_model.py --only ours-int4                     # what time is left
 python3 benchmarks/gpu_probe.py                                      # last: RTX's support lists do not name compute capability 9.0
 ```
 

@@ -104,7 +104,7 @@ text alone is slower than PyTorch:
 
 {multiples(times)}
 
-ONNX Runtime's MoE operator limits both: it takes 58 % of an fp32 prefill. It deals experts to threads by number, so six
+ONNX Runtime's MoE operator limits both ([where the time goes](#where-the-time-goes)). It deals experts to threads by number, so six
 experts of one token fall unevenly on two threads: 19 GB/s, where three and three read 25 GB/s, which is what the memory
 allows (`python benchmarks/expert_balance.py`). Splitting each expert in two would balance it and need a data file of its
 own.
@@ -112,8 +112,7 @@ own.
 ## Where the time goes
 
 `python benchmarks/profile_operators.py scratch/m600-int4` profiles a bundle by operator. Shares are of a request's time with
-profiling on. In a prefill of text the experts' operator takes three fifths of the time, at a third to a half of the rate of
-one large product: this is what limits it. In a decode of one sequence in int4 a fifth of the time passes between operators.
+profiling on.
 
 {profiles()}
 

@@ -13,7 +13,17 @@ def profiles() -> str:
     results = [result for name in NAMES if (result := find_result(name)) is not None]
     if not results:
         return "No profile was made on an idle machine yet."
-    return "\n\n".join(profile(result) for result in results)
+    return "\n\n".join([limits(results), *(profile(result) for result in results)])
+
+
+def limits(results: list[Any]) -> str:
+    """Return what the experts' operator takes of a prefill of text, the first phase, in all bundles."""
+    phases = [next(iter(result["phases"].values())) for result in results]
+    shares = [phase["operators"][phase["experts"]["operator"]]["share"] for phase in phases]
+    rates = [phase["experts"]["share"] for phase in phases]
+    return f"""\
+In a prefill of text the experts' operator takes {percent(min(shares), 0)} to {percent(max(shares), 0)} of the time, at {percent(min(rates), 0)} to {percent(max(rates), 0)} of the
+rate of one large product: this is what limits it."""
 
 
 def profile(result: Any) -> str:
