@@ -93,7 +93,7 @@ def kernels() -> Iterator[Prediction]:
         ("", 64, "seconds", (503, 351), None, None),
         ("", 512, "seconds", (503, 351), (570, 620), (440, 480)),
         (" fp8", 512, "seconds", (256, 179), (320, 340), (270, 290)),
-        (" int4", 512, "seconds", (133, 93), (290, 320), (290, 320)),
+        (" int4", 512, "seconds", (133, 93), (270, 300), (270, 300)),
         ("", 1024, "seconds", (507, 354), (620, 700), (600, 650)),
     ):
         label = f"expert kernels,{weights or ' bf16'}, {tokens} token{'s' * (tokens > 1)}"

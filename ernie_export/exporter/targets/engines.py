@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ernie_export.graphs.builder import GraphBuilder
     from ernie_export.graphs.weight_spec import Weight
 
-PREFILL_CHUNK = 512  # prompt tokens in one call, at most
 MAX_SEQ_LEN = 8192  # of a slot of the KV cache, unless the user or the model says otherwise
 CACHE_MULTIPLE = 64  # tokens: every slot of a buffer then begins at a multiple of 256 bytes, as the libraries require
 USUAL_PATCHES = 4096  # of an image: kernels are chosen for this size, where images may be as large

@@ -15,7 +15,6 @@ from ernie_export.exporter.processor_files import limit_image_tokens
 from ernie_export.exporter.progress import Progress
 from ernie_export.exporter.targets.engines import (
     CONSTANTS_FILE,
-    PREFILL_CHUNK,
     WITHOUT_PLUGINS,
     Attempt,
     BuildOptions,
@@ -44,6 +43,8 @@ RTX_BODIES = OpBodies(
     (cached_attention.portable, moe_dispatch.rtx, mrope.rtx, residual_norm.standard, vision_attention.portable),
     inlined=True,
 )
+# Prompt tokens in one call, at most: fewer than TensorRT's, since each length's context has working memory of its own.
+PREFILL_CHUNK = 512
 # What the library builds for, but for 7.5: Turing has neither bfloat16 nor, in this library, a float32 matrix product.
 CAPABILITIES = {"8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120", "12.1": "SM121"}
 DEFAULT_CAPABILITIES = "8.0,8.6,8.9,12.0"

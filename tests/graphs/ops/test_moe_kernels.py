@@ -128,19 +128,28 @@ def test_stored_weights_equal_reference(unwritten, kind, data):
 
 
 @pytest.mark.parametrize("kind", QWEIGHT)
-@pytest.mark.parametrize(("tokens", "width", "outputs", "group"), [(1, 32, 16, 16), (5, 96, 40, 32), (70, 128, 24, 64)])
-def test_stored_linear_equals_reference(unwritten, kind, tokens, width, outputs, group):
-    """Every tactic of the linear layers' plugin."""
+@pytest.mark.parametrize(
+    ("tokens", "width", "outputs", "group", "dtype", "tolerance"),
+    [
+        (1, 32, 16, 16, torch.float32, 3e-6),
+        (5, 96, 40, 32, torch.float32, 3e-6),
+        (70, 128, 24, 64, torch.float32, 3e-6),
+        (5, 96, 40, 32, torch.bfloat16, 2**-7),
+        (5, 96, 40, 32, torch.float16, 2**-12),
+    ],
+)
+def test_stored_linear_equals_reference(unwritten, kind, tokens, width, outputs, group, dtype, tolerance):
+    """Every tactic of the linear layers' plugin; in 16 bits nothing is rounded but the result (the interpreter cuts bfloat16)."""
     rng = np.random.default_rng(width)
-    qweight, scales, weights = stored(rng, kind, (outputs, width), group, torch.float32)
-    x = rng.standard_normal((tokens, width)).astype(np.float32)
+    qweight, scales, weights = stored(rng, kind, (outputs, width), group, dtype)
+    x = torch.from_numpy(rng.standard_normal((tokens, width)).astype(np.float32)).to(dtype)
     storage, attributes, bits = QWEIGHT[kind]
-    inputs = {"x": torch.from_numpy(x), "qweight": qweight.reshape(outputs, -1, group * bits // 32), "scales": scales}
+    inputs = {"x": x, "qweight": qweight.reshape(outputs, -1, group * bits // 32), "scales": scales}
     plugin = linear_plugin.kernel_plugin(storage)
     for tactic in plugin.tactics:
         (y,) = launch(plugin, inputs, attributes | {"K": width, "N": outputs, "group": group}, tactic, unwritten)
-        expected = x @ weights.T
-        np.testing.assert_allclose(y.numpy(), expected, rtol=0, atol=3e-6 * np.abs(expected).max())
+        expected = x.float().numpy() @ weights.T
+        np.testing.assert_allclose(y.float().numpy(), expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 def check(found, expected, experts, tolerance=3e-6):

@@ -311,6 +311,12 @@ def test_chunks_of_a_prompt_fit_the_profile(engine, bundle):
     assert batch.prefill_chunk == 500
 
 
+def test_chunks_are_as_long_as_the_engines_allow(engine):
+    """What an engine on a CPU takes, 128 tokens while others decode, would read every expert for a quarter of the work."""
+    batch = Batch(engine, num_slots=1, max_seq_len=500)
+    assert (batch.prefill_chunk, batch.prefill_chunk_while_decoding) == (500, 500)
+
+
 @pytest.mark.parametrize("without_some", [False, True])
 def test_weights_lie_aligned_and_whole(bundle, fake_cuda, without_some):
     """Read in pieces of a few pages; tensors that begin off the alignment in the file are moved."""

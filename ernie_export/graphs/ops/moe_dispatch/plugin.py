@@ -86,7 +86,7 @@ DOWN = (
 FOR_FEW = (3, 1)
 FOR_MANY = (6, 2)
 # The time of a prompt's quantized weights is making numbers of them. With the weight rows first a matrix unit takes
-# these from registers, and a thread has the scales of two rows, not of 32 columns: 234 instructions for each 64 of the
+# these from registers, and a thread has the scales of two rows, not of 32 columns: 218 instructions for each 64 of the
 # depth and 64 slots of int4 (sm90) where the tile of 128 slots has 473, a spill, and no other program beside it. Chunks
 # of 512 tokens have 48 slots an expert.
 FOR_MANY_QUANTIZED = (8,)

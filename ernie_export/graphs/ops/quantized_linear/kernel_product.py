@@ -12,7 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def unpack_to(dtype, w, n, start, WIDTH: tl.constexpr, DEPTH: tl.constexpr, BITS: tl.constexpr, FLOAT8: tl.constexpr,
-             STEP: tl.constexpr):  # fmt: skip
+             STEP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
     """Return w[n, start:start + STEP] as numbers in `dtype`, without their scale.
 
     w (WIDTH, DEPTH) is packed in words. With 4 bits the first of two neighbours is a byte's lower half. Integers are
@@ -27,11 +27,19 @@ def unpack_to(dtype, w, n, start, WIDTH: tl.constexpr, DEPTH: tl.constexpr, BITS
         if dtype == tl.bfloat16:  # by way of float32, or each is converted alone, by a unit with fewer lanes
             return numbers.to(tl.float32).to(dtype)
         return numbers.to(dtype)
-    if BITS == 4:
-        stored = tl.interleave(stored & 15, stored >> 4)
-    # The lowest bits of 2^23 as a float32 count in ones: an addition where a conversion takes a unit with fewer lanes.
-    MIDDLE: tl.constexpr = 2.0**23 + 2 ** (BITS - 1)
-    return ((stored.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True) - MIDDLE).to(dtype)
+    # The lowest bits of a power of two count in ones where its mantissa ends: an or and an addition, which the matrix
+    # units' dtype does two at a time for 4 bits, in place of a conversion, which takes a unit with fewer lanes.
+    if BITS == 4 and dtype.primitive_bitwidth == 16:
+        BASE: tl.constexpr = 0x4300 if dtype == tl.bfloat16 else 0x6400  # 128, or 1024 in float16
+        MIDDLE: tl.constexpr = 136.0 if dtype == tl.bfloat16 else 1032.0
+        two = stored.to(tl.int16)
+        moved = tl.interleave((two & 15) | BASE, (two >> 4) | BASE).to(dtype, bitcast=True)
+        return moved.to(tl.float32) - MIDDLE if UPCAST else moved - tl.full((), MIDDLE, dtype)
+    else:  # Triton takes returns of one type only where one branch is left
+        if BITS == 4:
+            stored = tl.interleave(stored & 15, stored >> 4)
+        MIDDLE: tl.constexpr = 2.0**23 + 2 ** (BITS - 1)
+        return ((stored.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True) - MIDDLE).to(dtype)
 
 
 @triton.jit
@@ -43,7 +51,7 @@ def product(a, rows, inside, A_STRIDE: tl.constexpr, w, scales, matrix, first, W
     w is (matrices, WIDTH, DEPTH): without `scales` in a's dtype; with them quantized values in words of 32 bits, and
     scales are (matrices, WIDTH, DEPTH / GROUP). SWAP puts the weight rows where matrix units are widest, for few rows
     of a.
-    UPCAST: multiply in float32 (for the interpreter, whose bfloat16 product is wrong).
+    UPCAST: calculate in float32 (for the interpreter, whose bfloat16 arithmetic is wrong).
     """
     if scales is None:
         w += matrix.to(tl.int64) * (WIDTH * DEPTH)
@@ -62,7 +70,7 @@ def product(a, rows, inside, A_STRIDE: tl.constexpr, w, scales, matrix, first, W
             place = n[:, None] * DEPTH + (start + k)[None, :]
             right = tl.load(w + place, (n < WIDTH)[:, None] & deep[None, :], other=0)
         else:
-            right = unpack_to(a.dtype.element_ty, w, n, start, WIDTH, DEPTH, BITS, FLOAT8, STEP)
+            right = unpack_to(a.dtype.element_ty, w, n, start, WIDTH, DEPTH, BITS, FLOAT8, STEP, UPCAST)
             scale = tl.load(scales + n * (DEPTH // GROUP) + start // GROUP, n < WIDTH, other=0).to(tl.float32)
         if UPCAST:
             left, right = left.to(tl.float32), right.to(tl.float32)

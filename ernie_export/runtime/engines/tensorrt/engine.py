@@ -25,7 +25,7 @@ from ernie_export.common import bfloat16
 from ernie_export.common.errors import InvalidMedia
 from ernie_export.common.manifest import GRAPHS, Manifest
 from ernie_export.common.manifest_sections import EngineInfo, ModelInfo
-from ernie_export.runtime.engines import PromptChunk
+from ernie_export.runtime.engines import PrefillChunks, PromptChunk
 from ernie_export.runtime.engines.device.kv_cache import DeviceKVCache, KVCacheLayout, KVCachePool, KVCacheStore
 from ernie_export.runtime.engines.device.step import DeviceTensor, Step
 from ernie_export.runtime.engines.device.weights import aligned_addresses, load_weights
@@ -36,7 +36,7 @@ from ernie_export.runtime.logits import DenseLogits, Logits
 
 # Outputs of a decode engine that finds the top-k logits -> a step's.
 TOPK_OUTPUTS = {"candidate_ids": "ids", "candidate_values": "values", "logit_total": "total"}
-PREFILL_BUCKETS = (64, 128, 256)  # tokens that a chunk is padded to, below the longest
+PREFILL_BUCKETS = (64, 128, 256, 512)  # tokens that a chunk is padded to, below the longest
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -101,7 +101,9 @@ class TensorRTEngine:
         except BaseException:
             self._memory.close()
             raise
-        self.max_prefill_chunk = self._engine_info.prefill_chunk
+        # Experts are read whole for a chunk of 128 tokens or of 512: running sequences wait little longer for these.
+        self.prefill_chunks = PrefillChunks(alone=chunk, while_decoding=min(chunk, PREFILL_BUCKETS[-1]))
+        self.max_prefill_chunk = chunk
         decode = self._engines["decode"]
         dtype = decode.get_tensor_dtype("past_key.0")
         self._dtype = next(name for name in ITEM_BYTES if getattr(library.module, name) == dtype)
