@@ -139,7 +139,7 @@ def test_stored_weights_equal_reference(unwritten, kind, data):
     ],
 )
 def test_stored_linear_equals_reference(unwritten, kind, tokens, width, outputs, group, dtype, tolerance):
-    """Every tactic of the linear layers' plugin; in 16 bits nothing is rounded but the result (the interpreter cuts bfloat16)."""
+    """Every tactic of the linear layers' plugin; of 16 bits the result alone is rounded, by the interpreter down."""
     rng = np.random.default_rng(width)
     qweight, scales, weights = stored(rng, kind, (outputs, width), group, dtype)
     x = torch.from_numpy(rng.standard_normal((tokens, width)).astype(np.float32)).to(dtype)

@@ -312,7 +312,7 @@ def test_chunks_of_a_prompt_fit_the_profile(engine, bundle):
 
 
 def test_chunks_are_as_long_as_the_engines_allow(engine):
-    """What an engine on a CPU takes, 128 tokens while others decode, would read every expert for a quarter of the work."""
+    """A CPU's 128 tokens while others decode would read every expert for a quarter of the work."""
     batch = Batch(engine, num_slots=1, max_seq_len=500)
     assert (batch.prefill_chunk, batch.prefill_chunk_while_decoding) == (500, 500)
 

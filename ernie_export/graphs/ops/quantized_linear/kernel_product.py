@@ -31,10 +31,10 @@ def unpack_to(dtype, w, n, start, WIDTH: tl.constexpr, DEPTH: tl.constexpr, BITS
     # units' dtype does two at a time for 4 bits, in place of a conversion, which takes a unit with fewer lanes.
     if BITS == 4 and dtype.primitive_bitwidth == 16:
         BASE: tl.constexpr = 0x4300 if dtype == tl.bfloat16 else 0x6400  # 128, or 1024 in float16
-        MIDDLE: tl.constexpr = 136.0 if dtype == tl.bfloat16 else 1032.0
+        CENTRE: tl.constexpr = 136.0 if dtype == tl.bfloat16 else 1032.0
         two = stored.to(tl.int16)
         moved = tl.interleave((two & 15) | BASE, (two >> 4) | BASE).to(dtype, bitcast=True)
-        return moved.to(tl.float32) - MIDDLE if UPCAST else moved - tl.full((), MIDDLE, dtype)
+        return moved.to(tl.float32) - CENTRE if UPCAST else moved - tl.full((), CENTRE, dtype)
     else:  # Triton takes returns of one type only where one branch is left
         if BITS == 4:
             stored = tl.interleave(stored & 15, stored >> 4)
