@@ -102,6 +102,8 @@ $(VENV)/.with-docs: pyproject.toml constraints.txt | $(VENV)/.made
 # in a folder of its own, which tools/torchvision_operators.py adds to the path, and nothing else meets it.
 # So does tritonserver, of the one wheel that carries it, with its client and the NumPy that its Python backend was
 # built for: tests/runtime/triton/conftest.py finds them.
+# onnxruntime-gpu would overwrite onnxruntime: tests load its CUDA provider from there, on stand-ins for CUDA made with
+# the headers beside it.
 # TensorRT's Python API, likewise, is there for the tests of the plugins alone: without its libraries it runs nothing.
 $(VENV)/.with-parity: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo 'Installing into $(VENV): PyTorch and the test tools too, which takes minutes'
@@ -109,6 +111,8 @@ $(VENV)/.with-parity: pyproject.toml constraints.txt | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/tritonserver nvidia-pytriton==0.7.0 \
 	tritonclient==2.73.0 python-rapidjson==1.25 numpy==1.26.4
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/onnxruntime_gpu onnxruntime-gpu==1.31.1 \
+	nvidia-cuda-runtime==13.5.37 nvidia-cuda-crt==13.5.37
 	$(BIN)/python tools/tensorrt_api.py $(VENV)/tensorrt_api
 	for version in 10.15.1.29 11.1.0.106; do \
 	$(BIN)/python tools/tensorrt_api.py $(VENV)/tensorrt_api-$$version $$version || exit 1; done

@@ -62,6 +62,7 @@ PATHS = {
     "tests/exporter/test_triton_repository.py": "slow",
     "tests/exporter/test_weight_binding.py": "slow",
     "tests/faults": "slow",
+    "tests/graphs/test_cuda_stub.py": "kernels",
     "tests/graphs/ops/test_decode_attention_kernel.py": "kernels",
     "tests/graphs/ops/test_few_kernels.py": "kernels",
     "tests/graphs/ops/test_kernel_bounds.py": "kernels",

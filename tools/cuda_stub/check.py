@@ -1,13 +1,14 @@
 """Does ONNX Runtime's CUDA provider take our graphs whole, and capture a decode step? Asked without a GPU.
 
-    pip install --no-deps --target FOLDER onnxruntime-gpu==1.31.1
-    python tools/cuda_stub/check.py FOLDER [--headers /usr/local/cuda/include]
+    pip install --no-deps --target FOLDER onnxruntime-gpu==1.31.1 nvidia-cuda-runtime==13.5.37 nvidia-cuda-crt==13.5.37
+    python tools/cuda_stub/check.py FOLDER
 
-Builds stand-ins for CUDA's libraries (cuda.c) with the functions that the provider asks for, exports a tiny seeded
-model in each precision for CUDA, and runs the CUDA engine on them: every first call (`warm`), then a prompt with a
-picture and decode steps. Kernels do nothing but those that lay out weights for QMoE, so no answer is checked; a node
-left to the CPU inside decode, a copy or a wait in it, fails the capture. Prints the launches and copies of a captured
-step, and the bytes of device memory that the provider takes: at load, for the first calls, and after them.
+`make test` does both, and compares what it prints (tests/graphs/test_cuda_stub.py). Builds stand-ins for CUDA's libraries
+(cuda.c) with the functions that the provider asks for, exports a tiny seeded model in each precision for CUDA, and runs
+the CUDA engine on them: every first call (`warm`), then a prompt with a picture and decode steps. Kernels do nothing
+but those that lay out weights for QMoE, so no answer is checked; a node left to the CPU inside decode, a copy or a wait
+in it, fails the capture. Prints the launches and copies of a captured step, and the bytes of device memory that the
+provider takes: at load, for the first calls, and after them.
 """
 
 import os
@@ -92,12 +93,11 @@ for shape, digest in digests.items():
 
 @click.command()
 @click.argument("package", type=click.Path(path_type=Path, exists=True))
-@click.option("--headers", type=click.Path(path_type=Path, exists=True), default=Path("/usr/local/cuda/include"))
-def main(package: Path, headers: Path) -> None:
+def main(package: Path) -> None:
     """Check the graphs with the onnxruntime-gpu in the folder PACKAGE."""
     provider = package / "onnxruntime" / "capi" / "libonnxruntime_providers_cuda.so"
     with tempfile.TemporaryDirectory() as folder:
-        build(provider, headers, Path(folder))
+        build(provider, package / "nvidia" / "cu13" / "include", Path(folder))
         environment = os.environ | {
             "LD_LIBRARY_PATH": folder,
             "PYTHONPATH": f"{package.resolve()}:{ROOT}:{ROOT / 'benchmarks'}",
