@@ -20,9 +20,9 @@ Intermediate tensors, of T tokens, S = T·k slots, X experts over all expert gro
 
 Tactics differ in block sizes only. TensorRT times those of the other plugins; the time of GateUp and Down depends on
 which experts the tokens go to, and the inputs that TensorRT times kernels on say nothing of that. So each of these
-offers one: decode steps that for few tokens, prompts that for many. The first two tactics and the last ask for at most
-48 KiB of shared memory, which needs no opt-in of whoever launches them: where the first choice needs more, one of them
-is next.
+offers one: decode steps that for few tokens, prompts that for many; the rest is for `benchmarks/gpu_kernels.py --only
+sweep`. The first two tactics and the eighth ask for at most 48 KiB of shared memory, which needs no opt-in of whoever
+launches them: where the first choice needs more, one of them is next.
 """
 
 from dataclasses import dataclass
@@ -67,6 +67,8 @@ GATE_UP = (
     gemm(128, 64, 64, False, 8, 3),
     gemm(128, 128, 64, False, 8, 3),
     gemm(64, 64, 64, True, 8, 3),
+    gemm(64, 64, 128, True, 8, 3),
+    gemm(128, 64, 64, True, 8, 3),
 )
 DOWN = (
     gemm(16, 64, 64, True, 4, 4),
@@ -77,6 +79,8 @@ DOWN = (
     gemm(128, 128, 64, False, 8, 3),
     gemm(128, 256, 64, False, 8, 3),
     gemm(64, 128, 64, True, 8, 3),
+    gemm(64, 128, 128, True, 8, 3),
+    gemm(128, 128, 64, True, 8, 3),
 )
 
 # Numbers of GATE_UP and DOWN, the best first: for tokens whose time is reading weights, and for prompts. Quantized
