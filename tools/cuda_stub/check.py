@@ -5,10 +5,10 @@
 
 `make test` does both, and compares what it prints (tests/graphs/test_cuda_stub.py). Builds stand-ins for CUDA's
 libraries (cuda.c) with the functions that the provider asks for, exports a tiny seeded model in each precision for
-CUDA, and runs the CUDA engine on them: every first call (`warm`), then a prompt with a picture and decode steps. Kernels do nothing
-but those that lay out weights for QMoE, so no answer is checked; a node left to the CPU inside decode, a copy or a wait
-in it, fails the capture. Prints the launches and copies of a captured step, and the bytes of device memory that the
-provider takes: at load, for the first calls, and after them.
+CUDA, and runs the CUDA engine on them: every first call (`warm`), then a prompt with a picture and decode steps.
+Kernels do nothing but those that lay out weights for QMoE, so no answer is checked; a node left to the CPU inside
+decode, a copy or a wait in it, fails the capture. Prints the launches and copies of a captured step, and the bytes of
+device memory that the provider takes: at load, for the first calls, and after them.
 """
 
 import os
