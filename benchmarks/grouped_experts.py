@@ -1,0 +1,208 @@
+"""What an experts' operator of our own could reach on this CPU: ONNX Runtime's beside one product for each expert.
+
+    python benchmarks/grouped_experts.py [--output benchmarks/results/grouped-experts.json]
+
+The prototype is a graph of standard operators: the tokens of each expert are gathered, multiplied by its weights with
+both threads in every product, and added up with their routing weights. Its answers are compared with the operator's.
+Widths of make_checkpoint.py's model and of the released one, with half its experts, 512 tokens, random routing; the two
+take turns, and the median counts.
+"""
+
+import json
+import statistics
+import time
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+from rich.table import Table
+
+from ernie_export.doctor.machine import describe_machine
+
+K = 6
+TOKENS = 512
+GROUP = 32
+THREADS = 2
+ATTRIBUTES = {
+    "k": K,
+    "normalize_routing_weights": 1,
+    "activation_type": "swiglu",
+    "swiglu_fusion": 1,
+    "activation_alpha": 1.0,
+    "activation_beta": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a layer's experts."""
+
+    hidden: int
+    width: int
+    experts: int
+
+    @property
+    def operations(self) -> int:
+        """Floating-point operations of TOKENS tokens."""
+        return 2 * TOKENS * K * 3 * self.hidden * self.width
+
+
+SHAPES = {"650 M": Shape(1024, 352, 32), "released widths, half the experts": Shape(2560, 1536, 32)}
+BITS = {"fp32": 32, "int8": 8, "int4": 4}
+
+
+class Weights:
+    """Random weights of all experts: `rows` (experts, N, K) float32, or bytes and scales."""
+
+    def __init__(self, rng: np.random.Generator, experts: int, rows: int, columns: int, bits: int) -> None:
+        self.bits = bits
+        self.columns = columns
+        if bits == 32:
+            self.values = rng.standard_normal((experts, rows, columns), np.float32) * np.float32(0.02)
+            return
+        self.values = rng.integers(0, 256, (experts, rows, columns * bits // 8), np.uint8)
+        self.scales = rng.random((experts, rows, columns // GROUP), np.float32) * np.float32(0.1 / 2**bits)
+
+    def stacked(self, name: str) -> dict[str, np.ndarray]:
+        """The constants of the operator for all experts."""
+        return {name: self.values} if self.bits == 32 else {name: self.values, f"{name}_scales": self.scales}
+
+    def product(self, graph: "Graph", x: str, expert: int, apart: bool = False) -> str:
+        """Multiply `x` by one expert's transposed weights; `apart`: even rows first, then odd ones."""
+        order = np.r_[0 : self.values.shape[1] : 2, 1 : self.values.shape[1] : 2] if apart else slice(None)
+        values = self.values[expert][order]
+        if self.bits == 32:
+            return graph.add("MatMul", x, graph.constant(np.ascontiguousarray(values.T)))
+        blocks = values.reshape(len(values), self.columns // GROUP, GROUP * self.bits // 8)
+        inputs = (x, graph.constant(blocks), graph.constant(self.scales[expert][order].ravel()))
+        sizes = {"K": self.columns, "N": len(values), "bits": self.bits, "block_size": GROUP, "accuracy_level": 4}
+        return graph.add("MatMulNBits", *inputs, domain="com.microsoft", **sizes)
+
+
+class Graph:
+    """Nodes and constants of a graph, with names by number."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.held: list[onnx.TensorProto] = []
+
+    def constant(self, array: np.ndarray) -> str:
+        """Add a constant."""
+        self.held.append(numpy_helper.from_array(array, f"c{len(self.held)}"))
+        return self.held[-1].name
+
+    def add(self, op_type: str, *inputs: str, outputs: int = 1, name: str = "", **attributes: Any) -> Any:
+        """Add a node; return its output's name, or a list of names."""
+        names = [name] if name else [f"n{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(op_type, list(inputs), names, **attributes))
+        return names if outputs > 1 else names[0]
+
+    def session(self, inputs: dict[str, np.ndarray]) -> ort.InferenceSession:
+        """Load the graph, whose output is y."""
+        declared = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in inputs.items()
+        ]
+        output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+        graph = helper.make_graph(self.nodes, "experts", declared, [output], self.held)
+        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = THREADS
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def operator(gate_up: Weights, down: Weights, inputs: dict[str, np.ndarray]) -> ort.InferenceSession:
+    """Return a session of com.microsoft's MoE or QMoE."""
+    graph = Graph()
+    names = []
+    for name, weights in (("fc1", gate_up), ("fc2", down)):
+        names += [graph.constant(array) for array in weights.stacked(name).values()] + [""]
+    quantized = {"expert_weight_bits": gate_up.bits, "block_size": GROUP, "accuracy_level": 4}
+    op_type, own = ("MoE", {}) if gate_up.bits == 32 else ("QMoE", quantized)
+    graph.add(op_type, "x", "router", *names[:-1], name="y", domain="com.microsoft", **ATTRIBUTES, **own)
+    return graph.session(inputs)
+
+
+def prototype(gate_up: Weights, down: Weights, experts: int, inputs: dict[str, np.ndarray]) -> ort.InferenceSession:
+    """Return a session of one product for each expert, over the tokens that chose it."""
+    graph = Graph()
+    rows = graph.add("Split", graph.add("Gather", "x", "token"), "counts", outputs=experts, axis=0)
+    outputs = []
+    for expert, x in enumerate(rows):
+        gate, up = graph.add("Split", gate_up.product(graph, x, expert, apart=True), outputs=2, axis=1, num_outputs=2)
+        silu = graph.add("Mul", gate, graph.add("Sigmoid", gate))
+        outputs.append(down.product(graph, graph.add("Mul", silu, up), expert))
+    by_token = graph.add("Gather", graph.add("Concat", *outputs, axis=0), "place")
+    graph.add("ReduceSum", graph.add("Mul", by_token, "share"), graph.constant(np.array([1])), name="y", keepdims=0)
+    return graph.session(inputs)
+
+
+def routing(router: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what the prototype takes in place of logits (T, E): slots sorted by expert, and the way back."""
+    chosen = np.argsort(-router, axis=1)[:, :K]
+    share = np.exp(np.take_along_axis(router, chosen, 1))
+    share /= share.sum(1, keepdims=True)
+    order = np.argsort(chosen.ravel(), kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    counts = np.bincount(chosen.ravel(), minlength=router.shape[1])
+    return {"token": order // K, "counts": counts, "place": place.reshape(-1, K), "share": share[..., None]}
+
+
+def compare(shape: Shape, bits: int, rounds: int) -> dict[str, Any]:
+    """Return seconds of both, and the largest difference of their answers beside the largest answer."""
+    rng = np.random.default_rng(0)
+    gate_up = Weights(rng, shape.experts, 2 * shape.width, shape.hidden, bits)
+    down = Weights(rng, shape.experts, shape.hidden, shape.width, bits)
+    given = {"x": rng.standard_normal((TOKENS, shape.hidden), np.float32)}
+    router = rng.standard_normal((TOKENS, shape.experts), np.float32)
+    ways = {}
+    for name, make, inputs in (
+        ("operator", operator, given | {"router": router}),
+        ("product for each expert", lambda g, d, i: prototype(g, d, shape.experts, i), given | routing(router)),
+    ):
+        ways[name] = (make(gate_up, down, inputs), inputs)
+    answers = [session.run(None, inputs)[0] for session, inputs in ways.values()]
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, (session, inputs) in ways.items():
+            started = time.perf_counter()
+            session.run(None, inputs)
+            seconds[name].append(time.perf_counter() - started)
+    off = float(np.abs(answers[0] - answers[1]).max() / np.abs(answers[0]).max())
+    return {"seconds": {name: statistics.median(of) for name, of in seconds.items()}, "difference": off}
+
+
+@click.command()
+@click.option("--rounds", default=15, show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON, too.")
+def main(rounds: int, output: Path | None) -> None:
+    """Measure and print."""
+    machine = describe_machine()
+    results = [
+        {"shape": name, "precision": precision, "operations": shape.operations, **compare(shape, bits, rounds)}
+        for name, shape in SHAPES.items()
+        for precision, bits in BITS.items()
+    ]
+    title = f"ONNX Runtime {ort.__version__}, {THREADS} threads, {TOKENS} tokens: GFLOP/s"
+    table = Table("experts", "weights", "operator", "product for each expert", "times", "answers differ", title=title)
+    for row in results:
+        rates = [row["operations"] / seconds / 1e9 for seconds in row["seconds"].values()]
+        cells = (*(f"{rate:.0f}" for rate in rates), f"{rates[1] / rates[0]:.2f}", f"{row['difference']:.0e}")
+        table.add_row(row["shape"], row["precision"], *cells)
+    Console(width=120).print(table)
+    if output is not None:
+        figures = {"date": str(date.today()), "machine": machine, "onnxruntime": ort.__version__, "results": results}
+        output.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
