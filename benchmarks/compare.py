@@ -21,10 +21,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
+import llama_build
 from contestant_process import Refused, Worker
 from contestants import THREADS
 from rich.console import Console
@@ -33,6 +35,7 @@ from rich.table import Table
 
 from ernie_export.doctor.machine import describe_machine
 
+MEASURED = ("onnxruntime", "torch", "transformers")  # packages whose versions a result names
 DECODED = 32  # steps of a decode
 TOGETHER = (1, 4, 16)  # sequences that are decoded together
 
@@ -142,6 +145,7 @@ def main(
     if output is not None:
         tokens = {name: task.tokens for name, task in TASKS.items()}
         document = {"date": str(date.today()), "machine": machine, "rounds": rounds, "tokens": tokens}
+        document["versions"] = {name: version(name) for name in MEASURED} | {"llama-cpp-python": llama_build.VERSION}
         output.write_text(json.dumps(document | asdict(report), indent=1) + "\n")
 
 

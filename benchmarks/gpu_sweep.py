@@ -10,7 +10,10 @@ from gpu_experts import ExpertBench, ExpertGroup
 
 
 class SweepBench(ExpertBench):
-    """The tactics, one by one; few tokens have kernels of their own, with one each."""
+    """The tactics, one by one; few tokens have kernels of their own, with one each.
+
+    Most tokens come first: each tactic is compiled anew, and it is prompts whose tactic arithmetic leaves open.
+    """
 
     def sweep_rows(self, seconds: float) -> Iterator[dict[str, Any]]:
         """Every tactic of GateUp and Down, alone, for text tokens; stops after so many seconds."""
@@ -19,7 +22,7 @@ class SweepBench(ExpertBench):
         ways = {"": groups, "Quantized": [self.int4(group) for group in groups]}
         if self.device == "cpu" or self.torch.cuda.get_device_capability() >= (8, 9):
             ways["Float8"] = [self.fp8(group) for group in groups]
-        for tokens in self.shape.tokens:
+        for tokens in sorted(self.shape.tokens, reverse=True):
             for storage, (text, vision) in ways.items():
                 for row in self.tactics(tokens, storage, text, vision if tokens > STEP else None):
                     yield row

@@ -9,9 +9,10 @@ take turns, and the median counts.
 """
 
 import json
+import os
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,7 @@ def compare(shape: Shape, bits: int, rounds: int) -> dict[str, Any]:
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON, too.")
 def main(rounds: int, output: Path | None) -> None:
     """Measure and print."""
-    machine = describe_machine()
+    machine = asdict(describe_machine()) | {"load": os.getloadavg()[0]}
     results = [
         {"shape": name, "precision": precision, "operations": shape.operations, **compare(shape, bits, rounds)}
         for name, shape in SHAPES.items()

@@ -20,6 +20,7 @@ from ernie_export.exporter.targets import kernels
 from ernie_export.exporter.targets.engines import WITHOUT_PLUGINS, EngineBuilder, profile_dimensions
 from ernie_export.exporter.targets.target import ExportJob
 from ernie_export.exporter.targets.tensorrt import TensorRT, TensorRTBuildOptions
+from ernie_export.exporter.targets.trt_rtx import TensorRTForRtx
 from ernie_export.graphs.checkpoint.reader import Checkpoint
 from ernie_export.graphs.config import ErnieConfig
 from ernie_export.graphs.ops import plugins
@@ -240,6 +241,14 @@ def test_experts_that_the_kernels_do_not_take_are_named_at_export(tmp_path):
         UserError, match=r"mixture of experts: expert: expected under 2\*\*30 elements, found 16777216 x 128"
     ):
         TensorRT().plan_engines(job)
+
+
+@pytest.mark.parametrize(("target", "chunk"), [(TensorRT(), 1024), (TensorRTForRtx(), 512)], ids=("trt", "trt-rtx"))
+def test_chunks_are_as_long_as_suits_the_library(target, chunk):
+    config = ErnieConfig.from_hf(MINI)
+    options = target.options_type(max_seq_len=2048, max_image_tokens=64)
+    job = ExportJob(config, TENSORRT["bf16"], options, {}, {}, MINI, Checkpoint.open(MINI))
+    assert target.plan_engines(job).prefill_chunk == chunk
 
 
 def test_the_command_says_what_is_left_in_two_lines(without_gpu, tmp_path, capsys, register_target):

@@ -37,7 +37,7 @@ def test_a_decode_step_is_captured_whole_in_as_many_launches_as_published(checke
     captured = {int(number) for number in re.findall(r"captured a graph of (\d+) launches", before)}
     assert captured == LAUNCHES[precision] | CHOICES
     page = (ROOT / "docs" / "results" / "gpu.md").read_text()
-    assert "97 in fp16 and bf16, 106 in int4-fp16" in page
+    assert "97 in fp16 and bf16, 106 or 108 in int4-fp16" in page
 
 
 def test_calls_after_the_first_take_next_to_no_memory(checked):

@@ -31,7 +31,7 @@ from ernie_export.runtime.engines.device.find_gpu import find_cuda
 from ernie_export.runtime.engines.device.memory import CudaMemory, HostMemory, Memory
 from ernie_export.runtime.engines.registry import open_engine
 
-LONGEST = 512  # tokens of a prefill call
+LONGEST = 512  # tokens of a prefill call where engines set no limit
 STEPS = 64  # decode steps that are timed
 WARM_UP = 3  # steps before that: the second one captures the CUDA graph
 COPIED = 2**28  # bytes of the copy that measures the bandwidth
@@ -162,12 +162,12 @@ def decode_step(engine: Engine[Any], cache: Any, count: int) -> None:
 
 
 def measure_prefill(bundle: Path) -> dict[str, Any]:
-    """Open the bundle's engine and prefill lengths of 1 to LONGEST."""
+    """Open the bundle's engine and prefill lengths of 1 to the longest that it takes."""
     manifest = Manifest.read(bundle)
     meter = Meter.of(manifest)
     info = manifest.model
     engines = manifest.engines
-    longest = min(LONGEST, engines.max_seq_len if engines is not None else LONGEST)
+    longest = engines.prefill_chunk if engines is not None else LONGEST
     lengths = list(range(1, longest + 1)) if engines is not None else [1, 2, 63, 64, 65, longest]
     before = meter.used()
     began = time.perf_counter()

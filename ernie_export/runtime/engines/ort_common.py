@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from ernie_export.common.errors import InvalidFile, Unavailable
+from ernie_export.common.errors import InvalidFile, Unavailable, UserError
 
 # For the CPU and for CUDA: the first whose CUDA provider reads the routers of bfloat16 graphs in their own type. Before
 # that it read float32 there, and chose experts at random.
 MIN_VERSION = "1.31.1"
+# Its errors have one class for this and for much else: of the arena of each provider, of CUDA, and of the C++ library.
+OUT_OF_MEMORY = re.compile(r"[Ff]ailed to allocate memory|out of memory|bad_alloc")
 
 
 def check_version(package: str, version: str, install: str) -> None:
@@ -33,10 +35,14 @@ def session_options(threads: int | None) -> ort.SessionOptions:
 
 @contextmanager
 def translate_ort_errors(path: Path) -> Iterator[None]:
-    """Turn what ONNX Runtime and its bindings raise into InvalidFile: the graph is not one of a bundle."""
+    """Turn what ONNX Runtime and its bindings raise into Unavailable for want of memory, else into InvalidFile."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as e:  # ONNX Runtime's own errors have no common base class
+        if OUT_OF_MEMORY.search(str(e)):
+            raise Unavailable(f"{path}: expected memory for it, found too little ({e})") from e
         expected = "a graph of this bundle's model that ONNX Runtime runs"
         raise InvalidFile(path, expected, f"{type(e).__name__}: {e}") from e
 

@@ -80,7 +80,8 @@ class OrtCudaEngine:
         Raises:
             UserError: If a file is malformed or there is too little memory.
         """
-        self.max_prefill_chunk = manifest.model.max_positions
+        # More rows were never run by `warm`: kernels would be tried, and memory taken, while a request waits.
+        self.max_prefill_chunk = min(manifest.model.max_positions, CHUNKS.alone)
         self.prefill_chunks = CHUNKS
         self._info = manifest.model
         self._memory = memory
@@ -166,10 +167,11 @@ class OrtCudaEngine:
         self._warm_encoder()
         on_progress(1 / total)
         cache = self.new_cache(1, calls[0][0])
-        for done, (tokens, token_type) in enumerate(calls, 2):
-            cache.lengths[:] = 0
-            self.prefill(cache, 0, self._blank_chunk(tokens, token_type))
-            on_progress(done / total)
+        with translate_ort_errors(self._paths["decoder"]):
+            for done, (tokens, token_type) in enumerate(calls, 2):
+                cache.lengths[:] = 0
+                self.prefill(cache, 0, self._blank_chunk(tokens, token_type))
+                on_progress(done / total)
         del cache  # makes way for one that the scheduler's first takes over, with the graphs that are captured here
         cache = self.new_cache(max_num_seqs, 1)
         for done, count in enumerate(counts, 2 + len(calls)):

@@ -199,6 +199,7 @@ def test_chunks_are_the_engine_s_unless_the_user_says_otherwise(bundle, engine):
     assert [(b.prefill_chunk, b.prefill_chunk_while_decoding) for b in batches] == [(2047, 1023), (512, 128)]
     asked = Batch(engine, num_slots=1, max_seq_len=64, prefill_chunk=5, prefill_chunk_while_decoding=3)
     assert (asked.prefill_chunk, asked.prefill_chunk_while_decoding) == (5, 3)
+    assert Batch(engine, num_slots=1, max_seq_len=64, prefill_chunk=4096).prefill_chunk == 2047
 
 
 def test_topk_logits_are_the_highest(engine):

@@ -86,13 +86,16 @@ DOWN = (
 # Numbers of GATE_UP and DOWN, the best first: for tokens whose time is reading weights, and for prompts. Quantized
 # weights take the same for few tokens, though their tiles are read 4 (int4) or 8 bytes a thread: a warp's load is 128
 # bytes in whole sectors all the same, one for every 10 cycles of a multiprocessor at the memory's full rate (12.9 bytes
-# a cycle on an H100), and wider loads would save instructions of which there is no lack.
+# a cycle on an H100), and wider loads would save instructions of which there is no lack. A step's scales, 2 bytes a
+# row, are asked for in the step that uses them: 20 steps wait some 0.6 µs each, which programs beside each other hide
+# from 4 tokens on (at 8, 1,680 programs of GateUp for 396 places).
 FOR_FEW = (3, 1)
 FOR_MANY = (6, 2)
 # The time of a prompt's quantized weights is making numbers of them. With the weight rows first a matrix unit takes
 # these from registers, and a thread has the scales of two rows, not of 32 columns: 218 instructions for each 64 of the
 # depth and 64 slots of int4 (sm90) where the tile of 128 slots has 473, a spill, and no other program beside it. Chunks
-# of 512 tokens have 48 slots an expert.
+# of 1,024 tokens have 96 slots an expert, two tiles; one of 128 slots with the weight rows first has 266, but takes 197
+# registers in place of 115, one program in place of two. The sweep of benchmarks/gpu_kernels.py times both.
 FOR_MANY_QUANTIZED = (8,)
 
 

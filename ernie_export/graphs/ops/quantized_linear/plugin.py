@@ -29,6 +29,8 @@ FLOAT8_SINCE = 89  # the compute capability from which there are e4m3 numbers
 
 
 # (tokens, outputs, depth), weight rows first, warps, stages. For one token 2560 outputs are 160 programs of 16.
+# Of few tokens 4 to 16 bytes a thread are loaded at a time, whole sectors by a warp: see FOR_FEW of the package
+# moe_dispatch, whose reasoning holds here.
 TACTICS = (
     gemm(16, 16, 128, True, 4, 4),
     gemm(16, 64, 128, True, 4, 3),
