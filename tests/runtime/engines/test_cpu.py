@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from make_checkpoint import SHAPES, write_checkpoint
 
-from ernie_export.common.errors import InvalidFile
+from ernie_export.common.errors import InvalidFile, Unavailable
 from ernie_export.common.manifest import Manifest
 from ernie_export.exporter.export import export
 from ernie_export.runtime.engines import PromptChunk
+from ernie_export.runtime.engines.ort_common import translate_ort_errors
 from ernie_export.runtime.engines.ort_cpu import OrtCpuEngine
 from tests.progress import QUIET
 
@@ -87,3 +88,23 @@ def test_a_bundle_holds_its_text_experts_once(bundle):
         assert engine.open_graphs == {"decoder", manifest.cpu_decode_graph}
     with OrtCpuEngine(bundle, manifest, 1) as engine:
         assert engine.open_graphs == {"vision", "resampler", "decoder", manifest.cpu_decode_graph}
+
+
+@pytest.mark.parametrize(
+    ("message", "raised"),
+    [
+        ("Failed to allocate memory for requested buffer of size 4096", Unavailable),
+        ("CUDA failure 2: out of memory ; GPU=0", Unavailable),
+        ("std::bad_alloc", Unavailable),
+        ("Got invalid dimensions for input: x", InvalidFile),
+    ],
+)
+def test_want_of_memory_is_not_a_broken_graph(message, raised):
+    graph = Path("decoder.onnx")
+    with pytest.raises(raised, match=f"^{graph}: .*{message.split()[-1]}"), translate_ort_errors(graph):
+        raise RuntimeError(message)
+
+
+def test_an_error_that_is_typed_already_stays():
+    with pytest.raises(Unavailable, match="^GPU: "), translate_ort_errors(Path("decoder.onnx")):
+        raise Unavailable("GPU: no memory for 3")
