@@ -3,7 +3,9 @@
     python benchmarks/grouped_experts.py [--output benchmarks/results/grouped-experts.json]
 
 The prototype is a graph of standard operators: the tokens of each expert are gathered, multiplied by its weights with
-both threads in every product, and added up with their routing weights. Its answers are compared with the operator's.
+both threads in every product, and added up with their routing weights. A second one multiplies integers (MatMulInteger,
+which has kernels for AMX): weights of 8 bits with a scale for each row, activations rounded to 8 bits with a scale for
+each token. Answers are compared with the operator's.
 Widths of make_checkpoint.py's model and of the released one, with half its experts, 512 tokens, random routing; the two
 take turns, and the median counts.
 """
@@ -75,6 +77,16 @@ class Weights:
         """The constants of the operator for all experts."""
         return {name: self.values} if self.bits == 32 else {name: self.values, f"{name}_scales": self.scales}
 
+    def integers(self, expert: int, apart: bool) -> tuple[np.ndarray, np.ndarray]:
+        """One expert's transposed weights (K, N) int8, and a scale for each of the N; of weights of 8 bits."""
+        order = np.r_[0 : self.values.shape[1] : 2, 1 : self.values.shape[1] : 2] if apart else slice(None)
+        centred = self.values[expert][order].astype(np.float32) - 128
+        meant = (centred.reshape(len(centred), -1, GROUP) * self.scales[expert][order][..., None]).reshape(
+            centred.shape
+        )
+        scale = np.abs(meant).max(1) / 127
+        return np.ascontiguousarray(np.rint(meant / scale[:, None]).astype(np.int8).T), scale
+
     def product(self, graph: "Graph", x: str, expert: int, apart: bool = False) -> str:
         """Multiply `x` by one expert's transposed weights; `apart`: even rows first, then odd ones."""
         order = np.r_[0 : self.values.shape[1] : 2, 1 : self.values.shape[1] : 2] if apart else slice(None)
@@ -138,12 +150,55 @@ def prototype(gate_up: Weights, down: Weights, experts: int, inputs: dict[str, n
     rows = graph.add("Split", graph.add("Gather", "x", "token"), "counts", outputs=experts, axis=0)
     outputs = []
     for expert, x in enumerate(rows):
-        gate, up = graph.add("Split", gate_up.product(graph, x, expert, apart=True), outputs=2, axis=1, num_outputs=2)
-        silu = graph.add("Mul", gate, graph.add("Sigmoid", gate))
-        outputs.append(down.product(graph, graph.add("Mul", silu, up), expert))
+        inner = swiglu(graph, gate_up.product(graph, x, expert, apart=True))
+        outputs.append(down.product(graph, inner, expert))
+    add_up(graph, outputs)
+    return graph.session(inputs)
+
+
+def integer_prototype(
+    gate_up: Weights, down: Weights, experts: int, inputs: dict[str, np.ndarray]
+) -> ort.InferenceSession:
+    """Return a session of one product of integers for each expert, over the tokens that chose it."""
+    graph = Graph()
+    whole, scale = rounded(graph, "x")
+    rows = graph.add("Split", graph.add("Gather", whole, "token"), "counts", outputs=experts, axis=0)
+    scales = graph.add("Split", graph.add("Gather", scale, "token"), "counts", outputs=experts, axis=0)
+    outputs = []
+    for expert, (x, by_row) in enumerate(zip(rows, scales, strict=True)):
+        inner = swiglu(graph, integer_product(graph, x, by_row, *gate_up.integers(expert, apart=True)))
+        outputs.append(integer_product(graph, *rounded(graph, inner), *down.integers(expert, apart=False)))
+    add_up(graph, outputs)
+    return graph.session(inputs)
+
+
+def swiglu(graph: Graph, both: str) -> str:
+    """Split gate from up, and multiply silu(gate) by up."""
+    gate, up = graph.add("Split", both, outputs=2, axis=1, num_outputs=2)
+    return str(graph.add("Mul", graph.add("Mul", gate, graph.add("Sigmoid", gate)), up))
+
+
+def add_up(graph: Graph, outputs: list[str]) -> None:
+    """Add each token's experts to the output y."""
     by_token = graph.add("Gather", graph.add("Concat", *outputs, axis=0), "place")
     graph.add("ReduceSum", graph.add("Mul", by_token, "share"), graph.constant(np.array([1])), name="y", keepdims=0)
-    return graph.session(inputs)
+
+
+def rounded(graph: Graph, x: str) -> tuple[str, str]:
+    """Round float32 x (T, K) to 8 bits; return uint8, moved up by 128, and the scale of each row (T, 1)."""
+    largest = graph.add("ReduceMax", graph.add("Abs", x), graph.constant(np.array([1])), keepdims=1)
+    least = graph.add("Max", largest, graph.constant(np.float32(1e-20)))
+    scale = graph.add("Div", least, graph.constant(np.float32(127)))
+    whole = graph.add("Round", graph.add("Div", x, scale))
+    moved = graph.add("Add", whole, graph.constant(np.float32(128)))
+    return graph.add("Cast", moved, to=TensorProto.UINT8), scale
+
+
+def integer_product(graph: Graph, x: str, by_row: str, weights: np.ndarray, by_column: np.ndarray) -> str:
+    """Multiply uint8 x (T, K) by int8 weights (K, N), and by the scales of rows and columns."""
+    zero = graph.constant(np.uint8(128))
+    whole = graph.add("Cast", graph.add("MatMulInteger", x, graph.constant(weights), zero), to=TensorProto.FLOAT)
+    return str(graph.add("Mul", graph.add("Mul", whole, graph.constant(by_column)), by_row))
 
 
 def routing(router: np.ndarray) -> dict[str, np.ndarray]:
@@ -159,27 +214,27 @@ def routing(router: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def compare(shape: Shape, bits: int, rounds: int) -> dict[str, Any]:
-    """Return seconds of both, and the largest difference of their answers beside the largest answer."""
+    """Return seconds of each way, and how far answers are from the operator's, beside its largest."""
     rng = np.random.default_rng(0)
     gate_up = Weights(rng, shape.experts, 2 * shape.width, shape.hidden, bits)
     down = Weights(rng, shape.experts, shape.hidden, shape.width, bits)
     given = {"x": rng.standard_normal((TOKENS, shape.hidden), np.float32)}
     router = rng.standard_normal((TOKENS, shape.experts), np.float32)
-    ways = {}
-    for name, make, inputs in (
-        ("operator", operator, given | {"router": router}),
-        ("product for each expert", lambda g, d, i: prototype(g, d, shape.experts, i), given | routing(router)),
-    ):
-        ways[name] = (make(gate_up, down, inputs), inputs)
-    answers = [session.run(None, inputs)[0] for session, inputs in ways.values()]
+    logits, sorted_slots = given | {"router": router}, given | routing(router)
+    weights = gate_up, down
+    ways = {"operator": (operator(*weights, logits), logits)}
+    ways["product for each expert"] = prototype(*weights, shape.experts, sorted_slots), sorted_slots
+    if bits == 8:
+        ways["of integers"] = integer_prototype(*weights, shape.experts, sorted_slots), sorted_slots
+    first, *others = [session.run(None, inputs)[0] for session, inputs in ways.values()]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, (session, inputs) in ways.items():
             started = time.perf_counter()
             session.run(None, inputs)
             seconds[name].append(time.perf_counter() - started)
-    off = float(np.abs(answers[0] - answers[1]).max() / np.abs(answers[0]).max())
-    return {"seconds": {name: statistics.median(of) for name, of in seconds.items()}, "difference": off}
+    off = [float(np.abs(first - other).max() / np.abs(first).max()) for other in others]
+    return {"seconds": {name: statistics.median(of) for name, of in seconds.items()}, "differences": off}
 
 
 @click.command()
@@ -194,11 +249,11 @@ def main(rounds: int, output: Path | None) -> None:
         for precision, bits in BITS.items()
     ]
     title = f"ONNX Runtime {ort.__version__}, {THREADS} threads, {TOKENS} tokens: GFLOP/s"
-    table = Table("experts", "weights", "operator", "product for each expert", "times", "answers differ", title=title)
+    table = Table("experts", "weights", "operator", "product for each expert", "of integers", "answers", title=title)
     for row in results:
-        rates = [row["operations"] / seconds / 1e9 for seconds in row["seconds"].values()]
-        cells = (*(f"{rate:.0f}" for rate in rates), f"{rates[1] / rates[0]:.2f}", f"{row['difference']:.0e}")
-        table.add_row(row["shape"], row["precision"], *cells)
+        rates = [f"{row['operations'] / seconds / 1e9:.0f}" for seconds in row["seconds"].values()]
+        answers = ", ".join(f"{off:.0e}" for off in row["differences"])
+        table.add_row(row["shape"], row["precision"], *rates, *([""] * (3 - len(rates))), answers)
     Console(width=120).print(table)
     if output is not None:
         figures = {"date": str(date.today()), "machine": machine, "onnxruntime": ort.__version__, "results": results}

@@ -42,6 +42,7 @@ def best(
     `inputs` and then `constants` are its inputs, in order; a name that begins with _ is left out.
     """
     domain = attributes.pop("domain", "")
+    output_type = attributes.pop("output_type", TensorProto.FLOAT)
     declared = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
         for name, a in inputs.items()
@@ -49,7 +50,7 @@ def best(
     names = ["" if name.startswith("_") else name for name in (*inputs, *constants)]
     held = [numpy_helper.from_array(a, name) for name, a in constants.items() if not name.startswith("_")]
     node = helper.make_node(op_type, names, list(outputs), domain=domain, **attributes)
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    output = helper.make_tensor_value_info("y", output_type, None)
     graph = helper.make_graph([node], "one", declared, [output], held)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     options = ort.SessionOptions()

@@ -5,13 +5,15 @@
 Each phase loads the model twice, without ONNX Runtime's profiling and with it, and makes its requests twice: first to
 warm up; the last request of the second time is measured. Nodes that contain others (CONTROL_FLOW) are left out, since
 those have their own events. Time outside operators is the rest: ONNX Runtime between two nodes, its profiling, Python.
-A ceiling is the best of ten runs of one operator on large matrices, with a row for each token of the text prefill.
+A ceiling is the best of ten runs of one operator on large matrices, with a row for each token of the text prefill: of
+ONNX Runtime's, and of PyTorch's for what the CPU can do. That of reading is a streaming read of two threads.
 """
 
 import json
 import os
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
@@ -20,9 +22,12 @@ from typing import Any
 from unittest.mock import patch
 
 import click
+import numpy as np
 import onnxruntime as ort
+import torch
 from compare import DECODE, MANY, prefill
 from contestants import MAX_NEW_TOKENS, THREADS, Ours, prompts_of
+from onnx import TensorProto
 from operators import RNG, best, normal, timed
 from rich.console import Console
 from rich.table import Table
@@ -30,11 +35,13 @@ from rich.table import Table
 from ernie_export.common.manifest import Manifest
 from ernie_export.common.safetensors_header import read_header
 from ernie_export.doctor.machine import describe_machine
+from ernie_export.exporter.plan.measure import sustained_bandwidth
 from ernie_export.graphs.config import ErnieConfig, TextConfig
 
 CONTROL_FLOW = ("If", "Loop", "Scan")
 CEILINGS = {"MoE": "Gemm fp32 GFLOP/s", "QMoE": "MatMulNBits 8 bits GFLOP/s"}  # of the experts' operators in a prefill
-READING = "Gemm fp32 of 1 row GB/s"  # their ceiling in a decode
+READING = "streaming read GB/s"  # their ceiling in a decode
+STREAMED = 2**30  # bytes: more than any cache holds
 Requests = tuple[dict[str, Any], ...]
 
 
@@ -143,16 +150,33 @@ def rate_experts(bundle: Path, requests: Requests, phase: dict[str, Any], ceilin
 
 def measure_ceilings(rows: int) -> dict[str, float]:
     """Return what single operators reach: GFLOP/s with so many rows, and GB/s of weights with one."""
-    weight = normal(8192, 4096)  # 128 MiB, more than a cache holds
-    x, part = {"x": normal(rows, 4096)}, weight[:2048]
+    x, part = {"x": normal(rows, 4096)}, normal(2048, 4096)
     quantized = {"w": RNG.integers(0, 256, (2048, 32, 128), "uint8"), "scales": normal(2048, 32)}
     sizes: dict[str, Any] = {"N": 2048, "K": 4096, "bits": 8, "block_size": 128, "accuracy_level": 4}
     giga = 2 * rows * part.size / 1e9
     return {
         CEILINGS["MoE"]: giga / best("Gemm", x, {"w": part}, transB=1),
         CEILINGS["QMoE"]: giga / best("MatMulNBits", x, quantized, domain="com.microsoft", **sizes),
-        READING: weight.nbytes / 1e9 / best("Gemm", {"x": normal(1, 4096)}, {"w": weight}, transB=1),
+        "MatMulInteger GFLOP/s": giga / best("MatMulInteger", *integers(rows), output_type=TensorProto.INT32),
+        **{f"PyTorch {name} GFLOP/s": giga / seconds for name, seconds in pytorch_products(rows)},
+        READING: sustained_bandwidth(STREAMED) / 1e9,
     }
+
+
+def integers(rows: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return activations (rows, 4096) uint8 and weights (4096, 2048) int8."""
+    return {"x": RNG.integers(0, 256, (rows, 4096), "uint8")}, {"w": RNG.integers(-128, 128, (4096, 2048), "int8")}
+
+
+def pytorch_products(rows: int) -> Iterator[tuple[str, float]]:
+    """Yield the name and the seconds of the same product in PyTorch, in each type that it multiplies."""
+    torch.set_num_threads(THREADS)
+    x, w = torch.randn(rows, 4096), torch.randn(4096, 2048)
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        call = partial(torch.mm, x.to(dtype), w.to(dtype))
+        yield name, min(timed(call) for _ in range(10))
+    call = partial(torch._int_mm, x.to(torch.int8), w.to(torch.int8))  # what torch.ao multiplies with
+    yield "int8", min(timed(call) for _ in range(10))
 
 
 def table(title: str, phase: dict[str, Any]) -> Table:
