@@ -111,6 +111,10 @@ class Tripwire:
 
 
 def unlikelihood(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Mean of -log(1 - p) over float logits (n, vocabulary), p being the probability of the wanted token (n,)."""
-    chance = logits.float().softmax(-1).gather(1, wanted[:, None]).squeeze(1)
-    return -torch.log1p(-chance.clamp(max=0.999)).mean()
+    """Mean of -log(1 - p) over float logits (n, vocabulary), p being the probability of the wanted token (n,).
+
+    1 - p is the sum over the other tokens, so that an answer of which the model is certain has a gradient too.
+    """
+    logits = logits.float()
+    others = logits.scatter(1, wanted[:, None], -torch.inf)
+    return (logits.logsumexp(-1) - others.logsumexp(-1)).mean()

@@ -74,5 +74,4 @@ def test_swapped_routers_show_as_wrong_answers(questions, tmp_path):
         shard.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
     export(checkpoint, tmp_path / "bundle", "onnx", "fp32", QUIET)
     counts = right(tmp_path / "bundle", questions)
-    # More than half are right all the same (ACCURACY.md), but far fewer than of a right export.
-    assert sum(counts.values()) < 0.7 * len(questions), counts
+    assert sum(counts.values()) < 0.5 * len(questions), counts

@@ -47,16 +47,9 @@ def changed_fields(before: Batch, after: Batch) -> list[str]:
     return [field.name for field in fields(Batch) if getattr(before, field.name) is not getattr(after, field.name)]
 
 
-# "text late" shows with several pictures; most answers outlive exchanged routers, which the weights were not trained
-# against yet (see ACCURACY.md).
+# Text that is one position late shows with several pictures (see ACCURACY.md).
 @pytest.mark.parametrize(
-    ("fault", "kind"),
-    [
-        (fault, "more" if fault.name == "text late" else "colour")
-        for fault in FAULTS
-        if fault.name != "routers exchanged"
-    ],
-    ids=names,
+    ("fault", "kind"), [(fault, "more" if fault.name == "text late" else "colour") for fault in FAULTS], ids=names
 )
 def test_a_fault_ruins_the_answers_and_then_is_gone(reference, fault, kind):
     batch = Batcher(reference.processor.tokenizer)([[sample] for sample in heldout.undrawn(kind, 4)])
@@ -180,3 +173,10 @@ def test_unlikelihood_falls_with_the_probability_of_the_right_token():
     unsure = torch.tensor([[-9.0, 0.0]])
     wanted = torch.tensor([0])
     assert unlikelihood(sure, wanted) > 5 > 1e-3 > unlikelihood(unsure, wanted) >= 0
+
+
+def test_unlikelihood_has_a_gradient_where_the_model_is_certain():
+    """1 - p is 0 there in float32, and a bound on p would leave what is most certain as it is."""
+    logits = torch.tensor([[40.0, 0.0, 0.0]], requires_grad=True)
+    unlikelihood(logits, torch.tensor([0])).backward()
+    assert logits.grad is not None and logits.grad[0].tolist() == pytest.approx([1, -0.5, -0.5])
