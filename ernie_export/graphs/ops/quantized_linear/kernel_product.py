@@ -13,7 +13,7 @@ import triton.language as tl
 @triton.jit
 def unpack_to(dtype, w, n, start, WIDTH: tl.constexpr, DEPTH: tl.constexpr, BITS: tl.constexpr, FLOAT8: tl.constexpr,
              STEP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
-    """Return w[n, start:start + STEP] as numbers in `dtype`, without their scale.
+    """Return w[n, start:start + STEP] as numbers in `dtype`, or for UPCAST in float32, without their scale.
 
     w (WIDTH, DEPTH) is packed in words. With 4 bits the first of two neighbours is a byte's lower half. Integers are
     stored moved up by half their range.
