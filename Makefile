@@ -105,7 +105,7 @@ $(VENV)/.with-docs: pyproject.toml constraints.txt | $(VENV)/.made
 # onnxruntime-gpu would overwrite onnxruntime: tests load its CUDA provider from there, on stand-ins for CUDA made with
 # the headers beside it.
 # TensorRT's Python API, likewise, is there for the tests of the plugins alone: without its libraries it runs nothing.
-$(VENV)/.with-parity: pyproject.toml constraints.txt | $(VENV)/.made
+$(VENV)/.with-parity: pyproject.toml constraints.txt Makefile | $(VENV)/.made
 	@echo 'Installing into $(VENV): PyTorch and the test tools too, which takes minutes'
 	$(INSTALL) --editable '.[export,parity,trt-rtx,dev]' torch==2.13.0 transformers==5.23.0
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0

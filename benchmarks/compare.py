@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,9 @@ def main(
     specs = contestants(checkpoint, bundles)
     specs = {name: spec for name, spec in specs.items() if not only or any(text in name for text in only)}
     machine = asdict(describe_machine()) | {"load": os.getloadavg()[0]}
+    versions = {name: version(name) for name in MEASURED if find_spec(name)}
+    if any(name.startswith("llama.cpp") for name in specs):
+        versions["llama-cpp-python"] = llama_build.VERSION
     report = Report(pause)
     if apart:
         run_apart(report, specs, packages, rounds)
@@ -144,8 +148,8 @@ def main(
             print(f"{name}: {task or 'loading'}: {error}")
     if output is not None:
         tokens = {name: task.tokens for name, task in TASKS.items()}
-        document = {"date": str(date.today()), "machine": machine, "rounds": rounds, "tokens": tokens}
-        document["versions"] = {name: version(name) for name in MEASURED} | {"llama-cpp-python": llama_build.VERSION}
+        document = {"date": str(date.today()), "machine": machine, "versions": versions, "rounds": rounds}
+        document["tokens"] = tokens
         output.write_text(json.dumps(document | asdict(report), indent=1) + "\n")
 
 

@@ -4,8 +4,8 @@
     python benchmarks/gpu_model.py --device cpu --small         (a dry run: a tiny shape, on the host's memory)
 
 Prints one JSON object a line, for each of:
-- right: a tiny seeded model on the device against the CPU engine in float32, of quantized weights their values: error
-  of the logits, and greedy tokens that agree;
+- right: a tiny seeded model on the device against the CPU engine in float32, int4 against the same quantized values:
+  error of the logits, and greedy tokens that agree;
 - ours: the released shape with random weights: seconds to load and for the first calls, time to the first token of 256
   text and 1024 image tokens, of it to encode and to prefill (in the engine's chunks, in 512s), decode at 1, 8 and 32
   rows, the share of the memory's measured rate that the bytes of a step come to, GiB used after the first calls with
@@ -114,7 +114,7 @@ def unrounded_graphs(bundle: Path, manifest: Any) -> dict[str, bytes]:
     """Return the bundle's graphs, their products of quantized weights computed in float32."""
     import onnx
 
-    from ernie_export.exporter.verify.bundle_side import compute_in_float32
+    from ernie_export.exporter.verify.float32_products import compute_in_float32
 
     graphs = {}
     for name, file in manifest.graphs.items():

@@ -62,7 +62,7 @@ BITS = {"fp32": 32, "int8": 8, "int4": 4}
 
 
 class Weights:
-    """Random weights of all experts: `rows` (experts, N, K) float32, or bytes and scales."""
+    """Random weights of all experts: `values` (experts, N, K) float32, or bytes (experts, N, K·bits/8) and scales."""
 
     def __init__(self, rng: np.random.Generator, experts: int, rows: int, columns: int, bits: int) -> None:
         self.bits = bits
@@ -77,9 +77,13 @@ class Weights:
         """The constants of the operator for all experts."""
         return {name: self.values} if self.bits == 32 else {name: self.values, f"{name}_scales": self.scales}
 
+    def order(self, apart: bool) -> np.ndarray | slice:
+        """The order of rows; `apart`: even rows, those of gate, before odd ones, those of up."""
+        return np.r_[0 : self.values.shape[1] : 2, 1 : self.values.shape[1] : 2] if apart else slice(None)
+
     def integers(self, expert: int, apart: bool) -> tuple[np.ndarray, np.ndarray]:
         """One expert's transposed weights (K, N) int8, and a scale for each of the N; of weights of 8 bits."""
-        order = np.r_[0 : self.values.shape[1] : 2, 1 : self.values.shape[1] : 2] if apart else slice(None)
+        order = self.order(apart)
         centred = self.values[expert][order].astype(np.float32) - 128
         meant = (centred.reshape(len(centred), -1, GROUP) * self.scales[expert][order][..., None]).reshape(
             centred.shape
@@ -89,7 +93,7 @@ class Weights:
 
     def product(self, graph: "Graph", x: str, expert: int, apart: bool = False) -> str:
         """Multiply `x` by one expert's transposed weights; `apart`: even rows first, then odd ones."""
-        order = np.r_[0 : self.values.shape[1] : 2, 1 : self.values.shape[1] : 2] if apart else slice(None)
+        order = self.order(apart)
         values = self.values[expert][order]
         if self.bits == 32:
             return graph.add("MatMul", x, graph.constant(np.ascontiguousarray(values.T)))
@@ -213,7 +217,7 @@ def routing(router: np.ndarray) -> dict[str, np.ndarray]:
     return {"token": order // K, "counts": counts, "place": place.reshape(-1, K), "share": share[..., None]}
 
 
-def compare(shape: Shape, bits: int, rounds: int) -> dict[str, Any]:
+def time_ways(shape: Shape, bits: int, rounds: int) -> dict[str, Any]:
     """Return seconds of each way, and how far answers are from the operator's, beside its largest."""
     rng = np.random.default_rng(0)
     gate_up = Weights(rng, shape.experts, 2 * shape.width, shape.hidden, bits)
@@ -237,26 +241,31 @@ def compare(shape: Shape, bits: int, rounds: int) -> dict[str, Any]:
     return {"seconds": {name: statistics.median(of) for name, of in seconds.items()}, "differences": off}
 
 
+def measure(shapes: dict[str, Shape], rounds: int) -> dict[str, Any]:
+    """Return all figures, and what they were measured with."""
+    machine = asdict(describe_machine()) | {"load": os.getloadavg()[0]}
+    results = [
+        {"shape": name, "precision": precision, "operations": shape.operations, **time_ways(shape, bits, rounds)}
+        for name, shape in shapes.items()
+        for precision, bits in BITS.items()
+    ]
+    return {"date": str(date.today()), "machine": machine, "onnxruntime": ort.__version__, "results": results}
+
+
 @click.command()
 @click.option("--rounds", default=15, show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON, too.")
 def main(rounds: int, output: Path | None) -> None:
     """Measure and print."""
-    machine = asdict(describe_machine()) | {"load": os.getloadavg()[0]}
-    results = [
-        {"shape": name, "precision": precision, "operations": shape.operations, **compare(shape, bits, rounds)}
-        for name, shape in SHAPES.items()
-        for precision, bits in BITS.items()
-    ]
-    title = f"ONNX Runtime {ort.__version__}, {THREADS} threads, {TOKENS} tokens: GFLOP/s"
+    figures = measure(SHAPES, rounds)
+    title = f"ONNX Runtime {ort.__version__}, {THREADS} threads, {TOKENS} tokens: G operations/s"
     table = Table("experts", "weights", "operator", "product for each expert", "of integers", "answers", title=title)
-    for row in results:
+    for row in figures["results"]:
         rates = [f"{row['operations'] / seconds / 1e9:.0f}" for seconds in row["seconds"].values()]
         answers = ", ".join(f"{off:.0e}" for off in row["differences"])
         table.add_row(row["shape"], row["precision"], *rates, *([""] * (3 - len(rates))), answers)
     Console(width=120).print(table)
     if output is not None:
-        figures = {"date": str(date.today()), "machine": machine, "onnxruntime": ort.__version__, "results": results}
         output.write_text(json.dumps(figures, indent=1) + "\n")
 
 

@@ -6,7 +6,8 @@ Each phase loads the model twice, without ONNX Runtime's profiling and with it, 
 warm up; the last request of the second time is measured. Nodes that contain others (CONTROL_FLOW) are left out, since
 those have their own events. Time outside operators is the rest: ONNX Runtime between two nodes, its profiling, Python.
 A ceiling is the best of ten runs of one operator on large matrices, with a row for each token of the text prefill: of
-ONNX Runtime's, and of PyTorch's for what the CPU can do. That of reading is a streaming read of two threads.
+ONNX Runtime's, and of PyTorch's for what the CPU can do. That of reading is a streaming read by a thread a core.
+PyTorch comes with the extra `parity`.
 """
 
 import json
@@ -149,7 +150,7 @@ def rate_experts(bundle: Path, requests: Requests, phase: dict[str, Any], ceilin
 
 
 def measure_ceilings(rows: int) -> dict[str, float]:
-    """Return what single operators reach: GFLOP/s with so many rows, and GB/s of weights with one."""
+    """Return what large products of so many rows reach, in GFLOP/s, and a streaming read, in GB/s."""
     x, part = {"x": normal(rows, 4096)}, normal(2048, 4096)
     quantized = {"w": RNG.integers(0, 256, (2048, 32, 128), "uint8"), "scales": normal(2048, 32)}
     sizes: dict[str, Any] = {"N": 2048, "K": 4096, "bits": 8, "block_size": 128, "accuracy_level": 4}

@@ -43,6 +43,7 @@ LONGEST = (
 PATHS = {
     "tests/benchmarks": "slow",
     "tests/benchmarks/test_precision.py": "parity",
+    "tests/benchmarks/test_profile_operators.py": "parity",
     "tests/common/test_version.py": "slow",
     "tests/docker": "slow",
     "tests/docs/test_gpu_predictions.py": "parity",

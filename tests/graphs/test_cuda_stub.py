@@ -31,7 +31,7 @@ def test_provider_lays_out_experts_as_we_do(checked):
 
 
 @pytest.mark.parametrize("precision", LAUNCHES)
-def test_a_decode_step_is_captured_whole_in_as_many_launches_as_published(checked, precision):
+def test_a_decode_step_is_captured_whole_in_as_many_launches_as_the_page_says(checked, precision):
     """A node left to the CPU fails the capture; the page of results gives these numbers."""
     *_, before = checked.split(f"\n{precision}: ran on")[0].split(" ran on ")
     captured = {int(number) for number in re.findall(r"captured a graph of (\d+) launches", before)}
@@ -41,6 +41,6 @@ def test_a_decode_step_is_captured_whole_in_as_many_launches_as_published(checke
 
 
 def test_calls_after_the_first_take_next_to_no_memory(checked):
-    """A bank of experts for each new number of rows was taken once."""
+    """The first calls took the experts' working memory for every number of rows."""
     grown = [int(taken) for taken in re.findall(r"(\d+) after them", checked)]
     assert len(grown) == len(LAUNCHES) and max(grown) < GROWTH

@@ -17,8 +17,7 @@ def performance() -> str:
     names = list(result["seconds"])
     group = 34 + (BAR + 6) * len(names)
     description = "; ".join(
-        f"{load}: " + ", ".join(f"{name} {speed(rates(result, name)[load] or 0)}" for name in names)
-        for load in WORKLOADS
+        f"{load}: " + ", ".join(f"{name} {written(rates(result, name)[load])}" for name in names) for load in WORKLOADS
     )
     drawing = Drawing(760, 20 + group * len(WORKLOADS), "Tokens per second on two CPU cores", description)
     for index, load in enumerate(WORKLOADS):
@@ -30,8 +29,13 @@ def performance() -> str:
             width = 480 * value / max(values.values())
             drawing.text((LEFT - 8, y + 13), name, "small", "end")
             drawing.bar((LEFT, y), (width, BAR), "strong" if name.startswith("ernie-export") else "box")
-            drawing.text((LEFT + width + 6, y + 13), speed(value), "small quiet")
+            drawing.text((LEFT + width + 6, y + 13), written(value), "small quiet")
     return str(drawing)
+
+
+def written(rate: float | None) -> str:
+    """Return tokens per second, "fails" where there are none."""
+    return speed(rate) if rate else "fails"
 
 
 def precision() -> str:

@@ -3,12 +3,13 @@
 from statistics import median
 from typing import Any
 
-from tools.docs.profile import profiles
-from tools.docs.tables import find_result, percent, read_result, table
+from tools.docs.profile import profiles, prototype
+from tools.docs.tables import percent, read_result, table
 
 WORKLOADS = ("prefill 512 text", "decode", "prefill 256 text + 1024 image")
 TOGETHER = ("decode, 1 together", "decode, 4 together", "decode, 16 together")
-PYTORCH = ("PyTorch eager fp32", "PyTorch grouped_mm fp32")
+BITS = {"fp32": 32, "bf16": 16, "int8": 8, "Q8_0": 8, "int4": 4, "Q4_0": 4, "Q4_K_S": 4}  # of a contestant's weights
+WIDTHS = {"not quantized": (16, 32), "8 bits": (8,), "4 bits": (4,), "any precision": (4, 8, 16, 32)}
 
 
 def rates(result: Any, contestant: str) -> dict[str, float | None]:
@@ -27,7 +28,11 @@ def comparison(result: Any) -> str:
         headers.append("start to first token, s")
     rows = []
     for name in result["seconds"]:
-        row = [name, *speeds(result, name, WORKLOADS), f"{result['rss_mib'][name]:,.0f}"]
+        row = [
+            name,
+            *speeds(result, name, WORKLOADS),
+            f"{mib:,.0f}" if (mib := result["rss_mib"].get(name)) else "fails",
+        ]
         if starts:
             row.append(f"{median(starts[name]):.2f}" if starts[name] else "fails")
         rows.append(row)
@@ -45,16 +50,33 @@ def together(result: Any) -> str:
     return table(["tokens per second of all sequences", *TOGETHER, "16 beside 1"], rows)
 
 
-def leaders(result: Any) -> str:
-    """Return the table of the fastest export and the fastest peer in each workload."""
+def lead(result: Any, workload: str, width: tuple[int, ...]) -> tuple[float, str] | None:
+    """Return the fastest export's rate as a multiple of the fastest peer's, and this one's name.
+
+    Both with weights of as many bits as `width` has; None where one of the two is missing, or fails.
+    """
+    numbers = {
+        name: rates(result, name)[workload] or 0.0
+        for name in result["seconds"]
+        if any(BITS.get(part.strip(",")) in width for part in name.split())
+    }
+    ours = max((rate for name, rate in numbers.items() if is_export(name)), default=0.0)
+    peer = max((name for name in numbers if not is_export(name)), key=numbers.__getitem__, default="")
+    return (ours / numbers[peer], peer) if ours and numbers.get(peer) else None
+
+
+def is_export(contestant: str) -> bool:
+    """Return whether a contestant is this runtime."""
+    return contestant.startswith("ernie-export")
+
+
+def leads(result: Any) -> str:
+    """Return the table of the fastest exports beside the fastest peers of as many bits, in each workload."""
     rows = []
     for workload in (*WORKLOADS, *TOGETHER):
-        numbers = {name: rates(result, name)[workload] or 0.0 for name in result["seconds"]}
-        ours = max((name for name in numbers if name.startswith("ernie-export")), key=numbers.__getitem__)
-        peer = max((name for name in numbers if not name.startswith("ernie-export")), key=numbers.__getitem__)
-        cells = [f"{speed(numbers[name])} ({name})" for name in (ours, peer)]
-        rows.append([workload, *cells, f"{numbers[ours] / numbers[peer]:.2f} ×"])
-    return table(["workload", "fastest export", "fastest peer", "export beside peer"], rows)
+        found = [lead(result, workload, width) for width in WIDTHS.values()]
+        rows.append([workload, *("no peer" if one is None else f"{one[0]:.2f} × ({one[1]})" for one in found)])
+    return table(["fastest export beside the fastest peer", *WIDTHS], rows)
 
 
 def speeds(result: Any, contestant: str, workloads: tuple[str, ...]) -> list[str]:
@@ -68,46 +90,44 @@ def speed(rate: float) -> str:
     return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
-def ratios(result: Any) -> dict[str, dict[str, float]]:
-    """Return each export's rate as a multiple of the best PyTorch one of the same run, for each workload."""
-    best = {name: max(rates(result, peer)[name] or 0.0 for peer in PYTORCH) for name in WORKLOADS}
-    own = [name for name in result["seconds"] if name.startswith("ernie-export")]
-    return {name: {load: (rates(result, name)[load] or 0.0) / best[load] for load in WORKLOADS} for name in own}
-
-
 def performance_page() -> str:
     """Return the page about speed on a CPU."""
     result = read_result("cpu-m600")
-    times = ratios(result)
-    decode = {name.split()[1]: f"{row['decode']:.2f}" for name, row in times.items()}
+    machine = result["machine"]
     return f"""\
 # Speed on a CPU
 
 One command runs every contestant in its own process, in turns, and takes the median of {result["rounds"]} rounds. The
-checkpoint has 650 M random parameters in the released model's proportions (`benchmarks/make_checkpoint.py`). The machine
-has two cores (Xeon, AVX-512, no AMX) and ran nothing else. Date: {result["date"]}.
+checkpoint has 650 M random parameters in the released model's proportions (`benchmarks/make_checkpoint.py`).
+{machine["cpu"]} ({", ".join(machine["features"])}), {machine["cores"]} cores, load {machine["load"]:.1f} before the run, {result["date"]}.
 
-<!-- not run: takes an hour and an idle machine -->
+llama.cpp knows ERNIE 4.5's text sibling: it runs the decoder with its text experts, and no images. `make_gguf.py` builds it
+for the machine from the sdist of llama-cpp-python and writes the checkpoint's text part in GGUF; llama.cpp quantizes it. It
+takes part with weights repacked at load, which is its default, and as they are in the mapped file (where code -4 stands, an
+illegal instruction ended it). Its Q4_K_S is in part of other types: the experts' width, 352, is no multiple of 256. At its
+start it loads text alone, where ours loads the vision parts, too.
+
+<!-- not run: builds llama.cpp, and takes an hour and an idle machine -->
 ```bash
 python benchmarks/make_checkpoint.py scratch/m600
-python benchmarks/compare.py scratch/m600 scratch/m600-fp32 scratch/m600-int8 scratch/m600-int4 --rounds 5 \\
-    --only ernie-export --only "PyTorch grouped_mm fp32" --only "PyTorch eager fp32"
+for precision in fp32 int8 int4; do ernie-export scratch/m600 --precision $precision -o scratch/m600-$precision; done
+python benchmarks/make_gguf.py scratch/m600 scratch/m600-gguf --packages scratch/llama
+python benchmarks/compare.py scratch/m600 scratch/m600-fp32 scratch/m600-int8 scratch/m600-int4 scratch/m600-gguf/*.gguf \\
+    --packages scratch/llama --apart --rounds {result["rounds"]} --only ernie-export --only llama.cpp --only "PyTorch eager" \\
+    --only "PyTorch grouped_mm" --output benchmarks/results/cpu-m600.json
 ```
 
 {comparison(result)}
-
+{absent(result)}
 ![Bar chart of the table's three workloads](../images/performance.svg)
 
-Against the better of the two PyTorch rows, decode is {decode["fp32"]} times as fast in fp32 (the goal is 1.5; a busy
-machine gave 1.44 and 1.53), {decode["int8"]} times in int8 and {decode["int4"]} times in int4 (the goal is 3). Prefill of
-text alone is slower than PyTorch:
+Sequences of 64 tokens and more, decoded together:
 
-{multiples(times)}
+{together(result)}
 
-ONNX Runtime's MoE operator limits both ([where the time goes](#where-the-time-goes)). It deals experts to threads by number, so six
-experts of one token fall unevenly on two threads: 19 GB/s, where three and three read 25 GB/s, which is what the memory
-allows (`python benchmarks/expert_balance.py`). Splitting each expert in two would balance it and need a data file of its
-own.
+The fastest export beside the fastest peer: neither quantized (PyTorch also in bf16), in 8 bits, in 4 bits, and in any precision:
+
+{leads(result)}
 
 ## Where the time goes
 
@@ -116,35 +136,37 @@ profiling on.
 
 {profiles()}
 
-## Beside other exporters
+What an operator of our own could reach, prototypes show, of ONNX Runtime's standard operators
+(`python benchmarks/grouped_experts.py`): each expert's tokens multiplied by its weights with both threads, in place of experts
+dealt to threads; and the same in integers (MatMulInteger, which has kernels for AMX), activations rounded to 8 bits for each
+token. The routing is computed beforehand, in the operator's time it is included.
 
-Two more runs of the same command with fewer rounds. Compare rows within one table, not across tables.
+{prototype()}
 
-OpenVINO 2026.4.1 runs our `onnx-portable` graphs ({read_result("cpu-m600-peers")["rounds"]} rounds):
+As a graph they are not exported: decode reads the operator's own copy of the weights, and ONNX Runtime would pack another one
+for these products. What it takes is an operator of ONNX Runtime's for experts that multiplies integers as MatMulInteger does.
+
+With fewer tokens ONNX Runtime's operator deals experts to threads by number, so that six experts of one token fall unevenly
+on two threads in fp32 (`python benchmarks/expert_balance.py`). Splitting each expert in two would balance it and need a data
+file of its own.
+
+## On another processor, and beside other exporters
+
+Older runs of the same command. Compare rows within one table, not across tables.
+
+A Xeon with AVX-512 and no AMX, two cores ({older("cpu-m600-avx512")}):
+
+{comparison(read_result("cpu-m600-avx512"))}
+
+The results of the next two do not name the machine.
+
+OpenVINO runs our `onnx-portable` graphs ({older("cpu-m600-peers")}):
 
 {comparison(read_result("cpu-m600-peers"))}
 
-`torch.compile`, and the exporters of transformers, which take text alone
-({read_result("cpu-m600-exporters")["rounds"]} round):
+`torch.compile`, and the exporters of transformers, which take text alone ({older("cpu-m600-exporters")}):
 
 {comparison(read_result("cpu-m600-exporters"))}
-
-## llama.cpp, and several sequences at once
-
-llama.cpp knows ERNIE 4.5's text sibling: it runs the decoder with its text experts, and no images. `make_gguf.py` builds it
-for the machine from the sdist of llama-cpp-python and writes the checkpoint's text part in GGUF; llama.cpp quantizes it. It
-takes part with weights repacked at load, which is its default, and as they are in the mapped file. Every contestant also
-decodes 1, 4 and 16 sequences together, and starts anew: from the process's start to the first token.
-
-<!-- not run: builds llama.cpp, and needs an idle machine -->
-```bash
-python benchmarks/make_gguf.py scratch/m600 scratch/m600-gguf --packages scratch/llama
-python benchmarks/compare.py scratch/m600 scratch/m600-fp32 scratch/m600-int8 scratch/m600-int4 scratch/m600-gguf/*.gguf \\
-    --packages scratch/llama --apart --only ernie-export --only llama.cpp --only "PyTorch eager" --only "PyTorch grouped_mm" \\
-    --output benchmarks/results/cpu-m600-all.json
-```
-
-{every_contestant(find_result("cpu-m600-all"))}
 
 ## A second question about the same image
 
@@ -152,9 +174,6 @@ The KV cache and the image's features are kept, so a second question prefills on
 the share is of the first question's time:
 
 {second_questions()}
-
-On the small checkpoint the share is larger because its vision encoder is small, and 28 tokens still meet nearly every
-expert's weights.
 
 <!-- not run: needs the checkpoint of the first command -->
 ```bash
@@ -171,31 +190,16 @@ python benchmarks/second_question.py scratch/m600-int4
 """
 
 
-def every_contestant(result: Any | None) -> str:
-    """Return the tables of the run with llama.cpp; without one, say so."""
-    if result is None:
-        return (
-            "This run was not made on an idle machine yet: the tables on this page are from before llama.cpp took part."
-        )
-    machine = result["machine"]
-    features = ", ".join(machine["features"])
-    return f"""\
-{machine["cpu"]} ({features}), {machine["cores"]} cores, load {machine["load"]:.1f} before the run, {result["rounds"]} rounds,
-{result["date"]}:
-
-{comparison(result)}
-
-Sequences of 64 tokens and more, decoded together:
-
-{together(result)}
-
-{leaders(result)}"""
+def absent(result: Any) -> str:
+    """Return a line for each contestant that did not load, with its error."""
+    failed = {name: by[""] for name, by in result["errors"].items() if "" in by}
+    return "\n" + "".join(f"- {name} did not load: {error}.\n" for name, error in failed.items()) if failed else ""
 
 
-def multiples(times: dict[str, dict[str, float]]) -> str:
-    """Return the table of multiples of PyTorch's best rate."""
-    rows = [[name, *(f"{row[load]:.2f} ×" for load in WORKLOADS)] for name, row in times.items()]
-    return table(["beside PyTorch's best fp32", *WORKLOADS], rows)
+def older(name: str) -> str:
+    """Return the rounds and the date of an older run."""
+    result = read_result(name)
+    return f"{result['rounds']} round{'s' * (result['rounds'] > 1)}, {result['date']}"
 
 
 def second_questions() -> str:
@@ -258,7 +262,6 @@ def full_size_page() -> str:
     small = read_result("export-speed-m600")
     cold = result["answers"]["cold"]
     warm = result["answers"]["warm"]
-    late = result["right after the export"]["cold"]
     off = abs(result["bundle_bytes"] / result["planned_bundle_bytes"] - 1)
     rows = [
         ["seconds from the command to the first text", *(f"{a['seconds_to_first_text']:.1f}" for a in (cold, warm))],
@@ -281,12 +284,11 @@ python benchmarks/full_size.py scratch/full
 
 {table(["", "from disk", "from the page cache"], rows)}
 
-The bandwidth is {result["bandwidth_bytes_per_second"] / 1e9:.1f} GB/s, measured, over
-{result["bytes_per_token"] / 1e9:.2f} GB that one token reads. The bundle is {result["bundle_bytes"] / 2**30:.2f} GiB;
+The bandwidth is {result["bandwidth_bytes_per_second"] / 1e9:.1f} GB/s over {result["bytes_per_token"] / 1e9:.2f} GB that one token
+reads; it was measured for a shorter time than `benchmarks/full_size.py` takes for it now, so the shares are rough. The bundle is {result["bundle_bytes"] / 2**30:.2f} GiB;
 `ernie-plan` had predicted it to {100 * off:.5f} %. ONNX Runtime packs the mapped weights into memory of its own while it
 loads, which takes most of the time to the first text (on one core when this was measured; see
-[what a start takes](../guides/deploy.md#start-on-a-cpu)); the weights are in memory once. Right after the export,
-with the disk still busy, the first text took {late["seconds_to_first_text"]:.1f} s.
+[what a start takes](../guides/deploy.md#start-on-a-cpu)); the weights are in memory once.
 
 ## Export
 

@@ -5,6 +5,13 @@ from typing import Any
 from tools.docs.tables import find_result, percent, table
 
 NAMES = ("profile-m600-fp32", "profile-m600-int8", "profile-m600-int4")
+PROTOTYPES = {  # names of grouped_experts.py, and the page's
+    "product for each expert": "a product for each expert",
+    "of integers": "a product of integers for each expert",
+}
+LINEAR = ("MatMulNBits", "Gemm", "MatMul", "FusedMatMul")
+ATTENTION = ("MultiHeadAttention", "GroupQueryAttention")
+EXPERTS = ("MoE", "QMoE")
 LEAST = 0.02  # share of a request's time below which an operator is not listed
 
 
@@ -13,17 +20,45 @@ def profiles() -> str:
     results = [result for name in NAMES if (result := find_result(name)) is not None]
     if not results:
         return "No profile was made on an idle machine yet."
-    return "\n\n".join([limits(results), *(profile(result) for result in results)])
+    return "\n\n".join([limits(results), several(results[-1]), *(profile(result) for result in results)])
 
 
 def limits(results: list[Any]) -> str:
-    """Return what the experts' operator takes of a prefill of text, the first phase, in all bundles."""
+    """Return what limits the first two phases, a prefill of text and one with an image, in all bundles."""
     phases = [next(iter(result["phases"].values())) for result in results]
-    shares = [phase["operators"][phase["experts"]["operator"]]["share"] for phase in phases]
+    experts = [phase["operators"][phase["experts"]["operator"]]["share"] for phase in phases]
     rates = [phase["experts"]["share"] for phase in phases]
+    mixed = [list(result["phases"].values())[1]["operators"] for result in results]
+    linear, attention, beside = ([total(by, names, "share") for by in mixed] for names in (LINEAR, ATTENTION, EXPERTS))
     return f"""\
-In a prefill of text the experts' operator takes {percent(min(shares), 0)} to {percent(max(shares), 0)} of the time, at {percent(min(rates), 0)} to {percent(max(rates), 0)} of the
-rate of one large product: this is what limits it."""
+In a prefill of text the experts' operator takes {span(experts)} of the time, at {span(rates)} of the rate of one large product:
+this is what limits it. With an image linear layers take {span(linear)}, attention {span(attention)} and experts
+{span(beside)}."""
+
+
+def total(operators: dict[str, Any], names: tuple[str, ...], figure: str) -> float:
+    """Return what these operators take together, "share" of a request's time or "seconds"."""
+    return sum(float(row[figure]) for name, row in operators.items() if name in names)
+
+
+def span(shares: list[float]) -> str:
+    """Return the least and the most of shares."""
+    least, most = (percent(figure, 0) for figure in (min(shares), max(shares)))
+    return least if least == most else f"{least} to {most}"
+
+
+def several(result: Any) -> str:
+    """Return how the experts' operator's time grows with sequences that are decoded together, and what reading does."""
+    counts = (1, 4, 16)
+    phases = [result["phases"][f"decode, {n} together"]["operators"] for n in counts]
+    first, *others = [total(operators, EXPERTS, "seconds") for operators in phases]
+    experts, chosen = result["bundle"]["num_experts"], result["bundle"]["experts_per_token"]
+    hit = [experts * (1 - (1 - chosen / experts) ** n) / chosen for n in counts[1:]]
+    grown = " and ".join(f"{seconds / first:.1f}" for seconds in others)
+    expected = " and ".join(f"{times:.1f}" for times in hit)
+    return f"""\
+Sequences that are decoded together read an expert once: in {result["bundle"]["precision"]} its operator takes {grown} times as long for 4 and
+16 sequences as for one, where {expected} times as many experts are met."""
 
 
 def profile(result: Any) -> str:
@@ -40,17 +75,41 @@ def profile(result: Any) -> str:
         f"{sum(graph['launches_per_run'] for graph in phase['graphs'].values()):.0f}" for phase in phases.values()
     ]
     rows.append(["launches of one run of each graph", *launches])
+    times = [f"{phase['seconds']:.2f}; {phase['seconds_without_profiling']:.2f}" for phase in phases.values()]
+    rows.append(["seconds with profiling; without", *times])
     rows.append(
-        ["the experts' operator, beside the CPU's best", *(reached(phase["experts"]) for phase in phases.values())]
+        [
+            "the experts' operator, beside one large product or a streaming read",
+            *(reached(phase["experts"]) for phase in phases.values()),
+        ]
     )
     ceilings = "; ".join(
         f"{name.rsplit(' ', 1)[0]} {value:.0f} {name.rsplit(' ', 1)[1]}" for name, value in result["ceilings"].items()
     )
     return f"""\
 {result["bundle"]["precision"]}, {machine["cpu"]} ({", ".join(machine["features"])}), {machine["cores"]} cores, load {machine["load"]:.1f} before, ONNX Runtime
-{result["onnxruntime"]}, {result["date"]}. Best of single operators: {ceilings}.
+{result["onnxruntime"]}, {result["date"]}. Large products, and a streaming read: {ceilings}.
 
 {table(["share of the time", *phases], rows)}"""
+
+
+def prototype() -> str:
+    """Return the table of benchmarks/grouped_experts.py; without its result, say so."""
+    result = find_result("grouped-experts")
+    if result is None:
+        return "The prototype was not measured on an idle machine yet."
+    rows = []
+    for case in result["results"]:
+        rates = {way: case["operations"] / seconds / 1e9 for way, seconds in case["seconds"].items()}
+        own = rates["operator"]
+        others = [f"{rates[way]:.0f} ({rates[way] / own:.2f} ×)" if way in rates else "" for way in PROTOTYPES]
+        rows.append([case["shape"], case["precision"], f"{own:.0f}", *others])
+    machine = result["machine"]
+    return f"""\
+{machine["cpu"]} ({", ".join(machine["features"])}), {machine["cores"]} cores, load {machine["load"]:.1f} before, ONNX Runtime
+{result["onnxruntime"]}, {result["date"]}:
+
+{table(["G operations/s, 512 tokens", "weights", "ONNX Runtime's operator", *PROTOTYPES.values()], rows)}"""
 
 
 def most(operator: str, shares: dict[str, dict[str, float]]) -> float:

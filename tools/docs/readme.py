@@ -1,6 +1,8 @@
 """The README's table of results."""
 
-from tools.docs.performance import ratios
+from typing import Any
+
+from tools.docs.performance import WIDTHS, lead
 from tools.docs.tables import percent, read_result, table
 
 START = "<!-- results -->\n"
@@ -8,30 +10,31 @@ END = "<!-- /results -->"
 
 
 def results() -> str:
-    """Return six rows, each with the page that has the rest."""
+    """Return seven rows, each with the page that has the rest."""
     cpu = read_result("cpu-m600")
     full = read_result("full-size-cpu")
     cold = full["answers"]["cold"]
-    export = read_result("export-full-int4")["runs"]
+    exported = read_result("export-full-int4")
+    export = exported["runs"]
     precision = {entry["precision"]: entry for entry in read_result("precision-mini")["precisions"]}
     faults = read_result("faults")
-    times = {name.split()[1]: row for name, row in ratios(cpu).items()}
-    decode = ", ".join(f"{name} {row['decode']:.2f} ×" for name, row in times.items())
-    text, image = (times["fp32"][load] for load in ("prefill 512 text", "prefill 256 text + 1024 image"))
     memory = cpu["rss_mib"]
+    features = ", ".join(cpu["machine"]["features"])
+    llama = min(mib for name, mib in memory.items() if name.startswith("llama.cpp Q4"))
     rows = [
-        ["decode beside PyTorch's best fp32, 650 M parameters, two cores", decode],
-        ["prefill in fp32 beside the same, text alone; with an image", f"{text:.2f} ×; {image:.2f} ×"],
+        [f"decode beside the fastest peer, 650 M parameters, two cores ({features})", beside(cpu, "decode")],
+        ["prefill of text beside the same", beside(cpu, "prefill 512 text")],
+        ["prefill with an image beside the same", beside(cpu, "prefill 256 text + 1024 image")],
         [
-            "peak memory: int4; PyTorch",
-            f"{memory['ernie-export int4']:,.0f} MiB; {memory['PyTorch grouped_mm fp32']:,.0f} MiB",
+            "peak memory: int4; llama.cpp's least in 4 bits, text alone; PyTorch",
+            f"{memory['ernie-export int4']:,.0f}; {llama:,.0f}; {memory['PyTorch grouped_mm bf16']:,.0f} MiB",
         ],
         [
-            "released size (29.4 B) in int4, two cores, 24 GiB",
+            f"released size (29.4 B) in int4, two cores, 24 GiB ({full['date']})",
             f"first text after {cold['seconds_to_first_text']:.0f} s from disk, then {cold['tokens_per_second']:.1f} tokens/s",
         ],
         [
-            "its export",
+            f"its export ({exported['date']})",
             f"{export['ernie-export int4']['seconds'][0]:.0f} s holding "
             f"{export['ernie-export int4']['peak_anonymous_bytes'] / 2**20:.0f} MiB; `cp` takes "
             f"{export['cp']['seconds'][0]:.0f} s",
@@ -48,6 +51,12 @@ def results() -> str:
     )
     measured = f"measured {cpu['date']}"
     return f"{table(['what', measured], rows)}\n\n{links}\n"
+
+
+def beside(cpu: Any, workload: str) -> str:
+    """Return the fastest export's multiple of the fastest peer's rate, for each width of weights that has a peer."""
+    found = {name: lead(cpu, workload, width) for name, width in WIDTHS.items()}
+    return "; ".join(f"{name}: {one[0]:.2f} × ({one[1].split()[0]})" for name, one in found.items() if one)
 
 
 def with_results(readme: str) -> str:

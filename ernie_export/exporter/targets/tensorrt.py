@@ -54,9 +54,9 @@ if TYPE_CHECKING:
     from ernie_export.graphs.builder import GraphBuilder
     from ernie_export.graphs.ops.plugins import Sizes
 
-# Prompt tokens in one call, at most. From some 100 tokens on a call reads every expert, and up to about 3,000 in bf16
-# it is bound by that: the more share it the better, but each takes memory. That of 1,024 is 0.06 GiB of experts'
-# tensors, and 0.3 GiB more where TensorRT's attention forms the scores of a full cache of 8,192 tokens.
+# Prompt tokens in one call, at most. From some 100 tokens on a call reads every expert, which binds it up to about
+# 3,000 in bf16. Longer chunks read the weights less often, but need more memory to work in: 1,024 tokens 0.06 GiB for
+# experts, and 0.3 GiB if TensorRT's attention forms scores over 8,192 tokens.
 PREFILL_CHUNK = 1024
 # What is not named here is a plugin as it stands.
 TENSORRT_BODIES = OpBodies(

@@ -10,6 +10,7 @@ import onnx
 
 from ernie_export.common.image_sizes import MAX_IMAGE_PIXELS
 from ernie_export.common.manifest import Manifest
+from ernie_export.exporter.verify.float32_products import compute_in_float32
 from ernie_export.exporter.verify.probe_names import DECODE
 from ernie_export.runtime.engines.ort_cpu import Tap
 from ernie_export.runtime.feature_cache import encode_media
@@ -149,15 +150,6 @@ def traced_graphs(bundle: Path, manifest: Manifest, tracer: Tracer) -> dict[str,
         compute_in_float32(graph)
         graphs[name] = graph.SerializeToString()
     return graphs
-
-
-def compute_in_float32(model: onnx.ModelProto) -> None:
-    """Let products of quantized weights take activations as they are, which ONNX Runtime else rounds to 8 bits."""
-    for nodes in (model.graph.node, *(function.node for function in model.functions)):
-        for node in nodes:
-            for attribute in node.attribute:
-                if attribute.name == "accuracy_level":
-                    attribute.i = 1
 
 
 def inner_values(model: onnx.ModelProto) -> dict[str, str]:

@@ -13,8 +13,8 @@ from ernie_export.common.errors import InvalidFile, Unavailable, UserError
 # For the CPU and for CUDA: the first whose CUDA provider reads the routers of bfloat16 graphs in their own type. Before
 # that it read float32 there, and chose experts at random.
 MIN_VERSION = "1.31.1"
-# Its errors have one class for this and for much else: of the arena of each provider, of CUDA, and of the C++ library.
-OUT_OF_MEMORY = re.compile(r"[Ff]ailed to allocate memory|out of memory|bad_alloc")
+# ONNX Runtime raises the same classes for all failures: only its text tells too little memory from the rest.
+OUT_OF_MEMORY = re.compile(r"[Ff]ailed to allocate memory|out of memory|bad_alloc|ALLOC_FAILED")
 
 
 def check_version(package: str, version: str, install: str) -> None:
@@ -35,13 +35,13 @@ def session_options(threads: int | None) -> ort.SessionOptions:
 
 @contextmanager
 def translate_ort_errors(path: Path) -> Iterator[None]:
-    """Turn what ONNX Runtime and its bindings raise into Unavailable for want of memory, else into InvalidFile."""
+    """Turn what ONNX Runtime and its bindings raise into Unavailable where memory ran out, else into InvalidFile."""
     try:
         yield
     except UserError:
         raise
     except Exception as e:  # ONNX Runtime's own errors have no common base class
-        if OUT_OF_MEMORY.search(str(e)):
+        if isinstance(e, MemoryError) or OUT_OF_MEMORY.search(str(e)):
             raise Unavailable(f"{path}: expected memory for it, found too little ({e})") from e
         expected = "a graph of this bundle's model that ONNX Runtime runs"
         raise InvalidFile(path, expected, f"{type(e).__name__}: {e}") from e

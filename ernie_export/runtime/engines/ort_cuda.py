@@ -167,11 +167,10 @@ class OrtCudaEngine:
         self._warm_encoder()
         on_progress(1 / total)
         cache = self.new_cache(1, calls[0][0])
-        with translate_ort_errors(self._paths["decoder"]):
-            for done, (tokens, token_type) in enumerate(calls, 2):
-                cache.lengths[:] = 0
-                self.prefill(cache, 0, self._blank_chunk(tokens, token_type))
-                on_progress(done / total)
+        for done, (tokens, token_type) in enumerate(calls, 2):
+            cache.lengths[:] = 0
+            self.prefill(cache, 0, self._blank_chunk(tokens, token_type))
+            on_progress(done / total)
         del cache  # makes way for one that the scheduler's first takes over, with the graphs that are captured here
         cache = self.new_cache(max_num_seqs, 1)
         for done, count in enumerate(counts, 2 + len(calls)):
@@ -200,19 +199,23 @@ class OrtCudaEngine:
         """Run the vision encoder and the resampler. What lies between them stays on the device."""
         return self._thread.submit(self._encode, pixel_values, coordinates, pairs).result()
 
+    def _run(self, graph: str, binding: ort.IOBinding) -> None:
+        with translate_ort_errors(self._paths[graph]):
+            self._sessions[graph].run_with_iobinding(binding)
+
     def _encode(self, pixel_values: np.ndarray, coordinates: np.ndarray, pairs: np.ndarray) -> np.ndarray:
         vision = self._sessions["vision"].io_binding()
         vision.bind_cpu_input("pixel_values", pixel_values)
         vision.bind_cpu_input("coordinates", coordinates)
         vision.bind_output("hidden", self._memory.device)
-        self._sessions["vision"].run_with_iobinding(vision)
+        self._run("vision", vision)
         resampler = self._sessions["resampler"].io_binding()
         resampler.bind_ortvalue_input("hidden", vision.get_outputs()[0])
         first, second = (np.ascontiguousarray(frames) for frames in pairs)
         resampler.bind_cpu_input("first", first)
         resampler.bind_cpu_input("second", second)
         resampler.bind_output("features", self._memory.device)
-        self._sessions["resampler"].run_with_iobinding(resampler)
+        self._run("resampler", resampler)
         (features,) = resampler.get_outputs()
         return self._to_numpy(features)
 
@@ -232,7 +235,7 @@ class OrtCudaEngine:
         for name, array in inputs.items():  # which have to last until the run: they are bound by address
             binding.bind_cpu_input(name, array)
         binding.bind_output("logits", "cpu")
-        self._sessions["decoder"].run_with_iobinding(binding)
+        self._run("decoder", binding)
         cache.lengths[slot] += len(chunk.input_ids)
         return DenseLogits(binding.get_outputs()[-1].numpy()[0])
 
@@ -250,7 +253,8 @@ class OrtCudaEngine:
         for session, graph in ((self._sessions["decode"], "decode"), (self._topk, "topk")):
             options = ort.RunOptions()
             options.add_run_config_entry("gpu_graph_id", str(graph_id))
-            session.run_with_iobinding(bound.bindings[graph, 0, count], options)
+            with translate_ort_errors(self._paths["decode"]):
+                session.run_with_iobinding(bound.bindings[graph, 0, count], options)
         cache.lengths[:count] += 1
         return step.logits()
 

@@ -96,10 +96,11 @@ def test_a_bundle_holds_its_text_experts_once(bundle):
         ("Failed to allocate memory for requested buffer of size 4096", Unavailable),
         ("CUDA failure 2: out of memory ; GPU=0", Unavailable),
         ("std::bad_alloc", Unavailable),
+        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED", Unavailable),
         ("Got invalid dimensions for input: x", InvalidFile),
     ],
 )
-def test_want_of_memory_is_not_a_broken_graph(message, raised):
+def test_out_of_memory_is_not_a_broken_graph(message, raised):
     graph = Path("decoder.onnx")
     with pytest.raises(raised, match=f"^{graph}: .*{message.split()[-1]}"), translate_ort_errors(graph):
         raise RuntimeError(message)

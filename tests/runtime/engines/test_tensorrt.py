@@ -24,7 +24,7 @@ from ernie_export.exporter.export import export
 from ernie_export.runtime import load
 from ernie_export.runtime.batch import Batch
 from ernie_export.runtime.engine_setup import fit_to_engines
-from ernie_export.runtime.engines import PromptChunk
+from ernie_export.runtime.engines import PrefillChunks, PromptChunk
 from ernie_export.runtime.engines.device.memory import ALIGNMENT, CudaMemory
 from ernie_export.runtime.engines.device.step import DeviceTensor
 from ernie_export.runtime.engines.device.weights import aligned_addresses, load_weights
@@ -315,6 +315,16 @@ def test_chunks_are_as_long_as_the_engines_allow(engine):
     """A CPU's 128 tokens while others decode would read every expert for a quarter of the work."""
     batch = Batch(engine, num_slots=1, max_seq_len=500)
     assert (batch.prefill_chunk, batch.prefill_chunk_while_decoding) == (500, 500)
+
+
+def test_chunks_are_padded_to_a_few_lengths_and_shorter_while_others_decode(opened, bundle, tmp_path):
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["engines"]["prefill_chunk"] = 1024
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with opened(folder)[0] as engine:
+        assert engine.prefill_chunks == PrefillChunks(alone=1024, while_decoding=512)
+        assert list(engine._prefill_contexts) == [64, 128, 256, 512, 1024]
 
 
 @pytest.mark.parametrize("without_some", [False, True])

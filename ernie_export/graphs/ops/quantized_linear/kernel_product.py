@@ -13,7 +13,7 @@ import triton.language as tl
 @triton.jit
 def unpack_to(dtype, w, n, start, WIDTH: tl.constexpr, DEPTH: tl.constexpr, BITS: tl.constexpr, FLOAT8: tl.constexpr,
              STEP: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
-    """Return w[n, start:start + STEP] as numbers in `dtype`, or for UPCAST in float32, without their scale.
+    """Return w[n, start:start + STEP] as numbers, without their scale: in `dtype`, of 4 bits for UPCAST in float32.
 
     w (WIDTH, DEPTH) is packed in words. With 4 bits the first of two neighbours is a byte's lower half. Integers are
     stored moved up by half their range.
@@ -27,8 +27,8 @@ def unpack_to(dtype, w, n, start, WIDTH: tl.constexpr, DEPTH: tl.constexpr, BITS
         if dtype == tl.bfloat16:  # by way of float32, or each is converted alone, by a unit with fewer lanes
             return numbers.to(tl.float32).to(dtype)
         return numbers.to(dtype)
-    # The lowest bits of a power of two count in ones where its mantissa ends: an or and an addition, which the matrix
-    # units' dtype does two at a time for 4 bits, in place of a conversion, which takes a unit with fewer lanes.
+    # OR the integer into the mantissa of a power of two whose last bit is worth one, and subtract: two instructions of
+    # the common units, for 4 bits on two values at once, in place of a conversion, which takes a unit with fewer lanes.
     if BITS == 4 and dtype.primitive_bitwidth == 16:
         BASE: tl.constexpr = 0x4300 if dtype == tl.bfloat16 else 0x6400  # 128, or 1024 in float16
         CENTRE: tl.constexpr = 136.0 if dtype == tl.bfloat16 else 1032.0
