@@ -19,6 +19,7 @@ from ernie_export.exporter.export import export
 from ernie_export.exporter.verify.comparison import compare_tokens, divergence
 from ernie_export.exporter.verify.intervals import mean_interval, proportion_interval
 from ernie_export.exporter.verify.results import Conversation, Report
+from ernie_export.exporter.verify.verify import answer_length
 from ernie_export.graphs.precision import ONNX
 from ernie_export.runtime import load
 from tests.paths import MINI
@@ -272,6 +273,12 @@ def test_a_malformed_file_of_questions_is_one_line(verify, right, tmp_path, text
         assert code == 2 and out == "" and err.count("\n") == 1 and str(given) in err
 
 
+def test_an_answer_ends_with_the_first_token_that_ends_one():
+    """A trained model has learned nothing of what would follow: rounding alone changes it."""
+    assert answer_length([5, 2, 7, 2], ends=(2, 3)) == 2
+    assert answer_length([5, 7, 9], ends=(2, 3)) == 3
+
+
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_a_quantised_bundle_is_within_its_limits(verify, tmp_path, precision):
     """Every stage of the trained checkpoint is compared, routing too, and differs by what the precision is allowed."""
@@ -279,6 +286,7 @@ def test_a_quantised_bundle_is_within_its_limits(verify, tmp_path, precision):
     code, out, _ = verify(tmp_path / "bundle", "--against", MINI, "--json")
     report = json.loads(out)
     assert code == 0 and report["failures"] == []
+    assert min(conversation["tokens"] for conversation in report["conversations"]) < 16
     routed = {name: stage["routed"] for name, stage in report["probes"].items() if stage["routed"]}
     assert set(routed) == {f"layer {number}" for number in range(1, 6)} and len(set(routed.values())) == 1
     assert report["probes"]["vision encoder"]["error"] < 1e-5 < 1e-3 < report["losses"]["layer 3"] < 0.5

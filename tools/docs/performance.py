@@ -9,7 +9,8 @@ from tools.docs.tables import percent, read_result, table
 WORKLOADS = ("prefill 512 text", "decode", "prefill 256 text + 1024 image")
 TOGETHER = ("decode, 1 together", "decode, 4 together", "decode, 16 together")
 BITS = {"fp32": 32, "bf16": 16, "int8": 8, "Q8_0": 8, "int4": 4, "Q4_0": 4, "Q4_K_S": 4}  # of a contestant's weights
-WIDTHS = {"not quantized": (16, 32), "8 bits": (8,), "4 bits": (4,), "any precision": (4, 8, 16, 32)}
+UNQUANTIZED = "not quantized"
+WIDTHS = {UNQUANTIZED: (16, 32), "8 bits": (8,), "4 bits": (4,), "any precision": (4, 8, 16, 32)}
 
 
 def rates(result: Any, contestant: str) -> dict[str, float | None]:

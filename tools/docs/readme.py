@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tools.docs.performance import WIDTHS, lead
+from tools.docs.performance import UNQUANTIZED, WIDTHS, lead
 from tools.docs.tables import percent, read_result, table
 
 START = "<!-- results -->\n"
@@ -19,18 +19,18 @@ def results() -> str:
     precision = {entry["precision"]: entry for entry in read_result("precision-mini")["precisions"]}
     faults = read_result("faults")
     memory = cpu["rss_mib"]
-    features = ", ".join(cpu["machine"]["features"])
+    best = cpu["machine"]["features"][-1]
     llama = min(mib for name, mib in memory.items() if name.startswith("llama.cpp Q4"))
     rows = [
-        [f"decode beside the fastest peer, 650 M parameters, two cores ({features})", beside(cpu, "decode")],
+        [f"decode beside the fastest peer, 650 M parameters, two cores with {best}", beside(cpu, "decode")],
         ["prefill of text beside the same", beside(cpu, "prefill 512 text")],
         ["prefill with an image beside the same", beside(cpu, "prefill 256 text + 1024 image")],
         [
-            "peak memory: int4; llama.cpp's least in 4 bits, text alone; PyTorch",
+            "peak memory: int4; llama.cpp (text alone); PyTorch",
             f"{memory['ernie-export int4']:,.0f}; {llama:,.0f}; {memory['PyTorch grouped_mm bf16']:,.0f} MiB",
         ],
         [
-            f"released size (29.4 B) in int4, two cores, 24 GiB ({full['date']})",
+            f"released size (29.4 B) in int4 ({full['date']})",
             f"first text after {cold['seconds_to_first_text']:.0f} s from disk, then {cold['tokens_per_second']:.1f} tokens/s",
         ],
         [
@@ -47,16 +47,20 @@ def results() -> str:
     links = (
         "[Speed](docs/results/performance.md), [full size](docs/results/full-size.md), "
         "[accuracy](docs/results/accuracy.md) and "
-        f"[faults](docs/results/faults.md) ({faults['damaged_files']:,} damaged files) have the commands and the rest."
+        f"[faults](docs/results/faults.md) ({faults['damaged_files']:,} damaged files) have the rest."
     )
     measured = f"measured {cpu['date']}"
     return f"{table(['what', measured], rows)}\n\n{links}\n"
 
 
 def beside(cpu: Any, workload: str) -> str:
-    """Return the fastest export's multiple of the fastest peer's rate, for each width of weights that has a peer."""
-    found = {name: lead(cpu, workload, width) for name, width in WIDTHS.items()}
-    return "; ".join(f"{name}: {one[0]:.2f} × ({one[1].split()[0]})" for name, one in found.items() if one)
+    """Return the fastest export's multiple of the fastest peer's rate: in 8 bits, 4 bits, any precision, where one is."""
+    found: dict[str, tuple[float, str]] = {}
+    for name, width in WIDTHS.items():
+        one = lead(cpu, workload, width)
+        if name != UNQUANTIZED and one is not None and one not in found.values():
+            found[name] = one
+    return "; ".join(f"{name} {ratio:.2f} × ({peer.split()[0]})" for name, (ratio, peer) in found.items())
 
 
 def with_results(readme: str) -> str:

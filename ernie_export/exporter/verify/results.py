@@ -64,7 +64,7 @@ class Report:
         probes: Compared values in the order of computation, beside the reference with the bundle's own weights.
         losses: Error of the median token of each probe beside the reference with the checkpoint's weights; empty where
             the weights are the same.
-        conversations: Next tokens, beside the reference with the checkpoint's weights.
+        conversations: Next tokens up to the end of an answer, beside the reference with the checkpoint's weights.
         questions: Answers of both sides.
         weights: The weights.
         coverage: Experts that were routed to.

@@ -8,7 +8,7 @@ of the bundle as it is are compared with a reference that computes with the chec
 are never in memory together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,10 +109,10 @@ def verify(
     reference = Reference(checkpoint, CheckpointTensors(Checkpoint.open(checkpoint)))
     runs = reference.run(prompts, tokens)
     report.coverage = [Coverage(group, reference.experts, len(them)) for group, them in reached_experts(runs).items()]
-    report.conversations = [
-        compare_tokens(name, runs[name].logits, answered.logits, preprocessor.chat.decode)
-        for name, answered in found.items()
-    ]
+    for name, answered in found.items():
+        length = answer_length(answered.tokens, manifest.model.eos_token_ids)
+        logits = runs[name].logits[:length], answered.logits[:length]
+        report.conversations.append(compare_tokens(name, *logits, preprocessor.chat.decode))
     expected = ask_reference(reference, preprocessor, questions, progress)
     report.questions = [
         Question(question["answer"], *texts) for question, *texts in zip(questions, expected, answers, strict=True)
@@ -125,6 +125,11 @@ def verify(
         runs = Reference(checkpoint, BundleTensors(bundle, manifest, checkpoint)).run(prompts, tokens)
     report.probes = compare_probes(runs, inner, prompts, report.tolerance.every_token)
     return report
+
+
+def answer_length(tokens: Sequence[int], ends: Collection[int]) -> int:
+    """Return how many tokens an answer has, the one that ends it included: what would come after is never served."""
+    return next((number for number, token in enumerate(tokens, 1) if token in ends), len(tokens))
 
 
 def add_inputs(
