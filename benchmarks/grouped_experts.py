@@ -23,6 +23,7 @@ import click
 import numpy as np
 import onnx
 import onnxruntime as ort
+from contestants import THREADS
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
@@ -32,7 +33,6 @@ from ernie_export.doctor.machine import describe_machine
 K = 6
 TOKENS = 512
 GROUP = 32
-THREADS = 2
 ATTRIBUTES = {
     "k": K,
     "normalize_routing_weights": 1,

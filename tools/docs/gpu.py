@@ -198,9 +198,9 @@ a sparse layer), and with gate and up apart: as one matrix they are one product 
 and keys are rotated apart, each between two casts. Rotated as one tensor they would take 2 launches a layer fewer, 56 of 1,120 and
 0.12 ms of a step; the scale of attention, which stands in the queries' tables, would have to go to each target's attention.
 
-Two settings of the provider are left as they are, each a row of its own where time is left: `ORT_FORCE_DETERMINISTIC_MOE=1`
-takes its first kernel for experts in place of the fastest, which saves the first calls' trials; `ep.cuda.fpa_intb_gemm=1` takes
-TensorRT-LLM's kernels for the linear layers' 4-bit weights, which repack them at load, a second copy in memory.
+Two settings of the provider are left as they are, and the sequence below measures neither. `ORT_FORCE_DETERMINISTIC_MOE=1` in the
+environment takes its first kernel for experts in place of the fastest, which leaves the first calls' trials out;
+`ep.cuda.fpa_intb_gemm=1`, an option of a session, takes CUTLASS kernels for the linear layers' quantized weights.
 
 Decode steps are not rounded up to powers of two of sequences. The provider times its kernels by such powers, all of them at
 load; a captured graph costs one step, once for each number of sequences. Eight sequences reach 35 of 64 experts where five

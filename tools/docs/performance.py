@@ -4,7 +4,7 @@ from statistics import median
 from typing import Any
 
 from tools.docs.profile import profiles, prototype
-from tools.docs.tables import percent, read_result, table
+from tools.docs.tables import machine_text, percent, read_result, table
 
 WORKLOADS = ("prefill 512 text", "decode", "prefill 256 text + 1024 image")
 TOGETHER = ("decode, 1 together", "decode, 4 together", "decode, 16 together")
@@ -94,13 +94,12 @@ def speed(rate: float) -> str:
 def performance_page() -> str:
     """Return the page about speed on a CPU."""
     result = read_result("cpu-m600")
-    machine = result["machine"]
     return f"""\
 # Speed on a CPU
 
 One command runs every contestant in its own process, in turns, and takes the median of {result["rounds"]} rounds. The
 checkpoint has 650 M random parameters in the released model's proportions (`benchmarks/make_checkpoint.py`).
-{machine["cpu"]} ({", ".join(machine["features"])}), {machine["cores"]} cores, load {machine["load"]:.1f} before the run, {result["date"]}.
+{machine_text(result["machine"])}, {result["date"]}.
 
 llama.cpp knows ERNIE 4.5's text sibling: it runs the decoder with its text experts, and no images. `make_gguf.py` builds it
 for the machine from the sdist of llama-cpp-python and writes the checkpoint's text part in GGUF; llama.cpp quantizes it. It

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tools.docs.tables import find_result, percent, table
+from tools.docs.tables import find_result, machine_text, percent, table
 
 NAMES = ("profile-m600-fp32", "profile-m600-int8", "profile-m600-int4")
 PROTOTYPES = {  # names of grouped_experts.py, and the page's
@@ -57,14 +57,13 @@ def several(result: Any) -> str:
     grown = " and ".join(f"{seconds / first:.1f}" for seconds in others)
     expected = " and ".join(f"{times:.1f}" for times in hit)
     return f"""\
-Sequences that are decoded together read an expert once: in {result["bundle"]["precision"]} its operator takes {grown} times as long for 4 and
-16 sequences as for one, where {expected} times as many experts are met."""
+In {result["bundle"]["precision"]} the experts' operator takes {grown} times as long for 4 and 16 sequences that are decoded together as for one;
+{expected} times as many experts are met, each of which has to be read once."""
 
 
 def profile(result: Any) -> str:
     """Return the sentence about one bundle and its table: shares of a request's time by operator, one column a phase."""
     phases = result["phases"]
-    machine = result["machine"]
     shares = {name: {op: row["share"] for op, row in phase["operators"].items()} for name, phase in phases.items()}
     for name, phase in phases.items():
         shares[name]["between operators"] = phase["outside_operators"] / phase["seconds"]
@@ -87,8 +86,7 @@ def profile(result: Any) -> str:
         f"{name.rsplit(' ', 1)[0]} {value:.0f} {name.rsplit(' ', 1)[1]}" for name, value in result["ceilings"].items()
     )
     return f"""\
-{result["bundle"]["precision"]}, {machine["cpu"]} ({", ".join(machine["features"])}), {machine["cores"]} cores, load {machine["load"]:.1f} before, ONNX Runtime
-{result["onnxruntime"]}, {result["date"]}. Large products, and a streaming read: {ceilings}.
+{result["bundle"]["precision"]}, {machine_text(result["machine"])}, ONNX Runtime {result["onnxruntime"]}, {result["date"]}. Large products, and a streaming read: {ceilings}.
 
 {table(["share of the time", *phases], rows)}"""
 
@@ -104,10 +102,8 @@ def prototype() -> str:
         own = rates["operator"]
         others = [f"{rates[way]:.0f} ({rates[way] / own:.2f} ×)" if way in rates else "" for way in PROTOTYPES]
         rows.append([case["shape"], case["precision"], f"{own:.0f}", *others])
-    machine = result["machine"]
     return f"""\
-{machine["cpu"]} ({", ".join(machine["features"])}), {machine["cores"]} cores, load {machine["load"]:.1f} before, ONNX Runtime
-{result["onnxruntime"]}, {result["date"]}:
+{machine_text(result["machine"])}, ONNX Runtime {result["onnxruntime"]}, {result["date"]}:
 
 {table(["G operations/s, 512 tokens", "weights", "ONNX Runtime's operator", *PROTOTYPES.values()], rows)}"""
 

@@ -19,6 +19,12 @@ def find_result(name: str) -> Any | None:
     return read_result(name) if (RESULTS / f"{name}.json").exists() else None
 
 
+def machine_text(machine: Any) -> str:
+    """Return what a result says of its machine: processor, features, cores, and load before the run."""
+    features = ", ".join(machine["features"])
+    return f"{machine['cpu']} ({features}), {machine['cores']} cores, load {machine['load']:.1f} before the run"
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table; a number is already text, and a cell may hold Markdown."""
     lines = [" | ".join(headers), " | ".join("---" for _ in headers)]
