@@ -4,6 +4,7 @@ import pytest
 
 from ernie_export.common.errors import (
     ContextLengthExceeded,
+    InvalidFile,
     InvalidMedia,
     InvalidValue,
     Unavailable,
@@ -25,7 +26,6 @@ from ernie_export.runtime.serving.http.errors import from_user_error
         (ContextLengthExceeded("prompt", "at most 9 tokens", 10), "messages", "context_length_exceeded"),
         (ContextLengthExceeded("prompt and answer", "at most 9", 10), "max_tokens", "context_length_exceeded"),
         (UserError("prompt: a text that only looks like a field"), "messages", "invalid_value"),
-        (Unavailable("no GPU"), "messages", "invalid_value"),
     ],
     ids=lambda value: one_printable_line(str(value))[:40],
 )
@@ -33,6 +33,19 @@ def test_type_and_field_decide(error, param, code):
     response = from_user_error(error)
     assert (response.status, response.param, response.code) == (400, param, code)
     assert response.message == str(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (Unavailable("/srv/bundle/vision.onnx: expected memory for it, found too little"), 503, "unavailable"),
+        (InvalidFile("/srv/bundle/vision.onnx", "a graph", "another"), 500, "internal_error"),
+    ],
+)
+def test_faults_of_the_server_are_logged_and_name_no_file_to_the_client(error, status, code, caplog):
+    response = from_user_error(error)
+    assert (response.status, response.param, response.code) == (status, None, code)
+    assert "/srv" not in response.message and str(error) in caplog.text
 
 
 def test_every_sampling_option_has_a_name_in_a_request():

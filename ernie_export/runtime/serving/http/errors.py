@@ -10,7 +10,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from ernie_export.common.errors import ContextLengthExceeded, InvalidValue, UserError, one_printable_line
+from ernie_export.common.errors import (
+    ContextLengthExceeded,
+    InvalidFile,
+    InvalidValue,
+    Unavailable,
+    UserError,
+    one_printable_line,
+)
 from ernie_export.runtime.sampling_params import SamplingParams
 from ernie_export.runtime.serving.http.logs import note
 
@@ -56,11 +63,6 @@ class ApiError(Exception):
         return JSONResponse(self.content(), self.status, self.headers)
 
 
-# Status and code of each type of UserError. The first type that fits decides.
-_RESPONSES: tuple[tuple[type[UserError], int, str], ...] = (
-    (ContextLengthExceeded, 400, "context_length_exceeded"),
-    (UserError, 400, "invalid_value"),
-)
 # The request's names of fields of SamplingParams and of the scheduler that have others there.
 _PARAMS = {
     "max_new_tokens": "max_tokens",
@@ -75,9 +77,17 @@ _SAME = {
 
 
 def from_user_error(error: UserError) -> ApiError:
-    """Return the response for an error of the runtime: status and code by its type, `param` by its field."""
-    status, code = next((status, code) for kind, status, code in _RESPONSES if isinstance(error, kind))
-    return ApiError(status, str(error), _param(error), code)
+    """Return the response for an error of the runtime: status and code by its type, `param` by its field.
+
+    What is wrong with the bundle or the machine is for the log, which names files.
+    """
+    if isinstance(error, Unavailable):
+        log.error("a request failed", exc_info=error)
+        return ApiError(503, "too little memory, or the device failed: the server's log says more", code="unavailable")
+    if isinstance(error, InvalidFile):
+        return internal_error(error)
+    code = "context_length_exceeded" if isinstance(error, ContextLengthExceeded) else "invalid_value"
+    return ApiError(400, str(error), _param(error), code)
 
 
 def _param(error: UserError) -> str:
