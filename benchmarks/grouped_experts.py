@@ -4,8 +4,8 @@
 
 The prototype is a graph of standard operators: the tokens of each expert are gathered, multiplied by its weights with
 both threads in every product, and added up with their routing weights. A second one multiplies integers (MatMulInteger,
-which has kernels for AMX): weights of 8 bits with a scale for each row, activations rounded to 8 bits with a scale for
-each token. Answers are compared with the operator's.
+which has kernels for VNNI and AMX): weights of 8 bits with a scale for each row, activations rounded to 8 bits with a
+scale for each token. Answers are compared with the operator's.
 Widths of make_checkpoint.py's model and of the released one, with half its experts, 512 tokens, random routing; the two
 take turns, and the median counts.
 """
@@ -133,6 +133,7 @@ class Graph:
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
         options = ort.SessionOptions()
         options.intra_op_num_threads = THREADS
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # other sessions' turns would share cores
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

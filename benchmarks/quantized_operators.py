@@ -113,6 +113,7 @@ def open_operator(contestant: Contestant, folder: Path, experts: int) -> Running
     del arrays
     options = ort.SessionOptions()
     options.intra_op_num_threads = 2
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # other sessions' turns would share cores
     started = time.perf_counter()
     session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
     return Running(contestant, session, end, time.perf_counter() - started, {})

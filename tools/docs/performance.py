@@ -3,7 +3,7 @@
 from statistics import median
 from typing import Any
 
-from tools.docs.profile import profiles, prototype
+from tools.docs.profile import integer_products, profiles, prototype
 from tools.docs.tables import machine_text, percent, read_result, table
 
 WORKLOADS = ("prefill 512 text", "decode", "prefill 256 text + 1024 image")
@@ -138,13 +138,22 @@ profiling on.
 
 What an operator of our own could reach, prototypes show, of ONNX Runtime's standard operators
 (`python benchmarks/grouped_experts.py`): each expert's tokens multiplied by its weights with both threads, in place of experts
-dealt to threads; and the same in integers (MatMulInteger, which has kernels for AMX), activations rounded to 8 bits for each
-token. The routing is computed beforehand, in the operator's time it is included.
+dealt to threads; and the same in integers (MatMulInteger, which has kernels for VNNI and AMX), activations rounded to 8 bits
+for each token. The routing is computed beforehand, in the operator's time it is included.
 
 {prototype()}
 
 As a graph they are not exported: decode reads the operator's own copy of the weights, and ONNX Runtime would pack another one
 for these products. What it takes is an operator of ONNX Runtime's for experts that multiplies integers as MatMulInteger does.
+
+Linear layers, too, could multiply integers with one scale for each row of the weights and of the activations
+(`python benchmarks/integer_products.py`, the rounding included):
+
+{integer_products()}
+
+They are exported with a scale for each group, which is slower and keeps more: where a few channels are much larger than the
+others, as in large transformers, a scale for each row costs several times the error. What it would cost the released model
+nobody could measure here without its weights.
 
 With fewer tokens ONNX Runtime's operator deals experts to threads by number, so that six experts of one token fall unevenly
 on two threads in fp32 (`python benchmarks/expert_balance.py`). Splitting each expert in two would balance it and need a data

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from tools.docs.tables import find_result, machine_text, percent, table
+from tools.docs.tables import find_result, machine_text, percent, read_result, table
 
 NAMES = ("profile-m600-fp32", "profile-m600-int8", "profile-m600-int4")
 PROTOTYPES = {  # names of grouped_experts.py, and the page's
     "product for each expert": "a product for each expert",
     "of integers": "a product of integers for each expert",
 }
+WAYS = ("a scale for each group", "a scale for each row")  # of integer_products.py
 LINEAR = ("MatMulNBits", "Gemm", "MatMul", "FusedMatMul")
 ATTENTION = ("MultiHeadAttention", "GroupQueryAttention")
 EXPERTS = ("MoE", "QMoE")
@@ -92,10 +93,18 @@ def profile(result: Any) -> str:
 
 
 def prototype() -> str:
-    """Return the table of benchmarks/grouped_experts.py; without its result, say so."""
-    result = find_result("grouped-experts")
-    if result is None:
-        return "The prototype was not measured on an idle machine yet."
+    """Return the tables of benchmarks/grouped_experts.py, on two machines."""
+    return f"""\
+{grouped_experts("grouped-experts")}
+
+On a processor with AMX, measured while the threads of the ways that had just run still took part of the cores:
+
+{grouped_experts("grouped-experts-amx")}"""
+
+
+def grouped_experts(name: str) -> str:
+    """Return the table of one result of benchmarks/grouped_experts.py."""
+    result = read_result(name)
     rows = []
     for case in result["results"]:
         rates = {way: case["operations"] / seconds / 1e9 for way, seconds in case["seconds"].items()}
@@ -106,6 +115,26 @@ def prototype() -> str:
 {machine_text(result["machine"])}, ONNX Runtime {result["onnxruntime"]}, {result["date"]}:
 
 {table(["G operations/s, 512 tokens", "weights", "ONNX Runtime's operator", *PROTOTYPES.values()], rows)}"""
+
+
+def integer_products() -> str:
+    """Return the table of benchmarks/integer_products.py."""
+    result = read_result("integer-products")
+    rows = []
+    for case in result["results"]:
+        rates = {way: case["operations"] / seconds / 1e9 for way, seconds in case["seconds"].items()}
+        exact, group, row = (f"{rate:.0f}" for rate in rates.values())
+        errors = [f"{percent(off, 0 if off > 0.1 else 1)}" for way in WAYS for off in case["errors"][way]]
+        gain = rates[WAYS[1]] / rates[WAYS[0]]
+        rows.append(
+            [case["layer"], exact, group, f"{row} ({gain:.2f} ×)", " / ".join(errors[:2]), " / ".join(errors[2:])]
+        )
+    headers = ["G operations/s", "float32", *WAYS, "error by group", "error by row"]
+    return f"""\
+{machine_text(result["machine"])}, ONNX Runtime {result["onnxruntime"]}, {result["date"]}. Errors are root mean squares beside the product's, on
+even activations / on ones with four channels 64 times as large:
+
+{table(headers, rows)}"""
 
 
 def most(operator: str, shares: dict[str, dict[str, float]]) -> float:
