@@ -138,8 +138,14 @@ def score(reference: Reference, count: int, seed: int, judged_by: Judge = judge)
 
 
 def table(intact: dict[str, int], count: int, damaged: dict[str, dict[str, int]], few: int) -> list[str]:
-    """Return Markdown: accuracy by kind and, where there is any damage, by family under each."""
-    lines = ["| family | question | right | accuracy |", "| --- | --- | --- | --- |"]
+    """Return Markdown: accuracy of all, by family and by kind and, where there is any damage, by family under each."""
+    total, asked = sum(intact.values()), count * len(KINDS)
+    lines = [f"{total:,} of {asked:,} are right, {100 * total / asked:.1f} %; by family:", ""]
+    lines += ["| family | right | accuracy |", "| --- | --- | --- |"]
+    for family, kinds in FAMILIES.items():
+        right, asked = sum(intact[kind] for kind in kinds), count * len(kinds)
+        lines.append(f"| {family} | {right} of {asked} | {100 * right / asked:.1f} % |")
+    lines += ["", "| family | question | right | accuracy |", "| --- | --- | --- | --- |"]
     for kind, family in KINDS.items():
         lines.append(f"| {family} | {kind} | {intact[kind]} of {count} | {100 * intact[kind] / count:.1f} % |")
     if not damaged:
