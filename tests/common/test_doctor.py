@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from ernie_export.common.processor import read_cpuinfo
 from ernie_export.doctor import capabilities, cli
-from ernie_export.doctor.machine import read_cpuinfo
 from ernie_export.doctor.requirements import Requirement, installed_version, read_requirements
 
 

@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 
 from ernie_export.common.errors import CannotWrite, InvalidFile
-from ernie_export.common.processor import cpu_name, usable_cores
 from ernie_export.exporter.cli import plan as plan_cli
 from ernie_export.exporter.plan import measure
-from ernie_export.exporter.plan.rates import Rates, keep_rates, rates_file, read_rates
+from ernie_export.exporter.plan.rates import Conditions, Rates, keep_rates, rates_file, read_rates
 from tests.paths import MINI
 
-RATES = Rates(cpu_name(), usable_cores(), bandwidth=20e9, fp32=1e11, int8=3e11, int4=2e11)
+NOW = Conditions.of_now()
+RATES = Rates(NOW, bandwidth=20e9, fp32=1e11, int8=3e11, int4=2e11)
 
 
 @pytest.fixture
@@ -35,12 +35,12 @@ def test_a_measurement_finds_rates_of_a_processor():
     steps = []
     rates = measure.measure(lambda: steps.append(1), stream_bytes=2**22, seconds=0.05)
     assert len(steps) == measure.MEASUREMENTS
-    assert (rates.cpu, rates.cores) == (cpu_name(), usable_cores())
+    assert rates.conditions == NOW
     assert 1e8 < rates.bandwidth < 1e13
     assert all(1e8 < rate < 1e15 for rate in (rates.fp32, rates.int8, rates.int4))
 
 
-def test_kept_rates_are_planned_with_until_the_processor_changes(cache):
+def test_kept_rates_are_planned_with_until_their_conditions_change(cache):
     assert planned("--device", "cpu")["precisions"]["fp32"]["decode"]["seconds"] is None
     keep_rates(RATES, cache)
     assert read_rates(cache) == RATES
@@ -49,8 +49,9 @@ def test_kept_rates_are_planned_with_until_the_processor_changes(cache):
     for precision, rate in (("fp32", RATES.fp32), ("int8", RATES.int8), ("int4", RATES.int4)):
         step = plan["precisions"][precision]["decode"]
         assert step["seconds"] == max(step["bytes"] / 20e9, step["flops"] / rate)
-    for changed in (replace(RATES, cpu="another"), replace(RATES, cores=RATES.cores + 1)):
-        keep_rates(changed, cache)
+    others: dict[str, Any] = {"cpu": "another", "features": (), "cores": NOW.cores + 1, "onnxruntime": "1.0"}
+    for name, other in others.items():
+        keep_rates(replace(RATES, conditions=replace(NOW, **{name: other})), cache)
         assert read_rates(cache) is None
         assert planned("--device", "cpu")["device"]["bandwidth"] is None
 

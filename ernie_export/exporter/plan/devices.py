@@ -117,7 +117,7 @@ def this_machine(rates: Rates | None) -> Device:
     if rates is None:
         source = "this machine's memory; rates not known, --measure finds them"
         return Device(CPU, memory, None, None, None, None, source, is_gpu=False)
-    source = f"{rates.cpu}, {rates.cores} cores, rates measured here"
+    source = f"{rates.conditions.cpu}, {rates.conditions.cores} cores, rates measured here"
     return Device(
         CPU, memory, rates.bandwidth, rates.fp32, None, None, source, is_gpu=False, int8=rates.int8, int4=rates.int4
     )

@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from ernie_export.common.processor import cpu_name, usable_cores
-from ernie_export.exporter.plan.rates import Rates
+from ernie_export.common.processor import usable_cores
+from ernie_export.exporter.plan.rates import Conditions, Rates
 from ernie_export.graphs.layers.quantized import group_size
 
 STREAM_BYTES = 2**30
@@ -26,7 +26,7 @@ def measure(step: Callable[[], object], stream_bytes: int = STREAM_BYTES, second
     for rate in _measurements(stream_bytes, seconds):
         found.append(rate)
         step()
-    return Rates(cpu_name(), usable_cores(), *found)
+    return Rates(Conditions.of_now(), *found)
 
 
 def _measurements(stream_bytes: int, seconds: float) -> Iterator[float]:
@@ -60,7 +60,9 @@ def product_rate(bits: int | None, seconds: float) -> float:
         bits: Bits of the matrix's numbers; None for float32.
         seconds: How long it is measured; the fastest of the runs counts, since others may share the machine.
     """
-    session = ort.InferenceSession(_product(bits), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    session = ort.InferenceSession(_product(bits), options, providers=["CPUExecutionProvider"])
     inputs = {"x": np.random.default_rng(1).standard_normal((TOKENS, WIDTH), dtype=np.float32)}
     session.run(None, inputs)
     fastest = float("inf")

@@ -3,12 +3,35 @@
 import json
 import os
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from ernie_export.common.atomic_file import write_atomically
 from ernie_export.common.errors import CannotWrite
 from ernie_export.common.json_fields import JsonObject, read_json
-from ernie_export.common.processor import cpu_name, usable_cores
+from ernie_export.common.processor import cpu_features, cpu_name, usable_cores
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What rates depend on: other rates are measured where one of these is another.
+
+    Attributes:
+        cpu: Name of the processor.
+        features: Its instruction sets; virtual machines on one kind of processor may have some alone.
+        cores: Cores that were used.
+        onnxruntime: Version of ONNX Runtime.
+    """
+
+    cpu: str
+    features: tuple[str, ...]
+    cores: int
+    onnxruntime: str
+
+    @classmethod
+    def of_now(cls) -> "Conditions":
+        """Return those of this process."""
+        return cls(cpu_name(), cpu_features(), usable_cores(), version("onnxruntime"))
 
 
 @dataclass(frozen=True)
@@ -16,16 +39,14 @@ class Rates:
     """What a processor reaches.
 
     Attributes:
-        cpu: Its name.
-        cores: Cores that were used.
+        conditions: What they were measured with.
         bandwidth: Bytes a second of streaming reads.
         fp32: FLOP/s of float32 products.
         int8: FLOP/s of products with 8-bit weights, activations rounded to 8 bits.
         int4: FLOP/s of products with 4-bit weights, likewise.
     """
 
-    cpu: str
-    cores: int
+    conditions: Conditions
     bandwidth: float
     fp32: float
     int8: float
@@ -39,15 +60,15 @@ def rates_file() -> Path:
 
 
 def read_rates(path: Path) -> Rates | None:
-    """Return the kept rates, or None where none are of this processor. Raises InvalidFile for a malformed file."""
+    """Return the kept rates, or None where they are of other conditions. Raises InvalidFile for a malformed file."""
     if not path.is_file():
         return None
-    section = JsonObject(path, "", read_json(path))
+    document = read_json(path)
+    section = JsonObject(path, "", document)
     rates = {name: section.positive(name) for name in ("bandwidth", "fp32", "int8", "int4")}
-    cores = section.get("cores", 0)
-    if section.get("cpu", "") != cpu_name() or cores != usable_cores():
-        return None
-    return Rates(cpu_name(), usable_cores(), **rates)
+    now = Conditions.of_now()
+    same = document.get("conditions") == asdict(now) | {"features": list(now.features)}
+    return Rates(now, **rates) if same else None
 
 
 def keep_rates(rates: Rates, path: Path) -> None:
