@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from process_memory import Sample, peak, proportional, watch
 from rich.console import Console
 from rich.table import Table
 
+from ernie_export.doctor.machine import describe_machine
 from ernie_export.exporter.plan.measure import sustained_bandwidth
 
 HERE = Path(__file__).parent
@@ -74,6 +75,7 @@ def main(
         make(checkpoint, layers)
     text = json.loads((checkpoint / "config.json").read_text())["text_config"]
     figures: dict[str, Any] = {"date": str(date.today()), "precision": precision, "layers": text["num_hidden_layers"]}
+    figures["machine"] = asdict(describe_machine()) | {"load": os.getloadavg()[0]}
     plan = plan_of(checkpoint, precision, tokens)
     if not bundle.exists():
         figures["export"] = export(checkpoint, bundle, precision, plan["bundle"], keep_free)

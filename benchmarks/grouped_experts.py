@@ -6,8 +6,8 @@ The prototype is a graph of standard operators: the tokens of each expert are ga
 both threads in every product, and added up with their routing weights. A second one multiplies integers (MatMulInteger,
 which has kernels for VNNI and AMX): weights of 8 bits with a scale for each row, activations rounded to 8 bits with a
 scale for each token. Answers are compared with the operator's.
-Widths of make_checkpoint.py's model and of the released one, with half its experts, 512 tokens, random routing; the two
-take turns, and the median counts.
+Widths and numbers of experts of make_checkpoint.py's model and of the released one, 512 tokens, random routing, scales
+for groups as the exporter chooses them; the ways take turns, and the median counts.
 """
 
 import json
@@ -29,10 +29,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ernie_export.doctor.machine import describe_machine
+from ernie_export.graphs.layers.quantized import group_size
 
 K = 6
 TOKENS = 512
-GROUP = 32
 ATTRIBUTES = {
     "k": K,
     "normalize_routing_weights": 1,
@@ -52,26 +52,33 @@ class Shape:
     experts: int
 
     @property
+    def group(self) -> int:
+        """Values of a row that share a scale, as in a bundle."""
+        return group_size("experts", self.hidden, self.width)
+
+    @property
     def operations(self) -> int:
         """Floating-point operations of TOKENS tokens."""
         return 2 * TOKENS * K * 3 * self.hidden * self.width
 
 
-SHAPES = {"650 M": Shape(1024, 352, 32), "released widths, half the experts": Shape(2560, 1536, 32)}
+SHAPES = {"650 M": Shape(1024, 352, 32), "released": Shape(2560, 1536, 64)}
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
 
 
 class Weights:
     """Random weights of all experts: `values` (experts, N, K) float32, or bytes (experts, N, K·bits/8) and scales."""
 
-    def __init__(self, rng: np.random.Generator, experts: int, rows: int, columns: int, bits: int) -> None:
+    def __init__(self, rng: np.random.Generator, shape: Shape, rows: int, columns: int, bits: int) -> None:
+        experts = shape.experts
         self.bits = bits
         self.columns = columns
+        self.group = shape.group
         if bits == 32:
             self.values = rng.standard_normal((experts, rows, columns), np.float32) * np.float32(0.02)
             return
         self.values = rng.integers(0, 256, (experts, rows, columns * bits // 8), np.uint8)
-        self.scales = rng.random((experts, rows, columns // GROUP), np.float32) * np.float32(0.1 / 2**bits)
+        self.scales = rng.random((experts, rows, columns // self.group), np.float32) * np.float32(0.1 / 2**bits)
 
     def stacked(self, name: str) -> dict[str, np.ndarray]:
         """The constants of the operator for all experts."""
@@ -85,7 +92,7 @@ class Weights:
         """One expert's transposed weights (K, N) int8, and a scale for each of the N; of weights of 8 bits."""
         order = self.order(apart)
         centred = self.values[expert][order].astype(np.float32) - 128
-        meant = (centred.reshape(len(centred), -1, GROUP) * self.scales[expert][order][..., None]).reshape(
+        meant = (centred.reshape(len(centred), -1, self.group) * self.scales[expert][order][..., None]).reshape(
             centred.shape
         )
         scale = np.abs(meant).max(1) / 127
@@ -97,9 +104,9 @@ class Weights:
         values = self.values[expert][order]
         if self.bits == 32:
             return graph.add("MatMul", x, graph.constant(np.ascontiguousarray(values.T)))
-        blocks = values.reshape(len(values), self.columns // GROUP, GROUP * self.bits // 8)
+        blocks = values.reshape(len(values), self.columns // self.group, self.group * self.bits // 8)
         inputs = (x, graph.constant(blocks), graph.constant(self.scales[expert][order].ravel()))
-        sizes = {"K": self.columns, "N": len(values), "bits": self.bits, "block_size": GROUP, "accuracy_level": 4}
+        sizes = {"K": self.columns, "N": len(values), "bits": self.bits, "block_size": self.group, "accuracy_level": 4}
         return graph.add("MatMulNBits", *inputs, domain="com.microsoft", **sizes)
 
 
@@ -143,7 +150,7 @@ def operator(gate_up: Weights, down: Weights, inputs: dict[str, np.ndarray]) -> 
     names = []
     for name, weights in (("fc1", gate_up), ("fc2", down)):
         names += [graph.constant(array) for array in weights.stacked(name).values()] + [""]
-    quantized = {"expert_weight_bits": gate_up.bits, "block_size": GROUP, "accuracy_level": 4}
+    quantized = {"expert_weight_bits": gate_up.bits, "block_size": gate_up.group, "accuracy_level": 4}
     op_type, own = ("MoE", {}) if gate_up.bits == 32 else ("QMoE", quantized)
     graph.add(op_type, "x", "router", *names[:-1], name="y", domain="com.microsoft", **ATTRIBUTES, **own)
     return graph.session(inputs)
@@ -221,8 +228,8 @@ def routing(router: np.ndarray) -> dict[str, np.ndarray]:
 def time_ways(shape: Shape, bits: int, rounds: int) -> dict[str, Any]:
     """Return seconds of each way, and how far answers are from the operator's, beside its largest."""
     rng = np.random.default_rng(0)
-    gate_up = Weights(rng, shape.experts, 2 * shape.width, shape.hidden, bits)
-    down = Weights(rng, shape.experts, shape.hidden, shape.width, bits)
+    gate_up = Weights(rng, shape, 2 * shape.width, shape.hidden, bits)
+    down = Weights(rng, shape, shape.hidden, shape.width, bits)
     given = {"x": rng.standard_normal((TOKENS, shape.hidden), np.float32)}
     router = rng.standard_normal((TOKENS, shape.experts), np.float32)
     logits, sorted_slots = given | {"router": router}, given | routing(router)

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ import click
 from process_memory import peak, watch
 from rich.console import Console
 from rich.table import Table
+
+from ernie_export.doctor.machine import describe_machine
 
 # -P: else the current folder's code would come before that of PYTHONPATH.
 PROGRAM = """
@@ -42,6 +45,7 @@ def main(bundle: Path, code: tuple[str, ...], image: Path | None, rounds: int, o
     """Start ernie-run on BUNDLE by each version of the code in turn."""
     questions: dict[str, list[str]] = {"text": []} | ({"picture": ["--image", str(image)]} if image else {})
     folders = dict(one.split("=", 1) for one in code)
+    machine = asdict(describe_machine()) | {"load": os.getloadavg()[0]}
     runs: dict[str, dict[str, list[dict[str, Any]]]] = {q: {name: [] for name in folders} for q in questions}
     for number in range(rounds + 1):
         for question, arguments in questions.items():
@@ -71,8 +75,7 @@ def main(bundle: Path, code: tuple[str, ...], image: Path | None, rounds: int, o
             )
     Console().print(table)
     if output is not None:
-        load = os.getloadavg()[0]
-        document = {"date": str(date.today()), "bundle": bundle.name, "cores": os.cpu_count(), "load": load}
+        document = {"date": str(date.today()), "bundle": bundle.name, "machine": machine}
         output.write_text(json.dumps(document | {"rounds": rounds, "medians": medians, "runs": runs}, indent=1) + "\n")
 
 

@@ -2,7 +2,7 @@
 
 from math import log10
 
-from tools.docs.performance import WORKLOADS, rates, speed
+from tools.docs.comparison import WORKLOADS, Rate, rates, speed
 from tools.docs.quality import NAMES
 from tools.docs.svg import Drawing
 from tools.docs.tables import read_result, scientific
@@ -22,20 +22,21 @@ def performance() -> str:
     drawing = Drawing(760, 20 + group * len(WORKLOADS), "Tokens per second on two CPU cores", description)
     for index, load in enumerate(WORKLOADS):
         top = 30 + group * index
-        values = {name: rates(result, name)[load] or 0.0 for name in names}
+        values = {name: rates(result, name)[load] for name in names}
+        most = max(rate.median for rate in values.values() if rate)
         drawing.text((16, top), f"{load}: tokens per second, more is better", "bold")
-        for row, (name, value) in enumerate(values.items()):
+        for row, (name, rate) in enumerate(values.items()):
             y = top + 12 + (BAR + 6) * row
-            width = 480 * value / max(values.values())
+            width = 480 * (rate.median if rate else 0.0) / most
             drawing.text((LEFT - 8, y + 13), name, "small", "end")
             drawing.bar((LEFT, y), (width, BAR), "strong" if name.startswith("ernie-export") else "box")
-            drawing.text((LEFT + width + 6, y + 13), written(value), "small quiet")
+            drawing.text((LEFT + width + 6, y + 13), written(rate), "small quiet")
     return str(drawing)
 
 
-def written(rate: float | None) -> str:
+def written(rate: Rate | None) -> str:
     """Return tokens per second, "fails" where there are none."""
-    return speed(rate) if rate else "fails"
+    return speed(rate.median) if rate else "fails"
 
 
 def precision() -> str:

@@ -6,7 +6,7 @@ python -m tools.docs.generate [--check]
 import sys
 from collections.abc import Callable
 
-from tools.docs import charts, commands, diagrams, gpu, performance, planted_faults, quality, readme
+from tools.docs import charts, commands, diagrams, gpu, performance, planted_faults, quality, readme, start
 from tools.docs.tables import ROOT
 
 DOCS = ROOT / "docs"
@@ -16,6 +16,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "results/accuracy.md": quality.accuracy_page,
     "results/performance.md": performance.performance_page,
     "results/full-size.md": performance.full_size_page,
+    "results/start.md": start.start_page,
     "results/gpu.md": gpu.gpu_page,
     "results/faults.md": quality.faults_page,
     "results/planted-faults.md": planted_faults.planted_faults_page,

@@ -3,109 +3,27 @@
 from statistics import median
 from typing import Any
 
+from tools.docs.comparison import absent, comparison, leads, starts, together
 from tools.docs.profile import integer_products, profiles, prototype
-from tools.docs.tables import machine_text, percent, read_result, table
-
-WORKLOADS = ("prefill 512 text", "decode", "prefill 256 text + 1024 image")
-TOGETHER = ("decode, 1 together", "decode, 4 together", "decode, 16 together")
-BITS = {"fp32": 32, "bf16": 16, "int8": 8, "Q8_0": 8, "int4": 4, "Q4_0": 4, "Q4_K_S": 4}  # of a contestant's weights
-UNQUANTIZED = "not quantized"
-WIDTHS = {UNQUANTIZED: (16, 32), "8 bits": (8,), "4 bits": (4,), "any precision": (4, 8, 16, 32)}
-
-
-def rates(result: Any, contestant: str) -> dict[str, float | None]:
-    """Return tokens per second of each workload, from the median of the rounds; None where it failed."""
-    seconds = result["seconds"][contestant]
-    return {
-        name: result["tokens"][name] / median(seconds[name]) if seconds[name] else None for name in result["tokens"]
-    }
-
-
-def comparison(result: Any) -> str:
-    """Return the table of one run of benchmarks/compare.py, a row for each contestant."""
-    headers = ["tokens per second", *WORKLOADS, "peak RSS, MiB"]
-    starts = result.get("seconds_to_first_token")  # older results have none
-    if starts:
-        headers.append("start to first token, s")
-    rows = []
-    for name in result["seconds"]:
-        row = [
-            name,
-            *speeds(result, name, WORKLOADS),
-            f"{mib:,.0f}" if (mib := result["rss_mib"].get(name)) else "fails",
-        ]
-        if starts:
-            row.append(f"{median(starts[name]):.2f}" if starts[name] else "fails")
-        rows.append(row)
-    return table(headers, rows)
-
-
-def together(result: Any) -> str:
-    """Return the table of sequences that are decoded together, with the last column as a multiple of the first."""
-    rows = []
-    for name in result["seconds"]:
-        numbers = rates(result, name)
-        one, most = numbers[TOGETHER[0]], numbers[TOGETHER[-1]]
-        multiple = f"{most / one:.2f} ×" if one and most else ""
-        rows.append([name, *speeds(result, name, TOGETHER), multiple])
-    return table(["tokens per second of all sequences", *TOGETHER, "16 beside 1"], rows)
-
-
-def lead(result: Any, workload: str, width: tuple[int, ...]) -> tuple[float, str] | None:
-    """Return the fastest export's rate as a multiple of the fastest peer's, and this one's name.
-
-    Both with weights of as many bits as `width` has; None where one of the two is missing, or fails.
-    """
-    numbers = {
-        name: rates(result, name)[workload] or 0.0
-        for name in result["seconds"]
-        if any(BITS.get(part.strip(",")) in width for part in name.split())
-    }
-    ours = max((rate for name, rate in numbers.items() if is_export(name)), default=0.0)
-    peer = max((name for name in numbers if not is_export(name)), key=numbers.__getitem__, default="")
-    return (ours / numbers[peer], peer) if ours and numbers.get(peer) else None
-
-
-def is_export(contestant: str) -> bool:
-    """Return whether a contestant is this runtime."""
-    return contestant.startswith("ernie-export")
-
-
-def leads(result: Any) -> str:
-    """Return the table of the fastest exports beside the fastest peers of as many bits, in each workload."""
-    rows = []
-    for workload in (*WORKLOADS, *TOGETHER):
-        found = [lead(result, workload, width) for width in WIDTHS.values()]
-        rows.append([workload, *("no peer" if one is None else f"{one[0]:.2f} × ({one[1]})" for one in found)])
-    return table(["fastest export beside the fastest peer", *WIDTHS], rows)
-
-
-def speeds(result: Any, contestant: str, workloads: tuple[str, ...]) -> list[str]:
-    """Return a contestant's tokens per second in each workload, "fails" where there are none."""
-    numbers = rates(result, contestant)
-    return ["fails" if (rate := numbers[workload]) is None else speed(rate) for workload in workloads]
-
-
-def speed(rate: float) -> str:
-    """Return tokens per second with three digits."""
-    return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}"
+from tools.docs.tables import find_result, machine_text, percent, read_result, table
 
 
 def performance_page() -> str:
     """Return the page about speed on a CPU."""
     result = read_result("cpu-m600")
+    amx = read_result("cpu-m600-amx")
     return f"""\
 # Speed on a CPU
 
-One command runs every contestant in its own process, in turns, and takes the median of {result["rounds"]} rounds. The
-checkpoint has 650 M random parameters in the released model's proportions (`benchmarks/make_checkpoint.py`).
-{machine_text(result["machine"])}, {result["date"]}.
+One command runs every contestant in its own process, in turns, and takes the median of {result["rounds"]} rounds, with the
+slowest and the fastest beside it. The checkpoint has 650 M random parameters in the released model's proportions
+(`benchmarks/make_checkpoint.py`). {machine_text(result["machine"])}, {result["date"]}.
 
 llama.cpp knows ERNIE 4.5's text sibling: it runs the decoder with its text experts, and no images. `make_gguf.py` builds it
 for the machine from the sdist of llama-cpp-python and writes the checkpoint's text part in GGUF; llama.cpp quantizes it. It
-takes part with weights repacked at load, which is its default, and as they are in the mapped file (where code -4 stands, an
-illegal instruction ended it). Its Q4_K_S is in part of other types: the experts' width, 352, is no multiple of 256. At its
-start it loads text alone, where ours loads the vision parts, too.
+takes part with weights repacked at load, which is its default, and as they are in the mapped file. Its Q4_K_S is in part of
+other types: the experts' width, 352, is no multiple of 256. At its start it loads text alone, where ours loads the vision parts,
+too.
 
 <!-- not run: builds llama.cpp, and takes an hour and an idle machine -->
 ```bash
@@ -125,14 +43,18 @@ Sequences of 64 tokens and more, decoded together:
 
 {together(result)}
 
-The fastest export beside the fastest peer: neither quantized (PyTorch also in bf16), in 8 bits, in 4 bits, and in any precision:
+The fastest export beside the fastest peer, by medians: neither quantized (PyTorch also in bf16), in 8 bits, in 4 bits, and in any
+precision. Rounds overlap where some round of the one was as fast as some round of the other:
 
 {leads(result)}
 
-## Where the time goes
+{starts(result)}
+
+{released_widths()}## Where the time goes
 
 `python benchmarks/profile_operators.py scratch/m600-int4` profiles a bundle by operator. Shares are of a request's time with
-profiling on.
+profiling on; where that takes much longer than without, as with the many short launches of a decode, neither rates nor what
+lies between operators are given.
 
 {profiles()}
 
@@ -143,7 +65,7 @@ for each token. The routing is computed beforehand, in the operator's time it is
 
 {prototype()}
 
-As a graph they are not exported: decode reads the operator's own copy of the weights, and ONNX Runtime would pack another one
+They are not exported: decode reads the operator's own copy of the weights, and ONNX Runtime would pack another one
 for these products. What it takes is an operator of ONNX Runtime's for experts that multiplies integers as MatMulInteger does.
 
 Linear layers, too, could multiply integers with one scale for each row of the weights and of the activations
@@ -152,22 +74,28 @@ Linear layers, too, could multiply integers with one scale for each row of the w
 {integer_products()}
 
 They are exported with a scale for each group, which is slower and keeps more: where a few channels are much larger than the
-others, as in large transformers, a scale for each row costs several times the error. What it would cost the released model
+others, as in large transformers, a scale for each row costs up to 4.8 times the error. What it would cost the released model
 nobody could measure here without its weights.
 
 With fewer tokens ONNX Runtime's operator deals experts to threads by number, so that six experts of one token fall unevenly
-on two threads in fp32 (`python benchmarks/expert_balance.py`). Splitting each expert in two would balance it and need a data
-file of its own.
+on two threads in fp32 (`python benchmarks/expert_balance.py` shows it).
+
+Nothing is chosen by the processor when a bundle is loaded: its precision is chosen at export. `session.force_spinning_stop`,
+which lets a graph's threads sleep between its runs, was tried by hand in each precision, and no rate changed beyond what rounds
+differ by.
 
 ## On another processor, and beside other exporters
 
-Older runs of the same command. Compare rows within one table, not across tables.
+Compare rows within one table, not across tables. With AMX, which PyTorch multiplies bfloat16 with and ONNX Runtime nothing that is
+quantized ({machine_text(amx["machine"])}, {older("cpu-m600-amx")}):
 
-A Xeon with AVX-512 and no AMX, two cores ({older("cpu-m600-avx512")}):
+{comparison(amx)}
+{absent(amx)}
+{leads(amx)}
+
+The results of the next three do not name the machine. A Xeon with AVX-512 and no AMX, two cores ({older("cpu-m600-avx512")}):
 
 {comparison(read_result("cpu-m600-avx512"))}
-
-The results of the next two do not name the machine.
 
 OpenVINO runs our `onnx-portable` graphs ({older("cpu-m600-peers")}):
 
@@ -199,10 +127,24 @@ python benchmarks/second_question.py scratch/m600-int4
 """
 
 
-def absent(result: Any) -> str:
-    """Return a line for each contestant that did not load, with its error."""
-    failed = {name: by[""] for name, by in result["errors"].items() if "" in by}
-    return "\n" + "".join(f"- {name} did not load: {error}.\n" for name, error in failed.items()) if failed else ""
+def released_widths() -> str:
+    """Return the section about the released widths, empty where that run was not made."""
+    result = find_result("cpu-released-7")
+    if result is None:
+        return ""
+    return f"""\
+## At the released widths
+
+Seven of the released model's 28 layers, with all of its experts and its vocabulary, in one run of the same command on
+checkpoints of `make_checkpoint.py --shape full --layers 7`. {machine_text(result["machine"])}, {result["rounds"]} rounds, {result["date"]}.
+
+{comparison(result)}
+{absent(result)}
+{leads(result)}
+
+{starts(result)}
+
+"""
 
 
 def older(name: str) -> str:
@@ -222,8 +164,9 @@ def second_questions() -> str:
     for name, label in names.items():
         medians = read_result(name)["median"]
         later = [medians[f"second, {where} conversation"] for where in ("new", "same")]
-        cells = [f"{entry['ttft']:.2f} s ({percent(entry['share'])})" for entry in later]
-        rows.append([label, f"{medians['first question']['ttft']:.2f} s", *cells])
+        first = medians["first question"]["ttft"]
+        cells = [f"{entry['ttft']:.2f} s ({percent(entry['ttft'] / first, 0)})" for entry in later]
+        rows.append([label, f"{first:.2f} s", *cells])
     return table(["bundle", "first question", "second, new conversation", "second, same conversation"], rows)
 
 
@@ -284,20 +227,20 @@ def full_size_page() -> str:
 
 A checkpoint of the full released shape ({result["layers"]} layers, 29.4 B random parameters,
 {speed_result["checkpoint_bytes"] / 2**30:.1f} GiB) was exported in {result["precision"]} and asked about a 512-pixel image with
-`ernie-run`. The machine has two cores, 24 GiB of memory and no GPU, and ran nothing else. Date: {result["date"]}.
+`ernie-run`. The machine has 24 GiB of memory and no GPU: {machine_text(result["machine"])}, {result["date"]}.
 
 <!-- not run: takes an hour, 75 GiB of disk and 15 GiB of memory -->
 ```bash
 python benchmarks/full_size.py scratch/full
 ```
 
-{table(["", "from disk", "from the page cache"], rows)}
+{table(["", "from disk", "started again"], rows)}
 
 The bandwidth is {result["bandwidth_bytes_per_second"] / 1e9:.1f} GB/s over {result["bytes_per_token"] / 1e9:.2f} GB that one token
-reads; it was measured for a shorter time than `benchmarks/full_size.py` takes for it now, so the shares are rough. The bundle is {result["bundle_bytes"] / 2**30:.2f} GiB;
+reads. The bundle is {result["bundle_bytes"] / 2**30:.2f} GiB;
 `ernie-plan` had predicted it to {100 * off:.5f} %. ONNX Runtime packs the mapped weights into memory of its own while it
-loads, which takes most of the time to the first text (on one core when this was measured; see
-[what a start takes](../guides/deploy.md#start-on-a-cpu)); the weights are in memory once.
+loads, which takes most of the time to the first text ([what a start takes](start.md)); the weights are in memory once. The packed
+weights and the mapped file together are more than the machine's memory, so a second start finds little of the bundle in the page cache.
 
 ## Export
 

@@ -13,6 +13,8 @@ WAYS = ("a scale for each group", "a scale for each row")  # of integer_products
 LINEAR = ("MatMulNBits", "Gemm", "MatMul", "FusedMatMul")
 ATTENTION = ("MultiHeadAttention", "GroupQueryAttention")
 EXPERTS = ("MoE", "QMoE")
+INTEGERS = "PyTorch int8 GFLOP/s"
+SLOWED = 1.15
 LEAST = 0.02  # share of a request's time below which an operator is not listed
 
 
@@ -29,10 +31,16 @@ def limits(results: list[Any]) -> str:
     phases = [next(iter(result["phases"].values())) for result in results]
     experts = [phase["operators"][phase["experts"]["operator"]]["share"] for phase in phases]
     rates = [phase["experts"]["share"] for phase in phases]
+    integers = [
+        phase["experts"]["rate"] / result["ceilings"][INTEGERS]
+        for phase, result in zip(phases, results, strict=True)
+        if phase["experts"]["operator"] == "QMoE"
+    ]
     mixed = [list(result["phases"].values())[1]["operators"] for result in results]
     linear, attention, beside = ([total(by, names, "share") for by in mixed] for names in (LINEAR, ATTENTION, EXPERTS))
     return f"""\
-In a prefill of text the experts' operator takes {span(experts)} of the time, at {span(rates)} of the rate of one large product:
+In a prefill of text the experts' operator takes {span(experts)} of the time, at {span(rates)} of the rate of one large product of its
+kind, and in int8 and int4 at {span(integers)} of PyTorch's product of integers, the most that these processors were seen to do:
 this is what limits it. With an image linear layers take {span(linear)}, attention {span(attention)} and experts
 {span(beside)}."""
 
@@ -67,7 +75,8 @@ def profile(result: Any) -> str:
     phases = result["phases"]
     shares = {name: {op: row["share"] for op, row in phase["operators"].items()} for name, phase in phases.items()}
     for name, phase in phases.items():
-        shares[name]["between operators"] = phase["outside_operators"] / phase["seconds"]
+        if not slowed(phase):
+            shares[name]["between operators"] = phase["outside_operators"] / phase["seconds"]
     listed = [op for op in dict.fromkeys(op for by in shares.values() for op in by) if most(op, shares) >= LEAST]
     listed.sort(key=lambda op: -most(op, shares))
     rows = [[op, *(percent(by[op], 0) if op in by else "" for by in shares.values())] for op in listed]
@@ -80,7 +89,7 @@ def profile(result: Any) -> str:
     rows.append(
         [
             "the experts' operator, beside one large product or a streaming read",
-            *(reached(phase["experts"]) for phase in phases.values()),
+            *("" if slowed(phase) else reached(phase["experts"]) for phase in phases.values()),
         ]
     )
     ceilings = "; ".join(
@@ -93,18 +102,8 @@ def profile(result: Any) -> str:
 
 
 def prototype() -> str:
-    """Return the tables of benchmarks/grouped_experts.py, on two machines."""
-    return f"""\
-{grouped_experts("grouped-experts")}
-
-On a processor with AMX, measured while the threads of the ways that had just run still took part of the cores:
-
-{grouped_experts("grouped-experts-amx")}"""
-
-
-def grouped_experts(name: str) -> str:
-    """Return the table of one result of benchmarks/grouped_experts.py."""
-    result = read_result(name)
+    """Return the table of benchmarks/grouped_experts.py."""
+    result = read_result("grouped-experts")
     rows = []
     for case in result["results"]:
         rates = {way: case["operations"] / seconds / 1e9 for way, seconds in case["seconds"].items()}
@@ -135,6 +134,11 @@ def integer_products() -> str:
 even activations / on ones with four channels 64 times as large:
 
 {table(headers, rows)}"""
+
+
+def slowed(phase: Any) -> bool:
+    """Return whether profiling itself took so much of a request's time that rates would be wrong by it."""
+    return bool(phase["seconds"] > SLOWED * phase["seconds_without_profiling"])
 
 
 def most(operator: str, shares: dict[str, dict[str, float]]) -> float:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tools.docs.performance import UNQUANTIZED, WIDTHS, lead
+from tools.docs.comparison import WIDTHS, lead
 from tools.docs.tables import percent, read_result, table
 
 START = "<!-- results -->\n"
@@ -22,9 +22,9 @@ def results() -> str:
     best = cpu["machine"]["features"][-1]
     llama = min(mib for name, mib in memory.items() if name.startswith("llama.cpp Q4"))
     rows = [
-        [f"decode beside the fastest peer, 650 M parameters, two cores with {best}", beside(cpu, "decode")],
-        ["prefill of text beside the same", beside(cpu, "prefill 512 text")],
-        ["prefill with an image beside the same", beside(cpu, "prefill 256 text + 1024 image")],
+        [f"fastest export beside the fastest peer, 650 M, two cores with {best}: decode", beside(cpu, "decode")],
+        ["decode of 4; of 16 sequences", beside(cpu, "decode, 4 together", "decode, 16 together")],
+        ["prefill of text; with an image", beside(cpu, "prefill 512 text", "prefill 256 text + 1024 image")],
         [
             "peak memory: int4; llama.cpp (text alone); PyTorch",
             f"{memory['ernie-export int4']:,.0f}; {llama:,.0f}; {memory['PyTorch grouped_mm bf16']:,.0f} MiB",
@@ -49,18 +49,16 @@ def results() -> str:
         "[accuracy](docs/results/accuracy.md) and "
         f"[faults](docs/results/faults.md) ({faults['damaged_files']:,} damaged files) have the rest."
     )
-    measured = f"measured {cpu['date']}"
+    measured = f"measured {cpu['date']} (≈: rounds overlap)"
     return f"{table(['what', measured], rows)}\n\n{links}\n"
 
 
-def beside(cpu: Any, workload: str) -> str:
-    """Return the fastest export's multiple of the fastest peer's rate: in 8 bits, 4 bits, any precision, where one is."""
-    found: dict[str, tuple[float, str]] = {}
-    for name, width in WIDTHS.items():
-        one = lead(cpu, workload, width)
-        if name != UNQUANTIZED and one is not None and one not in found.values():
-            found[name] = one
-    return "; ".join(f"{name} {ratio:.2f} × ({peer.split()[0]})" for name, (ratio, peer) in found.items())
+def beside(cpu: Any, *workloads: str) -> str:
+    """Return the fastest export's rate as a multiple of the fastest peer's, both of any precision, in each workload."""
+    found = [lead(cpu, workload, WIDTHS["any precision"]) for workload in workloads]
+    return "; ".join(
+        f"{'' if one.clear else '≈ '}{one.ratio:.2f} × ({one.peer.split()[0]})" for one in found if one is not None
+    )
 
 
 def with_results(readme: str) -> str:
