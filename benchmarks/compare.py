@@ -71,9 +71,11 @@ class Report:
 
     Attributes:
         pause: Seconds before each request, in which the threads of the contestant before stop spinning.
+        tasks: Names of the tasks that are done.
     """
 
     pause: float
+    tasks: frozenset[str] = frozenset(TASKS)
     seconds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     seconds_to_first_token: dict[str, list[float]] = field(default_factory=dict)
     rss_mib: dict[str, float] = field(default_factory=dict)
@@ -94,7 +96,9 @@ class Report:
         return worker
 
     def run(self, name: str, worker: Worker, task: str, counts: bool) -> None:
-        """Have a contestant do a task. With `counts`, note the seconds; memory is that of one sequence."""
+        """Have a contestant do a task of those to do. With `counts`, note seconds; memory is that of one sequence."""
+        if task not in self.tasks:
+            return
         try:
             for request in TASKS[task].requests:
                 time.sleep(self.pause)
@@ -115,6 +119,7 @@ class Report:
 @click.option("--starts", default=3, show_default=True, help="Of each contestant; the first of several is left out.")
 @click.option("--apart", is_flag=True, help="Start each contestant anew for each round, one at a time.")
 @click.option("--pause", default=0.5, show_default=True, help="Seconds between two contestants' work.")
+@click.option("--task", multiple=True, metavar="TEXT", help="Tasks whose name has this in it. May be repeated.")
 @click.option("--only", multiple=True, metavar="TEXT", help="Contestants whose name has this in it. May be repeated.")
 @click.option("--packages", multiple=True, type=click.Path(exists=True), help="A folder that peers' packages lie in.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON, too.")
@@ -125,6 +130,7 @@ def main(
     starts: int,
     apart: bool,
     pause: float,
+    task: tuple[str, ...],
     only: tuple[str, ...],
     packages: tuple[str, ...],
     output: Path | None,
@@ -136,7 +142,7 @@ def main(
     versions = {name: version(name) for name in MEASURED if find_spec(name)}
     if any(name.startswith("llama.cpp") for name in specs):
         versions["llama-cpp-python"] = llama_build.VERSION
-    report = Report(pause)
+    report = Report(pause, chosen_tasks(task))
     if apart:
         run_apart(report, specs, packages, rounds)
     else:
@@ -150,7 +156,15 @@ def main(
         tokens = {name: task.tokens for name, task in TASKS.items()}
         document = {"date": str(date.today()), "machine": machine, "versions": versions, "rounds": rounds}
         document["tokens"] = tokens
-        output.write_text(json.dumps(document | asdict(report), indent=1) + "\n")
+        figures = asdict(report)
+        del figures["tasks"]
+        output.write_text(json.dumps(document | figures, indent=1) + "\n")
+
+
+def chosen_tasks(texts: Sequence[str]) -> frozenset[str]:
+    """Return the names of tasks with one of the texts, of all where there is none, and the prefill before a decode."""
+    chosen = {name for name in TASKS if not texts or any(text in name for text in texts)}
+    return frozenset(chosen | {"prefill 512 text"} if "decode" in chosen else chosen)
 
 
 def run_loaded(

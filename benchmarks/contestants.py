@@ -4,7 +4,8 @@ A worker process answers one JSON line on standard output for each on standard i
     {"do": "prefill", "text": 512, "image": [0, 0]}       -> {"seconds": ..., "rss_mib": ...}
     {"do": "decode", "tokens": 32}                        -> the same, going on from the last prefill
 `image` is the (height, width) in patches of one picture put before the text; [0, 0] is none. `"sequences": 4` makes it
-four prompts, each of other tokens; decode then goes on with all of them together. What a contestant can't do it answers
+four prompts, each of other tokens; decode then goes on with all of them together, with the tokens of continuations.py,
+whatever a contestant finds likeliest. What a contestant can't do it answers
 with {"error": ...}, one line; one that can't even begin says so instead of its first line, and ends.
 
 | contestant | needs |
@@ -24,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from continuations import MAX_NEW_TOKENS, continuations
 from llama_contestant import LlamaCpp
 
 THREADS = 2
-MAX_NEW_TOKENS = 256  # what a cache is made for, beside the prompt
 
 
 def prompt(text: int, image: tuple[int, int], ids: dict[str, int], number: int = 0) -> dict[str, np.ndarray]:
@@ -76,14 +77,15 @@ class Ours:
         """Prompts to the first token of each."""
         from ernie_export.runtime.batch import Batch
 
-        self.sequences = [self.sequence(inputs, max_new_tokens) for inputs in prompts]
+        given = continuations(prompts)
+        self.sequences = [self.sequence(*one, max_new_tokens) for one in zip(prompts, given, strict=True)]
         longest = max(sequence.num_tokens_reserved() for sequence in self.sequences)
         self.batch = Batch(self.model.engine, num_slots=len(prompts), max_seq_len=longest)
         for sequence in self.sequences:
             self.batch.add(sequence)
 
-    def sequence(self, inputs: dict[str, np.ndarray], max_new_tokens: int) -> Any:
-        """One prompt as the runtime's batches take it."""
+    def sequence(self, inputs: dict[str, np.ndarray], given: np.ndarray, max_new_tokens: int) -> Any:
+        """One prompt as the runtime's batches take it, and the tokens that follow it."""
         from ernie_export.runtime.answer_text import AnswerText
         from ernie_export.runtime.preprocess import MediaItem, Prepared
         from ernie_export.runtime.preprocess.positions import rope_positions
@@ -100,10 +102,19 @@ class Ours:
         prompt = self.model.prompt(Prepared(inputs, media, positions))
         params = SamplingParams(max_new_tokens=max_new_tokens)
         text = AnswerText(TextStream(lambda ids: ""))
-        return Sequence(prompt, Sampler(params, (), ()), text, frozenset(), max_new_tokens)
+        following = iter(given.tolist())
+
+        class Given(Sampler):
+            """Finds the likeliest tokens as a greedy sampler does, and goes on with the given ones."""
+
+            def next(self, logits: Any) -> int:
+                self.found = [*getattr(self, "found", ()), super().next(logits)]
+                return next(following)
+
+        return Sequence(prompt, Given(params, (), ()), text, frozenset(), max_new_tokens)
 
     def decode(self, tokens: int) -> None:
-        """Further tokens, greedily."""
+        """Further steps."""
         for _ in range(tokens):
             self.batch.step()
 
@@ -169,15 +180,17 @@ class PyTorch:
         self.model.model.rope_deltas = None
         output = self.model(**tensors, use_cache=True, logits_to_keep=1)
         self.cache = output.past_key_values
-        self.token = output.logits[:, -1:].argmax(-1)
+        self.found = output.logits[:, -1:].argmax(-1)
         self.position = int(inputs["input_ids"].shape[1])
+        self.given = iter(torch.from_numpy(continuations(prompts).T[..., None]))
 
     def decode(self, tokens: int) -> None:
-        """Further tokens, greedily, by the shortest loop that the class allows."""
+        """Further steps, by the shortest loop that the class allows."""
         for _ in range(tokens):
-            position = self.torch.full((3, len(self.token), 1), self.position)
-            output = self.model(input_ids=self.token, past_key_values=self.cache, position_ids=position, use_cache=True)
-            self.token = output.logits[:, -1:].argmax(-1)
+            token = next(self.given)
+            position = self.torch.full((3, len(token), 1), self.position)
+            output = self.model(input_ids=token, past_key_values=self.cache, position_ids=position, use_cache=True)
+            self.found = output.logits[:, -1:].argmax(-1)
             self.position += 1
 
 
@@ -229,6 +242,7 @@ class Exported:
             raise NotImplementedError("no graph of a prompt with a picture")
         self.cache = self.empty
         self.position = 0
+        self.given = iter(self.torch.from_numpy(continuations(prompts).T[..., None]))
         self.run(self.torch.from_numpy(inputs["input_ids"]))
 
     def run(self, tokens: Any) -> None:
@@ -237,13 +251,13 @@ class Exported:
         positions = self.torch.arange(self.position, self.position + length).expand(4, 1, length).contiguous()
         output = self.runner(input_ids=tokens, position_ids=positions, past_key_values=self.cache)
         self.cache = output.past_key_values
-        self.token = output.logits[:, -1:].argmax(-1)
+        self.found = output.logits[:, -1:].argmax(-1)
         self.position += length
 
     def decode(self, tokens: int) -> None:
-        """Further tokens, greedily."""
+        """Further steps."""
         for _ in range(tokens):
-            self.run(self.token)
+            self.run(next(self.given))
 
 
 CONTESTANTS = {kind.__name__: kind for kind in (Ours, OpenVino, PyTorch, Exported, LlamaCpp)}

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from continuations import continuations
 
 
 class LlamaCpp:
@@ -36,14 +37,16 @@ class LlamaCpp:
         self.context = self.context_of(len(prompts), length + max_new_tokens)
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), False)
         self.position = 0
-        firsts = [self.run(inputs["input_ids"], [number])[0] for number, inputs in enumerate(prompts)]
-        self.tokens = np.array(firsts)[:, None]
+        for number, inputs in enumerate(prompts):
+            self.found = self.run(inputs["input_ids"], [number])
+        self.given = iter(continuations(prompts).T[..., None])
         self.position = length
 
     def decode(self, tokens: int) -> None:
-        """Further tokens of all sequences, greedily, a token of each in one batch."""
+        """Further steps of all sequences, a token of each in one batch."""
         for _ in range(tokens):
-            self.tokens = self.run(self.tokens, list(range(len(self.tokens))))[:, None]
+            given = next(self.given)
+            self.found = self.run(given, list(range(len(given))))
             self.position += 1
 
     def context_of(self, sequences: int, length: int) -> Any:

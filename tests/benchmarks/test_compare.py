@@ -13,6 +13,7 @@ import onnxruntime
 import openvino_engine
 import pytest
 from click.testing import CliRunner
+from continuations import continuations
 from openvino_engine import readable
 
 from ernie_export.exporter.export import export
@@ -134,10 +135,10 @@ def test_sequences_decoded_together_get_the_tokens_that_they_get_alone(bundles):
     for prompt in prompts:
         ours.prefill([prompt], max_new_tokens=8)
         ours.decode(6)
-        alone += [sequence.tokens for sequence in ours.sequences]
+        alone += [sequence.sampler.found for sequence in ours.sequences]
     ours.prefill(prompts, max_new_tokens=8)
     ours.decode(6)
-    assert [sequence.tokens for sequence in ours.sequences] == alone
+    assert [sequence.sampler.found for sequence in ours.sequences] == alone
     assert len(alone[0]) == 7
 
 
@@ -149,11 +150,19 @@ def test_pytorch_decodes_sequences_together(bundles):
     ours.prefill(prompts, max_new_tokens=8)
     ours.decode(6)
     theirs.prefill(prompts, max_new_tokens=8)
-    answers = [theirs.token]
+    answers = [theirs.found]
     for _ in range(6):
         theirs.decode(1)
-        answers.append(theirs.token)
-    assert theirs.torch.cat(answers, 1).tolist() == [sequence.tokens for sequence in ours.sequences]
+        answers.append(theirs.found)
+    assert theirs.torch.cat(answers, 1).tolist() == [sequence.sampler.found for sequence in ours.sequences]
+    given = continuations(prompts)[:, :7].tolist()
+    assert [sequence.tokens for sequence in ours.sequences] == given and len({*map(tuple, given)}) == 3
+
+
+def test_tasks_are_chosen_by_text_and_a_decode_brings_its_prefill():
+    assert compare.chosen_tasks(()) == set(compare.TASKS)
+    assert compare.chosen_tasks(("together",)) == set(compare.MANY)
+    assert compare.chosen_tasks(("decode",)) == {"prefill 512 text", "decode", *compare.MANY}
 
 
 def test_several_prompts_are_refused_where_one_is_all_that_runs(bundles):

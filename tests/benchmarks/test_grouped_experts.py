@@ -8,7 +8,7 @@ from grouped_experts import BITS, K, Shape, measure, routing, time_ways
 
 from ernie_export.doctor.machine import describe_machine
 
-TINY = Shape(hidden=64, width=32, experts=8)
+TINY = Shape(hidden=64, width=32, experts=8, tokens=512)
 
 
 @pytest.mark.parametrize("bits", BITS.values(), ids=BITS)

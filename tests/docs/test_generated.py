@@ -54,11 +54,13 @@ def run() -> dict[str, Any]:
         "seconds": seconds,
         "seconds_to_first_token": {name: [one, one] for name, one in times.items()},
         "rss_mib": dict.fromkeys(times, 1234.5),
+        "errors": {"llama.cpp Q4_0": {"prefill 256 text + 1024 image": "no vision"}},
     }
 
 
 def test_a_run_fills_its_tables(run):
     assert "| llama.cpp Q4_0 | 50.0 | 200 | fails | 1,234 | 2.00 |" in comparison.comparison(run)
+    assert "| llama.cpp Q4_K_S, mapped | 40.0 | 40.0 | not run | 1,234 | 2.50 |" in comparison.comparison(run)
     assert "| llama.cpp Q4_0 | 50.0 | 50.0 | 150 | 3.00 × |" in comparison.together(run)
 
 

@@ -109,7 +109,8 @@ def leads(result: Any) -> str:
     rows = []
     for workload in (*WORKLOADS, *TOGETHER):
         found = [lead(result, workload, width) for width in WIDTHS.values()]
-        rows.append([workload, *("no peer" if one is None else str(one) for one in found)])
+        if any(found):
+            rows.append([workload, *("no peer" if one is None else str(one) for one in found)])
     return table(["fastest export beside the fastest peer", *WIDTHS], rows)
 
 
@@ -126,9 +127,11 @@ def starts(result: Any) -> str:
 
 
 def speeds(result: Any, contestant: str, workloads: tuple[str, ...]) -> list[str]:
-    """Return a contestant's tokens per second in each workload, "fails" where there are none."""
+    """Return a contestant's tokens per second in each workload; where there are none, whether it fails or was not run."""
     numbers = rates(result, contestant)
-    return ["fails" if (rate := numbers[workload]) is None else str(rate) for workload in workloads]
+    failed = result["errors"].get(contestant, {})
+    missing = {workload: "fails" if workload in failed or "" in failed else "not run" for workload in workloads}
+    return [missing[workload] if (rate := numbers[workload]) is None else str(rate) for workload in workloads]
 
 
 def speed(rate: float) -> str:

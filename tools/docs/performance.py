@@ -19,6 +19,10 @@ One command runs every contestant in its own process, in turns, and takes the me
 slowest and the fastest beside it. The checkpoint has 650 M random parameters in the released model's proportions
 (`benchmarks/make_checkpoint.py`). {machine_text(result["machine"])}, {result["date"]}.
 
+In a decode each contestant goes on with its own answer here. Answers of random weights repeat themselves, each contestant's in
+its own way, and with them the experts that a step reads. The benchmark gives all the same random tokens now; the tables of
+this page were measured before, so that decodes of different contestants did not read the same experts.
+
 llama.cpp knows ERNIE 4.5's text sibling: it runs the decoder with its text experts, and no images. `make_gguf.py` builds it
 for the machine from the sdist of llama-cpp-python and writes the checkpoint's text part in GGUF; llama.cpp quantizes it. It
 takes part with weights repacked at load, which is its default, and as they are in the mapped file. Its Q4_K_S is in part of

@@ -113,7 +113,7 @@ def prototype() -> str:
     return f"""\
 {machine_text(result["machine"])}, ONNX Runtime {result["onnxruntime"]}, {result["date"]}:
 
-{table(["G operations/s, 512 tokens", "weights", "ONNX Runtime's operator", *PROTOTYPES.values()], rows)}"""
+{table(["G operations/s", "weights", "ONNX Runtime's operator", *PROTOTYPES.values()], rows)}"""
 
 
 def integer_products() -> str:
