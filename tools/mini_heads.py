@@ -155,8 +155,6 @@ def gathered_labels(medium: Picture | Video, number: int) -> Labels:
         else:
             label["starts"] = _starts(medium, frames, column, row)
             if frames[-1] == last:
-                count += any(_shown(thing, column, row) for thing in medium.frames[last])
-                label["count"] = count
                 label["way"] = 1 + WAYS.index(medium.way) if medium.way else 0
         labels.append(label)
     return _stacked(labels, GATHERED_HEADS)

@@ -27,10 +27,7 @@ FAULT_ROWS = 5
 FAULT_EVERY = 3
 # Kinds of question that nothing but a picture or a clip answers: these must go wrong under a fault.
 MEDIA_KINDS = frozenset(
-    (
-        "colour shape where count describe exists check at list which more direction mover when clock json clip-colour "
-        "clip-things happens"
-    ).split()
+    "colour shape where count describe exists which more direction mover when clock json clip-colour happens".split()
 )
 
 

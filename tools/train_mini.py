@@ -118,7 +118,7 @@ def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None
 )
 @click.option("--start", type=click.Path(path_type=Path, exists=True), help="Continue from a checkpoint's weights.")
 @click.option("--begin", default=0, show_default=True, help="Step of the schedule to continue at.")
-@click.option("--steps", default=3200, show_default=True)
+@click.option("--steps", default=4600, show_default=True)
 @click.option("--rate", default=2e-3, show_default=True, help="Highest learning rate.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Processes of one thread each; part of the recipe.")
@@ -136,10 +136,6 @@ def main(
     report: int,
 ) -> None:
     """Write a trained checkpoint to OUT."""
-    if start is not None and start.resolve() == out.resolve():
-        raise click.BadParameter(
-            "expected another folder than --start's, whose tokenizer is read too", param_hint="--out"
-        )
     out.mkdir(parents=True, exist_ok=True)
     write_processors(out, build_tokenizer(tokenizer_texts()), template.read_text(), font)
     plan = Plan(steps, rate, seed, begin)
