@@ -107,11 +107,15 @@ class Ours:
         class Given(Sampler):
             """Finds the likeliest tokens as a greedy sampler does, and goes on with the given ones."""
 
+            def __init__(self) -> None:
+                super().__init__(params, (), ())
+                self.found: list[int] = []
+
             def next(self, logits: Any) -> int:
-                self.found = [*getattr(self, "found", ()), super().next(logits)]
+                self.found.append(super().next(logits))
                 return next(following)
 
-        return Sequence(prompt, Given(params, (), ()), text, frozenset(), max_new_tokens)
+        return Sequence(prompt, Given(), text, frozenset(), max_new_tokens)
 
     def decode(self, tokens: int) -> None:
         """Further steps."""

@@ -4,7 +4,7 @@ from statistics import median
 from typing import Any
 
 from tools.docs.comparison import absent, comparison, leads, starts, together
-from tools.docs.profile import integer_products, profiles, prototype
+from tools.docs.profile import error_of_rows, integer_products, profiles, prototype
 from tools.docs.tables import find_result, machine_text, percent, read_result, table
 
 
@@ -78,7 +78,7 @@ Linear layers, too, could multiply integers with one scale for each row of the w
 {integer_products()}
 
 They are exported with a scale for each group, which is slower and keeps more: where a few channels are much larger than the
-others, as in large transformers, a scale for each row costs up to 4.8 times the error. What it would cost the released model
+others, as in large transformers, a scale for each row costs up to {error_of_rows():.1f} times the error. What it would cost the released model
 nobody could measure here without its weights.
 
 With fewer tokens ONNX Runtime's operator deals experts to threads by number, so that six experts of one token fall unevenly

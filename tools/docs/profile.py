@@ -40,8 +40,7 @@ def limits(results: list[Any]) -> str:
     linear, attention, beside = ([total(by, names, "share") for by in mixed] for names in (LINEAR, ATTENTION, EXPERTS))
     return f"""\
 In a prefill of text the experts' operator takes {span(experts)} of the time, at {span(rates)} of the rate of one large product of its
-kind, and in int8 and int4 at {span(integers)} of PyTorch's product of integers, the most that these processors were seen to do:
-this is what limits it. With an image linear layers take {span(linear)}, attention {span(attention)} and experts
+kind, and in int8 and int4 at {span(integers)} of PyTorch's product of integers: this is what limits it. With an image linear layers take {span(linear)}, attention {span(attention)} and experts
 {span(beside)}."""
 
 
@@ -134,6 +133,12 @@ def integer_products() -> str:
 even activations / on ones with four channels 64 times as large:
 
 {table(headers, rows)}"""
+
+
+def error_of_rows() -> float:
+    """Return by how many times, at most, a scale for each row makes the error of layers with large channels larger."""
+    errors = (case["errors"] for case in read_result("integer-products")["results"])
+    return max(float(by[WAYS[1]][1] / by[WAYS[0]][1]) for by in errors)
 
 
 def slowed(phase: Any) -> bool:

@@ -29,13 +29,13 @@ Each packed page is new memory, which the system clears. ONNX Runtime can save p
 (`session.save_external_prepacked_constant_initializers`), and maps them at the next load; but that load packs all the same,
 looks the saved copy up by a checksum of what it packed, compares both and drops its own
 (`PrepackConstantInitializedTensors` in session_state.cc). That saves memory, and of the time of a load what the rows of saved
-weights show, the graph's optimization among it; without packing there would be {least} left. What it would take is a
+weights show, the graph's optimization among it; without packing, {least} of the 650 M one's would be left. What it would take is a
 change upstream that trusts a saved copy by the initializer's name and the kernel's settings, or kernels that read the
 bundle's layout. MatMulNBits and QMoE pack; MoE in float32 does not, and reads the mapped file.
 
 So an engine packs with all threads, and until the first image or video comes it may leave out what text does not read: the
 vision experts, the vision encoder and the resampler. `ernie-run` does both. From the command to the first token, before
-that change and after it, in turns (`benchmarks/start_up.py`):
+that change (commit 0426967) and now, in turns (`benchmarks/start_up.py`):
 
 {start_up()}
 
