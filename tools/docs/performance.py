@@ -19,9 +19,9 @@ One command runs every contestant in its own process, in turns, and takes the me
 slowest and the fastest beside it. The checkpoint has 650 M random parameters in the released model's proportions
 (`benchmarks/make_checkpoint.py`). {machine_text(result["machine"])}, {result["date"]}.
 
-In a decode each contestant goes on with its own answer here. Answers of random weights repeat themselves, each contestant's in
-its own way, and with them the experts that a step reads. The benchmark gives all the same random tokens now; the tables of
-this page were measured before, so that decodes of different contestants did not read the same experts.
+In a decode all contestants go on with the same random tokens (`benchmarks/continuations.py`): answers of random weights repeat
+themselves, each contestant's in its own way, and with them the experts that a step reads.
+{result["note"]}
 
 llama.cpp knows ERNIE 4.5's text sibling: it runs the decoder with its text experts, and no images. `make_gguf.py` builds it
 for the machine from the sdist of llama-cpp-python and writes the checkpoint's text part in GGUF; llama.cpp quantizes it. It
@@ -141,6 +141,7 @@ def released_widths() -> str:
 
 Seven of the released model's 28 layers, with all of its experts and its vocabulary, in one run of the same command on
 checkpoints of `make_checkpoint.py --shape full --layers 7`. {machine_text(result["machine"])}, {result["rounds"]} rounds, {result["date"]}.
+In the decodes of these tables alone each contestant went on with its own answer: they do not read the same experts.
 
 {comparison(result)}
 {absent(result)}
