@@ -14,14 +14,10 @@ from conversations import Message, Part, Sample
 from heldout_makers import (
     Maker,
     after_system,
-    beyond,
     each_second,
     earlier_picture,
-    follow_up,
-    in_short,
     missing,
     no_shapes,
-    one_of_two,
     ordered,
     picture_then_clip,
     plain,
@@ -32,21 +28,16 @@ from heldout_makers import (
     turned,
     worded,
 )
-from mini_unseen import SYSTEMS_HELDOUT
 from scenes import SHAPES, Picture
 
 # family: its kinds, and how each is drawn
 FAMILIES: dict[str, dict[str, Maker]] = {
     "single": {
-        **{
-            kind: plain(kind, (1, 1))
-            for kind in ("shape", "colour", "count", "describe", "exists", "absent", "check", "at", "list")
-        },
+        **{kind: plain(kind, (1, 1)) for kind in ("shape", "colour", "count", "describe", "exists", "absent")},
         "where": plain("where", (1, 1), fits=lambda question: question.slots["thing"] in SHAPES),
         "where-exactly": plain(
             "where-exactly", (1, 1), ("where",), fits=lambda question: question.slots["thing"] not in SHAPES
         ),
-        "one-of-two": one_of_two,
     },
     "pair": {
         "more": plain("more", (2, 2)),
@@ -59,7 +50,7 @@ FAMILIES: dict[str, dict[str, Maker]] = {
         "each-second": each_second,
         **{
             kind: plain(kind, (0, 0), videos=1)
-            for kind in ("direction", "mover", "when", "clock", "clip-colour", "clip-things", "happens")
+            for kind in ("direction", "mover", "when", "clock", "clip-colour", "happens")
         },
     },
     "order": {
@@ -71,17 +62,10 @@ FAMILIES: dict[str, dict[str, Maker]] = {
         "second-turn": turned("second-turn", 2),
         "third-turn": turned("third-turn", 3),
         "fifth-turn": turned("fifth-turn", 5),
-        "eighth-turn": turned("eighth-turn", 8),
-        "follow-up": follow_up,
-        "in-short": in_short,
         "earlier-picture": earlier_picture,
         "picture-then-clip": picture_then_clip,
     },
-    "system": {
-        "system": after_system("system", (1, 2)),
-        "long-system": after_system("long-system", (5, 10)),
-        "unseen-system": after_system("unseen-system", (1, 3), SYSTEMS_HELDOUT),
-    },
+    "system": {"system": after_system("system", (1, 2)), "long-system": after_system("long-system", (5, 10))},
     "wording": {
         "paraphrase": worded("paraphrase"),
         "typing": worded("typing", varied=True),
@@ -95,7 +79,6 @@ FAMILIES: dict[str, dict[str, Maker]] = {
         "unknown": said("unknown", talk.unknown),
         "unseen-unknown": said("unseen-unknown", lambda rng: talk.unknown(rng, unseen=True)),
         "missing": said("missing", missing),
-        "beyond": beyond,
         "no-shapes": no_shapes,
     },
     "output": {

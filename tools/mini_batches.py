@@ -21,7 +21,6 @@ from transformers import LlamaTokenizer
 
 PATCH = 14
 MERGE = 2
-IGNORED = -100  # a label that no loss looks at, as PyTorch has it
 Grid = tuple[int, int, int]
 
 
@@ -126,7 +125,7 @@ class Batch:
         numbers: The number of each of the media in its row, from 1, pictures and clips apart.
         media_counts: How many of the media each row shows.
         features: int64 (B, N), the row of that table for a placeholder, -1 elsewhere.
-        labels: int64 (B, N), IGNORED where nothing is asked.
+        labels: int64 (B, N), -100 where nothing is asked.
         weights: float32 (B, N) of the labels: an answer of n tokens counts as much as the square root of n.
         owner: int64 (B, N), from 1 the sample of the row that a token belongs to; 0 where shared, -1 for pads.
         samples: The samples of each row.
@@ -179,7 +178,7 @@ class Batcher:
         """Return a batch of rows, padded to the longest."""
         shape = (len(rows), max(len(row.ids) for row in rows))
         ids = torch.full(shape, self.tokenizer.pad_token_id)
-        labels = torch.full(shape, IGNORED)
+        labels = torch.full(shape, -100)
         features = torch.full(shape, -1)
         owner = torch.full(shape, -1)
         sees = torch.zeros(shape, dtype=torch.long)
@@ -217,7 +216,7 @@ class Batcher:
             ids=list(trunk.ids),
             features=list(trunk.features),
             positions=[trunk.positions],
-            labels=[IGNORED] * length,
+            labels=[-100] * length,
             weights=[0.0] * length,
             owner=[0] * length,
             sees=[length] * length,
@@ -230,7 +229,7 @@ class Batcher:
             count = len(prompt.ids) - shared + len(answer)
             row.ids += tail + answer
             row.features += prompt.features[shared:] + [-1] * len(answer)
-            row.labels += [IGNORED] * len(tail) + answer
+            row.labels += [-100] * len(tail) + answer
             row.weights += [0.0] * len(tail) + [len(answer) ** -0.5] * len(answer)
             row.owner += [number] * count
             row.sees += [shared] * count

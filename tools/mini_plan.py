@@ -1,7 +1,4 @@
-"""The training plan of the mini checkpoint: which conversations are drawn when, and how fast it learns.
-
-Two phases follow each other. The second goes back to the first one's middle rate, with lessons on what is learned late.
-"""
+"""The training plan of the mini checkpoint: which conversations are drawn when, and how fast it learns."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +15,6 @@ from curriculum import (
     pair_lesson,
     tool_conversation,
 )
-from late_lessons import beyond_lesson, form_lesson, short_lesson
 
 Maker = Callable[[Random, Source], list[Sample]]
 
@@ -56,41 +52,21 @@ STAGES = (
         },
     ),
 )
-SECOND = (
-    Stage(
-        1.01,
-        True,
-        {
-            converse: 5,
-            look_back: 3,
-            lesson: 1,
-            pair_lesson: 1,
-            clip_lesson: 1,
-            happens_lesson: 1,
-            tool_conversation: 4,
-            form_lesson: 2,
-            beyond_lesson: 1,
-            short_lesson: 2,
-        },
-    ),
-)
-SECOND_BEGINS = 0.6  # of the steps of the first phase, whose rate it goes back to
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, how fast, and from which seed one phase learns."""
+    """How long, how fast, and from which seed."""
 
     steps: int
     rate: float
     seed: int
-    begin: int = 0
-    stages: tuple[Stage, ...] = STAGES
+    begin: int
     muon_rate: float = 0.02  # a step's spectral norm
     warmup: int = 60
 
     def stage(self, step: int) -> Stage:
-        return next(stage for stage in self.stages if step < stage.until * self.steps)
+        return next(stage for stage in STAGES if step < stage.until * self.steps)
 
     def settling(self, step: int) -> bool:
         """Return whether heads that start anew beside a trained model learn alone: first guesses harm it."""
@@ -100,8 +76,3 @@ class Plan:
         """Return the share of the highest rate: it warms up from the first step that is taken, and falls to the end."""
         warm = min(1.0, (step - self.begin + 1) / self.warmup)
         return min(warm, 0.02 + (1 - step / self.steps) / 1.2)
-
-
-def phases(steps: int, rate: float, seed: int) -> tuple[Plan, Plan]:
-    """Return the plans of the two phases; the second draws from the seed after the first one's."""
-    return Plan(steps, rate, seed), Plan(steps, rate, seed + 1, round(SECOND_BEGINS * steps), SECOND)

@@ -2,7 +2,6 @@
 
     python tools/train_mini.py --out examples/mini-ernie
 
-In two phases (`mini_plan.py`), of which the second starts from the weights that the first one wrote.
 First the vision encoder and the resampler learn alone what each cell of a picture or a clip shows (`mini_sight.py`).
 Then they are frozen, and the decoder takes lessons on a stock of media and converses about them; heads between its
 layers (`mini_readers.py`) say early what each layer should find out. Muon trains the matrices, at a rate that falls
@@ -26,7 +25,7 @@ from mini_batches import Batcher
 from mini_checkpoint import FONT, build_config, build_tokenizer, save_weights, write_processors
 from mini_features import LiveFeatures, StockedFeatures
 from mini_learner import Run, train
-from mini_plan import Plan, phases
+from mini_plan import Plan
 from mini_readers import Readers
 from mini_sight import learn_to_see, sight_parameters
 from mini_tripwire import Tripwire
@@ -92,7 +91,6 @@ def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None
     model = fresh_model(config)
     if start is not None:
         load_start(model, tokenizer, start)
-        dist.barrier()  # before worker 0 writes there
     console = Console(width=400, quiet=rank > 0)
     console.print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
     live = LiveFeatures(model, out / FONT)
@@ -118,12 +116,9 @@ def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None
 @click.option(
     "--template", type=click.Path(path_type=Path, exists=True), default=Path("examples/mini-ernie/chat_template.jinja")
 )
-@click.option(
-    "--start", type=click.Path(path_type=Path, exists=True), help="What the first phase wrote: run the second."
-)
-@click.option(
-    "--steps", default=3000, show_default=True, help="Of the first phase; the second takes two fifths of them."
-)
+@click.option("--start", type=click.Path(path_type=Path, exists=True), help="Continue from a checkpoint's weights.")
+@click.option("--begin", default=0, show_default=True, help="Step of the schedule to continue at.")
+@click.option("--steps", default=4600, show_default=True)
 @click.option("--rate", default=2e-3, show_default=True, help="Highest learning rate.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Processes of one thread each; part of the recipe.")
@@ -133,6 +128,7 @@ def main(
     font: Path,
     template: Path,
     start: Path | None,
+    begin: int,
     steps: int,
     rate: float,
     seed: int,
@@ -140,17 +136,12 @@ def main(
     report: int,
 ) -> None:
     """Write a trained checkpoint to OUT."""
-    if start is not None and start.resolve() == out.resolve():
-        raise click.BadParameter(
-            "expected another folder than --start's, whose tokenizer is read too", param_hint="--out"
-        )
     out.mkdir(parents=True, exist_ok=True)
     write_processors(out, build_tokenizer(tokenizer_texts()), template.read_text(), font)
-    for plan in phases(steps, rate, seed)[0 if start is None else 1 :]:
-        with TemporaryDirectory() as folder:
-            arguments = (workers, f"{folder}/meeting", plan, start, out, report)
-            torch.multiprocessing.spawn(worker, arguments, nprocs=workers)
-        start = out
+    plan = Plan(steps, rate, seed, begin)
+    with TemporaryDirectory() as folder:
+        arguments = (workers, f"{folder}/meeting", plan, start, out, report)
+        torch.multiprocessing.spawn(worker, arguments, nprocs=workers)
 
 
 if __name__ == "__main__":
