@@ -21,7 +21,7 @@ slowest and the fastest beside it. The checkpoint has 650 M random parameters in
 
 In a decode all contestants go on with the same random tokens (`benchmarks/continuations.py`): answers of random weights repeat
 themselves, each contestant's in its own way, and with them the experts that a step reads.
-{result["note"]}
+{result.get("note", "")}
 
 llama.cpp knows ERNIE 4.5's text sibling: it runs the decoder with its text experts, and no images. `make_gguf.py` builds it
 for the machine from the sdist of llama-cpp-python and writes the checkpoint's text part in GGUF; llama.cpp quantizes it. It

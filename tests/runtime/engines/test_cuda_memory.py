@@ -1,4 +1,4 @@
-"""A GPU's memory before and while a bundle is loaded: what is missing is said in one line, and copies arrive."""
+"""Opening a bundle for `--device cuda`: what is missing there, too little memory, and copies to the GPU."""
 
 import math
 import re
