@@ -38,6 +38,7 @@ from ernie_export.doctor.machine import describe_machine
 
 MEASURED = ("onnxruntime", "torch", "transformers")  # packages whose versions a result names
 DECODED = 32  # steps of a decode
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # malloc's memory is advised MADV_HUGEPAGE
 TOGETHER = (1, 4, 16)  # sequences that are decoded together
 
 
@@ -122,6 +123,7 @@ class Report:
 @click.option("--task", multiple=True, metavar="TEXT", help="Tasks whose name has this in it. May be repeated.")
 @click.option("--only", multiple=True, metavar="TEXT", help="Contestants whose name has this in it. May be repeated.")
 @click.option("--packages", multiple=True, type=click.Path(exists=True), help="A folder that peers' packages lie in.")
+@click.option("--huge-pages", is_flag=True, help="Each contestant once more, what it allocates in huge pages (Linux).")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the figures as JSON, too.")
 def main(
     checkpoint: Path,
@@ -133,10 +135,13 @@ def main(
     task: tuple[str, ...],
     only: tuple[str, ...],
     packages: tuple[str, ...],
+    huge_pages: bool,
     output: Path | None,
 ) -> None:
     """Compare exported BUNDLES, and GGUF files, with PyTorch, and with what others export, on the CHECKPOINT."""
     specs = contestants(checkpoint, bundles)
+    if huge_pages:
+        specs = {title: one for name, spec in specs.items() for title, one in both_pages(name, spec)}
     specs = {name: spec for name, spec in specs.items() if not only or any(text in name for text in only)}
     machine = asdict(describe_machine()) | {"load": os.getloadavg()[0]}
     versions = {name: version(name) for name in MEASURED if find_spec(name)}
@@ -241,6 +246,11 @@ def contestants(checkpoint: Path, bundles: tuple[Path, ...]) -> dict[str, dict[s
         spec = {"kind": "Exported", "checkpoint": str(checkpoint), "exporter": exporter}
         specs[f"transformers' {exporter} exporter fp32"] = spec
     return specs
+
+
+def both_pages(name: str, spec: dict[str, Any]) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Return a contestant as it is, and with huge pages, which Linux gives to those who ask for them, or to all."""
+    return (name, spec), (f"{name}, huge pages", spec | {"environment": HUGE_PAGES})
 
 
 if __name__ == "__main__":

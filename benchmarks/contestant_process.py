@@ -17,15 +17,16 @@ class Refused(Exception):
 
 
 class Worker:
-    """A contestant's process; Refused if it can't begin.
+    """A contestant's process; Refused if it can't begin. A spec may name variables of its environment.
 
     Attributes:
         seconds_to_first_token: From the process's start to the answer to `first`, a prefill.
     """
 
     def __init__(self, spec: dict[str, Any], packages: Sequence[str], first: dict[str, Any]) -> None:
-        command = [sys.executable, str(Path(__file__).parent / "contestants.py"), json.dumps(spec), *packages]
-        environment = os.environ | {"OMP_NUM_THREADS": str(THREADS)}
+        made = {name: value for name, value in spec.items() if name != "environment"}
+        command = [sys.executable, str(Path(__file__).parent / "contestants.py"), json.dumps(made), *packages]
+        environment = os.environ | {"OMP_NUM_THREADS": str(THREADS)} | spec.get("environment", {})
         started = time.perf_counter()
         self.process = subprocess.Popen(
             command,

@@ -13,6 +13,7 @@ import onnxruntime
 import openvino_engine
 import pytest
 from click.testing import CliRunner
+from contestant_process import Worker
 from continuations import continuations
 from openvino_engine import readable
 
@@ -169,6 +170,18 @@ def test_several_prompts_are_refused_where_one_is_all_that_runs(bundles):
     engine = contestants.OpenVino.__new__(contestants.OpenVino)
     with pytest.raises(NotImplementedError, match="one sequence at a time"):
         engine.prefill([{}, {}], max_new_tokens=4)
+
+
+def test_huge_pages_are_asked_for_in_a_process_of_their_own(bundles):
+    specs = compare.contestants(MINI, (bundles["onnx"],))
+    (name, plain), (huge_name, huge) = compare.both_pages("ernie-export fp32", specs["ernie-export fp32"])
+    assert (name, huge_name) == ("ernie-export fp32", "ernie-export fp32, huge pages") and "environment" not in plain
+    asked = []
+    for spec in (plain, huge):
+        worker = Worker(spec, (), compare.FIRST)
+        asked.append("hugetlb=1" in Path(f"/proc/{worker.process.pid}/environ").read_text())
+        worker.close()
+    assert asked == [False, True]
 
 
 @pytest.mark.slow
