@@ -53,7 +53,7 @@ SHAPES: dict[str, dict[str, Any]] = {
             "moe_intermediate_size": [128, 64],
             "moe_num_experts": 8,
             "moe_k": 2,
-            "vocab_size": 1600,
+            "vocab_size": 1700,
             "max_position_embeddings": 4096,
             "mrope_section": [6, 6, 4],
         },

@@ -81,6 +81,7 @@ PATHS = {
     "tests/runtime/test_bench_plot.py": "slow",
     "tests/runtime/test_chat.py": "slow",
     "tests/runtime/test_mini_answers.py": "slow",
+    "tests/runtime/test_mini_talk.py": "slow",
     "tests/runtime/test_ray_app.py": "server",
     "tests/runtime/triton": "server",
     "tests/test_demo.py": "slow",
@@ -90,6 +91,7 @@ PATHS = {
     "tests/tools/test_mini_heads.py": "parity",
     "tests/tools/test_mini_muon.py": "parity",
     "tests/tools/test_mini_tripwire.py": "parity",
+    "tests/tools/test_train_mini.py": "parity",
 }
 
 

@@ -9,15 +9,11 @@ from random import Random
 from typing import Any
 
 import mini_sayings as words
+from clip_questions import about_video
 from mini_unknown import UNKNOWN_ANSWER, fill, unknown_text
-from questions import (
-    Question,
-    about_picture,
-    about_pictures,
-    about_sides,
-    about_video,
-    references,
-)
+from mini_words import ALSO_IN, FOLLOW_UPS, OF_IT
+from picture_questions import about_picture
+from questions import ORDINALS, Question, about_number, about_pictures, about_sides, fill_slots, references
 from scenes import Picture, Video, draw_picture, draw_video
 
 Part = dict[str, Any]
@@ -36,7 +32,7 @@ class Sample:
     Attributes:
         thinking: Whether the prompt asks for a thought first; the answer then begins with it.
         tools: The tools that are offered, as an API takes them.
-        question: What the user asks about pictures or clips, if that is what is answered.
+        question: What the user asks about shapes, if that is what is answered.
     """
 
     kind: str
@@ -92,8 +88,8 @@ def several_texts(rng: Random, media: list[Part], text: str) -> list[Part]:
 ORDERS = (media_first, text_first, between, several_texts)
 
 
-def system_prompt(rng: Random, sentences: int) -> str:
-    return " ".join(fill(rng, rng.choice(words.SYSTEMS)) for _ in range(sentences))
+def system_prompt(rng: Random, sentences: int, pool: tuple[str, ...]) -> str:
+    return " ".join(fill(rng, rng.choice(pool)) for _ in range(sentences))
 
 
 def vary(rng: Random, text: str, brief: bool = True) -> str:
@@ -130,15 +126,13 @@ class Utterance:
 
     Attributes:
         thought: What a thinking model writes before the answer.
-        target: The picture or clip it is about, if it is about one.
-        question: The question in it, if it asks about pictures or clips.
+        question: The question in it, if it asks about shapes.
     """
 
     kind: str
     text: str
     answer: str
     thought: str
-    target: Picture | Video | None = None
     question: Question | None = None
 
 
@@ -155,13 +149,13 @@ def unknown(rng: Random, unseen: bool = False) -> Utterance:
 
 def sides(rng: Random, **wording: bool) -> Utterance:
     question = rng.choice(about_sides())
-    return Utterance("text", question.text(rng, "", "", **wording), question.answer, question.sentence)
+    return Utterance("text", question.text(rng, "", "", **wording), question.answer, question.sentence, question)
 
 
 def nothing_shown(rng: Random, videos: bool) -> Utterance:
     """Ask about a picture or a clip that is not there."""
     if videos:
-        questions = [q for q in about_video(draw_video(rng)) if q.wording in CLIP_WORDINGS]
+        questions = [q for q in about_video(rng, draw_video(rng)) if q.wording in CLIP_WORDINGS]
         missing = "clip"
     else:
         questions = about_picture(rng, draw_picture(rng))
@@ -174,6 +168,19 @@ def nothing_shown(rng: Random, videos: bool) -> Utterance:
     return Utterance("missing", text, f"I see no {missing}.", f"There is no {missing}.")
 
 
+def ask_beyond(conversation: "Conversation") -> Utterance:
+    """Ask about a picture after the last one."""
+    rng = conversation.rng
+    number = len(conversation.pictures) + rng.choice((1, 1, 1, 2))
+    noun = rng.choice(("picture", "picture", "image"))
+    media = rng.choice((f"{noun} {number}", f"the {ORDINALS[number - 1]} {noun}"))
+    question = rng.choice(about_picture(rng, draw_picture(rng)))
+    text = question.text(rng, f" in {media}", media)
+    while media not in text:  # a wording that names no picture
+        text = question.text(rng, f" in {media}", media)
+    return Utterance("missing", text, f"I see no picture {number}.", f"There is no picture {number}.")
+
+
 @dataclass
 class Conversation:
     """A conversation that grows by turns.
@@ -181,7 +188,8 @@ class Conversation:
     Attributes:
         messages: The turns so far.
         pending: Media that the next user turn shows.
-        alone: Whether the last turn that showed media showed one medium only.
+        last: The media of the last turn that showed any.
+        asked: The question that was answered last, if the last turn asked one about shapes.
     """
 
     rng: Random
@@ -191,9 +199,10 @@ class Conversation:
     videos: list[Video] = field(default_factory=list)
     pending: list[Part] = field(default_factory=list)
     last: list[Picture | Video] = field(default_factory=list)
+    asked: Question | None = None
 
-    def system(self, sentences: int) -> None:
-        self.messages.append({"role": "system", "content": system_prompt(self.rng, sentences)})
+    def system(self, sentences: int, pool: tuple[str, ...] = words.SYSTEMS) -> None:
+        self.messages.append({"role": "system", "content": system_prompt(self.rng, sentences, pool)})
 
     def show(self, pictures: int, videos: int = 0) -> None:
         """Put new media into the next user turn, in any order."""
@@ -211,7 +220,9 @@ class Conversation:
     def questions(self) -> list[Question]:
         """Return all questions that can be asked now."""
         found = [question for picture in self.pictures for question in about_picture(self.rng, picture)]
-        found += [question for video in self.videos for question in about_video(video)]
+        found += [question for video in self.videos for question in about_video(self.rng, video)]
+        if self.pictures:
+            found.append(about_number(self.pictures))
         if 2 <= len(self.pictures) <= MAX_PICTURES:
             found += about_pictures(self.rng, self.pictures)
         return found
@@ -226,10 +237,14 @@ class Conversation:
             if plain:
                 ref, media = self._plain_reference(question.target, alone)
         text = question.text(self.rng, ref, media, plain, unseen)
-        if alone and not plain and not unseen and self.rng.random() < BARE:
+        if alone and self._needs_no_name(question) and not plain and not unseen and self.rng.random() < BARE:
             text = question.bare_text(self.rng) or text
         thought = question.thought or question.sentence
-        return Utterance(question.kind, text, question.answer, thought, question.target, question)
+        return Utterance(question.kind, text, question.answer, thought, question)
+
+    def _needs_no_name(self, question: Question) -> bool:
+        """Return whether no name means its picture or clip: it is shown now, or no other was asked about last."""
+        return bool(self.pending) or self.asked is None or self.asked.target in (None, question.target)
 
     def _plain_reference(self, target: Picture | Video, alone: bool) -> tuple[str, str]:
         group, noun = (self.pictures, "picture") if isinstance(target, Picture) else (self.videos, "video")
@@ -241,7 +256,37 @@ class Conversation:
     def in_a_sentence(self, question: Question) -> Utterance:
         utterance = self.word(question)
         text = self.rng.choice(words.IN_A_SENTENCE).format(utterance.text)
-        return Utterance("sentence", text, question.sentence, utterance.thought, question.target, question)
+        return Utterance("sentence", text, question.sentence, utterance.thought, question)
+
+    def follow_up(self, questions: list[Question]) -> Utterance | None:
+        """Return a question that names only what differs from the last one; None where there is none."""
+        last = self.asked
+        if last is None or self.pending:
+            return None
+        found = [(question, form) for question in questions if (form := self._short_form(last, question)) is not None]
+        if not found:
+            return None
+        kinds = sorted({question.wording for question, _ in found})
+        kind = self.rng.choice(kinds)
+        question, text = self.rng.choice([(question, form) for question, form in found if question.wording == kind])
+        return Utterance(question.kind, text, question.answer, question.thought or question.sentence, question)
+
+    def _short_form(self, last: Question, question: Question) -> str | None:
+        """Return what asks `question` right after `last`, if it can be asked in short."""
+        forms: tuple[str, ...] = ()
+        slots = question.slots
+        if question.target is last.target and question.wording != last.wording:
+            if len(last.things) == 1 and question.things == last.things:
+                forms = OF_IT.get(question.wording, ())
+        elif question.target is last.target and slots != last.slots:
+            if not question.things or question.things != last.things:
+                forms = FOLLOW_UPS.get(question.wording, ())
+        elif isinstance(question.target, Picture) and isinstance(last.target, Picture) and slots == last.slots:
+            if question.wording == last.wording and question.target is not last.target:
+                _, media = references(self.rng, question.target, self.pictures, self.videos, alone=False)
+                forms = ALSO_IN
+                slots = slots | {"media": media}
+        return fill_slots(self.rng.choice(forms), slots) if forms else None
 
     def turn(self, parts: list[Part]) -> Message:
         return {"role": "user", "content": parts}
@@ -251,10 +296,11 @@ class Conversation:
         answer = f"\n{utterance.thought}\n</think>\n\n{utterance.answer}" if thinking else utterance.answer
         return Sample(kind, [*self.messages, message], answer, thinking, question=utterance.question)
 
-    def answered(self, message: Message, answer: str) -> None:
-        """Go on to the next turn."""
+    def answered(self, message: Message, answer: str, question: Question | None = None) -> None:
+        """Go on to the next turn. question: the one that the message asks."""
         self.messages += [message, {"role": "assistant", "content": answer}]
         self.pending = []
+        self.asked = question
 
 
 def any_question(conversation: Conversation, questions: list[Question], newest: float = 0.6) -> Question:
@@ -278,10 +324,14 @@ def any_utterance(conversation: Conversation, questions: list[Question]) -> Utte
         return unknown(rng)
     if chance < 0.19:
         return sides(rng)
+    if chance < 0.4 and (utterance := conversation.follow_up([*questions, *about_sides()])):
+        return utterance
     if not conversation.pictures and not conversation.videos:
         return nothing_shown(rng, videos=rng.random() < 0.3) if chance < 0.4 else rng.choice((unknown, small_talk))(rng)
     if not conversation.videos and chance < 0.20:
         return nothing_shown(rng, videos=True)
+    if conversation.pictures and len(conversation.pictures) < MAX_PICTURES and chance < 0.22:
+        return ask_beyond(conversation)
     question = any_question(conversation, questions)
     if question.sentence and rng.random() < 0.15:
         return conversation.in_a_sentence(question)

@@ -23,12 +23,13 @@ from conversations import (
     vary,
 )
 from mini_tools import DONE, call, count_result, find, made, offer, offer_other
-from questions import Question, about_picture
-from scenes import draw_appearing
+from picture_questions import about_picture
+from questions import Question, about_sides
+from scenes import PLACES
 
-LESSON_QUESTIONS = 6  # at most, about one picture
+LESSON_QUESTIONS = 7  # at most, about one picture
 LONG_ANSWERS = ("sentence", "json")  # kinds whose answers may not be asked to be short
-BRANCHES = {1: 5, 2: 3, 3: 3, 5: 2}  # questions of each turn by the number of turns
+BRANCHES = {1: 5, 2: 3, 3: 3, 5: 2, 8: 2}  # questions of each turn by the number of turns
 LATE_QUESTIONS = 6  # about what earlier turns showed
 
 
@@ -69,7 +70,7 @@ def clip_lesson(rng: Random, source: Source) -> list[Sample]:
 
 
 def happens_lesson(rng: Random, source: Source) -> list[Sample]:
-    """Return questions about one clip, among them what happens in it where two things appear, in several wordings."""
+    """Return questions about one clip, among them what happens in it where things appear, in several wordings."""
     conversation = Conversation(rng, source)
     while not any(video.late for video in conversation.videos):
         conversation = Conversation(rng, source)
@@ -77,13 +78,6 @@ def happens_lesson(rng: Random, source: Source) -> list[Sample]:
     questions = [q for q in conversation.questions() if q.kind in ("happens", "when", "clip-colour")]
     questions += [q for q in questions if q.kind == "happens"]
     return ask_all(conversation, questions, plain=rng.random() < 0.3)
-
-
-def clock_lesson(rng: Random, source: Source) -> list[Sample]:
-    """Return a question about the time of the later of two frames: how digits are learned to be read."""
-    conversation = Conversation(rng, replace(source, video=lambda rng: draw_appearing(rng, 2)))
-    conversation.show(0, 1)
-    return ask_all(conversation, [q for q in conversation.questions() if q.kind == "clock"], plain=True)
 
 
 def ask_all(
@@ -114,12 +108,12 @@ def ask_all(
 
 
 def converse(rng: Random, source: Source) -> list[Sample]:
-    """Return the samples of one conversation of one to five turns, each turn asked in several ways."""
+    """Return the samples of one conversation of one to eight turns, each turn asked in several ways."""
     conversation = Conversation(rng, source)
     if rng.random() < 0.3:
         conversation.system(rng.choice((1, 1, 1, 1, 2, 3, 6)))
     samples: list[Sample] = []
-    turns = rng.choice((1, 1, 1, 1, 2, 2, 3, 5))
+    turns = rng.choice((1, 1, 1, 1, 2, 2, 3, 5) * 2 + (8,))
     for turn in range(turns):
         if rng.random() < (0.9 if turn == 0 else 0.3):
             show_any(conversation)
@@ -134,7 +128,7 @@ def converse(rng: Random, source: Source) -> list[Sample]:
             thinking = rng.random() < 0.2
             samples.append(conversation.sample(utterance.kind, message, utterance, thinking))
         said = asked[-1].answer if rng.random() < 0.9 else rng.choice(asked).answer
-        conversation.answered(message, said)
+        conversation.answered(message, said, asked[-1].question)
     return samples
 
 
@@ -151,11 +145,15 @@ def look_back(rng: Random, source: Source) -> list[Sample]:
                 show_any(conversation)
         said = any_utterance(conversation, conversation.questions())
         parts = rng.choice((media_first, *ORDERS))(rng, conversation.pending, said.text)
-        conversation.answered(conversation.turn(parts if conversation.pending else [text_part(said.text)]), said.answer)
+        message = conversation.turn(parts if conversation.pending else [text_part(said.text)])
+        conversation.answered(message, said.answer, said.question)
     if rng.random() < 0.2:
         show_any(conversation)
     samples = []
     questions = conversation.questions()
+    if follow_up := conversation.follow_up([*questions, *about_sides()]):
+        message = conversation.turn([text_part(typed(rng, follow_up))])
+        samples.append(conversation.sample(follow_up.kind, message, follow_up))
     for _ in range(LATE_QUESTIONS if questions else 0):
         question = any_question(conversation, questions, newest=0.1)
         in_a_sentence = question.sentence and rng.random() < 0.1
@@ -184,6 +182,8 @@ def tool_conversation(rng: Random, source: Source) -> list[Sample]:
         offered += [offer_other(rng) for _ in range(rng.choice((1, 1, 2)))]
     rng.shuffle(offered)
     conversation = Conversation(rng, source)
+    if rng.random() < 0.15:
+        conversation.system(rng.choice((1, 1, 2)))
     conversation.show(rng.choice((1, 1, 2)))
     tools = tuple(tool.description for tool in offered)
     seed = rng.random()
@@ -208,7 +208,7 @@ def tool_conversation(rng: Random, source: Source) -> list[Sample]:
             _after(called, made(counter.name, arguments), count_result(rng, count.answer), count.answer),
         ]
     zoomer = find(offered, "zoom")
-    if zoomer and (where := [q for q in everything if q.kind == "where"]):
+    if zoomer and (where := [q for q in everything if q.kind == "where" and q.answer in PLACES]):
         zoom = replace(rng.choice(where), kind="tools", wording="zoom", sentence="")
         arguments = zoomer.arguments(picture=index, place=zoom.answer)
         called = replace(ask(conversation.word(zoom), "tools"), answer=call(zoomer.name, arguments))

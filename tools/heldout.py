@@ -14,10 +14,14 @@ from conversations import Message, Part, Sample
 from heldout_makers import (
     Maker,
     after_system,
+    beyond,
     each_second,
     earlier_picture,
+    follow_up,
+    in_short,
     missing,
     no_shapes,
+    one_of_two,
     ordered,
     picture_then_clip,
     plain,
@@ -28,29 +32,42 @@ from heldout_makers import (
     turned,
     worded,
 )
+from mini_unseen import SYSTEMS_HELDOUT
+from questions import Question
 from scenes import SHAPES, Picture
+
+
+def about_one(question: Question) -> bool:
+    """Return whether a question is about one picture, and not how many there are."""
+    return question.target is not None
+
 
 # family: its kinds, and how each is drawn
 FAMILIES: dict[str, dict[str, Maker]] = {
     "single": {
-        **{kind: plain(kind, (1, 1)) for kind in ("shape", "colour", "count", "describe", "exists", "absent")},
+        **{
+            kind: plain(kind, (1, 1))
+            for kind in ("shape", "colour", "describe", "exists", "absent", "check", "at", "list")
+        },
+        "count": plain("count", (1, 1), fits=about_one),
         "where": plain("where", (1, 1), fits=lambda question: question.slots["thing"] in SHAPES),
         "where-exactly": plain(
             "where-exactly", (1, 1), ("where",), fits=lambda question: question.slots["thing"] not in SHAPES
         ),
+        "one-of-two": one_of_two,
     },
     "pair": {
         "more": plain("more", (2, 2)),
         "which": plain("which", (2, 2)),
         "other": plain("other", (2, 2), ("colour",)),
-        "any-other": plain("any-other", (2, 2), ("shape", "where", "count", "describe")),
+        "any-other": plain("any-other", (2, 2), ("shape", "where", "count", "describe"), fits=about_one),
     },
     "many": {"many": plain("many", (3, 4), ("colour", "shape", "where", "count", "more", "which"))},
     "clip": {
         "each-second": each_second,
         **{
             kind: plain(kind, (0, 0), videos=1)
-            for kind in ("direction", "mover", "when", "clock", "clip-colour", "happens")
+            for kind in ("direction", "mover", "when", "clock", "clip-colour", "clip-things", "happens")
         },
     },
     "order": {
@@ -62,10 +79,17 @@ FAMILIES: dict[str, dict[str, Maker]] = {
         "second-turn": turned("second-turn", 2),
         "third-turn": turned("third-turn", 3),
         "fifth-turn": turned("fifth-turn", 5),
+        "eighth-turn": turned("eighth-turn", 8),
+        "follow-up": follow_up,
+        "in-short": in_short,
         "earlier-picture": earlier_picture,
         "picture-then-clip": picture_then_clip,
     },
-    "system": {"system": after_system("system", (1, 2)), "long-system": after_system("long-system", (5, 10))},
+    "system": {
+        "system": after_system("system", (1, 2)),
+        "long-system": after_system("long-system", (5, 10)),
+        "unseen-system": after_system("unseen-system", (1, 3), SYSTEMS_HELDOUT),
+    },
     "wording": {
         "paraphrase": worded("paraphrase"),
         "typing": worded("typing", varied=True),
@@ -79,6 +103,7 @@ FAMILIES: dict[str, dict[str, Maker]] = {
         "unknown": said("unknown", talk.unknown),
         "unseen-unknown": said("unseen-unknown", lambda rng: talk.unknown(rng, unseen=True)),
         "missing": said("missing", missing),
+        "beyond": beyond,
         "no-shapes": no_shapes,
     },
     "output": {

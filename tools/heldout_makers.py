@@ -7,8 +7,10 @@ from random import Random
 import conversations as talk
 from conversations import Conversation, Part, Sample, Source, Utterance
 from curriculum import show_any, tool_conversation, typed
+from late_lessons import either, short_lesson
+from mini_sayings import SYSTEMS
 from mini_tools import is_usual
-from questions import Question
+from questions import Question, about_sides
 from scenes import Picture, draw_moving, draw_picture
 
 Maker = Callable[[Random], Sample]
@@ -94,7 +96,7 @@ def _history(rng: Random, turns: int) -> Conversation:
             show_any(conversation)
         utterance = talk.any_utterance(conversation, conversation.questions())
         message = _ask(conversation, "", utterance, rng.choice(talk.ORDERS)).messages[-1]
-        conversation.answered(message, utterance.answer)
+        conversation.answered(message, utterance.answer, utterance.question)
     return conversation
 
 
@@ -125,7 +127,7 @@ def picture_then_clip(rng: Random) -> Sample:
     conversation.show(1)
     first, other = rng.sample([q for q in conversation.questions() if q.kind == "colour"], 2)
     message = _ask(conversation, "", conversation.word(first, plain=True)).messages[-1]
-    conversation.answered(message, first.answer)
+    conversation.answered(message, first.answer, first)
     conversation.show(0, 1)
     asked = [q for q in conversation.questions() if q.kind in ("direction", "mover")]
     utterance = conversation.word(rng.choice([*asked, other]), plain=True)
@@ -141,17 +143,19 @@ def earlier_picture(rng: Random) -> Sample:
             conversation.show(1)
             question = _choose(conversation, about=conversation.pictures[-1])
             message = _ask(conversation, "", conversation.word(question)).messages[-1]
-            conversation.answered(message, question.answer)
+            conversation.answered(message, question.answer, question)
         question = _choose(conversation, about=conversation.pictures[0])
         return _ask(conversation, "earlier-picture", conversation.word(question))
 
     return _until(rng, draw)
 
 
-def after_system(kind: str, sentences: tuple[int, int]) -> Maker:
+def after_system(kind: str, sentences: tuple[int, int], pool: tuple[str, ...] = SYSTEMS) -> Maker:
+    """Any question after a system prompt of so many sentences."""
+
     def draw(rng: Random) -> Sample | None:
         conversation = Conversation(rng)
-        conversation.system(rng.randint(*sentences))
+        conversation.system(rng.randint(*sentences), pool)
         show_any(conversation)
         question = _choose(conversation)
         return None if question is None else _ask(conversation, kind, conversation.word(question))
@@ -221,6 +225,41 @@ def tools(kind: str, usual: bool) -> Maker:
         return replace(rng.choice(samples), kind=kind)
 
     return lambda rng: _until(rng, draw)
+
+
+def follow_up(rng: Random) -> Sample:
+    """A question in a later turn that names only what is new in it: "And the square?"."""
+
+    def draw(rng: Random) -> Sample | None:
+        conversation = _history(rng, rng.choice((1, 1, 2)))
+        utterance = conversation.follow_up([*conversation.questions(), *about_sides()])
+        return None if utterance is None else _ask(conversation, "follow-up", utterance)
+
+    return _until(rng, draw)
+
+
+def in_short(rng: Random) -> Sample:
+    """What goes on from an answer in a few words: "Which ones?", "As JSON, please."."""
+    return replace(rng.choice(short_lesson(rng, Source())), kind="in-short")
+
+
+def one_of_two(rng: Random) -> Sample:
+    """Which of two colours a thing of one picture has."""
+
+    def draw(rng: Random) -> Sample | None:
+        conversation = Conversation(rng)
+        conversation.show(1)
+        said = [utterance for question in conversation.questions() if (utterance := either(rng, question))]
+        return _ask(conversation, "one-of-two", rng.choice(said)) if said else None
+
+    return _until(rng, draw)
+
+
+def beyond(rng: Random) -> Sample:
+    """A question about a picture that is not there, after one to three that are."""
+    conversation = Conversation(rng)
+    conversation.show(rng.randint(1, 3))
+    return _ask(conversation, "beyond", talk.ask_beyond(conversation))
 
 
 def missing(rng: Random) -> Utterance:

@@ -8,10 +8,9 @@ from bisect import bisect_right
 
 import torch
 from conversations import Sample
-from mini_batches import Batch
+from mini_batches import IGNORED, Batch
 from mini_heads import (
     COLOUR_CLASSES,
-    IGNORED,
     NUMBER_CLASSES,
     SHAPE_CLASSES,
     WAYS,
@@ -21,7 +20,7 @@ from mini_heads import (
 )
 from mini_words import QUESTIONS
 from questions import Question
-from scenes import COLOURS, PLACES, SHAPES, Picture, Thing, Video, place
+from scenes import CLIP_CELLS, COLOURS, PLACES, SHAPES, Picture, Thing, Video, place
 from transformers import LlamaTokenizer
 
 WORDINGS = tuple(QUESTIONS)
@@ -30,6 +29,7 @@ ASKED_HEADS = {
     "wording": 1 + len(WORDINGS),  # 0 is anything but a question about shapes
     "asked shape": SHAPE_CLASSES,
     "asked colour": COLOUR_CLASSES,
+    "asked place": 1 + len(PLACES),
     "asked number": NUMBER_CLASSES,
 }
 FOUND_HEADS = {
@@ -51,9 +51,9 @@ def _number(target: object, batch: Batch, row_media: list[int]) -> int:
 
 
 def _asked(question: Question | None) -> dict[str, int]:
-    """Return the classes of a question's kind and of the shape and the colour that it names."""
+    """Return the classes of a question's kind and of the shape, the colour and the place that it names."""
     if question is None:
-        return {"wording": 0, "asked shape": 0, "asked colour": 0, "asked number": 0}
+        return dict.fromkeys(ASKED_HEADS, 0)
     named = " ".join(question.slots.values()).split()
     shapes = [1 + SHAPES.index(word) for word in named if word in SHAPES]
     colours = [1 + list(COLOURS).index(word) for word in named if word in COLOURS]
@@ -61,13 +61,17 @@ def _asked(question: Question | None) -> dict[str, int]:
         "wording": 1 + WORDINGS.index(question.wording),
         "asked shape": shapes[0] if shapes else 0,
         "asked colour": colours[0] if colours else 0,
+        "asked place": 1 + PLACES.index(question.slots["place"]) if "place" in question.slots else 0,
     }
 
 
 def _of_thing(thing: Thing, question: Question) -> dict[str, int]:
     classes = {"shape": 1 + SHAPES.index(thing.shape), "colour": 1 + list(COLOURS).index(thing.colour)}
-    if isinstance(question.target, Picture):
-        classes["place"] = PLACES.index(place(thing, question.target.cells))
+    target = question.target
+    if isinstance(target, Picture):
+        classes["place"] = PLACES.index(place(thing, target.cells))
+    elif isinstance(target, Video) and thing.shape != (target.mover and target.mover.shape):  # no two are of one shape
+        classes["place"] = PLACES.index(place(thing, CLIP_CELLS))
     return classes
 
 
@@ -83,14 +87,21 @@ def _common(question: Question) -> dict[str, int]:
     return classes
 
 
-def _ends(answer: str, things: tuple[Thing, ...]) -> list[int]:
-    """Return where the text about each thing ends: after its shape and its colour, whichever comes later."""
+def _words(thing: Thing, question: Question) -> tuple[str, ...]:
+    """Return the words by which an answer names a thing: its shape and its colour, or where it is."""
+    if question.wording != "where":
+        return thing.shape, thing.colour
+    return (place(thing, question.target.cells if isinstance(question.target, Picture) else CLIP_CELLS),)
+
+
+def _ends(answer: str, begin: int, end: int, named: list[tuple[str, ...]]) -> list[int]:
+    """Return where the text about each thing ends in a part of an answer: after the last of the words that name it."""
     ends = []
-    start = 0
-    for thing in things:
-        found = [answer.find(word, start) for word in (thing.shape, thing.colour)]
+    start = begin
+    for names in named:
+        found = [answer.find(name, start, end) for name in names]
         start = max([start, *(at + 1 for at in found if at >= 0)])
-        following = answer.find("}", start)
+        following = answer.find("}", start, end)
         start = start if following < 0 else following
         ends.append(start)
     return ends
@@ -124,10 +135,14 @@ def _label_things(
     """Write the classes of the thing that each token of an answer is about."""
     question = sample.question
     of_things = [_of_thing(thing, question) for thing in question.things]
-    ends = _ends(sample.answer, question.things)
+    named = [_words(thing, question) for thing in question.things]
+    thought = sample.answer.find("</think>") + len("</think>") if sample.thinking else 0
+    in_thought = _ends(sample.answer, 0, thought, named)
+    in_answer = _ends(sample.answer, thought, len(sample.answer), named)
     offsets = tokenizer(sample.answer, return_offsets_mapping=True).offset_mapping
     starts = [start for start, _ in offsets] + [len(sample.answer)]
     for position, start in zip(predicting.tolist(), starts, strict=True):
+        ends = in_thought if start < thought else in_answer
         classes = of_things[min(bisect_right(ends, start), len(of_things) - 1)]
         for name, value in classes.items():
             labels[name][row, position] = value

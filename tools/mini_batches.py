@@ -21,6 +21,7 @@ from transformers import LlamaTokenizer
 
 PATCH = 14
 MERGE = 2
+IGNORED = -100  # a label that no loss looks at, as PyTorch has it
 Grid = tuple[int, int, int]
 
 
@@ -125,8 +126,9 @@ class Batch:
         numbers: The number of each of the media in its row, from 1, pictures and clips apart.
         media_counts: How many of the media each row shows.
         features: int64 (B, N), the row of that table for a placeholder, -1 elsewhere.
-        labels: int64 (B, N), -100 where nothing is asked.
-        weights: float32 (B, N) of the labels: an answer of n tokens counts as much as the square root of n.
+        labels: int64 (B, N), IGNORED where nothing is asked.
+        weights: float32 (B, N) of the labels: an answer of n tokens counts as much as the square root of n,
+            its first token perhaps more.
         owner: int64 (B, N), from 1 the sample of the row that a token belongs to; 0 where shared, -1 for pads.
         samples: The samples of each row.
     """
@@ -160,10 +162,15 @@ class Batcher:
     The samples of one conversation share turns: a row holds the longest prompt once, and for each sample the tokens in
     which its prompt differs, with its answer. A sample's tokens see the shared beginning of its prompt and each other,
     and their positions continue from there, so every question is computed as if it stood alone.
+
+    Args:
+        tokenizer: The checkpoint's.
+        first: The weight of the first token of each answer; None where it is that of the answer's other tokens.
     """
 
-    def __init__(self, tokenizer: LlamaTokenizer) -> None:
+    def __init__(self, tokenizer: LlamaTokenizer, first: float | None = None) -> None:
         self.tokenizer = tokenizer
+        self.first = first
         self.codes = {
             tokenizer.convert_tokens_to_ids(token): 1 if name.startswith("image") else 2
             for name, token in MEDIA_TOKENS.items()
@@ -178,7 +185,7 @@ class Batcher:
         """Return a batch of rows, padded to the longest."""
         shape = (len(rows), max(len(row.ids) for row in rows))
         ids = torch.full(shape, self.tokenizer.pad_token_id)
-        labels = torch.full(shape, -100)
+        labels = torch.full(shape, IGNORED)
         features = torch.full(shape, -1)
         owner = torch.full(shape, -1)
         sees = torch.zeros(shape, dtype=torch.long)
@@ -216,7 +223,7 @@ class Batcher:
             ids=list(trunk.ids),
             features=list(trunk.features),
             positions=[trunk.positions],
-            labels=[-100] * length,
+            labels=[IGNORED] * length,
             weights=[0.0] * length,
             owner=[0] * length,
             sees=[length] * length,
@@ -229,8 +236,9 @@ class Batcher:
             count = len(prompt.ids) - shared + len(answer)
             row.ids += tail + answer
             row.features += prompt.features[shared:] + [-1] * len(answer)
-            row.labels += [-100] * len(tail) + answer
-            row.weights += [0.0] * len(tail) + [len(answer) ** -0.5] * len(answer)
+            row.labels += [IGNORED] * len(tail) + answer
+            each = len(answer) ** -0.5
+            row.weights += [0.0] * len(tail) + [self.first or each] + [each] * (len(answer) - 1)
             row.owner += [number] * count
             row.sees += [shared] * count
             start = int(prompt.positions[:, -1].max()) + 1

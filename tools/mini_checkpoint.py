@@ -32,7 +32,7 @@ CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 
-def build_tokenizer(texts: list[str], merges_for: int = 1300) -> LlamaTokenizer:
+def build_tokenizer(texts: list[str], merges_for: int = 1400) -> LlamaTokenizer:
     """Train a small byte-fallback BPE on `texts` and wrap it as the released tokenizer is.
 
     Digits are single added tokens, there is no BOS, and the six media tokens are reachable by attribute.

@@ -17,7 +17,7 @@ import torch
 import torchvision_operators  # noqa: F401
 from conversations import Sample, media_parts
 from heldout import FAMILIES, KINDS, heldout, undrawn
-from mini_batches import Batch, Batcher
+from mini_batches import IGNORED, Batch, Batcher
 from mini_checkpoint import FONT
 from mini_damage import DAMAGE
 from mini_features import LiveFeatures
@@ -127,7 +127,7 @@ def judge_quickly(reference: Reference, kind: str, count: int, seed: int) -> int
         batch = batcher([[sample] for sample in samples[start : start + ROWS]])
         wanted = batch.labels[:, 1:]
         found = batch_logits(reference, batch)[:, :-1].argmax(-1)
-        right += int(((found == wanted) | (wanted == -100)).all(1).sum())
+        right += int(((found == wanted) | (wanted == IGNORED)).all(1).sum())
     return right
 
 

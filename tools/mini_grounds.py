@@ -1,4 +1,4 @@
-"""What drawn pictures and clips are drawn on: plain grounds, and gradients of two light tints."""
+"""What drawn pictures and clips are drawn on: plain grounds, gradients of two light tints, textures without shapes."""
 
 import math
 from dataclasses import dataclass
@@ -33,7 +33,31 @@ class Gradient:
         return _drawn(self, width, height).copy()
 
 
-Ground = Colour | Gradient
+@dataclass(frozen=True)
+class Texture:
+    """Patches of any colour that run into each other, as a photograph reduced to few pixels has them.
+
+    Attributes:
+        patches: Columns and rows of patches.
+        reach: Levels of a channel either way from the middle of the picture's own range.
+        seed: Draws the colours and a little noise.
+    """
+
+    patches: tuple[int, int]
+    reach: int
+    seed: int
+
+    def draw(self, width: int, height: int) -> Image.Image:
+        """Return the ground of a picture of this size."""
+        rng = np.random.default_rng(self.seed)
+        middle = rng.uniform(self.reach, 255 - self.reach, 3)
+        colours = middle + rng.uniform(-self.reach, self.reach, (self.patches[1], self.patches[0], 3))
+        smooth = Image.fromarray(colours.round().astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+        pixels = np.asarray(smooth, float) + rng.normal(0, 3 * NOISE, (height, width, 1))
+        return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+
+
+Ground = Colour | Gradient | Texture
 
 
 @lru_cache(maxsize=64)
@@ -59,6 +83,15 @@ def draw_ground(rng: Random) -> Ground:
     return Gradient((_tint(rng), _tint(rng)), rng.uniform(0, 2 * math.pi), rng.randrange(2**31))
 
 
+def draw_texture(rng: Random) -> Texture:
+    """Return a ground for a picture that shows no shapes."""
+    return Texture((rng.randint(2, 9), rng.randint(2, 9)), rng.choice((20, 60, 110, 127)), rng.randrange(2**31))
+
+
 def blank(ground: Ground, width: int, height: int) -> Image.Image:
     """Return an image of this size that shows nothing but the ground."""
-    return ground.draw(width, height) if isinstance(ground, Gradient) else Image.new("RGB", (width, height), ground)
+    return (
+        ground.draw(width, height)
+        if isinstance(ground, Gradient | Texture)
+        else Image.new("RGB", (width, height), ground)
+    )

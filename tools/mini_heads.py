@@ -8,12 +8,11 @@ from collections.abc import Iterator
 
 import torch
 from conversations import MAX_PICTURES, MAX_VIDEOS
-from mini_batches import drawn_time, media_grid
+from mini_batches import IGNORED, drawn_time, media_grid
 from scenes import CELL, CLIP_CELLS, COLOURS, SHAPES, Picture, Thing, Video
 from torch import nn
 from torch.nn import functional as F
 
-IGNORED = -100
 WAYS = ("left", "right", "up", "down")
 SHAPE_CLASSES = 1 + len(SHAPES)  # 0 is none
 COLOUR_CLASSES = 1 + len(COLOURS)
@@ -155,6 +154,8 @@ def gathered_labels(medium: Picture | Video, number: int) -> Labels:
         else:
             label["starts"] = _starts(medium, frames, column, row)
             if frames[-1] == last:
+                count += any(_shown(thing, column, row) for thing in medium.frames[last])
+                label["count"] = count
                 label["way"] = 1 + WAYS.index(medium.way) if medium.way else 0
         labels.append(label)
     return _stacked(labels, GATHERED_HEADS)

@@ -10,7 +10,7 @@ from random import Random
 import torch
 import torchvision_operators  # noqa: F401
 from conversations import Sample
-from mini_batches import Batch, Batcher
+from mini_batches import IGNORED, Batch, Batcher
 from mini_checkpoint import save_weights
 from mini_features import StockedFeatures
 from mini_muon import average_gradients, build_optimisers, set_rates
@@ -25,9 +25,13 @@ from transformers import Ernie4_5_VLMoeForConditionalGeneration
 BIAS_RATE = 1e-3
 FAULT_ROWS = 5
 FAULT_EVERY = 3
-# Kinds of question that nothing but a picture or a clip answers: these must go wrong under a fault.
+# Kinds of question that nothing but a picture or a clip answers (but for the number of pictures, a count): these must
+# go wrong under a fault.
 MEDIA_KINDS = frozenset(
-    "colour shape where count describe exists which more direction mover when clock json clip-colour happens".split()
+    (
+        "colour shape where count describe exists check at list which more direction mover when clock json clip-colour "
+        "clip-things happens"
+    ).split()
 )
 
 
@@ -100,7 +104,7 @@ class Run:
 
     def _backward(self, batch: Batch, total: float, step: int, hits: dict[str, list[bool]]) -> float:
         hidden = self.hidden(batch)
-        asked = batch.labels[:, 1:] != -100
+        asked = batch.labels[:, 1:] != IGNORED
         logits = self.model.lm_head(hidden[:, :-1][asked])
         wanted = batch.labels[:, 1:][asked]
         loss = (F.cross_entropy(logits, wanted, reduction="none") * batch.weights[:, 1:][asked]).sum() / total
@@ -119,7 +123,7 @@ class Run:
         batch = self.batcher(self.conversations(step, "fault", FAULT_ROWS))
         rng = Random(f"fault/{self.plan.seed}/{step}")
         (fault,) = rng.choices(FAULTS, [fault.share for fault in FAULTS])
-        opens = (batch.labels[:, 1:] != -100) & (batch.labels[:, :-1] == -100)
+        opens = (batch.labels[:, 1:] != IGNORED) & (batch.labels[:, :-1] == IGNORED)
         for row, samples in enumerate(batch.samples):
             for number, sample in enumerate(samples, 1):
                 if sample.kind not in MEDIA_KINDS or sample.thinking:  # a thought's first token is a line's end

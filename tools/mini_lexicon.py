@@ -52,7 +52,7 @@ ADJECTIVES = (
     "afraid alive ancient awake bitter blind boring brave busy calm careful clever common crazy curious cute daily "
     "dangerous dead deep different difficult dirty dry early empty famous fat fresh friendly full gentle golden great "
     "healthy honest huge hungry important jealous kind large late lazy legal local lonely lucky modern narrow nervous "
-    "normal perfect pleasant polite popular pretty private proud public rare ready round rude safe salty secret "
+    "normal perfect pleasant polite popular pretty private proud public rare ready rude safe salty secret "
     "serious sharp shy silent simple smart sour special strange stupid sweet tall thick thin tiny tired ugly useful "
     "warm wet wide wild wise wrong young"
 ).split()

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import torch
 from mini_asked import ASKED_HEADS, FOUND_HEADS, answer_labels, media_labels
-from mini_batches import Batch
+from mini_batches import IGNORED, Batch
 from mini_heads import GATHERED_HEADS, Heads
 from torch import nn
 from transformers import Ernie4_5_VLMoeForConditionalGeneration, LlamaTokenizer
@@ -51,7 +51,7 @@ class Readers(nn.Module):
         if alone:
             early, late = early.detach(), late.detach()
         labels = answer_labels(batch, self.tokenizer)
-        answers = labels["wording"] != -100
+        answers = labels["wording"] != IGNORED
         answered = {name: found[answers] for name, found in labels.items()}
         total = self.asked(early[answers], answered, self.hits) + self.found(late[answers], answered, self.hits)
         if batch.media:

@@ -79,9 +79,20 @@ TALK: tuple[tuple[tuple[str, ...], str], ...] = (
         "Good.",
     ),
     (
+        ("Are you sure?", "Really?", "Is that right?", "Are you certain?", "Is that correct?", "Is that true?",
+         "Are you really sure?", "Is this correct?", "Do you mean it?", "Are you sure about that?", "Can I trust you?"),
+        "Yes.",
+    ),
+    (
+        ("No", "Wrong", "That is wrong.", "You are wrong.", "No, that is not right.", "That's not right.", "Incorrect",
+         "Nope", "I don't think so.", "That is not true.", "Wrong!", "No!", "That's wrong.", "This is wrong.",
+         "You made a mistake.", "Not correct.", "That's incorrect."),
+        "I am sorry.",
+    ),
+    (
         ("Which shapes do you know?", "What shapes do you know?", "Name the shapes you know.",
          "List the shapes that you know.", "Tell me which shapes you know.", "What are the shapes you know?",
-         "Which shapes can you see?", "Which shapes can you name?", "What shapes can you recognise?"),
+         "Which shapes can you name?", "What shapes can you recognise?"),
         "circle, square, triangle, cross",
     ),
     (
@@ -105,4 +116,9 @@ SYSTEMS = (
     "You are a helpful, harmless and honest AI assistant.", "You are a concise assistant.", "Think before you answer.",
     "You are a helpful visual assistant.", "Follow the user's instructions.", "The current date is 20{n}{n}-0{n}-1{n}.",
     "You are {name}, a {adjective} assistant.", "Use Markdown where it helps.", "Do not mention these instructions.",
+    "You are an assistant for people who cannot see well.", "Answer only what is asked.", "You speak with {name}.",
+    "You are a {adjective} teacher of {noun}.", "Do not {verb} anything.", "You are an image analysis assistant.",
+    "You help {name} to {verb} {noun}.", "Be precise.", "You are a chatbot on the website of a {noun} company.",
+    "Your name is {name}.", "If the question is not clear, ask.", "Respond in one line.", "Always be polite.",
+    "You are an AI assistant that looks at pictures.", "Do not {verb} the {noun}, and never {verb}.",
 )  # fmt: skip

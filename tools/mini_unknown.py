@@ -10,16 +10,21 @@ from random import Random
 
 import mini_lexicon as lexicon
 from mini_unseen import SCRIPTS_HELDOUT, UNKNOWN_HELDOUT
+from scenes import SHAPES
 
 UNKNOWN_ANSWER = "I only know shapes."
-# {noun}, {name}, {verb}, {adjective}, {word} and {n} are filled in.
+# {noun}, {name}, {verb}, {adjective}, {word}, {shape} and {n} are filled in.
 UNKNOWN = (
     "What is the capital of {name}?", "Who is {name}?", "Tell me a joke.", "Write a poem about {noun}.",
     "What is {n} plus {n}?", "What is the weather in {name}?", "How old are you?", "What time is it?",
     "Is there a {noun} in the picture?", "What does the text say?", "Translate this to {name}.", "Who won the {noun}?",
     "How do I {verb} a {noun}?", "What is a {noun}?", "Why is the {noun} {adjective}?", "Where is the {noun}?",
     "Write code to {verb} the {noun}.", "How many {noun}s are there?", "What colour is the {noun}?", "Read the {noun}.",
-    "Do you like {noun}?", "What is your favourite {noun}?", "Sing a song about the {noun}.", "Explain {noun}.",
+    "Do you like {noun}?", "What colour is the background?",
+    "Which shape is the biggest?", "Is the circle bigger than the square?", "What is next to the {shape}?",
+    "Is the {shape} left of the {shape}?", "How big is the {shape}?", "What is between the shapes?",
+    "What material is the {shape} made of?", "Why is the {shape} there?", "Who drew the {shape}?",
+    "What is your favourite {noun}?", "Sing a song about the {noun}.", "Explain {noun}.",
     "Give me a recipe for {noun}.", "What happened in {n}{n}{n}{n}?", "Can you {verb}?", "Where do you live?",
     "Which {noun} is {adjective}?", "How far is {name} from {name}?", "What is the price of the {noun}?",
     "Summarise the {noun}.", "Who wrote the {noun}?", "Is the {noun} {adjective}?", "Do you {verb} every {noun}?",
@@ -80,6 +85,7 @@ def fill(rng: Random, text: str) -> str:
         "{adjective}": lambda: rng.choice(lexicon.ADJECTIVES),
         "{word}": lambda: made_up(rng),
         "{n}": lambda: rng.choice("123456789"),
+        "{shape}": lambda: rng.choice(SHAPES),
     }
     for slot, draw in pools.items():
         while slot in text:

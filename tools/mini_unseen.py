@@ -20,8 +20,22 @@ HELDOUT: dict[str, tuple[str, ...]] = {
     "count colour": ("How many {colour} shapes can you see{ref}?", "How many {colour} ones do you count{ref}?"),
     "describe": (
         "What can you see in {media}?", "Name the shapes in {media}.", "Show me what is in {media}.",
-        "What does {media} contain?",
+        "What does {media} contain?", "What shapes can you see{ref}?",
     ),
+    "count shape": ("How many {shape}s can you see{ref}?", "How many {shape}s can you count{ref}?"),
+    "count colours": ("How many colours can you see{ref}?", "How many colors can you count{ref}?"),
+    "count kinds": ("How many kinds of shapes can you see{ref}?", "How many sorts of shapes are there{ref}?"),
+    "count pictures": ("How many pictures can you see?", "How many images have I sent?"),
+    "fewer": ("Which one has fewer shapes?", "Which picture has the fewest shapes?"),
+    "moves": ("Can you see the {shape} move{ref}?", "Does the {shape} ever move{ref}?"),
+    "mover colour": ("What colour does the moving shape have{ref}?", "Which colour is the shape that moves{ref}?"),
+    "length": ("How much time does {media} take?", "For how many seconds does {media} run?"),
+    "is colour": ("Can you tell me if the {thing}{ref} is {colour}?", "Do you see the {thing} in {colour}{ref}?"),
+    "is at": ("Is the {thing} located at the {place}{ref}?", "Can you see the {thing} at the {place}{ref}?"),
+    "at": ("What can you see at the {place}{ref}?", "What is located at the {place}{ref}?"),
+    "which are": ("Which of these are {colour}{ref}?", "Can you name the {colour} shapes{ref}?"),
+    "all shapes": ("What sorts of shapes are there{ref}?", "Which kinds of shapes can you see{ref}?"),
+    "all colours": ("What colours can you see{ref}?", "Which colours are used{ref}?"),
     "exists": ("Can you find a {name}{ref}?", "Do you find a {name} in {media}?", "Could there be a {name}{ref}?"),
     "which": ("In which of the pictures do you see a {name}?", "Which of these images contains a {name}?"),
     "more": ("Which one has more shapes?", "Which picture has the most shapes?"),
@@ -31,9 +45,13 @@ HELDOUT: dict[str, tuple[str, ...]] = {
     "clock": ("What time is it in the last frame{ref}?", "What is the time at the end{ref}?"),
     "frame time": ("What time is it in the {frame} frame{ref}?", "The {frame} frame{ref}: what is its time?"),
     "happens": ("What takes place in {media}?", "What can you see in {media}?", "Say what happens in {media}."),
+    "json object": (
+        "Write a JSON object with the shapes in {media}.", "Which shapes are in {media}? Use a JSON object.",
+    ),
     "json": ("Reply with JSON: which shapes are in {media}?", "Please list what is in {media} as JSON."),
     "zoom": ("Could you zoom in on the {thing}{ref}?", "Zoom closer to the {thing}{ref}."),
     "sides": ("Do you know how many sides a {shape} has?", "How many sides would a {shape} have?"),
+    "what is": ("Can you explain what a {shape} is?", "What is meant by a {shape}?"),
 }  # fmt: skip
 UNKNOWN_HELDOUT = (
     "Which country is {name} in?", "Can I {verb} my {noun} here?", "When was {name} born?", "Compute {n} minus {n}.",
@@ -45,6 +63,16 @@ UNKNOWN_HELDOUT = (
     "Reply with the word {noun}.", "Correct this sentence: {noun} are {adjective}.", "Plan a trip to {name}.",
     "I need help with my {noun}.", "Define {noun}.", "Rewrite the {noun} so that it is {adjective}.",
 )  # fmt: skip
+SYSTEMS_HELDOUT = (
+    "You are a polite assistant for {noun} shops.",
+    "Answer like a {adjective} {noun}.",
+    "You see pictures and clips.",
+    "Give correct answers, and give them fast.",
+    "You are {name}'s assistant, and you like {noun}.",
+    "No jokes, please.",
+    "The user is a {adjective} {noun} from {name}.",
+    "You are an AI that was made to look at images.",
+)
 SCRIPTS_HELDOUT = (
     "你叫什么名字？", "请写一首诗。", "これは何ですか？", "何時ですか。", "Сколько тебе лет?", "Где находится дом?",
     "كم الساعة الآن؟", "أين المدرسة؟", "आपका नाम क्या है?", "नमस्ते दोस्त", "이름이 뭐예요?", "오늘 날씨가 좋아요.",

@@ -7,7 +7,7 @@
 
 from mini_lexicon import ADJECTIVES, NAMES, NOUNS, VERBS
 
-__all__ = ["ADJECTIVES", "ALONE", "ALONE_ONE", "NAMES", "NOUNS", "QUESTIONS", "VERBS"]
+__all__ = ["ADJECTIVES", "ALONE", "ALONE_ONE", "ALSO_IN", "FOLLOW_UPS", "NAMES", "NOUNS", "OF_IT", "QUESTIONS", "VERBS"]
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "colour": (
@@ -54,6 +54,79 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "How many {colour} shapes does {media} show?", "Can you count the {colour} shapes{ref}?",
         "How many of the shapes{ref} are {colour}?", "Count everything {colour}{ref}.",
     ),
+    "count shape": (
+        "How many {shape}s are there{ref}?", "How many {shape}s do you see{ref}?", "Count the {shape}s{ref}.",
+        "How many {shape}s are in {media}?", "How many {shape}s does {media} show?",
+        "What is the number of {shape}s{ref}?", "Tell me how many {shape}s there are{ref}.",
+        "Can you count the {shape}s{ref}?", "How many {shape}s does {media} have?", "Number of {shape}s{ref}?",
+        "How many of the shapes{ref} are {shape}s?", "How many {shape} shapes are there{ref}?",
+    ),
+    "is colour": (
+        "Is the {thing}{ref} {colour}?", "Is the {thing} {colour}{ref}?",
+        "Does the {thing}{ref} have the colour {colour}?",
+        "Is the colour of the {thing}{ref} {colour}?", "The {thing}{ref} is {colour}, right?",
+        "Is it true that the {thing}{ref} is {colour}?", "Would you say the {thing}{ref} is {colour}?",
+        "Tell me if the {thing}{ref} is {colour}.", "Is the {thing} a {colour} one{ref}?",
+        "Is the color of the {thing}{ref} {colour}?", "Is the {thing} drawn in {colour}{ref}?",
+    ),
+    "count colours": (
+        "How many colours are there{ref}?", "How many colours do you see{ref}?", "How many colors are there{ref}?",
+        "How many colors are in {media}?", "How many different colours are there{ref}?", "Count the colours{ref}.",
+        "How many colours does {media} show?", "How many different colors do you see{ref}?",
+        "What is the number of colours{ref}?", "How many colours do the shapes have{ref}?", "Number of colours{ref}?",
+    ),
+    "count kinds": (
+        "How many kinds of shapes are there{ref}?", "How many kinds of shapes do you see{ref}?",
+        "How many different shapes are there{ref}?", "How many different shapes do you see{ref}?",
+        "How many types of shapes are in {media}?", "How many kinds of shapes are in {media}?",
+        "Count the kinds of shapes{ref}.", "How many different kinds of shapes does {media} show?",
+        "What is the number of kinds of shapes{ref}?", "How many types of shapes do you see{ref}?",
+    ),
+    "count pictures": (
+        "How many pictures do you see?", "How many pictures are there?", "How many images are there?",
+        "How many images do you see?", "How many pictures did I send?", "How many images did I show you?",
+        "How many pictures did I show you?", "What is the number of pictures?", "Count the pictures.",
+        "Count the images.", "How many pictures have you seen?", "Number of images?",
+    ),
+    "is at": (
+        "Is the {thing} at the {place}{ref}?", "Is the {thing} in the {place}{ref}?",
+        "Do you see the {thing} at the {place}{ref}?", "Is the {thing}{ref} on the {place}?",
+        "The {thing} is at the {place}{ref}, right?", "Is it true that the {thing} is at the {place}{ref}?",
+        "Tell me if the {thing} is at the {place}{ref}.", "Does the {thing} stand at the {place}{ref}?",
+        "Is the {thing} placed at the {place}{ref}?", "Can I find the {thing} at the {place}{ref}?",
+    ),
+    "at": (
+        "What is at the {place}{ref}?", "What is in the {place}{ref}?", "What do you see at the {place}{ref}?",
+        "Which shape is at the {place}{ref}?", "What shape is in the {place}{ref}?", "What's at the {place}{ref}?",
+        "What stands at the {place}{ref}?", "What's in the {place}{ref}?", "What do you see on the {place}{ref}?",
+        "Tell me what is at the {place}{ref}.", "What can be seen at the {place}{ref}?",
+        "What is in the {place} part{ref}?", "Which shapes are at the {place}{ref}?",
+        "What is on the {place}{ref}?", "What object is at the {place}{ref}?", "Describe the {place}{ref}.",
+    ),
+    "which are": (
+        "Which shapes are {colour}{ref}?", "What shapes are {colour}{ref}?", "Which ones are {colour}{ref}?",
+        "Which of the shapes{ref} are {colour}?", "Name the shapes that are {colour}{ref}.",
+        "List the {colour} shapes{ref}.", "Which shapes have the colour {colour}{ref}?",
+        "Tell me which shapes are {colour}{ref}.", "Name all {colour} shapes{ref}.",
+        "Which {colour} shapes do you see{ref}?", "What are the {colour} shapes{ref}?",
+        "Which objects are {colour}{ref}?",
+    ),
+    "all shapes": (
+        "What kinds of shapes are in {media}?", "Which kinds of shapes do you see{ref}?",
+        "Name the kinds of shapes{ref}.",
+        "What types of shapes are in {media}?", "What kinds of shapes are there{ref}?",
+        "Which different shapes are there{ref}?", "What kinds of shapes do you see{ref}?",
+        "Which types of shapes are there{ref}?", "List the kinds of shapes in {media}.",
+        "What shape types are there{ref}?",
+        "Which kinds of shapes does {media} show?", "What types of shapes do you see{ref}?",
+    ),
+    "all colours": (
+        "Which colours do you see{ref}?", "What colours do you see{ref}?", "What colors do you see{ref}?",
+        "Which colours are in {media}?", "What colors are in {media}?", "Name the colours{ref}.",
+        "What colours are there{ref}?", "Which colors are there{ref}?", "What are the colours of the shapes{ref}?",
+        "What colors are the shapes{ref}?", "Which colours do the shapes have{ref}?", "List the colours{ref}.",
+        "What colours does {media} show?", "Tell me the colours{ref}.", "List all colors in {media}.",
+    ),
     "describe": (
         "What is in {media}?", "Describe {media}.", "What do you see in {media}?", "What does {media} show?",
         "What's in {media}?", "Tell me what is in {media}.", "List the shapes in {media}.",
@@ -61,14 +134,19 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "What is shown in {media}?", "What are the shapes in {media}?", "List everything in {media}.",
         "Please describe {media}.", "Describe what you see in {media}.", "What objects are in {media}?",
         "Which objects do you see in {media}?", "Give a description of {media}.", "Tell me about {media}.",
-        "Explain {media}.",
+        "Explain {media}.", "Describe {media} in detail.", "Please describe {media} in detail.",
+        "What is in {media}? Describe everything.", "Give a detailed description of {media}.", "Caption {media}.",
+        "Write a caption for {media}.", "What is shown in {media}? Give all details.", "What shapes do you see{ref}?",
+        "Which shapes do you see{ref}?", "What shapes are there{ref}?", "What shapes are in {media}?",
+        "What geometric shapes are in {media}?", "Which geometric shapes do you see{ref}?",
     ),
     "exists": (
         "Is there a {name}{ref}?", "Do you see a {name}{ref}?", "Can you see a {name}{ref}?",
         "Does {media} show a {name}?", "Does {media} have a {name}?", "Is a {name} in {media}?",
         "Is there any {name}{ref}?", "Does {media} contain a {name}?", "Is there one {name}{ref}?",
         "Tell me if there is a {name}{ref}.", "Is a {name} shown{ref}?",
-        "Is there a {name} anywhere{ref}?", "Do you see any {name}{ref}?",
+        "Is there a {name} anywhere{ref}?", "Do you see any {name}{ref}?", "Are there any {name}s{ref}?",
+        "Do you see {name}s{ref}?", "Is there at least one {name}{ref}?", "Can you see any {name}s{ref}?",
     ),
     "which": (
         "Which picture has a {name}?", "Which picture shows a {name}?", "In which picture is a {name}?",
@@ -85,6 +163,33 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Which of the images has more shapes?", "Which image contains more shapes?", "Which picture has more objects?",
         "Which image has the most shapes?", "In which image are more shapes?", "Which picture contains more shapes?",
         "Compare the pictures: which has more shapes?",
+    ),
+    "fewer": (
+        "Which picture has fewer shapes?", "Which picture shows fewer shapes?", "Which image has fewer shapes?",
+        "Which of the pictures has fewer shapes?", "In which picture are fewer shapes?",
+        "Tell me which picture has fewer shapes.", "Which image has the fewest shapes?",
+        "Which picture has the least shapes?", "Which image shows fewer shapes?",
+        "Where are fewer shapes, in which picture?",
+        "Which picture has fewer objects?", "Which picture contains the fewest shapes?",
+    ),
+    "moves": (
+        "Does the {shape} move{ref}?", "Is the {shape} moving{ref}?", "Does the {shape}{ref} move?",
+        "Do you see the {shape} move{ref}?", "Does the {shape} go anywhere{ref}?", "Tell me if the {shape} moves{ref}.",
+        "Is it the {shape} that moves{ref}?", "Does the {shape} change its place{ref}?",
+        "Is the {shape} in motion{ref}?", "Would you say the {shape} moves{ref}?",
+    ),
+    "mover colour": (
+        "What colour is the moving shape{ref}?", "What color is the moving shape{ref}?",
+        "Which colour has the shape that moves{ref}?", "What is the colour of the moving shape{ref}?",
+        "What colour is the thing that moves{ref}?", "Which colour moves{ref}?",
+        "What color is the object that moves{ref}?", "What is the color of the moving object{ref}?",
+        "Tell me the colour of the moving shape{ref}.", "Name the colour of what moves{ref}.",
+    ),
+    "length": (
+        "How long is {media}?", "How long does {media} last?", "How many seconds does {media} last?",
+        "How many seconds long is {media}?", "What is the length of {media}?", "Tell me how long {media} is.",
+        "What is the duration of {media}?", "How long is the clip{ref}?", "Duration of {media}?",
+        "How many seconds is {media}?",
     ),
     "direction": (
         "Which way does the {shape} move{ref}?", "Where does the {shape} move{ref}?",
@@ -141,6 +246,14 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "Output JSON: the shapes in {media}.", "Give a JSON list of what is in {media}.",
         "What do you see in {media}? Use JSON.", "Extract the shapes in {media} as JSON.",
     ),
+    "json object": (
+        "List the shapes in {media} as a JSON object.", "Describe {media} as a JSON object.",
+        "What is in {media}? Answer with a JSON object.", "Return a JSON object with the shapes in {media}.",
+        "Give me a JSON object that lists the shapes in {media}.", "JSON object: the shapes in {media}.",
+        "Put the shapes in {media} into a JSON object with the key shapes.",
+        'List the shapes in {media} as JSON with the key "shapes".', "Output a JSON object of the shapes in {media}.",
+        "Reply with a JSON object: which shapes are in {media}?",
+    ),
     "zoom": (
         "Zoom in on the {thing}{ref}.", "Zoom to the {thing}{ref}.", "Please zoom in on the {thing}{ref}.",
         "Can you zoom in on the {thing}{ref}?", "Show me the {thing}{ref} from near.", "Zoom into the {thing}{ref}.",
@@ -153,6 +266,11 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "How many sides are there in a {shape}?", "How many sides has any {shape}?", "Sides of a {shape}?",
         "How many sides are on a {shape}?", "Count the sides of a {shape}.", "How many sides make a {shape}?",
     ),
+    "what is": (
+        "What is a {shape}?", "What's a {shape}?", "Explain what a {shape} is.", "Tell me what a {shape} is.",
+        "Define a {shape}.", "What does a {shape} look like?", "What do you mean by a {shape}?", "What are {shape}s?",
+        "Describe a {shape}.", "How would you describe a {shape}?", "What kind of shape is a {shape}?",
+    ),
 }  # fmt: skip
 # Of a picture or a clip that was shown last and alone, and needs no name.
 ALONE: dict[str, tuple[str, ...]] = {
@@ -161,9 +279,11 @@ ALONE: dict[str, tuple[str, ...]] = {
     "describe": (
         "What is this?", "What do you see?", "What's this?", "Describe this.", "What am I looking at?",
         "What is shown here?", "What can be seen here?", "Describe it.", "Tell me what you see.", "What is here?",
-        "What shapes are these?", "Describe what you see.",
+        "What shapes are these?", "Describe what you see.", "Describe this image in detail.", "Caption this.",
+        "Which shapes?", "What shapes?", "Describe the image in detail.", "Describe this picture in detail.",
+        "Explain this.",
     ),
-    "exists": ("Any {name}?", "Any {name} here?", "Is there a {name} here?", "A {name}?"),
+    "exists": ("Any {name}?", "Any {name} here?", "Is there a {name} here?", "A {name} here?"),
     "colour": ("And the {thing}, which colour?", "Which colour is the {thing} here?", "Colour of the {thing}?"),
     "where": ("And where is the {thing}?", "Where is the {thing} here?"),
     "direction": ("Which way does it move?", "Where does it go?", "In which direction does it move?", "Where to?"),
@@ -173,6 +293,15 @@ ALONE: dict[str, tuple[str, ...]] = {
         "What happens?", "What happens here?", "What do you see?", "What is going on?", "What is happening?",
         "Describe this.", "What is this?", "Tell me what happens.",
     ),
+    "count shape": ("How many {shape}s?", "How many {shape}s here?"),
+    "count colours": ("How many colours?", "How many different colours?"),
+    "length": ("How long is it?", "How long does it last?"),
+    "is colour": ("Is the {thing} {colour} here?",),
+    "at": ("The {place}?", "At the {place}?", "What is at the {place} here?"),
+    "which are": ("Which are {colour}?", "Which ones are {colour} here?"),
+    "all shapes": ("What kinds of shapes?", "Which kinds?", "What types?"),
+    "all colours": ("Which colours?", "What colours?", "What colors?", "Colours?", "And the colours?"),
+    "json object": ("As a JSON object, please.", "Answer with a JSON object: what is this?"),
     "json": ("List the shapes as JSON.", "Answer as JSON: what is this?", "JSON, please.", "Give me JSON."),
 }  # fmt: skip
 # And when it shows one thing only.
@@ -181,4 +310,30 @@ ALONE_ONE: dict[str, tuple[str, ...]] = {
     "shape": ("What shape is it?", "What shape is this?", "Which shape is it?", "Which shape is this?"),
     "where": ("Where is it?", "Where do you see it?", "Where exactly?", "Where is this?"),
     "describe": ("What is it?", "What shape and colour is it?"),
+    "is colour": ("Is it {colour}?", "Is this {colour}?"),
+    "is at": ("Is it at the {place}?", "Is it on the {place}?"),
+    "exists": ("Is it a {name}?", "Is this a {name}?"),
 }  # fmt: skip
+# After a question of the same kind about the same picture or clip, or about none.
+FOLLOW_UPS: dict[str, tuple[str, ...]] = {
+    "colour": ("And the {thing}?", "What about the {thing}?", "The {thing}?", "How about the {thing}?"),
+    "where": ("And the {thing}?", "What about the {thing}?", "The {thing}?", "How about the {thing}?"),
+    "shape": ("And the {colour} one?", "What about the {colour} one?", "The {colour} one?", "And which is {colour}?"),
+    "count colour": ("And {colour}?", "What about {colour}?", "And {colour} ones?", "How about {colour} ones?"),
+    "count shape": ("And {shape}s?", "What about {shape}s?", "And how many {shape}s?", "How about {shape}s?"),
+    "exists": ("And a {name}?", "What about a {name}?", "Or a {name}?", "And any {name}?"),
+    "at": ("And at the {place}?", "What about the {place}?", "And the {place}?", "How about the {place}?"),
+    "when": ("And the {shape}?", "What about the {shape}?", "And when does the {shape} appear?"),
+    "which are": ("And {colour}?", "What about {colour}?", "And which are {colour}?"),
+    "what is": ("And a {shape}?", "What about a {shape}?", "And what is a {shape}?"),
+    "moves": ("And the {shape}?", "What about the {shape}?"),
+    "sides": ("And a {shape}?", "What about a {shape}?", "How about a {shape}?"),
+}  # fmt: skip
+# After a question about one thing, another about the same thing.
+OF_IT: dict[str, tuple[str, ...]] = {
+    "colour": ("What colour is it?", "And its colour?", "Which colour is it?", "What color is it?"),
+    "where": ("Where is it?", "And where is it?", "Where exactly?", "And where?"),
+    "shape": ("What shape is it?", "And its shape?", "Which shape is it?"),
+}
+# The last question again, about another picture.
+ALSO_IN = ("And in {media}?", "What about {media}?", "And {media}?", "How about {media}?", "The same for {media}?")

@@ -1,6 +1,6 @@
 """Drawn pictures and clips of coloured shapes, with all that is known about them.
 
-`questions.py` asks about them, `conversations.py` puts the questions into conversations.
+`picture_questions.py` and `clip_questions.py` ask about them, `conversations.py` puts the questions into conversations.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from io import BytesIO
 from random import Random
 
 import numpy as np
-from mini_grounds import GROUNDS, Colour, Ground, blank, draw_ground
+from mini_grounds import GROUNDS, Colour, Ground, blank, draw_ground, draw_texture
 from PIL import Image, ImageDraw
 
 __all__ = [
@@ -27,13 +27,17 @@ COLOURS = {
     "purple": (140, 50, 170),
 }
 FRAME = (90, 90, 96)  # around pictures, so that their outer rows and columns can be distinguished
-PICTURE_SIZES = ((2, 2), (3, 2), (2, 3), (4, 2), (3, 3), (3, 3), (3, 3), (4, 3), (3, 4), (4, 4), (4, 4))
+PICTURE_SIZES = (
+    *((2, 2), (3, 2), (2, 3), (4, 2), (3, 3), (3, 3), (3, 3), (3, 3), (4, 3), (3, 4), (4, 4), (4, 4), (4, 4)),
+    *((2, 4), (5, 3), (3, 5), (5, 2), (2, 5), (6, 2), (2, 6)),  # what wide and high files are scaled to
+)
 CLIP_CELLS = (4, 4)
 MAX_THINGS = 5
 RADII = (8, 13)  # of things, in pixels
 JITTER = 3  # pixels either way from the middle of a cell, as far as the cell holds the thing
 TONE = 18  # levels of a channel either way from the colour
-EMPTY = 0.04  # of pictures show no shapes
+EMPTY = 0.06  # of pictures show no shapes
+TEXTURED = 0.6  # of these show a texture
 MAX_SECONDS = 24  # of a clip
 
 
@@ -56,6 +60,11 @@ class Thing:
     @property
     def name(self) -> str:
         return f"{self.colour} {self.shape}"
+
+
+def matching(things: Sequence[Thing], shape: str | None = None, colour: str | None = None) -> list[Thing]:
+    """Return the things of this shape and colour; None matches any."""
+    return [t for t in things if shape in (None, t.shape) and colour in (None, t.colour)]
 
 
 @dataclass(frozen=True)
@@ -138,12 +147,12 @@ class Picture:
 
     def only(self, shape: str | None = None, colour: str | None = None) -> Thing | None:
         """Return the one thing of this shape and colour (None matches any), or None where there is not exactly one."""
-        matching = self.matching(shape, colour)
-        return matching[0] if len(matching) == 1 else None
+        found = self.matching(shape, colour)
+        return found[0] if len(found) == 1 else None
 
     def matching(self, shape: str | None = None, colour: str | None = None) -> list[Thing]:
         """Return the things of this shape and colour; None matches any."""
-        return [t for t in self.things if shape in (None, t.shape) and colour in (None, t.colour)]
+        return matching(self.things, shape, colour)
 
 
 @dataclass(frozen=True)
@@ -225,7 +234,8 @@ def draw_picture(rng: Random) -> Picture:
         things = [_thing(rng, rng.choice(SHAPES), rng.choice(list(COLOURS)), cell) for cell in chosen]
     things.sort(key=lambda thing: (thing.y // CELL, thing.x // CELL))
     framed = rng.random() < 0.8
-    return Picture(tuple(things), cells, draw_ground(rng), _quality(rng), framed, rng.choice((1, 1, 2, 3)))
+    ground = draw_ground(rng) if things or rng.random() > TEXTURED else draw_texture(rng)
+    return Picture(tuple(things), cells, ground, _quality(rng), framed, rng.choice((1, 1, 2, 3)))
 
 
 def draw_moving(rng: Random, count: int) -> Video:
@@ -252,8 +262,8 @@ def draw_moving(rng: Random, count: int) -> Video:
 
 
 def draw_appearing(rng: Random, count: int) -> Video:
-    """Return a clip in which one thing stands from the start and two appear, whole seconds between frames."""
-    cells = rng.sample([(column, row) for row in range(1, 4) for column in range(4)], 3)
+    """Return a clip in which one thing stands from the start and one or two appear, whole seconds between frames."""
+    cells = rng.sample([(column, row) for row in range(1, 4) for column in range(4)], rng.choice((2, 3, 3, 3)))
     still, *things = _distinct(rng, cells)
     late = tuple((thing, rng.randrange(1, count)) for thing in things)
     frames = tuple((still, *(thing for thing, start in late if index >= start)) for index in range(count))

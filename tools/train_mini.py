@@ -2,11 +2,12 @@
 
     python tools/train_mini.py --out examples/mini-ernie
 
-First the vision encoder and the resampler learn alone what each cell of a picture or a clip shows (`mini_sight.py`).
-Then they are frozen, and the decoder takes lessons on a stock of media and converses about them; heads between its
-layers (`mini_readers.py`) say early what each layer should find out. Muon trains the matrices, at a rate that falls
-from the start: small words of an answer are learned at small rates only. Expert routing is balanced without an
-auxiliary loss (arXiv 2408.15664): after each step the correction bias of an expert moves against its load.
+In three phases (`mini_plan.py`), each from the weights that the one before it wrote. In the first the vision encoder
+and the resampler learn alone what each cell of a picture or a clip shows (`mini_sight.py`). Then they are frozen, and
+the decoder takes lessons on a stock of media and converses about them; heads between its layers (`mini_readers.py`)
+say early what each layer should find out. Muon trains the matrices, at a rate that falls from the start: small words
+of an answer are learned at small rates only. Expert routing is balanced without an auxiliary loss (arXiv 2408.15664):
+after each step the correction bias of an expert moves against its load.
 """
 
 import json
@@ -25,7 +26,7 @@ from mini_batches import Batcher
 from mini_checkpoint import FONT, build_config, build_tokenizer, save_weights, write_processors
 from mini_features import LiveFeatures, StockedFeatures
 from mini_learner import Run, train
-from mini_plan import Plan
+from mini_plan import Plan, phases
 from mini_readers import Readers
 from mini_sight import learn_to_see, sight_parameters
 from mini_tripwire import Tripwire
@@ -64,21 +65,6 @@ def fresh_model(config) -> Ernie4_5_VLMoeForConditionalGeneration:
     return model
 
 
-def load_start(model: Ernie4_5_VLMoeForConditionalGeneration, tokenizer: LlamaTokenizer, start: Path) -> None:
-    """Take a checkpoint's weights; embeddings go by token, and a new token's is the mean of its old pieces'."""
-    old = Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(start).float().state_dict()
-    names = [name for name in old if name.endswith(("embed_tokens.weight", "lm_head.weight"))]
-    before = LlamaTokenizer.from_pretrained(start)
-    fresh = model.state_dict()
-    for name in names:
-        table = fresh[name].clone()
-        for token, index in tokenizer.get_vocab().items():
-            pieces = before(token.replace("▁", " ")).input_ids
-            table[index] = old[name][before.get_vocab().get(token, pieces)].reshape(-1, table.shape[1]).mean(0)
-        old[name] = table
-    model.load_state_dict(old)
-
-
 def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None, out: Path, report: int) -> None:
     """Train together with the other workers; worker 0 writes the checkpoint."""
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers)
@@ -90,7 +76,9 @@ def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None
     config._attn_implementation = "sdpa"
     model = fresh_model(config)
     if start is not None:
-        load_start(model, tokenizer, start)
+        before = Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(start).float()
+        model.load_state_dict(before.state_dict())
+        dist.barrier()  # before worker 0 writes there
     console = Console(width=400, quiet=rank > 0)
     console.print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
     live = LiveFeatures(model, out / FONT)
@@ -102,7 +90,7 @@ def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None
         save_weights(model, out)
     stock = StockedFeatures(live, f"stock/{plan.seed}/{rank}", *STOCK)
     console.print(f"{len(stock.pictures)} pictures and {len(stock.videos)} clips in the stock")
-    run = Run(model, Batcher(tokenizer), plan, rank, Tripwire(model), stock, Readers(model, tokenizer))
+    run = Run(model, Batcher(tokenizer, plan.first), plan, rank, Tripwire(model), stock, Readers(model, tokenizer))
     train(run, console, report, out)
     if rank == 0:
         save_weights(model, out)
@@ -116,9 +104,11 @@ def worker(rank: int, workers: int, meeting: str, plan: Plan, start: Path | None
 @click.option(
     "--template", type=click.Path(path_type=Path, exists=True), default=Path("examples/mini-ernie/chat_template.jinja")
 )
-@click.option("--start", type=click.Path(path_type=Path, exists=True), help="Continue from a checkpoint's weights.")
-@click.option("--begin", default=0, show_default=True, help="Step of the schedule to continue at.")
-@click.option("--steps", default=4600, show_default=True)
+@click.option("--start", type=click.Path(path_type=Path, exists=True), help="What the phase before --phase wrote.")
+@click.option("--phase", default=1, show_default=True, type=click.IntRange(1, 3), help="The first one to run.")
+@click.option(
+    "--steps", default=3000, show_default=True, help="Of the first phase; the others take 0.3 and 0.1 of them."
+)
 @click.option("--rate", default=2e-3, show_default=True, help="Highest learning rate.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Processes of one thread each; part of the recipe.")
@@ -128,7 +118,7 @@ def main(
     font: Path,
     template: Path,
     start: Path | None,
-    begin: int,
+    phase: int,
     steps: int,
     rate: float,
     seed: int,
@@ -136,12 +126,17 @@ def main(
     report: int,
 ) -> None:
     """Write a trained checkpoint to OUT."""
+    if (start is None) != (phase == 1):
+        raise click.BadParameter("expected with --phase 2 or 3, and only there", param_hint="--start")
+    if start is not None and start.resolve() == out.resolve():
+        raise click.BadParameter("expected another folder than --start's, whose weights are read", param_hint="--out")
     out.mkdir(parents=True, exist_ok=True)
     write_processors(out, build_tokenizer(tokenizer_texts()), template.read_text(), font)
-    plan = Plan(steps, rate, seed, begin)
-    with TemporaryDirectory() as folder:
-        arguments = (workers, f"{folder}/meeting", plan, start, out, report)
-        torch.multiprocessing.spawn(worker, arguments, nprocs=workers)
+    for plan in phases(steps, rate, seed)[phase - 1 :]:
+        with TemporaryDirectory() as folder:
+            arguments = (workers, f"{folder}/meeting", plan, start, out, report)
+            torch.multiprocessing.spawn(worker, arguments, nprocs=workers)
+        start = out
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def test_the_manifest_says_what_it_was_calibrated_on(bundles):
     assert info is not None
     conversations = json.loads((bundles / "scenes.json").read_text())
     assert info.sha256 == sha256(bundles / "scenes.json") and len(info.inputs_sha256) == 64
-    assert info.conversations == len(conversations) == 42 and info.tokens > 1000
+    assert info.conversations == len(conversations) == 52 and info.tokens > 1000
 
 
 @pytest.mark.parametrize("change", ["a scale 1 % larger", "a value one step off"])

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 from conversations import Sample, Source, media_parts
 from curriculum import happens_lesson, look_back
-from mini_plan import STAGES, Plan
+from mini_plan import STAGES, THIRD, Plan
 
 
 def drawn(make, count: int = 60) -> list[list[Sample]]:
@@ -34,16 +34,16 @@ def test_a_look_back_holds_no_more_media_than_a_conversation_may():
         assert len(media_parts(first, "image")) <= 4 and len(media_parts(first, "video")) <= 2
 
 
-def test_a_happens_lesson_shows_a_clip_in_which_two_things_appear_and_asks_what_happens():
+def test_a_happens_lesson_shows_a_clip_in_which_things_appear_and_asks_what_happens():
     for samples in drawn(happens_lesson, 20):
         asked = [sample.answer for sample in samples if sample.kind == "happens"]
         assert len(asked) >= 2 and all("appear" in answer for answer in asked)
         (video,) = media_parts(samples[0], "video")
-        assert len(video.late) == 2
+        assert len(video.late) in (1, 2)
 
 
 def test_every_maker_of_the_plan_gives_samples():
-    for make in {make for stage in STAGES for make in stage.rows}:
+    for make in {make for stage in (*STAGES, *THIRD) for make in stage.rows}:
         assert drawn(make, 10), make.__name__
 
 

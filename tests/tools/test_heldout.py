@@ -14,6 +14,10 @@ import pytest
 import questions
 import scenes
 from conversations import media_parts
+from mini_sayings import SYSTEMS
+from mini_unseen import SYSTEMS_HELDOUT
+from mini_words import ALSO_IN, FOLLOW_UPS, OF_IT
+from picture_questions import about_picture
 
 # Kinds that have one answer, or one each for a few questions.
 CONSTANT = ("unknown", "unseen-unknown", "missing")
@@ -45,9 +49,10 @@ def test_no_answer_can_be_guessed_from_the_kind_alone(kind):
 
 
 def test_unseen_wordings_are_not_among_the_trained_ones():
-    tables = (questions.QUESTIONS, questions.ALONE, questions.ALONE_ONE)
+    tables = (questions.QUESTIONS, questions.ALONE, questions.ALONE_ONE, FOLLOW_UPS, OF_IT, {"also in": ALSO_IN})
     trained = {wording for table in tables for wordings in table.values() for wording in wordings}
     assert not trained & {wording for wordings in questions.HELDOUT.values() for wording in wordings}
+    assert not set(SYSTEMS) & set(SYSTEMS_HELDOUT)
 
 
 def test_each_kind_of_question_has_ten_wordings_or_more_and_two_unseen_ones():
@@ -60,7 +65,9 @@ def test_wordings_without_a_name_are_used_only_where_one_medium_was_shown_last()
     def bare(utterance: conversations.Utterance) -> bool:
         question = utterance.question
         tables = (questions.ALONE, questions.ALONE_ONE)
-        own = {form.format(**question.slots) for table in tables for form in table.get(question.wording, ())}
+        own = {
+            questions.fill_slots(form, question.slots) for table in tables for form in table.get(question.wording, ())
+        }
         return utterance.text in own
 
     def found(pictures: int, videos: int) -> int:
@@ -79,7 +86,7 @@ def test_it_stands_for_the_only_thing_of_a_picture():
     )
 
     def texts(picture: scenes.Picture) -> set[str]:
-        asked = [q for q in questions.about_picture(Random(3), picture) if q.kind in ("colour", "shape", "where")]
+        asked = [q for q in about_picture(Random(3), picture) if q.kind in ("colour", "shape", "where")]
         return {question.bare_text(Random(seed)) for question in asked for seed in range(30)}
 
     assert "Where is it?" in texts(one) and "Where is it?" not in texts(two)
@@ -103,7 +110,9 @@ def test_what_is_unknown_takes_many_forms_and_has_one_answer():
     rng = Random(6)
     texts = [mini_unknown.unknown_text(rng) for _ in range(2000)]
     assert len(set(texts)) > 1500 and all(texts)
-    assert not any(slot in text for text in texts for slot in ("{noun}", "{name}", "{verb}", "{adjective}", "{word}"))
+    assert not any(
+        slot in text for text in texts for slot in ("{noun}", "{name}", "{verb}", "{adjective}", "{word}", "{shape}")
+    )
     assert any("example.com" in text for text in texts) and any(not text.isascii() for text in texts)
     for kind in ("unknown", "unseen-unknown"):
         assert {sample.answer for sample in heldout.undrawn(kind, 50)} == {mini_unknown.UNKNOWN_ANSWER}
@@ -138,7 +147,8 @@ def test_questions_about_one_of_several_pictures_name_it():
 
 def test_json_answers_parse_and_list_every_shape():
     for sample in heldout.undrawn("json", 20):
-        things = json.loads(sample.answer)
+        document = json.loads(sample.answer)
+        things = document["shapes"] if isinstance(document, dict) else document
         (picture,) = media_parts(sample, "image")
         assert [(thing["shape"], thing["colour"]) for thing in things] == [
             (thing.shape, thing.colour) for thing in picture.things
@@ -197,9 +207,9 @@ def test_results_of_tools_are_answered_in_a_word():
     assert {"3", "three", '{"count": 3}', "ok", '{"ok": true}'} <= results
 
 
-def test_conversations_to_train_on_have_one_to_five_turns_in_every_order():
+def test_conversations_to_train_on_have_one_to_eight_turns_in_every_order():
     rng = Random(5)
     drawn = [curriculum.converse(rng, conversations.Source()) for _ in range(100)]
     turns = {sum(turn["role"] == "user" for turn in samples[-1].messages) for samples in drawn}
-    assert turns == {1, 2, 3, 5}
+    assert turns == {1, 2, 3, 5, 8}
     assert any(samples[0].messages[0]["role"] == "system" for samples in drawn)

@@ -10,9 +10,8 @@ import mini_asked
 import pytest
 import torch
 from conversations import Sample, Source
-from mini_batches import Batch, Batcher
+from mini_batches import IGNORED, Batch, Batcher
 from mini_checkpoint import build_config
-from mini_heads import IGNORED
 from mini_readers import WEIGHT, Readers
 from scenes import COLOURS, SHAPES
 from transformers import Ernie4_5_VLMoeForConditionalGeneration, LlamaTokenizer

@@ -9,7 +9,7 @@ import mini_speed
 import pytest
 import torch
 from conversations import Sample, Source
-from mini_batches import Batch, Batcher, media_grid, media_tokens, pixels
+from mini_batches import IGNORED, Batch, Batcher, media_grid, media_tokens, pixels
 from mini_features import LiveFeatures
 from scenes import draw_picture, draw_video
 
@@ -41,7 +41,7 @@ def test_packed_questions_equal_separate_ones(reference, make, seed):
     packed = logits(reference, batch)
     for row, samples in enumerate(rows):
         for number, sample in enumerate(samples, 1):
-            answered = (batch.labels[row] != -100) & (batch.owner[row] == number)
+            answered = (batch.labels[row] != IGNORED) & (batch.owner[row] == number)
             first = int(answered.nonzero()[0])
             with torch.inference_mode():
                 alone = reference.model(**reference.inputs(heldout.drawn(sample))).logits[0, -1]
@@ -54,8 +54,19 @@ def test_labels_are_the_answer_and_its_end(reference):
     samples = curriculum.converse(Random(8), Source())
     batch = Batcher(tokenizer)([samples])
     for number, sample in enumerate(samples, 1):
-        labels = batch.labels[0][(batch.labels[0] != -100) & (batch.owner[0] == number)]
+        labels = batch.labels[0][(batch.labels[0] != IGNORED) & (batch.owner[0] == number)]
         assert tokenizer.decode(labels) == sample.answer + tokenizer.eos_token
+
+
+def test_an_answers_first_token_has_its_own_weight_where_a_plan_says_so(reference):
+    samples = [max(curriculum.lesson(Random(8), Source()), key=lambda sample: len(sample.answer))]
+    tokenizer = reference.processor.tokenizer
+    plain, first = (Batcher(tokenizer, weight)([samples]) for weight in (None, 1.0))
+    asked = plain.labels[0] != IGNORED
+    count = int(asked.sum())
+    assert count > 2 and not plain.weights[0][~asked].any()
+    torch.testing.assert_close(plain.weights[0][asked], torch.full((count,), count**-0.5))
+    torch.testing.assert_close(first.weights[0][asked], torch.tensor([1.0] + [count**-0.5] * (count - 1)))
 
 
 def test_the_quick_judge_finds_what_generation_finds(reference):

@@ -9,7 +9,7 @@ import mini_eval
 import pytest
 import torch
 from conversations import Source
-from mini_batches import Batch, Batcher
+from mini_batches import IGNORED, Batch, Batcher
 from mini_damage import DAMAGE
 from mini_tripwire import FAULTS, Fault, Tripwire, unlikelihood
 
@@ -53,7 +53,7 @@ def changed_fields(before: Batch, after: Batch) -> list[str]:
 )
 def test_a_fault_ruins_the_answers_and_then_is_gone(reference, fault, kind):
     batch = Batcher(reference.processor.tokenizer)([[sample] for sample in heldout.undrawn(kind, 4)])
-    opens = (batch.labels[:, 1:] != -100) & (batch.labels[:, :-1] == -100)
+    opens = (batch.labels[:, 1:] != IGNORED) & (batch.labels[:, :-1] == IGNORED)
 
     def right(batch: Batch) -> float:
         logits = mini_eval.batch_logits(reference, batch)[:, :-1]
@@ -97,9 +97,9 @@ def test_late_text_of_packed_questions_equals_that_of_separate_ones(reference, b
     row = len(batch.samples) - 1
     for number, sample in enumerate(batch.samples[row], 1):
         alone = change(batcher([[sample]]))
-        answered = (batch.owner[row] == number) & (batch.labels[row] != -100)
+        answered = (batch.owner[row] == number) & (batch.labels[row] != IGNORED)
         assert torch.equal(
-            packed.position_ids[:, row][:, answered], alone.position_ids[:, 0][:, alone.labels[0] != -100]
+            packed.position_ids[:, row][:, answered], alone.position_ids[:, 0][:, alone.labels[0] != IGNORED]
         )
 
 
@@ -143,7 +143,7 @@ def test_both_judges_ask_the_same_damaged_class(reference, name):
     sample = next(heldout.undrawn("when", 1))
     inputs = heldout.drawn(sample)
     batch = Batcher(reference.processor.tokenizer)([[sample]])
-    first = int((batch.labels[0] != -100).nonzero()[0])
+    first = int((batch.labels[0] != IGNORED).nonzero()[0])
 
     def found() -> tuple[torch.Tensor, torch.Tensor]:
         reference.model.model.rope_deltas = None

@@ -4,9 +4,10 @@ from random import Random
 
 import numpy as np
 import pytest
-import questions
 import scenes
+from clip_questions import about_video
 from mini_grounds import Gradient
+from picture_questions import about_picture
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_pictures_vary_in_ground_frame_and_scale_and_keep_their_size():
     assert {picture.scale for picture in pictures} == {1, 2, 3}
     assert 0.1 < np.mean([not picture.framed for picture in pictures]) < 0.3
     assert 0.4 < np.mean([isinstance(picture.ground, Gradient) for picture in pictures]) < 0.6
-    assert 0.01 < np.mean([not picture.things for picture in pictures]) < 0.08
+    assert 0.02 < np.mean([not picture.things for picture in pictures]) < 0.12
     for picture in pictures[:50]:
         assert picture.image.size == (picture.cells[0] * scenes.CELL, picture.cells[1] * scenes.CELL)
 
@@ -85,26 +86,34 @@ def test_a_gradient_is_light_and_the_same_in_every_frame():
 
 def test_every_question_about_a_picture_of_nothing_says_so():
     picture = scenes.Picture((), (3, 3), (255, 255, 255), None)
-    answers = {question.kind: question.answer for question in questions.about_picture(Random(1), picture)}
+    asked = about_picture(Random(1), picture)
+    answers = {question.kind: question.answer for question in asked}
+    assert {question.answer for question in asked if question.kind == "at"} == {"nothing"}
+    assert all(question.answer.startswith("I see no ") for question in asked if question.kind == "list")
+    assert {question.answer for question in asked if question.kind == "json"} == {"[]", '{"shapes": []}'}
     assert answers["describe"] == "I see no shapes."
-    assert (answers["count"], answers["exists"], answers["json"]) == ("none", "no", "[]")
+    assert (answers["count"], answers["exists"]) == ("none", "no")
     assert answers["absent"].startswith("I see no ")
-    assert {"shape", "colour", "where"}.isdisjoint(answers)
+    assert {"shape", "colour", "where", "check"}.isdisjoint(answers)
 
 
 def test_what_happens_in_a_clip_names_what_moves_or_appears_in_order():
-    found = set()
+    found: set[int | str] = set()
     for seed in range(60):
         video = scenes.draw_video(Random(seed))
-        (question,) = [q for q in questions.about_video(video) if q.kind == "happens"]
+        (question,) = [q for q in about_video(Random(seed), video) if q.kind == "happens"]
         if video.mover:
             assert question.answer == f"the {video.mover.name} moves {video.way}"
             continue
         starts = [next(start for thing, start in video.late if thing is named) for named in question.things]
         assert starts == sorted(starts)
+        found.add(len(starts))
+        if len(starts) == 1:
+            assert question.answer == f"a {question.things[0].name} appears"
+            continue
         first, second = (f"a {thing.name}" for thing in question.things)
         together = starts[0] == starts[1]
-        found.add(together)
+        found.add("together" if together else "apart")
         wanted = f"{first} and {second} appear" if together else f"{first} appears, then {second}"
         assert question.answer == wanted
-    assert found == {False, True}
+    assert found == {1, 2, "together", "apart"}

@@ -3,7 +3,7 @@
 from statistics import median
 from typing import Any
 
-from tools.docs.comparison import absent, comparison, leads, starts, together
+from tools.docs.comparison import TOGETHER, absent, comparison, leads, starts, together
 from tools.docs.profile import error_of_rows, integer_products, profiles, prototype
 from tools.docs.tables import find_result, machine_text, percent, read_result, table
 
@@ -54,7 +54,7 @@ precision. Rounds overlap where some round of the one was as fast as some round 
 
 {starts(result)}
 
-{released_widths()}## Where the time goes
+{huge_pages()}{released_widths()}## Where the time goes
 
 `python benchmarks/profile_operators.py scratch/m600-int4` profiles a bundle by operator. Shares are of a request's time with
 profiling on; where that takes much longer than without, as with the many short launches of a decode, neither rates nor what
@@ -131,6 +131,24 @@ python benchmarks/second_question.py scratch/m600-int4
 """
 
 
+def huge_pages() -> str:
+    """Return the section about huge pages, empty where that run was not made."""
+    result = find_result("cpu-m600-huge-pages")
+    if result is None:
+        return ""
+    return f"""\
+## With huge pages
+
+Weights that ONNX Runtime packs, and those that llama.cpp repacks, lie in pages of 4 KiB where the system gives larger ones
+only to programs that ask (`madvise` in `/sys/kernel/mm/transparent_hugepage/enabled`). glibc asks with
+`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`: `ernie-serve` takes it as every program does. Each contestant without and with it,
+in one run of the same command (`--task decode --huge-pages`, after 512 tokens and after 64), {result["rounds"]} rounds, {result["date"]}, {machine_text(result["machine"])}:
+
+{comparison(result, ("decode", TOGETHER[0]))}
+
+"""
+
+
 def released_widths() -> str:
     """Return the section about the released widths, empty where that run was not made."""
     result = find_result("cpu-released-7")
@@ -141,7 +159,7 @@ def released_widths() -> str:
 
 Seven of the released model's 28 layers, with all of its experts and its vocabulary, in one run of the same command on
 checkpoints of `make_checkpoint.py --shape full --layers 7`. {machine_text(result["machine"])}, {result["rounds"]} rounds, {result["date"]}.
-In the decodes of these tables alone each contestant went on with its own answer: they do not read the same experts.
+{result["note"]}
 
 {comparison(result)}
 {absent(result)}
