@@ -160,11 +160,11 @@ class PyTorch:
         from transformers import Ernie4_5_VLMoeForConditionalGeneration
 
         torch.set_num_threads(THREADS)
-        torch.set_grad_enabled(False)
         self.torch = torch
         self.model = Ernie4_5_VLMoeForConditionalGeneration.from_pretrained(
             checkpoint, dtype=getattr(torch, dtype), experts_implementation=experts
         ).eval()
+        self.model.requires_grad_(False)
         config = self.model.config
         self.ids = {
             "image": config.image_token_id,

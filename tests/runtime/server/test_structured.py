@@ -94,9 +94,10 @@ def test_the_forms_of_vllm(client, form, pattern):
 
 
 def test_json_object_is_any_object(client):
+    asked = [{"role": "user", "content": "What is in the picture? Answer with a JSON object."}]
     texts = []
     for seed in range(6):
-        choice = ask(client, response_format={"type": "json_object"}, temperature=1.0, seed=seed).choices[0]
+        choice = ask(client, asked, response_format={"type": "json_object"}, temperature=1.0, seed=seed).choices[0]
         if choice.finish_reason == "stop":
             texts.append(choice.message.content)
             assert isinstance(json.loads(choice.message.content), dict)
