@@ -57,9 +57,7 @@ OPENINGS: dict[str, tuple[str, ...]] = {
     "count": ("How many can you see?", "Count the shapes, please.", "How many things?", "Count the things.", "Count."),
 }  # fmt: skip
 WHEN = ("When?", "And when?", "At what time?", "When does it appear?", "When is that?", "At which second?")
-
-
-# In lower case, without its last mark, in upper case.
+# As it is, in lower case, in lower case without its last mark, in upper case.
 TYPED: tuple[Callable[[str], str], ...] = (
     str, str, str.lower, str.lower, lambda text: text.lower().rstrip("?.!"), str.upper,
 )  # fmt: skip
