@@ -20,8 +20,6 @@ from ernie_export.runtime.sampling_params import SamplingParams
 from tests.paths import PROGRAMS
 
 PLAIN = [{"role": "user", "content": [{"type": "text", "text": "Hello?"}]}]
-# Output is buffered, as it is for a user, whatever this test run has set.
-BUFFERED = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PYTHONIOENCODING")}
 
 
 @dataclass(frozen=True)
@@ -324,7 +322,7 @@ def test_a_defect_keeps_its_traceback(model, ernie_run):
 
 
 def start(command: list[str], **options) -> subprocess.Popen:
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=BUFFERED, **options)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
 def test_text_comes_as_it_is_made():
@@ -350,19 +348,19 @@ def test_a_full_disk_is_one_line(arguments):
     assert full.exists(), "these tests run on Linux"
     with full.open("w") as out:
         command = [*program(["one"]), *arguments]
-        process = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, env=BUFFERED)
+        process = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
     assert process.returncode == 2 and process.stderr == "error: output: No space left on device\n"
 
 
 def test_statistics_go_to_a_terminal_alone():
     terminal, side = pty.openpty()
-    process = subprocess.run(program(["one"]), stdout=subprocess.PIPE, stderr=side, env=BUFFERED)
+    process = subprocess.run(program(["one"]), stdout=subprocess.PIPE, stderr=side)
     os.close(side)
     stats = os.read(terminal, 1000).decode()
     os.close(terminal)
     assert process.stdout == b"one\n"
     assert "3 prompt tokens" in stats and "tokens/s" in stats and "finish reason: stop" in stats
-    assert subprocess.run(program(["one"]), capture_output=True, env=BUFFERED).stderr == b""
+    assert subprocess.run(program(["one"]), capture_output=True).stderr == b""
 
 
 CONTROL = "a\x1b]0;title\x07\x1b[2Jb\x9b31mc\u202ed\te\nf"  # commands of a terminal, and one that turns text round
@@ -372,7 +370,7 @@ ESCAPED = "a\\x1b]0;title\\x07\\x1b[2Jb\\x9b31mc\\u202ed\te\nf"
 def at_a_terminal(command: list[str]) -> str:
     """Run a command whose stdout is a terminal and return what it writes there."""
     terminal, side = pty.openpty()
-    process = subprocess.run(command, stdout=side, stderr=subprocess.PIPE, env=BUFFERED)
+    process = subprocess.run(command, stdout=side, stderr=subprocess.PIPE)
     os.close(side)
     written = os.read(terminal, 10_000).decode()
     os.close(terminal)
@@ -389,7 +387,7 @@ def test_a_terminal_executes_nothing_that_an_answer_holds(tmp_path):
 
 
 def test_a_pipe_gets_an_answer_as_it_is():
-    answer = subprocess.run(program(list(CONTROL)), capture_output=True, env=BUFFERED).stdout
+    answer = subprocess.run(program(list(CONTROL)), capture_output=True).stdout
     assert answer.decode() == CONTROL + "\n"
 
 
@@ -401,7 +399,7 @@ def test_json_holds_no_control_characters():
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 def test_any_encoding_of_the_output(encoding):
-    environment = BUFFERED | {"PYTHONIOENCODING": encoding}
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
     text = subprocess.run(program(["é你"]), capture_output=True, env=environment)
     assert text.returncode == 0 and text.stdout.decode(encoding) == {"utf-8": "é你\n", "latin-1": "é?\n"}[encoding]
     as_json = subprocess.run([*program(["é你"]), "--json"], capture_output=True, env=environment)

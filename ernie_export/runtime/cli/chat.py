@@ -130,7 +130,7 @@ def run_command(chat: Chat, line: str) -> None:
 def print_help() -> None:
     """Print the commands, one a line."""
     for name, (metavar, text) in COMMANDS.items():
-        print(f"{f'{name} {metavar}':<14}{text}")
+        print(f"{f'{name} {metavar}':<14}{text}", flush=True)
 
 
 def parse_source(text: str) -> str | Path:
