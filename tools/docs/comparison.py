@@ -52,16 +52,16 @@ def rates(result: Any, contestant: str) -> dict[str, Rate | None]:
     return found
 
 
-def comparison(result: Any) -> str:
+def comparison(result: Any, workloads: tuple[str, ...] = WORKLOADS) -> str:
     """Return the table of one run, a row for each contestant."""
-    headers = ["tokens per second", *WORKLOADS, "peak RSS, MiB"]
+    headers = ["tokens per second", *workloads, "peak RSS, MiB"]
     starts = result.get("seconds_to_first_token")  # older results have none
     if starts:
         headers.append("start to first token, s")
     rows = []
     for name in result["seconds"]:
         mib = result["rss_mib"].get(name)
-        row = [name, *speeds(result, name, WORKLOADS), f"{mib:,.0f}" if mib else "fails"]
+        row = [name, *speeds(result, name, workloads), f"{mib:,.0f}" if mib else "fails"]
         if starts:
             row.append(f"{median(starts[name]):.2f}" if starts[name] else "fails")
         rows.append(row)

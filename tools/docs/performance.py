@@ -3,7 +3,7 @@
 from statistics import median
 from typing import Any
 
-from tools.docs.comparison import absent, comparison, leads, starts, together
+from tools.docs.comparison import TOGETHER, absent, comparison, leads, starts, together
 from tools.docs.profile import error_of_rows, integer_products, profiles, prototype
 from tools.docs.tables import find_result, machine_text, percent, read_result, table
 
@@ -54,7 +54,7 @@ precision. Rounds overlap where some round of the one was as fast as some round 
 
 {starts(result)}
 
-{released_widths()}## Where the time goes
+{huge_pages()}{released_widths()}## Where the time goes
 
 `python benchmarks/profile_operators.py scratch/m600-int4` profiles a bundle by operator. Shares are of a request's time with
 profiling on; where that takes much longer than without, as with the many short launches of a decode, neither rates nor what
@@ -128,6 +128,26 @@ python benchmarks/second_question.py scratch/m600-int4
 ## Unequal images
 
 {vision_calls()}
+"""
+
+
+def huge_pages() -> str:
+    """Return the section about huge pages, empty where that run was not made."""
+    result = find_result("cpu-m600-huge-pages")
+    if result is None:
+        return ""
+    return f"""\
+## With huge pages
+
+Weights that ONNX Runtime packs, and those that llama.cpp repacks, lie in pages of 4 KiB where the system gives larger ones
+only to programs that ask (`madvise` in `/sys/kernel/mm/transparent_hugepage/enabled`). glibc asks with
+`GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment of `ernie-serve`. Each contestant without and with it, in one run of the
+same command (`--task decode --huge-pages`; decode goes on from 512 tokens, the others from 64). {machine_text(result["machine"])}, {result["rounds"]} rounds, {result["date"]}.
+
+{comparison(result, ("decode", *TOGETHER))}
+
+An export's decode gains nothing beyond what rounds differ by, and its start takes longer: they are not asked for by default.
+
 """
 
 
