@@ -427,6 +427,7 @@ def test_a_conversation_outlives_a_reload_and_can_be_taken_along(open_page, bund
     answer(page, 1)
     assert asked[0]["messages"][:2] == messages
     page.get_by_role("button", name="New conversation").click()
+    expect(page.locator(".turn")).to_have_count(0)
     page.reload()
     expect(page.locator("#health")).to_have_text("ready")
     expect(page.locator(".turn")).to_have_count(0)
