@@ -4,7 +4,7 @@ Before any test is imported, Triton is set to run kernels in its interpreter in 
 library, too, when it is first imported, and PyTorch may import it before a kernel's test does. Tests that compile
 kernels do so in processes of their own, without this variable.
 
-Commands that tests start buffer their output, as they do for a user, whatever this run has set.
+Commands that tests start buffer and encode their output as they do for a user, whatever this run has set.
 """
 
 import fcntl
@@ -20,8 +20,8 @@ from tests.paths import MINI
 from tests.progress import QUIET
 
 os.environ["TRITON_INTERPRET"] = "1"
-for buffering in ("PYTHONUNBUFFERED", "PYTHONIOENCODING"):
-    os.environ.pop(buffering, None)
+for variable in ("PYTHONUNBUFFERED", "PYTHONIOENCODING"):
+    os.environ.pop(variable, None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -273,8 +273,8 @@ def test_an_interrupt_before_the_first_line_ends_a_piped_chat(bundle):
         assert chat.stdin is not None and chat.stdout is not None
         chat.stdin.write(b"/help\n")
         chat.stdin.flush()
-        while not chat.stdout.readline().startswith(b"/quit"):  # the last line: an earlier signal would end /help alone
-            pass
+        # The last line: an earlier signal would end /help alone.
+        assert any(line.startswith(b"/quit") for line in chat.stdout)
         time.sleep(0.2)  # until it waits for a line: nothing outside tells
         chat.send_signal(signal.SIGINT)
         _, err = chat.communicate(timeout=30)

@@ -141,12 +141,19 @@ def huge_pages() -> str:
 
 Weights that ONNX Runtime packs, and those that llama.cpp repacks, lie in pages of 4 KiB where the system gives larger ones
 only to programs that ask (`madvise` in `/sys/kernel/mm/transparent_hugepage/enabled`). glibc asks with
-`GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment of `ernie-serve`. Each contestant without and with it, in one run of the
-same command (`--task decode --huge-pages`; decode goes on from 512 tokens, the others from 64). {machine_text(result["machine"])}, {result["rounds"]} rounds, {result["date"]}.
+`GLIBC_TUNABLES=glibc.malloc.hugetlb=1` in the environment of `ernie-serve`. Each contestant without and with it, in one run;
+"decode" goes on from 512 tokens, the others from 64. {machine_text(result["machine"])}, {result["rounds"]} rounds, {result["date"]}.
+
+<!-- not run: takes minutes and an idle machine, after the first command -->
+```bash
+python benchmarks/compare.py scratch/m600 scratch/m600-int4 scratch/m600-gguf/Q4_0.gguf --packages scratch/llama --apart \\
+    --rounds 2 --task decode --huge-pages --only "ernie-export int4" --only "llama.cpp Q4_0" \\
+    --output benchmarks/results/cpu-m600-huge-pages.json
+```
 
 {comparison(result, ("decode", *TOGETHER))}
 
-An export's decode gains nothing beyond what rounds differ by, and its start takes longer: they are not asked for by default.
+No command of this project asks for them.
 
 """
 
